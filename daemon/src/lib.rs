@@ -1,0 +1,1 @@
+//! The parts of `rekindled`, as a library so that tests can reach them.

@@ -1,0 +1,3 @@
+//! IKEv2 gateway daemon.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What the gate and the daemon must agree on.

@@ -1,0 +1,1 @@
+//! Namespaces, kernels, peers and floods.

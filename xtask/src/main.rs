@@ -1,0 +1,3 @@
+//! Set-up, build, demo, tests and benchmarks.
+
+fn main() {}
