@@ -1,0 +1,201 @@
+//! The cookie by which a client shows that it receives what is sent to its address. It is made
+//! and checked without any memory of the client.
+//!
+//! ```text
+//! epoch 1 | level 1 | time 2 | info 4 | tag 8
+//! ```
+
+use crate::sip::{SipKey, siphash24_words, tags_match};
+
+/// Octets of a cookie.
+pub const COOKIE_LEN: usize = 16;
+
+/// Everything of a first message that a cookie binds, besides its own first eight octets.
+///
+/// Binding the ticket tag makes one round trip buy one guess at a ticket. Port and key exchange
+/// are not bound: a NAT may move the one, INVALID_KE_PAYLOAD the other.
+#[derive(Clone, Copy, Debug)]
+pub struct CookieInput {
+    /// The initiator's SPI, as on the wire.
+    pub spi_i: [u8; 8],
+    /// The source address, IPv4 mapped into IPv6.
+    pub source: [u8; 16],
+    /// The first 16 octets of Ni, which is never shorter (RFC 7296, 3.9).
+    pub nonce_head: [u8; 16],
+    /// The tag of the envelope, or 0 without a ticket.
+    pub ticket_tag: u64,
+    /// The exchange type.
+    pub exchange: u8,
+    /// A digest of the address and port the message was sent to.
+    pub destination_digest: u64,
+}
+
+/// Makes a cookie. `time` is in seconds of the boot clock, modulo 2^16.
+#[inline(always)]
+#[must_use]
+pub fn make(
+    epoch: u8,
+    level: u8,
+    time: u16,
+    info: [u8; 4],
+    input: &CookieInput,
+    key: &SipKey,
+) -> [u8; COOKIE_LEN] {
+    let [t0, t1] = time.to_be_bytes();
+    let [i0, i1, i2, i3] = info;
+    let head = [epoch, level, t0, t1, i0, i1, i2, i3];
+    let [h0, h1, h2, h3, h4, h5, h6, h7] = tag_of(head, input, key).to_le_bytes();
+    [
+        epoch, level, t0, t1, i0, i1, i2, i3, h0, h1, h2, h3, h4, h5, h6, h7,
+    ]
+}
+
+/// Whether a cookie was made with this key for this message. Its age is for the caller to judge.
+#[inline(always)]
+#[must_use]
+pub fn check(cookie: &[u8; COOKIE_LEN], input: &CookieInput, key: &SipKey) -> bool {
+    let [
+        h0,
+        h1,
+        h2,
+        h3,
+        h4,
+        h5,
+        h6,
+        h7,
+        t0,
+        t1,
+        t2,
+        t3,
+        t4,
+        t5,
+        t6,
+        t7,
+    ] = *cookie;
+    let tag = tag_of([h0, h1, h2, h3, h4, h5, h6, h7], input, key);
+    tags_match(u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]), tag)
+}
+
+/// The secret a cookie claims to be made with.
+#[inline(always)]
+#[must_use]
+pub const fn epoch_of(cookie: &[u8; COOKIE_LEN]) -> u8 {
+    cookie[0]
+}
+
+/// The level the gate was at when it made the cookie.
+#[inline(always)]
+#[must_use]
+pub const fn level_of(cookie: &[u8; COOKIE_LEN]) -> u8 {
+    cookie[1]
+}
+
+/// When it was made: seconds of the boot clock, modulo 2^16.
+#[inline(always)]
+#[must_use]
+pub const fn time_of(cookie: &[u8; COOKIE_LEN]) -> u16 {
+    u16::from_be_bytes([cookie[2], cookie[3]])
+}
+
+/// The four octets the maker put in for itself.
+#[inline(always)]
+#[must_use]
+pub const fn info_of(cookie: &[u8; COOKIE_LEN]) -> [u8; 4] {
+    [cookie[4], cookie[5], cookie[6], cookie[7]]
+}
+
+/// Nine words: head, SPIi, source (2), nonce head (2), ticket tag, exchange type, destination.
+#[inline(always)]
+fn tag_of(head: [u8; 8], input: &CookieInput, key: &SipKey) -> u64 {
+    let [source_a, source_b] = halves(input.source);
+    let [nonce_a, nonce_b] = halves(input.nonce_head);
+    let words = [
+        u64::from_le_bytes(head),
+        u64::from_le_bytes(input.spi_i),
+        source_a,
+        source_b,
+        nonce_a,
+        nonce_b,
+        input.ticket_tag,
+        u64::from(input.exchange),
+        input.destination_digest,
+    ];
+    siphash24_words(key, &words)
+}
+
+#[inline(always)]
+const fn halves(octets: [u8; 16]) -> [u64; 2] {
+    let whole = u128::from_le_bytes(octets);
+    [whole as u64, (whole >> 64) as u64]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: SipKey = SipKey { k0: 5, k1: 6 };
+
+    fn input() -> CookieInput {
+        CookieInput {
+            spi_i: *b"initiato",
+            source: *b"source_address__",
+            nonce_head: *b"nonce_head______",
+            ticket_tag: 7,
+            exchange: 38,
+            destination_digest: 8,
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_read_back_and_accepted() {
+        let cookie = make(200, 2, 0xabcd, *b"info", &input(), &KEY);
+        assert_eq!((epoch_of(&cookie), level_of(&cookie)), (200, 2));
+        assert_eq!((time_of(&cookie), info_of(&cookie)), (0xabcd, *b"info"));
+        assert!(check(&cookie, &input(), &KEY));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_refused() {
+        let cookie = make(1, 0, 99, [0; 4], &input(), &KEY);
+        for bit in 0..8 * COOKIE_LEN {
+            let mut forged = cookie;
+            forged[bit / 8] ^= 1 << (bit % 8);
+            assert!(!check(&forged, &input(), &KEY), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_good_for_one_message_alone() {
+        let cookie = make(1, 0, 99, [0; 4], &input(), &KEY);
+        let others = [
+            CookieInput {
+                spi_i: [0; 8],
+                ..input()
+            },
+            CookieInput {
+                source: [0; 16],
+                ..input()
+            },
+            CookieInput {
+                nonce_head: [0; 16],
+                ..input()
+            },
+            CookieInput {
+                ticket_tag: 0,
+                ..input()
+            },
+            CookieInput {
+                exchange: 34,
+                ..input()
+            },
+            CookieInput {
+                destination_digest: 0,
+                ..input()
+            },
+        ];
+        for other in others {
+            assert!(!check(&cookie, &other, &KEY), "{other:?}");
+        }
+        assert!(!check(&cookie, &input(), &SipKey { k0: 5, k1: 7 }));
+    }
+}
