@@ -1,1 +1,10 @@
-//! The sans-IO IKEv2 protocol core.
+//! The IKEv2 protocol core of Rekindle: both roles, session resumption (RFC 5723) included, without
+//! sockets, clocks or randomness of its own.
+
+pub mod crypto;
+pub mod io;
+pub mod kernel;
+pub mod peer;
+pub mod sa;
+pub mod view;
+pub mod wire;

@@ -1,0 +1,99 @@
+//! Key material of an IKE SA and of its Child SAs (RFC 7296, 2.14 and 2.17; RFC 5723, 5.1).
+
+use super::{
+    Secret,
+    prf::{prf, prf_plus},
+    suite::{Encryption, Prf},
+};
+
+/// The keys of one IKE SA. AEAD ciphers need no SK_ai and SK_ar (RFC 5282, 7.1).
+#[derive(Debug)]
+pub struct KeyMaterial {
+    /// Derives Child SA keys, and the next SKEYSEED on rekey or resumption.
+    pub sk_d: Secret,
+    /// Key and salt from initiator to responder.
+    pub sk_ei: Secret,
+    /// Key and salt from responder to initiator.
+    pub sk_er: Secret,
+    /// Initiator's AUTH key.
+    pub sk_pi: Secret,
+    /// Responder's AUTH key.
+    pub sk_pr: Secret,
+}
+
+/// The public values every derivation of an IKE SA mixes in.
+#[derive(Clone, Copy, Debug)]
+pub struct Exchanged<'a> {
+    /// Initiator's nonce, without payload header.
+    pub ni: &'a [u8],
+    /// Responder's nonce, without payload header.
+    pub nr: &'a [u8],
+    /// Initiator's SPI.
+    pub spi_i: [u8; 8],
+    /// Responder's SPI.
+    pub spi_r: [u8; 8],
+}
+
+impl KeyMaterial {
+    /// After IKE_SA_INIT: `SKEYSEED = prf(Ni | Nr, g^ir)`.
+    #[must_use]
+    pub fn from_exchange(
+        which: Prf,
+        encryption: Encryption,
+        shared: &Secret,
+        exchanged: &Exchanged<'_>,
+    ) -> Self {
+        let nonces = [exchanged.ni, exchanged.nr].concat();
+        let skeyseed = prf(which, &nonces, &[shared.expose()]);
+        Self::expand(which, encryption, &skeyseed, exchanged)
+    }
+
+    /// After IKE_SESSION_RESUME: `SKEYSEED = prf(SK_d_old, "Resumption" | Ni | Nr)` (RFC 5723, 5.1).
+    #[must_use]
+    pub fn from_ticket(
+        which: Prf,
+        encryption: Encryption,
+        old_sk_d: &Secret,
+        exchanged: &Exchanged<'_>,
+    ) -> Self {
+        let parts: [&[u8]; 3] = [b"Resumption", exchanged.ni, exchanged.nr];
+        let skeyseed = prf(which, old_sk_d.expose(), &parts);
+        Self::expand(which, encryption, &skeyseed, exchanged)
+    }
+
+    fn expand(which: Prf, encryption: Encryption, skeyseed: &Secret, by: &Exchanged<'_>) -> Self {
+        let (p, e) = (which.output_len(), encryption.key_and_salt_len());
+        let seed: [&[u8]; 4] = [by.ni, by.nr, &by.spi_i, &by.spi_r];
+        let material = prf_plus(which, skeyseed.expose(), &seed, 3 * p + 2 * e);
+        let mut rest = material.expose();
+        let mut next = |len: usize| {
+            let (head, tail) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+            rest = tail;
+            Secret::from(head)
+        };
+        Self {
+            sk_d: next(p),
+            sk_ei: next(e),
+            sk_er: next(e),
+            sk_pi: next(p),
+            sk_pr: next(p),
+        }
+    }
+}
+
+/// KEYMAT of a Child SA made in IKE_AUTH: initiator to responder first (RFC 7296, 2.17).
+#[must_use]
+pub fn child_keys(
+    which: Prf,
+    sk_d: &Secret,
+    ni: &[u8],
+    nr: &[u8],
+    octets_each: usize,
+) -> (Secret, Secret) {
+    let material = prf_plus(which, sk_d.expose(), &[ni, nr], 2 * octets_each);
+    let (i2r, r2i) = material
+        .expose()
+        .split_at_checked(octets_each)
+        .unwrap_or_default();
+    (Secret::from(i2r), Secret::from(r2i))
+}

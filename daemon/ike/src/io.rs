@@ -1,0 +1,196 @@
+//! What goes into the core and what comes out of it. The caller owns sockets, clocks and the
+//! kernel: it feeds [`Input`]s with the time and a source of randomness, then carries out every
+//! [`Output`] in order.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::{
+    crypto::{Group, KeyShare, Secret, SignError, SignatureScheme},
+    kernel::{KernelFailed, KernelOp, OpId},
+    view::Closed,
+    wire::id::Identity,
+};
+
+/// A moment, on both clocks that IKE needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Stamp {
+    /// Time since boot, counting suspend. All deadlines are on this clock.
+    pub boot: Duration,
+    /// Unix time in seconds; only for what outlives a boot, such as a ticket's expiry.
+    pub wall: u64,
+}
+
+/// The two ends of a datagram.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Path {
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's address and port.
+    pub remote: SocketAddr,
+}
+
+/// What the caller tells the core.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// An IKE message, without the four zero octets of port 4500 (RFC 7296, 2.23).
+    Datagram {
+        /// Where it came from and where it arrived.
+        path: Path,
+        /// The message from its first SPI octet on.
+        message: &'a [u8],
+    },
+    /// A deadline may have passed.
+    Deadline,
+    /// The operator wants something.
+    Command(Command),
+    /// The kernel has carried out an [`Output::Kernel`], or could not.
+    Kernel {
+        /// The operation's number.
+        op: OpId,
+        /// How it went.
+        result: Result<(), KernelFailed>,
+    },
+}
+
+/// What an operator can ask of a connection, by its name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Command {
+    /// Bring it up: resume if a ticket is at hand, else a full exchange.
+    Up(Arc<str>),
+    /// Delete its SA with the peer's knowledge, and forget its ticket (RFC 5723, 6.2).
+    Down(Arc<str>),
+    /// Drop the SA without a DELETE and keep the ticket.
+    Suspend(Arc<str>),
+}
+
+/// What the caller has to do, in the order given.
+#[derive(Debug)]
+pub enum Output {
+    /// Send an IKE message.
+    Datagram {
+        /// From where, to where.
+        path: Path,
+        /// The message, without non-ESP marker.
+        message: Vec<u8>,
+    },
+    /// Change the kernel's SAs or policies, then report with [`Input::Kernel`].
+    Kernel {
+        /// Number to report with.
+        op: OpId,
+        /// What to do.
+        what: KernelOp,
+    },
+    /// Something an operator, a log or a test wants to know.
+    Event(Event),
+}
+
+/// What happened.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// An IKE SA and its Child SA are up, in the kernel too.
+    Established {
+        /// Our number of the IKE SA.
+        sa: u64,
+        /// The connection's name.
+        connection: Arc<str>,
+        /// The authenticated peer.
+        peer: Identity,
+        /// Whether a ticket replaced the full exchange (RFC 5723).
+        resumed: bool,
+        /// Whether we sent the first message.
+        initiator: bool,
+        /// From the first message to this event.
+        took: Duration,
+    },
+    /// An IKE SA is gone.
+    Closed {
+        /// Our number of the IKE SA.
+        sa: u64,
+        /// The connection's name.
+        connection: Arc<str>,
+        /// Why.
+        reason: Closed,
+    },
+    /// A connection holds a ticket instead of an SA now.
+    Suspended {
+        /// The connection's name.
+        connection: Arc<str>,
+    },
+    /// An attempt to bring a connection up has ended without an SA.
+    UpFailed {
+        /// The connection's name.
+        connection: Arc<str>,
+        /// Why.
+        reason: Closed,
+    },
+    /// The gateway has given a ticket to a client.
+    TicketIssued {
+        /// The connection's name.
+        connection: Arc<str>,
+        /// The ticket's length in octets.
+        octets: usize,
+    },
+    /// A client has received a ticket.
+    TicketReceived {
+        /// The connection's name.
+        connection: Arc<str>,
+        /// The ticket's length in octets.
+        octets: usize,
+        /// How long it may be presented.
+        lifetime: Duration,
+    },
+    /// A presented ticket was refused with TICKET_NACK.
+    TicketRefused {
+        /// Where the request came from.
+        from: SocketAddr,
+        /// Why; a fixed word, never the peer's text.
+        why: &'static str,
+    },
+    /// An operation on the kernel failed; the SA it was for has been taken back.
+    KernelFailed {
+        /// The connection's name.
+        connection: Arc<str>,
+        /// The kernel's own words.
+        text: String,
+    },
+}
+
+/// What the core may ask for in the middle of a step: chance, and the keys it never sees.
+pub trait Env {
+    /// Fills `out` with unpredictable octets.
+    fn random(&mut self, out: &mut [u8]);
+
+    /// A fresh key pair for one key exchange.
+    fn new_key_share(&mut self, group: Group) -> Option<Box<dyn KeyShare>>;
+
+    /// Signs `octets` with the private key of the named connection.
+    fn sign(
+        &mut self,
+        connection: &str,
+        scheme: SignatureScheme,
+        octets: &[u8],
+    ) -> Result<Vec<u8>, SignError>;
+}
+
+/// Where the gateway keeps what must outlive it: ticket keys, indexes and used bits
+/// (the caller makes them durable before they count).
+pub trait TicketLedger {
+    /// The epoch that new tickets are sealed with, and a fresh index in it. `None` while none can be
+    /// had; the exchange then goes on without a ticket (RFC 5723, 4.1).
+    fn next_index(&mut self) -> Option<(u8, u32)>;
+
+    /// Whether the ticket has opened an SA already.
+    fn is_used(&self, key_id: u8, index: u32) -> bool;
+
+    /// Marks the ticket used. `true` for whoever was first.
+    fn mark_used(&mut self, key_id: u8, index: u32) -> bool;
+}
+
+/// The root of one epoch of ticket keys.
+#[derive(Debug)]
+pub struct TicketRoot {
+    /// Epoch, the ticket's second octet.
+    pub key_id: u8,
+    /// 32 octets from which all ticket keys of the epoch are derived.
+    pub root: Secret,
+}

@@ -1,0 +1,127 @@
+//! What the core wants from the kernel's IPsec: Child SAs in, Child SAs out, and policies that let
+//! nothing of a protected flow leave in clear while there is no SA. Netlink is the caller's affair.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{crypto::Secret, io::Path, wire::ts::TrafficSelector};
+
+/// Number of an operation, unique within one run of the core.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct OpId(pub u64);
+
+/// Whose states and policies these are: stable over restarts, so that what an earlier run left
+/// behind is found again. `connection/child/peer identity`, printable.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Owner(pub Arc<str>);
+
+/// One change of the kernel's state.
+#[derive(Debug)]
+pub enum KernelOp {
+    /// New states and policies for an owner; whatever states the owner had before are deleted after
+    /// the policies point to the new ones, so that no packet of the flow finds none.
+    Install(Box<ChildInstall>),
+    /// Delete the owner's states with these inbound and outbound SPIs and its IPsec policies. The
+    /// block policies stay.
+    Remove {
+        /// Whose.
+        owner: Owner,
+        /// SPI of our inbound state.
+        inbound: u32,
+        /// SPI of the peer's inbound state, our outbound one.
+        outbound: u32,
+    },
+    /// From now on packets of the flow are dropped unless an IPsec policy of the owner says better.
+    Block {
+        /// Whose.
+        owner: Owner,
+        /// Selectors of our side.
+        local_ts: Vec<TrafficSelector>,
+        /// Selectors of the peer's side.
+        remote_ts: Vec<TrafficSelector>,
+    },
+    /// Take everything of the owner away, block policies too.
+    Release {
+        /// Whose.
+        owner: Owner,
+    },
+}
+
+/// Both directions of one Child SA in tunnel mode.
+#[derive(Debug)]
+pub struct ChildInstall {
+    /// Whose.
+    pub owner: Owner,
+    /// Outer addresses; the ports matter only with `udp_encap`.
+    pub path: Path,
+    /// ESP in UDP (RFC 3948), because NAT was detected.
+    pub udp_encap: bool,
+    /// Cipher of both directions.
+    pub cipher: EspCipher,
+    /// What the peer sends to us.
+    pub inbound: EspKey,
+    /// What we send.
+    pub outbound: EspKey,
+    /// Extended sequence numbers (RFC 4304).
+    pub esn: bool,
+    /// Selectors of our side.
+    pub local_ts: Vec<TrafficSelector>,
+    /// Selectors of the peer's side.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// The kernel deletes the states by itself after this time, whatever becomes of us.
+    pub hard_lifetime: Duration,
+}
+
+impl ChildInstall {
+    /// Outer addresses, ours first.
+    #[must_use]
+    pub const fn addresses(&self) -> (IpAddr, IpAddr) {
+        let Path { local, remote } = &self.path;
+        (ip(local), ip(remote))
+    }
+}
+
+const fn ip(address: &SocketAddr) -> IpAddr {
+    address.ip()
+}
+
+/// Key of one direction.
+#[derive(Debug)]
+pub struct EspKey {
+    /// The receiver's SPI.
+    pub spi: u32,
+    /// Cipher key and four octets of salt (RFC 4106, 8.1; RFC 7634, 2).
+    pub key: Secret,
+}
+
+/// ESP ciphers of this release, all with a 16-octet tag.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum EspCipher {
+    /// AES-GCM, 128-bit key (RFC 4106).
+    AesGcm128,
+    /// AES-GCM, 256-bit key (RFC 4106).
+    AesGcm256,
+    /// ChaCha20-Poly1305 (RFC 7634).
+    ChaCha20Poly1305,
+}
+
+impl EspCipher {
+    /// Octets of key material, salt included.
+    #[must_use]
+    pub const fn key_octets(self) -> usize {
+        match self {
+            Self::AesGcm128 => 20,
+            Self::AesGcm256 | Self::ChaCha20Poly1305 => 36,
+        }
+    }
+}
+
+/// The kernel refused.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KernelFailed {
+    /// What the kernel said, extended acknowledgement included.
+    pub text: String,
+}

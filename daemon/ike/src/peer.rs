@@ -1,0 +1,101 @@
+//! Who may connect, how each side proves itself, and what is protected: one [`Connection`] for each
+//! `[connections.NAME]` of the configuration.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use crate::{
+    crypto::{CertificateChain, Secret, TrustAnchors},
+    kernel::EspCipher,
+    sa::proposal::IkeSuite,
+    wire::{id::Identity, ts::TrafficSelector},
+};
+
+/// Everything about one connection that the configuration fixes.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its name, printable and unique.
+    pub name: Arc<str>,
+    /// Our address; `None` takes the one the peer reaches us by, and cannot initiate.
+    pub local_addr: Option<IpAddr>,
+    /// The peer's address; `None` for any, and cannot initiate.
+    pub remote_addr: Option<IpAddr>,
+    /// The UDP port of the first message; 500 outside of tests.
+    pub remote_port: u16,
+    /// How we prove who we are.
+    pub local: LocalAuth,
+    /// Whom we accept, and by what proof.
+    pub remote: RemoteAuth,
+    /// IKE suites, best first.
+    pub ike_suites: Vec<IkeSuite>,
+    /// The Child SA.
+    pub child: Child,
+    /// Lifetime of an IKE SA without re-authentication.
+    pub ike_lifetime: Duration,
+    /// After this much silence the peer is asked for a sign of life; zero for never.
+    pub liveness: Duration,
+    /// Session resumption: ask for tickets as client, issue and honour them as gateway.
+    pub resume: Resume,
+    /// SHA-256 over the connection's settings. A session record or ticket made under other settings is
+    /// not resumed (RFC 5723 leaves policy changes open; our ruling is TICKET_NACK).
+    pub digest: [u8; 32],
+}
+
+/// Session resumption of one connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Resume {
+    /// Whether it is used at all.
+    pub enabled: bool,
+    /// Lifetime of an issued ticket; the IKE SA's lifetime bounds it (RFC 5723, 6.2).
+    pub ticket_lifetime: Duration,
+}
+
+/// How we authenticate ourselves.
+#[derive(Debug)]
+pub struct LocalAuth {
+    /// Our identity.
+    pub id: Identity,
+    /// Our proof.
+    pub credential: Credential,
+}
+
+/// Our own proof.
+#[derive(Debug)]
+pub enum Credential {
+    /// A key both sides know.
+    PreShared(Secret),
+    /// A certificate; [`crate::io::Env::sign`] has the private key.
+    Certificate(CertificateChain),
+}
+
+/// Whom we accept.
+#[derive(Debug)]
+pub struct RemoteAuth {
+    /// The identity the peer must prove; `None` for any that its proof covers.
+    pub id: Option<Identity>,
+    /// The proof we ask for.
+    pub proof: Proof,
+}
+
+/// The peer's proof.
+#[derive(Debug)]
+pub enum Proof {
+    /// A key both sides know.
+    PreShared(Secret),
+    /// A certificate under one of these authorities.
+    Certificate(TrustAnchors),
+}
+
+/// The Child SA of a connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Child {
+    /// Its name within the connection.
+    pub name: Arc<str>,
+    /// Our side's networks.
+    pub local_ts: Vec<TrafficSelector>,
+    /// The peer's networks.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// ESP ciphers, best first.
+    pub ciphers: Vec<EspCipher>,
+    /// Lifetime of its states in the kernel.
+    pub lifetime: Duration,
+}

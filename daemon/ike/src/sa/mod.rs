@@ -1,0 +1,3 @@
+//! An IKE SA and what is negotiated for it.
+
+pub mod proposal;

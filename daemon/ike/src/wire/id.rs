@@ -1,0 +1,213 @@
+//! Identification payloads, IDi and IDr (RFC 7296, 3.5), and how an operator writes an identity.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use super::{WireError, cursor::Cursor};
+
+/// ID types (RFC 7296, 3.5).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum IdKind {
+    /// ID_IPV4_ADDR: 4 octets.
+    Ipv4,
+    /// ID_FQDN: a host name without terminator.
+    Fqdn,
+    /// ID_RFC822_ADDR: an e-mail address.
+    Email,
+    /// ID_IPV6_ADDR: 16 octets.
+    Ipv6,
+    /// ID_DER_ASN1_DN: a distinguished name in DER.
+    Dn,
+    /// ID_KEY_ID: opaque octets.
+    KeyId,
+}
+
+impl IdKind {
+    /// The number on the wire.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Ipv4 => 1,
+            Self::Fqdn => 2,
+            Self::Email => 3,
+            Self::Ipv6 => 5,
+            Self::Dn => 9,
+            Self::KeyId => 11,
+        }
+    }
+
+    const fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Ipv4,
+            2 => Self::Fqdn,
+            3 => Self::Email,
+            5 => Self::Ipv6,
+            9 => Self::Dn,
+            11 => Self::KeyId,
+            _ => return None,
+        })
+    }
+}
+
+/// Who somebody claims to be. Authenticated only once IKE_AUTH has said so.
+#[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Identity {
+    kind: IdKind,
+    data: Vec<u8>,
+}
+
+impl Identity {
+    /// Longest identity we take, in octets; distinguished names in the field stay below half of it.
+    pub const MAX_LEN: usize = 512;
+
+    /// An identity of the given kind; `None` if the octets cannot be one.
+    #[must_use]
+    pub fn new(kind: IdKind, data: &[u8]) -> Option<Self> {
+        let fits = match kind {
+            IdKind::Ipv4 => data.len() == 4,
+            IdKind::Ipv6 => data.len() == 16,
+            IdKind::Fqdn | IdKind::Email => std::str::from_utf8(data).is_ok(),
+            IdKind::Dn | IdKind::KeyId => true,
+        };
+        (fits && !data.is_empty() && data.len() <= Self::MAX_LEN).then(|| Self {
+            kind,
+            data: data.to_vec(),
+        })
+    }
+
+    /// Reads an identity as operators of other gateways write it: an address, `name@host`,
+    /// `keyid:NAME`, else a host name (a leading `@` is dropped). Distinguished names come from
+    /// certificates, not from text.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Some(Self::from(address));
+        }
+        if let Some(key_id) = text.strip_prefix("keyid:") {
+            return Self::new(IdKind::KeyId, key_id.as_bytes());
+        }
+        match text.strip_prefix('@') {
+            Some(name) => Self::new(IdKind::Fqdn, name.as_bytes()),
+            None if text.contains('@') => Self::new(IdKind::Email, text.as_bytes()),
+            None if text.contains('=') => None,
+            None => Self::new(IdKind::Fqdn, text.as_bytes()),
+        }
+    }
+
+    /// Reads the body of an IDi or IDr payload.
+    pub fn parse(body: &[u8]) -> Result<Self, WireError> {
+        let mut cursor = Cursor::new(body);
+        let [number, ..]: [u8; 4] = cursor.array()?;
+        let unknown = WireError::Value {
+            field: "ID type",
+            value: u32::from(number),
+        };
+        let kind = IdKind::from_number(number).ok_or(unknown)?;
+        Self::new(kind, cursor.rest()).ok_or(WireError::Length { at: 0 })
+    }
+
+    /// RestOfIDi or RestOfIDr of RFC 7296, 2.15: the payload's body without its generic header.
+    #[must_use]
+    pub fn body(&self) -> Vec<u8> {
+        let mut body = vec![self.kind.number(), 0, 0, 0];
+        body.extend_from_slice(&self.data);
+        body
+    }
+
+    /// What kind of name this is.
+    #[must_use]
+    pub const fn kind(&self) -> IdKind {
+        self.kind
+    }
+
+    /// The identification data alone.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl From<IpAddr> for Identity {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self {
+                kind: IdKind::Ipv4,
+                data: v4.octets().to_vec(),
+            },
+            IpAddr::V6(v6) => Self {
+                kind: IdKind::Ipv6,
+                data: v6.octets().to_vec(),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            IdKind::Ipv4 => match <[u8; 4]>::try_from(self.data.as_slice()) {
+                Ok(octets) => write!(f, "{}", Ipv4Addr::from(octets)),
+                Err(_) => f.write_str("?"),
+            },
+            IdKind::Ipv6 => match <[u8; 16]>::try_from(self.data.as_slice()) {
+                Ok(octets) => write!(f, "{}", Ipv6Addr::from(octets)),
+                Err(_) => f.write_str("?"),
+            },
+            // Peer-controlled text never reaches a terminal or a log unescaped.
+            IdKind::Fqdn | IdKind::Email => write!(f, "{}", self.data.escape_ascii()),
+            IdKind::Dn => {
+                f.write_str("dn:")?;
+                self.data
+                    .iter()
+                    .try_for_each(|octet| write!(f, "{octet:02x}"))
+            }
+            IdKind::KeyId => write!(f, "keyid:{}", self.data.escape_ascii()),
+        }
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}({self})", self.kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_read_as_operators_write_it() {
+        let kind = |text| Identity::from_text(text).map(|id| id.kind());
+        assert_eq!(kind("gw.example"), Some(IdKind::Fqdn));
+        assert_eq!(kind("@west"), Some(IdKind::Fqdn));
+        assert_eq!(kind("alice@example.net"), Some(IdKind::Email));
+        assert_eq!(kind("192.0.2.1"), Some(IdKind::Ipv4));
+        assert_eq!(kind("2001:db8::1"), Some(IdKind::Ipv6));
+        assert_eq!(kind("CN=alice"), None);
+    }
+
+    #[test]
+    fn a_body_reads_back() {
+        for text in [
+            "gw.example",
+            "alice@example.net",
+            "192.0.2.1",
+            "2001:db8::1",
+            "keyid:x",
+        ] {
+            let id = Identity::from_text(text).expect("valid text");
+            assert_eq!(Identity::parse(&id.body()), Ok(id));
+        }
+    }
+
+    #[test]
+    fn an_address_of_the_wrong_length_is_refused() {
+        assert!(Identity::parse(&[1, 0, 0, 0, 192, 0, 2]).is_err());
+        assert!(Identity::parse(&[5, 0, 0, 0, 1, 2, 3, 4]).is_err());
+        assert!(Identity::parse(&[2, 0, 0, 0]).is_err());
+        assert!(Identity::parse(&[77, 0, 0, 0, 1]).is_err());
+    }
+}
