@@ -19,10 +19,11 @@ impl<'a> Cursor<'a> {
     /// The next `n` octets.
     pub fn take(&mut self, n: usize) -> Result<&'a [u8], WireError> {
         let left = self.octets.get(self.at..).unwrap_or_default();
-        let taken = left.get(..n).ok_or(WireError::Truncated {
+        let missing = || WireError::Truncated {
             at: self.at,
-            needed: n - left.len(),
-        })?;
+            needed: n.saturating_sub(left.len()),
+        };
+        let taken = left.get(..n).ok_or_else(missing)?;
         self.at += n;
         Ok(taken)
     }
