@@ -12,10 +12,17 @@
     reason = "a call in a BPF program costs a frame of its 512 octets of stack"
 )]
 
+pub mod classify;
 pub mod cookie;
+#[cfg(any(test, feature = "frames"))]
+pub mod frames;
+pub mod ike;
+pub mod maps;
 pub mod sip;
 pub mod spi;
 pub mod ticket;
 
+#[cfg(any(test, feature = "frames"))]
+extern crate alloc;
 #[cfg(test)]
 extern crate std;

@@ -1,0 +1,107 @@
+//! Why a frame passed or was dropped. A reason's number is its place in the counters.
+
+/// What the gate does with a frame, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on to the kernel's own stack.
+    Pass(Reason),
+    /// It ends here.
+    Drop(Reason),
+}
+
+impl Verdict {
+    /// The reason alone.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Pass(reason) | Self::Drop(reason) => reason,
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])+ $reason:ident = $name:literal,)+) => {
+        /// Why. Every reason belongs to one verdict alone.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Reason {
+            $($(#[$doc])+ $reason,)+
+        }
+
+        impl Reason {
+            /// All of them, in the order of the counters.
+            pub const ALL: &[Self] = &[$(Self::$reason,)+];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name an operator sees.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $name,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Pass: nothing of ours: another protocol, another port, or not readable as IP.
+    NotIke = "not_ike",
+    /// Pass: our ports, but not an address of ours.
+    NotLocal = "not_local",
+    /// Pass: ESP, bare or in UDP, which the kernel's xfrm owns.
+    Esp = "esp",
+    /// Pass: a UDP fragment towards us.
+    Fragment = "fragment",
+    /// Pass: IPv4 options or IPv6 extension headers towards us.
+    Options = "options",
+    /// Pass: an SPI of ours, with the right check.
+    OwnSpi = "own_spi",
+    /// Pass: an SPI that would have to be ours; the check is off, or there is no key yet.
+    OwnSpiUnchecked = "own_spi_unchecked",
+    /// Pass: IKE_SA_INIT.
+    SaInit = "sa_init",
+    /// Pass: IKE_SESSION_RESUME with a ticket of ours. Whether it is expired or used is for the
+    /// daemon to say.
+    ResumeProven = "resume_proven",
+    /// Pass: IKE_SESSION_RESUME while no ticket key is set.
+    ResumeUnchecked = "resume_unchecked",
+    /// Pass: IKE_SESSION_RESUME without a ticket among its first payloads.
+    TicketNotFound = "ticket_not_found",
+    /// Pass: the daemon has been silent for so long that the gate judges no more.
+    GateAsleep = "gate_asleep",
+    /// Drop: a NAT keepalive, which has done its work on the way here.
+    Keepalive = "keepalive",
+    /// Drop: a datagram shorter than its own headers say, or too short for IKE.
+    Truncated = "truncated",
+    /// Drop: not IKE version 2.
+    Version = "version",
+    /// Drop: the length in the IKE header is not that of the datagram.
+    Length = "length",
+    /// Drop: an initiator's SPI of zero.
+    ZeroSpi = "zero_spi",
+    /// Drop: no responder's SPI, and yet not a first message.
+    NotFirst = "not_first",
+    /// Drop: an SPI that would have to be ours and fails its check.
+    ForeignSpi = "foreign_spi",
+    /// Drop: a payload chain that does not fit the message.
+    PayloadShape = "payload_shape",
+    /// Drop: a resumption whose payloads end without a ticket.
+    NoTicket = "no_ticket",
+    /// Drop: two tickets in one message.
+    TwoTickets = "two_tickets",
+    /// Drop: two cookies in one message.
+    TwoCookies = "two_cookies",
+    /// Drop: a ticket longer or shorter than any of ours.
+    TicketLength = "ticket_length",
+    /// Drop: an envelope of a kind, version or flag that we never issued.
+    EnvelopeShape = "envelope_shape",
+    /// Drop: a ticket of an epoch whose key is gone or never was.
+    UnknownKeyId = "unknown_key_id",
+    /// Drop: a forged ticket.
+    TagWrong = "tag_wrong",
+    /// Drop: a first message while the daemon is silent.
+    DaemonSilent = "daemon_silent",
+}

@@ -1,0 +1,495 @@
+use std::vec::Vec;
+
+use super::*;
+use crate::frames::{Address, Around, Message, NONCE, ticket};
+
+const TAG_KEY: SipKey = SipKey { k0: 11, k1: 12 };
+const SPI_KEY: SipKey = SipKey { k0: 21, k1: 22 };
+const LOCAL_V4: Address = Address::V4([192, 0, 2, 2]);
+const LOCAL_V6: Address = Address::V6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+const KEY_ID: u8 = 40;
+
+struct Told {
+    flags: u64,
+    spi_key: Option<SipKey>,
+    ticket_keys: bool,
+    silence: u64,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self {
+            flags: CHECK_OWN_SPI | CHECK_LOCAL | TICKET_KEYS_SET,
+            spi_key: Some(SPI_KEY),
+            ticket_keys: true,
+            silence: 0,
+        }
+    }
+}
+
+impl Knowledge for Told {
+    fn flags(&self) -> u64 {
+        self.flags
+    }
+    fn ticket_key(&self, key_id: u8) -> Option<SipKey> {
+        (self.ticket_keys && key_id == KEY_ID).then_some(TAG_KEY)
+    }
+    fn spi_key(&self, slot: u32) -> Option<SipKey> {
+        self.spi_key.filter(|_| slot == 1)
+    }
+    fn is_local(&self, address: &[u8; 16]) -> bool {
+        *address == LOCAL_V4.mapped() || *address == LOCAL_V6.mapped()
+    }
+    fn silence(&self) -> u64 {
+        self.silence
+    }
+}
+
+fn verdict(frame: &[u8]) -> Verdict {
+    classify(frame, &Told::default())
+}
+
+fn message_verdict(message: &Message) -> Verdict {
+    verdict(&Around::default().ike(&message.octets()))
+}
+
+fn everywhere() -> Vec<Around> {
+    let mut all = Vec::new();
+    for port in [PORT_IKE, PORT_NAT_T] {
+        for vlans in [&[][..], &[0x8100], &[0x88a8, 0x8100]] {
+            let v4 = Around {
+                vlans: vlans.to_vec(),
+                port,
+                ..Around::default()
+            };
+            let v6 = Around {
+                source: LOCAL_V6,
+                destination: LOCAL_V6,
+                ..v4.clone()
+            };
+            all.extend([v4, v6]);
+        }
+    }
+    all
+}
+
+fn genuine() -> Message {
+    Message::resume(&ticket(KEY_ID, 5, &TAG_KEY, 256))
+}
+
+#[test]
+fn a_genuine_resumption_passes_wherever_it_comes_from() {
+    for around in everywhere() {
+        let frame = around.ike(&genuine().octets());
+        assert_eq!(
+            verdict(&frame),
+            Verdict::Pass(Reason::ResumeProven),
+            "{around:?}"
+        );
+        let cookie = around.ike(&genuine().cookie(&[7; 16]).octets());
+        assert_eq!(
+            verdict(&cookie),
+            Verdict::Pass(Reason::ResumeProven),
+            "{around:?}"
+        );
+    }
+}
+
+#[test]
+fn no_bit_of_the_envelope_can_be_changed() {
+    let good = ticket(KEY_ID, 5, &TAG_KEY, 192);
+    for bit in 0..8 * ticket::ENVELOPE_LEN {
+        let mut forged = good.clone();
+        forged[bit / 8] ^= 1 << (bit % 8);
+        let reason = match message_verdict(&Message::resume(&forged)) {
+            Verdict::Drop(reason) => reason,
+            Verdict::Pass(reason) => panic!("bit {bit} passed as {}", reason.name()),
+        };
+        let expected = match bit / 8 {
+            0 => Reason::EnvelopeShape,
+            1 => Reason::UnknownKeyId,
+            3 if bit > 24 => Reason::EnvelopeShape,
+            _ => Reason::TagWrong,
+        };
+        assert_eq!(reason, expected, "bit {bit}");
+    }
+}
+
+#[test]
+fn no_truncation_passes_for_the_whole() {
+    for around in everywhere() {
+        let frame = around.ike(&genuine().octets());
+        for len in 0..frame.len() {
+            let verdict = verdict(&frame[..len]);
+            assert!(
+                matches!(
+                    verdict,
+                    Verdict::Pass(Reason::NotIke) | Verdict::Drop(Reason::Truncated)
+                ),
+                "{len} of {around:?}: {verdict:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_shorter_message_with_right_lengths_finds_no_ticket() {
+    let whole = genuine().octets();
+    for len in 0..whole.len() {
+        let mut cut = whole[..len].to_vec();
+        if let Some(field) = cut.get_mut(24..28) {
+            field.copy_from_slice(&(len as u32).to_be_bytes());
+        }
+        let verdict = verdict(&Around::default().ike(&cut));
+        assert!(
+            matches!(
+                verdict,
+                Verdict::Drop(Reason::Truncated | Reason::PayloadShape)
+            ),
+            "{len}: {verdict:?}"
+        );
+    }
+}
+
+#[test]
+fn random_octets_behind_a_good_head_never_panic() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let base = Around::default().ike(&genuine().octets());
+    for _ in 0..20_000 {
+        let mut frame = base.clone();
+        for _ in 0..=state % 4 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let at = (state >> 8) as usize % frame.len();
+            frame[at] = state as u8;
+        }
+        frame.truncate(frame.len() - (state >> 40) as usize % 3);
+        let _ = verdict(&frame);
+    }
+}
+
+#[test]
+fn each_header_fault_has_its_reason() {
+    let first = genuine();
+    let cases = [
+        (
+            Message {
+                version: 0x10,
+                ..first.clone()
+            },
+            Reason::Version,
+        ),
+        (
+            Message {
+                spi_i: 0,
+                ..first.clone()
+            },
+            Reason::ZeroSpi,
+        ),
+        (
+            Message {
+                message_id: 1,
+                ..first.clone()
+            },
+            Reason::NotFirst,
+        ),
+        (
+            Message {
+                flags: FLAG_INITIATOR | FLAG_RESPONSE,
+                ..first.clone()
+            },
+            Reason::NotFirst,
+        ),
+        (
+            Message {
+                exchange: 35,
+                ..first.clone()
+            },
+            Reason::NotFirst,
+        ),
+        (
+            Message {
+                flags: 0,
+                ..first.clone()
+            },
+            Reason::ForeignSpi,
+        ),
+        (
+            Message {
+                spi_r: 9,
+                ..first.clone()
+            },
+            Reason::ForeignSpi,
+        ),
+        (
+            Message {
+                payloads: Vec::new(),
+                ..first.clone()
+            },
+            Reason::NoTicket,
+        ),
+        (Message::first(IKE_SA_INIT), Reason::PayloadShape),
+    ];
+    for (message, reason) in cases {
+        assert_eq!(
+            message_verdict(&message),
+            Verdict::Drop(reason),
+            "{message:?}"
+        );
+    }
+    let mut long = first.octets();
+    long.push(0);
+    assert_eq!(
+        verdict(&Around::default().ike(&long)),
+        Verdict::Drop(Reason::Length)
+    );
+}
+
+#[test]
+fn each_ticket_fault_has_its_reason() {
+    let good = ticket(KEY_ID, 5, &TAG_KEY, 256);
+    let cases = [
+        (genuine().notify(TICKET_OPAQUE, &good), Reason::TwoTickets),
+        (genuine().cookie(&[1]).cookie(&[2]), Reason::TwoCookies),
+        (Message::resume(&good[..47]), Reason::TicketLength),
+        (Message::resume(&[0x11; 1037]), Reason::TicketLength),
+        (
+            Message::resume(&ticket(KEY_ID + 1, 5, &TAG_KEY, 256)),
+            Reason::UnknownKeyId,
+        ),
+        (
+            Message::resume(&ticket(KEY_ID, 5, &SPI_KEY, 256)),
+            Reason::TagWrong,
+        ),
+        (
+            Message::first(IKE_SESSION_RESUME).with(NONCE, &[0; 16]),
+            Reason::NoTicket,
+        ),
+        (
+            Message::first(IKE_SESSION_RESUME).with(PAYLOAD_NOTIFY, &[0, 0]),
+            Reason::PayloadShape,
+        ),
+    ];
+    for (message, reason) in cases {
+        assert_eq!(
+            message_verdict(&message),
+            Verdict::Drop(reason),
+            "{message:?}"
+        );
+    }
+}
+
+#[test]
+fn a_ticket_behind_twelve_payloads_is_left_to_the_daemon() {
+    let mut behind = Message::first(IKE_SESSION_RESUME);
+    for _ in 0..MAX_WALK {
+        behind = behind.with(43, &[1, 2, 3]);
+    }
+    let last_seen = {
+        let mut fewer = behind.clone();
+        fewer.payloads.pop();
+        fewer.notify(TICKET_OPAQUE, &ticket(KEY_ID, 1, &TAG_KEY, 192))
+    };
+    behind = behind.notify(TICKET_OPAQUE, &ticket(KEY_ID, 1, &TAG_KEY, 192));
+    assert_eq!(
+        message_verdict(&behind),
+        Verdict::Pass(Reason::TicketNotFound)
+    );
+    assert_eq!(
+        message_verdict(&last_seen),
+        Verdict::Pass(Reason::ResumeProven)
+    );
+}
+
+#[test]
+fn our_own_spi_opens_the_gate_in_either_role() {
+    let ours = OurSpi::compose(1, 2, 3, &SPI_KEY).0;
+    let as_responder = Message {
+        spi_r: ours,
+        exchange: 35,
+        message_id: 1,
+        ..Message::sa_init()
+    };
+    let as_initiator = Message {
+        spi_i: ours,
+        flags: FLAG_RESPONSE,
+        ..Message::sa_init()
+    };
+    let asked = Message {
+        spi_i: ours,
+        spi_r: 77,
+        flags: 0,
+        exchange: 37,
+        ..Message::sa_init()
+    };
+    for message in [as_responder, as_initiator, asked] {
+        assert_eq!(message_verdict(&message), Verdict::Pass(Reason::OwnSpi));
+        let wrong = Message {
+            spi_i: message.spi_i ^ 1,
+            spi_r: message.spi_r ^ 1,
+            ..message
+        };
+        assert_eq!(message_verdict(&wrong), Verdict::Drop(Reason::ForeignSpi));
+        let frame = Around::default().ike(&wrong.octets());
+        let off = Told {
+            flags: CHECK_LOCAL,
+            ..Told::default()
+        };
+        assert_eq!(
+            classify(&frame[..], &off),
+            Verdict::Pass(Reason::OwnSpiUnchecked)
+        );
+        let keyless = Told {
+            spi_key: None,
+            ..Told::default()
+        };
+        assert_eq!(
+            classify(&frame[..], &keyless),
+            Verdict::Pass(Reason::OwnSpiUnchecked)
+        );
+    }
+}
+
+#[test]
+fn what_is_not_for_us_passes() {
+    let around = Around::default();
+    let other = Around {
+        destination: Address::V4([192, 0, 2, 3]),
+        ..around.clone()
+    };
+    let message = Message::resume(&[0; 64]).octets();
+    assert_eq!(
+        verdict(&other.ike(&message)),
+        Verdict::Pass(Reason::NotLocal)
+    );
+    let anyone = Told {
+        flags: TICKET_KEYS_SET,
+        ..Told::default()
+    };
+    let dropped = Verdict::Drop(Reason::EnvelopeShape);
+    assert_eq!(classify(&other.ike(&message)[..], &anyone), dropped);
+    let dns = Around {
+        port: 53,
+        ..around.clone()
+    };
+    assert_eq!(verdict(&dns.ike(&message)), Verdict::Pass(Reason::NotIke));
+    assert_eq!(
+        verdict(&around.packet(6, &[0; 20])),
+        Verdict::Pass(Reason::NotIke)
+    );
+    assert_eq!(
+        verdict(&around.packet(PROTOCOL_ESP, &[9; 40])),
+        Verdict::Pass(Reason::Esp)
+    );
+}
+
+#[test]
+fn port_4500_tells_esp_keepalive_and_ike_apart() {
+    for destination in [LOCAL_V4, LOCAL_V6] {
+        let around = Around {
+            source: destination,
+            destination,
+            port: PORT_NAT_T,
+            vlans: Vec::new(),
+        };
+        let judge = |payload: &[u8]| verdict(&around.datagram(payload));
+        assert_eq!(judge(&[1; 40]), Verdict::Pass(Reason::Esp));
+        assert_eq!(judge(&[0xff]), Verdict::Drop(Reason::Keepalive));
+        assert_eq!(judge(&[0xfe]), Verdict::Drop(Reason::Truncated));
+        assert_eq!(judge(&[1; 8]), Verdict::Drop(Reason::Truncated));
+        assert_eq!(judge(&[]), Verdict::Drop(Reason::Truncated));
+        assert_eq!(judge(&[0; 20]), Verdict::Drop(Reason::Truncated));
+    }
+    // Short frames are padded on the wire; the padding is not part of the datagram.
+    let nat = Around {
+        port: PORT_NAT_T,
+        ..Around::default()
+    };
+    let mut padded = nat.datagram(&[0xff]);
+    padded.resize(60, 0);
+    assert_eq!(verdict(&padded), Verdict::Drop(Reason::Keepalive));
+}
+
+#[test]
+fn fragments_and_options_pass_and_are_counted() {
+    let mut frame = Around::default().ike(&genuine().octets());
+    frame[20] = 0x20;
+    assert_eq!(verdict(&frame), Verdict::Pass(Reason::Fragment));
+    frame[20] = 0x40;
+    frame[14] = 0x46;
+    assert_eq!(verdict(&frame), Verdict::Pass(Reason::Options));
+    let v6 = Around {
+        source: LOCAL_V6,
+        destination: LOCAL_V6,
+        ..Around::default()
+    };
+    assert_eq!(
+        verdict(&v6.packet(44, &[0; 64])),
+        Verdict::Pass(Reason::Fragment)
+    );
+    assert_eq!(
+        verdict(&v6.packet(0, &[0; 64])),
+        Verdict::Pass(Reason::Options)
+    );
+}
+
+#[test]
+fn a_gate_without_daemon_first_closes_and_then_sleeps() {
+    let frame = Around::default().ike(&genuine().octets());
+    let forged = Around::default().ike(&Message::resume(&[0; 64]).octets());
+    let after = |silence, frame: &[u8]| {
+        classify(
+            frame,
+            &Told {
+                silence,
+                ..Told::default()
+            },
+        )
+    };
+    assert_eq!(
+        after(SILENT_AFTER, &frame),
+        Verdict::Pass(Reason::ResumeProven)
+    );
+    assert_eq!(
+        after(SILENT_AFTER + 1, &frame),
+        Verdict::Drop(Reason::DaemonSilent)
+    );
+    assert_eq!(
+        after(SILENT_AFTER + 1, &forged),
+        Verdict::Drop(Reason::EnvelopeShape)
+    );
+    assert_eq!(
+        after(ASLEEP_AFTER + 1, &frame),
+        Verdict::Pass(Reason::GateAsleep)
+    );
+    assert_eq!(
+        after(ASLEEP_AFTER + 1, &forged),
+        Verdict::Pass(Reason::GateAsleep)
+    );
+}
+
+#[test]
+fn without_any_ticket_key_resumptions_are_left_to_the_daemon() {
+    let told = Told {
+        flags: CHECK_LOCAL,
+        ticket_keys: false,
+        ..Told::default()
+    };
+    let frame = Around::default().ike(&genuine().octets());
+    assert_eq!(
+        classify(&frame[..], &told),
+        Verdict::Pass(Reason::ResumeUnchecked)
+    );
+}
+
+#[test]
+fn every_reason_has_its_own_name() {
+    let mut names: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), Reason::COUNT);
+    for (place, reason) in Reason::ALL.iter().enumerate() {
+        assert_eq!(*reason as usize, place);
+    }
+}

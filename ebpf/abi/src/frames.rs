@@ -1,0 +1,242 @@
+//! Frames made by hand for the tests of both sides: the same ones go through the kernel's program
+//! and through the classifier in user space.
+
+use alloc::vec::Vec;
+
+use crate::ike::{
+    COOKIE, FLAG_INITIATOR, IKE_SA_INIT, IKE_SESSION_RESUME, PAYLOAD_NOTIFY, PORT_IKE, PORT_NAT_T,
+    TICKET_OPAQUE,
+};
+use crate::sip::SipKey;
+use crate::ticket::{Envelope, Kind};
+
+/// Payload type Nonce.
+pub const NONCE: u8 = 40;
+/// Payload type Security Association.
+pub const SECURITY_ASSOCIATION: u8 = 33;
+
+/// An address of either family, as it stands in a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// IPv4.
+    V4([u8; 4]),
+    /// IPv6.
+    V6([u8; 16]),
+}
+
+impl Address {
+    /// As the gate's map of local addresses has it.
+    #[must_use]
+    pub fn mapped(self) -> [u8; 16] {
+        match self {
+            Self::V4([a, b, c, d]) => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
+            Self::V6(octets) => octets,
+        }
+    }
+}
+
+/// What lies around a datagram.
+#[derive(Clone, Debug)]
+pub struct Around {
+    /// EtherTypes of the VLAN tags, outermost first.
+    pub vlans: Vec<u16>,
+    /// Where it comes from.
+    pub source: Address,
+    /// Where it goes to; of the same family.
+    pub destination: Address,
+    /// The UDP port it goes to.
+    pub port: u16,
+}
+
+impl Around {
+    /// Wraps a UDP payload up to the Ethernet header, with right lengths and IPv4 checksum.
+    #[must_use]
+    pub fn datagram(&self, payload: &[u8]) -> Vec<u8> {
+        let mut udp = Vec::new();
+        udp.extend(4321u16.to_be_bytes());
+        udp.extend(self.port.to_be_bytes());
+        udp.extend((8 + payload.len() as u16).to_be_bytes());
+        udp.extend([0, 0]);
+        udp.extend(payload);
+        self.packet(17, &udp)
+    }
+
+    /// Wraps any IP payload.
+    #[must_use]
+    pub fn packet(&self, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::from([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
+        for tag in &self.vlans {
+            frame.extend(tag.to_be_bytes());
+            frame.extend([0, 7]);
+        }
+        match (self.source, self.destination) {
+            (Address::V4(from), Address::V4(to)) => {
+                frame.extend([0x08, 0x00]);
+                let mut ip = Vec::from([0x45, 0]);
+                ip.extend((20 + payload.len() as u16).to_be_bytes());
+                ip.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
+                ip.extend(from);
+                ip.extend(to);
+                let sum = internet_checksum(&ip);
+                ip.splice(10..12, sum.to_be_bytes());
+                frame.extend(ip);
+            }
+            (from, to) => {
+                frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+                frame.extend((payload.len() as u16).to_be_bytes());
+                frame.extend([protocol, 64]);
+                frame.extend(from.mapped());
+                frame.extend(to.mapped());
+            }
+        }
+        frame.extend(payload);
+        frame
+    }
+
+    /// Wraps an IKE message, behind the marker where the port asks for it.
+    #[must_use]
+    pub fn ike(&self, message: &[u8]) -> Vec<u8> {
+        let mut payload = Vec::new();
+        if self.port == PORT_NAT_T {
+            payload.extend([0; 4]);
+        }
+        payload.extend(message);
+        self.datagram(&payload)
+    }
+}
+
+impl Default for Around {
+    fn default() -> Self {
+        Self {
+            vlans: Vec::new(),
+            source: Address::V4([192, 0, 2, 1]),
+            destination: Address::V4([192, 0, 2, 2]),
+            port: PORT_IKE,
+        }
+    }
+}
+
+/// An IKE message in clear.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The initiator's SPI.
+    pub spi_i: u64,
+    /// The responder's SPI.
+    pub spi_r: u64,
+    /// Version octet.
+    pub version: u8,
+    /// Exchange type.
+    pub exchange: u8,
+    /// Flags.
+    pub flags: u8,
+    /// Message ID.
+    pub message_id: u32,
+    /// Payload types and bodies, in order.
+    pub payloads: Vec<(u8, Vec<u8>)>,
+}
+
+impl Message {
+    /// A first message without payloads.
+    #[must_use]
+    pub fn first(exchange: u8) -> Self {
+        Self {
+            spi_i: 0x1122_3344_5566_7788,
+            spi_r: 0,
+            version: 0x20,
+            exchange,
+            flags: FLAG_INITIATOR,
+            message_id: 0,
+            payloads: Vec::new(),
+        }
+    }
+
+    /// An IKE_SA_INIT that looks like one.
+    #[must_use]
+    pub fn sa_init() -> Self {
+        Self::first(IKE_SA_INIT)
+            .with(SECURITY_ASSOCIATION, &[0; 44])
+            .with(NONCE, &[0x6e; 32])
+    }
+
+    /// An IKE_SESSION_RESUME with this ticket.
+    #[must_use]
+    pub fn resume(ticket: &[u8]) -> Self {
+        Self::first(IKE_SESSION_RESUME)
+            .with(NONCE, &[0x6e; 32])
+            .notify(TICKET_OPAQUE, ticket)
+    }
+
+    /// With one payload more at the end.
+    #[must_use]
+    pub fn with(mut self, kind: u8, body: &[u8]) -> Self {
+        self.payloads.push((kind, body.to_vec()));
+        self
+    }
+
+    /// With one notification more at the end.
+    #[must_use]
+    pub fn notify(self, kind: u16, data: &[u8]) -> Self {
+        let mut body = Vec::from([0, 0]);
+        body.extend(kind.to_be_bytes());
+        body.extend(data);
+        self.with(PAYLOAD_NOTIFY, &body)
+    }
+
+    /// With a cookie in front, as RFC 7296, 2.6 wants it repeated.
+    #[must_use]
+    pub fn cookie(mut self, cookie: &[u8]) -> Self {
+        let appended = self.notify(COOKIE, cookie);
+        self = appended;
+        self.payloads.rotate_right(1);
+        self
+    }
+
+    /// The octets on the wire.
+    #[must_use]
+    pub fn octets(&self) -> Vec<u8> {
+        let kinds = self.payloads.iter().map(|(kind, _)| *kind);
+        let mut next = kinds.skip(1).chain([0]);
+        let mut chain = Vec::new();
+        for (_, body) in &self.payloads {
+            chain.extend([next.next().unwrap_or(0), 0]);
+            chain.extend((4 + body.len() as u16).to_be_bytes());
+            chain.extend(body);
+        }
+        let mut message = Vec::new();
+        message.extend(self.spi_i.to_be_bytes());
+        message.extend(self.spi_r.to_be_bytes());
+        message.push(self.payloads.first().map_or(0, |(kind, _)| *kind));
+        message.extend([self.version, self.exchange, self.flags]);
+        message.extend(self.message_id.to_be_bytes());
+        message.extend((28 + chain.len() as u32).to_be_bytes());
+        message.extend(chain);
+        message
+    }
+}
+
+/// A ticket by value: a genuine envelope before a body that nobody here opens.
+#[must_use]
+pub fn ticket(key_id: u8, index: u32, k_tag: &SipKey, len: usize) -> Vec<u8> {
+    let envelope = Envelope {
+        kind: Kind::ByValue,
+        key_id,
+        node: 1,
+        flags: 0,
+        nonce: *b"frames_nonce",
+        index,
+        expiry_minutes: 30_000_000,
+    };
+    let mut ticket = envelope.seal(k_tag, &SipKey { k0: 8, k1: 9 }).to_vec();
+    ticket.resize(len, 0xb0);
+    ticket
+}
+
+fn internet_checksum(octets: &[u8]) -> u16 {
+    let (words, _) = octets.as_chunks::<2>();
+    let sum: u32 = words
+        .iter()
+        .map(|word| u32::from(u16::from_be_bytes(*word)))
+        .sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !((sum & 0xffff) + (sum >> 16)) as u16
+}
