@@ -1,3 +1,46 @@
-//! Set-up, build, demo, tests and benchmarks.
+//! The verbs of `cargo xtask`. Each is one file; this one only knows their names.
+//!
+//! None of our own crates is imported here: a verb runs cargo and tools, so that the set-up works
+//! before anything else compiles.
 
-fn main() {}
+mod build;
+mod packages;
+mod places;
+mod setup;
+mod shell;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::places::Places;
+
+/// Rekindle's set-up, builds, lab and tests.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Verb {
+    /// Fetch what the BPF build, the lab and the peers need, into the cache.
+    Setup(setup::Arguments),
+    /// Build the host binaries, and with --bpf both objects of the gate.
+    Build(build::Arguments),
+}
+
+fn main() -> ExitCode {
+    match run(Verb::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    let places = Places::find()?;
+    match verb {
+        Verb::Setup(arguments) => setup::run(&places, &arguments),
+        Verb::Build(arguments) => build::run(&places, &arguments),
+    }
+}

@@ -1,0 +1,201 @@
+//! Finds the compiler and the linker for BPF, and says in one line what is missing.
+//!
+//! The sources of `core` decide: rustup's pinned toolchain is used if it has them, else Debian's
+//! compiler from the cache. bpf-linker reads the compiler's bitcode, so its LLVM major must match.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::packages::{BPF_LINKER_ONLY, BPF_WITH_COMPILER, Group};
+use crate::places::{self, Places};
+use crate::shell;
+
+/// The bpf-linker release that the objects are linked with.
+const LINKER: &str = "0.13.0";
+
+/// A compiler that has the sources of `core`.
+pub(crate) struct Compiler {
+    rustc: PathBuf,
+    /// Where its shared libraries are, if not where the loader looks.
+    libraries: Option<PathBuf>,
+    /// First and second line of identification: release and commit.
+    pub(crate) version: String,
+    llvm: u32,
+}
+
+impl Compiler {
+    /// rustup's toolchain if it has rust-src, else Debian's from the cache.
+    pub(crate) fn find(places: &Places) -> Result<Self> {
+        let pinned = Self::at(Path::new("rustc"), None, places)?;
+        if pinned.has_sources(places) {
+            return Ok(pinned);
+        }
+        let Some(folder) = BPF_WITH_COMPILER.found(places) else {
+            bail!(
+                "no BPF compiler: run `cargo xtask setup` (Debian) or \
+                 `rustup component add rust-src`"
+            );
+        };
+        let libraries = libraries(&folder)?;
+        Self::at(&folder.join("usr/bin/rustc"), Some(libraries), places)
+    }
+
+    /// Which packages the BPF build needs on this machine.
+    pub(crate) fn packages(places: &Places) -> &'static Group {
+        match Self::at(Path::new("rustc"), None, places) {
+            Ok(pinned) if pinned.has_sources(places) => &BPF_LINKER_ONLY,
+            _ => &BPF_WITH_COMPILER,
+        }
+    }
+
+    /// A cargo command that compiles with this compiler.
+    pub(crate) fn cargo(&self) -> Command {
+        let mut cargo = Command::new("cargo");
+        cargo.env("RUSTC", &self.rustc).env("RUSTC_BOOTSTRAP", "1");
+        for inherited in ["RUSTFLAGS", "RUSTC_WRAPPER", "CARGO_BUILD_TARGET"] {
+            cargo.env_remove(inherited);
+        }
+        if let Some(libraries) = &self.libraries {
+            cargo.env("LD_LIBRARY_PATH", libraries);
+        }
+        cargo
+    }
+
+    fn at(rustc: &Path, libraries: Option<PathBuf>, places: &Places) -> Result<Self> {
+        let mut command = Command::new(rustc);
+        if let Some(libraries) = &libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
+        let text = shell::read(command.arg("-vV").current_dir(&places.root))?;
+        let field = |name: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(name));
+            found
+                .map(str::trim)
+                .with_context(|| format!("rustc -vV has no {name}"))
+        };
+        let llvm = field("LLVM version:")?;
+        let llvm = llvm
+            .split('.')
+            .next()
+            .unwrap_or_default()
+            .parse()
+            .context("LLVM version")?;
+        let version = format!("{} {}", field("release:")?, field("commit-hash:")?);
+        Ok(Self {
+            rustc: rustc.to_owned(),
+            libraries,
+            version,
+            llvm,
+        })
+    }
+
+    fn has_sources(&self, places: &Places) -> bool {
+        let mut command = Command::new(&self.rustc);
+        command
+            .args(["--print", "sysroot"])
+            .current_dir(&places.root);
+        shell::read(&mut command).is_ok_and(|sysroot| {
+            Path::new(sysroot.trim())
+                .join("lib/rustlib/src/rust/library/Cargo.lock")
+                .is_file()
+        })
+    }
+}
+
+/// bpf-linker of the compiler's LLVM, if it was built.
+pub(crate) fn linker(places: &Places, compiler: &Compiler) -> Option<PathBuf> {
+    Some(tools(places, compiler).join("bin/bpf-linker")).filter(|file| file.is_file())
+}
+
+/// Builds bpf-linker against the LLVM of the cache, or the system's of the same major.
+pub(crate) fn install_linker(places: &Places, compiler: &Compiler) -> Result<()> {
+    if linker(places, compiler).is_some() {
+        return Ok(());
+    }
+    let llvm = Llvm::find(places, compiler.llvm)?;
+    let root = tools(places, compiler);
+    shell::step(
+        &format!("building bpf-linker {LINKER} for LLVM {}", compiler.llvm),
+        || {
+            let partial = root.with_extension("partial");
+            shell::remove(&partial)?;
+            let mut cargo = Command::new("cargo");
+            cargo.args(["install", "bpf-linker", "--version", LINKER, "--locked"]);
+            cargo.args([
+                "--no-default-features",
+                "--features",
+                &format!("llvm-{}", compiler.llvm),
+            ]);
+            cargo
+                .arg("--root")
+                .arg(&partial)
+                .env("CARGO_TARGET_DIR", partial.join("build"));
+            cargo
+                .env("LLVM_PREFIX", &llvm.prefix)
+                .env_remove("RUSTFLAGS");
+            if let Some(libraries) = &llvm.libraries {
+                // The linker finds its LLVM by itself, whoever starts it.
+                let flag = format!("-Clink-arg=-Wl,-rpath,{}", libraries.display());
+                cargo.env("CARGO_ENCODED_RUSTFLAGS", flag);
+                cargo
+                    .env("LD_LIBRARY_PATH", libraries)
+                    .env("LIBRARY_PATH", libraries);
+            }
+            shell::run(cargo.current_dir(&places.root))?;
+            shell::remove(&partial.join("build"))?;
+            shell::remove(&root)?;
+            Ok(fs::rename(&partial, &root)?)
+        },
+    )
+}
+
+struct Llvm {
+    prefix: PathBuf,
+    libraries: Option<PathBuf>,
+}
+
+impl Llvm {
+    fn find(places: &Places, major: u32) -> Result<Self> {
+        for group in [&BPF_WITH_COMPILER, &BPF_LINKER_ONLY] {
+            let Some(folder) = group.found(places) else {
+                continue;
+            };
+            let prefix = folder.join(format!("usr/lib/llvm-{major}"));
+            if prefix.is_dir() {
+                return Ok(Self {
+                    prefix,
+                    libraries: Some(libraries(&folder)?),
+                });
+            }
+        }
+        for program in [format!("llvm-config-{major}"), "llvm-config".to_owned()] {
+            let ask = |what| shell::read(Command::new(&program).arg(what));
+            if ask("--version").is_ok_and(|said| said.starts_with(&format!("{major}."))) {
+                let prefix = ask("--prefix")?.trim().into();
+                return Ok(Self {
+                    prefix,
+                    libraries: None,
+                });
+            }
+        }
+        bail!("no LLVM {major} with headers: install llvm-{major}-dev or your system's llvm-devel")
+    }
+}
+
+fn tools(places: &Places, compiler: &Compiler) -> PathBuf {
+    let key = places::key([LINKER, &compiler.llvm.to_string(), std::env::consts::ARCH]);
+    places.cache.join(format!("tools-{key}"))
+}
+
+/// Debian keeps shared libraries in a folder named after the machine.
+fn libraries(folder: &Path) -> Result<PathBuf> {
+    let library = folder.join("usr/lib");
+    fs::read_dir(&library)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.to_string_lossy().ends_with("-linux-gnu"))
+        .with_context(|| format!("no machine folder in {}", library.display()))
+}
