@@ -42,9 +42,15 @@ impl Aead {
 
     /// Encrypts `text` in place and appends the tag. An `iv` must never come twice under one key.
     pub fn seal(&self, iv: [u8; 8], aad: &[u8], text: &mut Vec<u8>) {
+        self.seal_with(self.nonce(iv), aad, text);
+    }
+
+    /// As [`Self::seal`], with the whole nonce given; the salt is not used.
+    pub fn seal_with(&self, nonce: [u8; 12], aad: &[u8], text: &mut Vec<u8>) {
+        let nonce = Nonce::assume_unique_for_key(nonce);
         let sealed = self
             .key
-            .seal_in_place_append_tag(self.nonce(iv), Aad::from(aad), text);
+            .seal_in_place_append_tag(nonce, Aad::from(aad), text);
         // ring refuses only texts beyond 64 GiB; a datagram has 64 KiB.
         if sealed.is_err() {
             text.clear();
@@ -58,16 +64,27 @@ impl Aead {
         aad: &[u8],
         text: &'a mut [u8],
     ) -> Result<&'a [u8], Corrupt> {
-        match self.key.open_in_place(self.nonce(iv), Aad::from(aad), text) {
+        self.open_with(self.nonce(iv), aad, text)
+    }
+
+    /// As [`Self::open`], with the whole nonce given; the salt is not used.
+    pub fn open_with<'a>(
+        &self,
+        nonce: [u8; 12],
+        aad: &[u8],
+        text: &'a mut [u8],
+    ) -> Result<&'a [u8], Corrupt> {
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        match self.key.open_in_place(nonce, Aad::from(aad), text) {
             Ok(plain) => Ok(plain),
             Err(_) => Err(Corrupt),
         }
     }
 
-    fn nonce(&self, iv: [u8; 8]) -> Nonce {
+    const fn nonce(&self, iv: [u8; 8]) -> [u8; 12] {
         let [s0, s1, s2, s3] = self.salt;
         let [i0, i1, i2, i3, i4, i5, i6, i7] = iv;
-        Nonce::assume_unique_for_key([s0, s1, s2, s3, i0, i1, i2, i3, i4, i5, i6, i7])
+        [s0, s1, s2, s3, i0, i1, i2, i3, i4, i5, i6, i7]
     }
 }
 

@@ -2,7 +2,13 @@
 //! the datagram does not hold, and say where they stopped.
 
 pub mod cursor;
+pub mod delete;
+pub mod encrypted;
+pub mod header;
 pub mod id;
+pub mod notify;
+pub mod payload;
+pub mod sa;
 pub mod ts;
 
 use thiserror::Error;
