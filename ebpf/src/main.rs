@@ -1,0 +1,65 @@
+//! The gate: the XDP program in front of the daemon. It tells a resumption that holds a real
+//! ticket from a forged one before the kernel has built a socket buffer.
+//!
+//! A frame goes through three stages: read (`frame`), judge (`gate_abi::classify`, with what the
+//! daemon told by way of `maps`), count (`counters`). There is no panic path: an object with one
+//! does not load.
+
+#![no_std]
+#![no_main]
+#![cfg_attr(feature = "direct", feature(asm_experimental_arch))]
+
+mod counters;
+mod frame;
+mod maps;
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use gate_abi::classify::{Frame, Verdict, classify};
+
+#[cfg(not(feature = "direct"))]
+use crate::frame::Copied as Whole;
+#[cfg(feature = "direct")]
+use crate::frame::Direct as Whole;
+use crate::maps::Told;
+
+/// For interfaces whose frames lie in one buffer.
+#[xdp]
+pub fn gate(context: XdpContext) -> u32 {
+    judge(&Whole::new(&context))
+}
+
+/// For interfaces with an MTU beyond one page. Direct access sees the first buffer alone, so this
+/// one reads by helper in either object.
+#[xdp(frags)]
+pub fn gate_frags(context: XdpContext) -> u32 {
+    judge(&frame::Copied::new(&context))
+}
+
+#[inline(always)]
+fn judge<F: Frame>(frame: &F) -> u32 {
+    let verdict = classify(frame, &Told);
+    counters::add(verdict.reason(), frame.octets());
+    match verdict {
+        Verdict::Pass(_) => XDP_PASS,
+        Verdict::Drop(_) => XDP_DROP,
+    }
+}
+
+/// The loader insists on this symbol (`gate_abi::maps::ABI_SYMBOL`), so that a daemon and an
+/// object of another layout never meet.
+#[unsafe(no_mangle)]
+static GATE_ABI_1: Global<u32> = Global::new(gate_abi::maps::ABI_VERSION);
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Never unreachable_unchecked: the verifier refuses this loop, which proves that no check was
+    // left that could fail.
+    loop {}
+}
