@@ -2,9 +2,11 @@
 //! sockets, clocks or randomness of its own.
 
 pub mod crypto;
+pub mod defence;
 pub mod io;
 pub mod kernel;
 pub mod peer;
 pub mod sa;
+pub mod ticket;
 pub mod view;
 pub mod wire;

@@ -1,6 +1,15 @@
-//! What a configuration offers, and which offer of a peer we take (RFC 7296, 2.7).
+//! What a configuration offers, and which offer of a peer we take (RFC 7296, 2.7 and 3.3.6).
 
-use crate::crypto::{Encryption, Group, Prf};
+use std::fmt;
+
+use crate::{
+    crypto::{Encryption, Group, Prf},
+    kernel::EspCipher,
+    wire::{
+        WireError,
+        sa::{self, Offer, PROTOCOL_ESP, PROTOCOL_IKE, Proposal, Transform, transform},
+    },
+};
 
 /// One complete set of transforms of an IKE SA.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -11,4 +20,288 @@ pub struct IkeSuite {
     pub prf: Prf,
     /// Key exchange.
     pub group: Group,
+}
+
+impl fmt::Display for IkeSuite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            encryption,
+            prf,
+            group,
+        } = self;
+        write!(f, "{}-{}-{}", encryption.name(), prf.name(), group.name())
+    }
+}
+
+impl IkeSuite {
+    fn transforms(self) -> [Transform; 3] {
+        let (id, key_bits) = self.encryption.transform();
+        [
+            Transform {
+                kind: transform::ENCR,
+                id,
+                key_bits,
+            },
+            Transform {
+                kind: transform::PRF,
+                id: self.prf.number(),
+                key_bits: None,
+            },
+            Transform {
+                kind: transform::KE,
+                id: self.group.number(),
+                key_bits: None,
+            },
+        ]
+    }
+
+    fn is_offered_by(self, proposal: &Proposal<'_>) -> bool {
+        covers(proposal, &self.transforms())
+    }
+}
+
+/// What the peer's offer came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Chosen<T> {
+    /// Number of the peer's proposal.
+    pub number: u8,
+    /// What we took of it.
+    pub suite: T,
+}
+
+/// Appends the SA payload that offers the suites, each as a proposal of its own, best first.
+pub fn offer_ike(suites: &[IkeSuite], out: &mut Vec<u8>) {
+    let offers: Vec<_> = numbered(suites)
+        .map(|(number, suite)| Offer {
+            number,
+            protocol: PROTOCOL_IKE,
+            spi: &[],
+            transforms: suite.transforms().to_vec(),
+        })
+        .collect();
+    sa::emit(&offers, out);
+}
+
+/// Appends the SA payload that says which suite was chosen.
+pub fn answer_ike(chosen: Chosen<IkeSuite>, out: &mut Vec<u8>) {
+    let transforms = chosen.suite.transforms().to_vec();
+    sa::emit(
+        &[Offer {
+            number: chosen.number,
+            protocol: PROTOCOL_IKE,
+            spi: &[],
+            transforms,
+        }],
+        out,
+    );
+}
+
+/// The first of our suites that the peer offers; its KE payload's group wins among equals so that no
+/// round trip is wasted on INVALID_KE_PAYLOAD.
+pub fn choose_ike(
+    body: &[u8],
+    ours: &[IkeSuite],
+    ke_group: Option<Group>,
+) -> Result<Option<Chosen<IkeSuite>>, WireError> {
+    let find = |wanted: &dyn Fn(&IkeSuite) -> bool| -> Result<_, WireError> {
+        for suite in ours.iter().copied().filter(wanted) {
+            let offered = |proposal: &Proposal<'_>| {
+                proposal.protocol == PROTOCOL_IKE && suite.is_offered_by(proposal)
+            };
+            if let Some(proposal) = sa::parse(body)?.find(offered) {
+                return Ok(Some(Chosen {
+                    number: proposal.number,
+                    suite,
+                }));
+            }
+        }
+        Ok(None)
+    };
+    match find(&|suite| Some(suite.group) == ke_group)? {
+        Some(chosen) => Ok(Some(chosen)),
+        None => find(&|_| true),
+    }
+}
+
+/// A Child SA's choice, with the peer's inbound SPI.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct EspChoice {
+    /// Number of the peer's proposal.
+    pub number: u8,
+    /// Cipher.
+    pub cipher: EspCipher,
+    /// Extended sequence numbers.
+    pub esn: bool,
+    /// The peer's SPI.
+    pub spi: u32,
+}
+
+/// Appends the SA payload that offers the ciphers for a Child SA, with and without ESN.
+pub fn offer_esp(ciphers: &[EspCipher], spi: u32, out: &mut Vec<u8>) {
+    let spi = spi.to_be_bytes();
+    let offers: Vec<_> = numbered(ciphers)
+        .map(|(number, cipher)| Offer {
+            number,
+            protocol: PROTOCOL_ESP,
+            spi: &spi,
+            transforms: vec![
+                esp_transform(cipher),
+                esn_transform(true),
+                esn_transform(false),
+            ],
+        })
+        .collect();
+    sa::emit(&offers, out);
+}
+
+/// Appends the SA payload that says what was chosen for a Child SA.
+pub fn answer_esp(choice: &EspChoice, our_spi: u32, out: &mut Vec<u8>) {
+    let transforms = vec![esp_transform(choice.cipher), esn_transform(choice.esn)];
+    let spi = our_spi.to_be_bytes();
+    sa::emit(
+        &[Offer {
+            number: choice.number,
+            protocol: PROTOCOL_ESP,
+            spi: &spi,
+            transforms,
+        }],
+        out,
+    );
+}
+
+/// The first of our ciphers that the peer offers; ESN if it offers that.
+pub fn choose_esp(body: &[u8], ours: &[EspCipher]) -> Result<Option<EspChoice>, WireError> {
+    for &cipher in ours {
+        for esn in [true, false] {
+            let wanted = [esp_transform(cipher), esn_transform(esn)];
+            for proposal in sa::parse(body)? {
+                let Ok(spi) = <[u8; 4]>::try_from(proposal.spi) else {
+                    continue;
+                };
+                if proposal.protocol == PROTOCOL_ESP && covers(&proposal, &wanted) {
+                    let (number, spi) = (proposal.number, u32::from_be_bytes(spi));
+                    return Ok(Some(EspChoice {
+                        number,
+                        cipher,
+                        esn,
+                        spi,
+                    }));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a proposal has one transform of each wanted kind and demands no kind beyond: a kind that
+/// the proposal has and we do not must offer NONE (RFC 7296, 3.3.6).
+fn covers(proposal: &Proposal<'_>, wanted: &[Transform]) -> bool {
+    let none_is_enough = |kind| proposal.transforms().any(|t| t.kind == kind && t.id == 0);
+    wanted
+        .iter()
+        .all(|want| proposal.transforms().any(|t| t == *want))
+        && proposal
+            .transforms()
+            .all(|t| wanted.iter().any(|want| want.kind == t.kind) || none_is_enough(t.kind))
+}
+
+fn numbered<T: Copy>(list: &[T]) -> impl Iterator<Item = (u8, T)> {
+    (1..=u8::MAX)
+        .zip(list.iter().copied())
+        .take(sa::MAX_PROPOSALS)
+}
+
+const fn esp_transform(cipher: EspCipher) -> Transform {
+    let (id, key_bits) = match cipher {
+        EspCipher::AesGcm128 => (20, Some(128)),
+        EspCipher::AesGcm256 => (20, Some(256)),
+        EspCipher::ChaCha20Poly1305 => (28, None),
+    };
+    Transform {
+        kind: transform::ENCR,
+        id,
+        key_bits,
+    }
+}
+
+const fn esn_transform(esn: bool) -> Transform {
+    Transform {
+        kind: transform::ESN,
+        id: esn as u16,
+        key_bits: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAST: IkeSuite = IkeSuite {
+        encryption: Encryption::AesGcm128,
+        prf: Prf::HmacSha256,
+        group: Group::X25519,
+    };
+    const OTHER: IkeSuite = IkeSuite {
+        encryption: Encryption::AesGcm256,
+        prf: Prf::HmacSha384,
+        group: Group::P384,
+    };
+
+    #[test]
+    fn our_order_decides_but_the_key_exchange_at_hand_comes_first() {
+        let mut body = Vec::new();
+        offer_ike(&[OTHER, FAST], &mut body);
+        let chosen = |ke| choose_ike(&body, &[FAST, OTHER], ke).unwrap().unwrap();
+        assert_eq!(
+            chosen(None),
+            Chosen {
+                number: 2,
+                suite: FAST
+            }
+        );
+        assert_eq!(
+            chosen(Some(Group::P384)),
+            Chosen {
+                number: 1,
+                suite: OTHER
+            }
+        );
+        assert_eq!(choose_ike(&body, &[], None), Ok(None));
+    }
+
+    #[test]
+    fn an_integrity_algorithm_beside_an_aead_is_refused_unless_none_is_offered() {
+        let mut transforms = FAST.transforms().to_vec();
+        transforms.push(Transform {
+            kind: transform::INTEG,
+            id: 12,
+            key_bits: None,
+        });
+        let mut offer = Offer {
+            number: 1,
+            protocol: PROTOCOL_IKE,
+            spi: &[],
+            transforms,
+        };
+        let mut body = Vec::new();
+        sa::emit(std::slice::from_ref(&offer), &mut body);
+        assert_eq!(choose_ike(&body, &[FAST], None), Ok(None));
+        offer.transforms.push(Transform {
+            kind: transform::INTEG,
+            id: 0,
+            key_bits: None,
+        });
+        body.clear();
+        sa::emit(&[offer], &mut body);
+        assert!(choose_ike(&body, &[FAST], None).unwrap().is_some());
+    }
+
+    #[test]
+    fn an_esp_offer_without_spi_is_skipped() {
+        let mut body = Vec::new();
+        offer_esp(&[EspCipher::AesGcm128], 0x0102_0304, &mut body);
+        let choice = choose_esp(&body, &[EspCipher::AesGcm128]).unwrap().unwrap();
+        assert_eq!((choice.spi, choice.esn), (0x0102_0304, true));
+        assert_eq!(choose_esp(&body, &[EspCipher::AesGcm256]), Ok(None));
+    }
 }

@@ -41,8 +41,9 @@ impl Delete {
             Self::Esp(spis) => {
                 out.extend_from_slice(&[PROTOCOL_ESP, 4]);
                 out.extend_from_slice(&(spis.len() as u16).to_be_bytes());
-                spis.iter()
-                    .for_each(|spi| out.extend_from_slice(&spi.to_be_bytes()));
+                for spi in spis {
+                    out.extend_from_slice(&spi.to_be_bytes());
+                }
             }
         }
     }

@@ -91,7 +91,7 @@ impl<'a> Chain<'a> {
             chain: Cursor::new(octets),
         };
         let mut count = 0;
-        while let Some(payload) = walk.next() {
+        for payload in walk.by_ref() {
             let Payload { kind, critical, .. } = payload?;
             count += 1;
             if count > Self::MAX_PAYLOADS {

@@ -1,0 +1,75 @@
+//! NAT detection (RFC 7296, 2.23): each side sends hashes of the addresses it sees, and whoever finds
+//! its own view missing knows of a NAT.
+
+use std::net::SocketAddr;
+
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+
+use crate::{
+    io::Path,
+    wire::{header::Header, header::Spi, notify::NotifyKind, payload::Chain, payload::ChainWriter},
+};
+
+/// Who sits behind a NAT.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Nat {
+    /// We do: our address is not the one the peer sees.
+    pub local: bool,
+    /// The peer does.
+    pub remote: bool,
+}
+
+impl Nat {
+    /// Whether ESP goes into UDP.
+    #[must_use]
+    pub const fn found(self) -> bool {
+        self.local || self.remote
+    }
+
+    /// Compares what the peer says with what we see. A peer that says nothing has no NAT, as far as
+    /// we can know.
+    #[must_use]
+    pub fn detect(chain: &Chain<'_>, header: &Header, path: &Path) -> Self {
+        let hash_of = |end| hash(header.spi_i, header.spi_r, end);
+        let says = |kind| chain.notifies().any(|notify| notify.kind == kind);
+        let confirms = |kind, end| {
+            let expected = hash_of(end);
+            chain
+                .notifies()
+                .any(|notify| notify.kind == kind && notify.data == expected)
+        };
+        let (source, destination) = (
+            NotifyKind::NAT_DETECTION_SOURCE_IP,
+            NotifyKind::NAT_DETECTION_DESTINATION_IP,
+        );
+        Self {
+            local: says(destination) && !confirms(destination, path.local),
+            remote: says(source) && !confirms(source, path.remote),
+        }
+    }
+
+    /// Appends our two notifications to a first message.
+    pub fn announce(chain: &mut ChainWriter, spi_i: Spi, spi_r: Spi, path: &Path) {
+        chain.notify(
+            NotifyKind::NAT_DETECTION_SOURCE_IP,
+            &hash(spi_i, spi_r, path.local),
+        );
+        chain.notify(
+            NotifyKind::NAT_DETECTION_DESTINATION_IP,
+            &hash(spi_i, spi_r, path.remote),
+        );
+    }
+}
+
+/// SHA-1 is what the RFC says; nothing rests on its strength here.
+fn hash(spi_i: Spi, spi_r: Spi, end: SocketAddr) -> [u8; 20] {
+    let mut input = [spi_i, spi_r].concat();
+    match end {
+        SocketAddr::V4(v4) => input.extend_from_slice(&v4.ip().octets()),
+        SocketAddr::V6(v6) => input.extend_from_slice(&v6.ip().octets()),
+    }
+    input.extend_from_slice(&end.port().to_be_bytes());
+    let mut out = [0; 20];
+    out.copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, &input).as_ref());
+    out
+}

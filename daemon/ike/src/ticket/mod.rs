@@ -1,0 +1,10 @@
+//! Session tickets (RFC 5723): what they carry, how the gateway seals and opens them, and what the
+//! client keeps beside the octets it cannot read.
+
+pub mod record;
+pub mod seal;
+pub mod state;
+
+pub use record::SessionRecord;
+pub use seal::{Keyring, Opened, Refused};
+pub use state::TicketState;

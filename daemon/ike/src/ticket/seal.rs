@@ -1,0 +1,356 @@
+//! The gateway's ticket keys: sealing a state into a ticket, and telling a ticket of ours from
+//! everything else. The format is in `docs/formats/ticket.md`; the envelope is shared with the gate.
+
+use gate_abi::{
+    sip::SipKey,
+    ticket::{ENVELOPE_LEN, Envelope, EnvelopeError, Kind, MIN_TICKET, PADDED_TOTALS, TAG_OFFSET},
+};
+use ring::hkdf;
+use zeroize::Zeroize;
+
+use super::state::TicketState;
+use crate::{
+    crypto::{
+        Encryption, Secret,
+        aead::{Aead, TAG_LEN},
+    },
+    io::TicketRoot,
+};
+
+/// What names a ticket.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct TicketName {
+    /// Epoch.
+    pub key_id: u8,
+    /// Index within it.
+    pub index: u32,
+}
+
+/// A ticket of ours, opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its name.
+    pub name: TicketName,
+    /// When it ends, Unix seconds.
+    pub expiry: u64,
+    /// What it carries.
+    pub state: TicketState,
+}
+
+/// Why a ticket is not honoured. Each becomes TICKET_NACK (RFC 5723, 4.3.2).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refused {
+    /// Shorter than any ticket, or of an unknown kind, version or flag.
+    Shape,
+    /// No live key has this id.
+    UnknownKey,
+    /// The envelope's tag is wrong.
+    Forged,
+    /// Another node issued it.
+    OtherNode,
+    /// Its time is over, or it was issued in the future.
+    Expired,
+    /// It has opened an SA already.
+    Used,
+    /// The envelope is ours, the body is not.
+    Body,
+    /// By reference, and this gateway keeps no references.
+    Reference,
+    /// The connection is gone or was changed since, or no longer allows the suite.
+    Policy,
+}
+
+impl Refused {
+    /// A fixed word for logs and counters.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Shape => "shape",
+            Self::UnknownKey => "unknown_key",
+            Self::Forged => "forged",
+            Self::OtherNode => "other_node",
+            Self::Expired => "expired",
+            Self::Used => "used",
+            Self::Body => "body",
+            Self::Reference => "reference",
+            Self::Policy => "policy",
+        }
+    }
+}
+
+/// The gateway's live epochs, newest last. At most 256 exist, one for each key id.
+#[derive(Debug, Default)]
+pub struct Keyring {
+    node: u8,
+    epochs: Vec<Epoch>,
+}
+
+struct Epoch {
+    key_id: u8,
+    aead: Aead,
+    k_tag: SipKey,
+    k_mask: SipKey,
+}
+
+impl Keyring {
+    /// An empty ring of the node with this number.
+    #[must_use]
+    pub const fn new(node: u8) -> Self {
+        Self {
+            node,
+            epochs: Vec::new(),
+        }
+    }
+
+    /// Adds an epoch; one with the same id is replaced.
+    pub fn add(&mut self, root: &TicketRoot) {
+        self.retire(root.key_id);
+        let derive = |label: &str, out: &mut [u8]| derive(&root.root, label, self.node, out);
+        let mut key = [0; 36];
+        if let Some(key) = key.get_mut(..32) {
+            derive("rekindle ticket enc", key);
+        }
+        let key_and_salt = Secret::from(&key[..]);
+        key.zeroize();
+        let Some(aead) = Aead::new(Encryption::AesGcm256, &key_and_salt) else {
+            return;
+        };
+        self.epochs.push(Epoch {
+            key_id: root.key_id,
+            aead,
+            k_tag: sip_key(root, "rekindle ticket tag", self.node),
+            k_mask: sip_key(root, "rekindle ticket mask", self.node),
+        });
+    }
+
+    /// Forgets an epoch: its tickets are refused from now on.
+    pub fn retire(&mut self, key_id: u8) {
+        self.epochs.retain(|epoch| epoch.key_id != key_id);
+    }
+
+    /// Seals a state. `expiry` in Unix seconds is rounded down to a minute. `None` if the epoch is
+    /// not in the ring or the state is too long for any ticket.
+    #[must_use]
+    pub fn seal(
+        &self,
+        name: TicketName,
+        expiry: u64,
+        nonce: [u8; 12],
+        state: &TicketState,
+    ) -> Option<Vec<u8>> {
+        let epoch = self.epoch(name.key_id)?;
+        let envelope = Envelope {
+            kind: Kind::ByValue,
+            key_id: name.key_id,
+            node: self.node,
+            flags: 0,
+            nonce,
+            index: name.index,
+            expiry_minutes: u32::try_from(expiry / 60).ok()?,
+        };
+        let mut ticket = envelope.seal(&epoch.k_tag, &epoch.k_mask).to_vec();
+        let plain = state.encode();
+        let least = ENVELOPE_LEN + plain.len() + TAG_LEN;
+        let total = PADDED_TOTALS.into_iter().find(|total| *total >= least)?;
+        let mut body = plain.expose().to_vec();
+        body.resize(total - ENVELOPE_LEN - TAG_LEN, 0);
+        epoch
+            .aead
+            .seal_with(nonce, ticket.get(..TAG_OFFSET)?, &mut body);
+        ticket.append(&mut body);
+        Some(ticket)
+    }
+
+    /// Opens a ticket: shape, then the envelope's tag, then time, then the body. Whether it was used
+    /// is for the ledger to say.
+    pub fn open(&self, ticket: &[u8], wall: u64) -> Result<Opened, Refused> {
+        let (head, body) = ticket
+            .split_first_chunk::<ENVELOPE_LEN>()
+            .ok_or(Refused::Shape)?;
+        if ticket.len() < MIN_TICKET {
+            return Err(Refused::Shape);
+        }
+        gate_abi::ticket::shape(head).map_err(|_| Refused::Shape)?;
+        let epoch = self
+            .epoch(gate_abi::ticket::key_id_of(head))
+            .ok_or(Refused::UnknownKey)?;
+        let envelope =
+            Envelope::open(head, &epoch.k_tag, &epoch.k_mask).map_err(|error| match error {
+                EnvelopeError::Tag => Refused::Forged,
+                EnvelopeError::Kind | EnvelopeError::Version | EnvelopeError::Flags => {
+                    Refused::Shape
+                }
+            })?;
+        if envelope.node != self.node {
+            return Err(Refused::OtherNode);
+        }
+        let expiry = u64::from(envelope.expiry_minutes) * 60;
+        if wall >= expiry {
+            return Err(Refused::Expired);
+        }
+        if envelope.kind == Kind::ByReference {
+            return Err(Refused::Reference);
+        }
+        let mut text = body.to_vec();
+        let aad = head.get(..TAG_OFFSET).unwrap_or_default();
+        let opened = epoch.aead.open_with(envelope.nonce, aad, &mut text);
+        let state = opened
+            .ok()
+            .and_then(|plain| TicketState::decode(plain).ok());
+        text.zeroize();
+        let state = state.ok_or(Refused::Body)?;
+        // A clock that was set back must not make a ticket live longer than it was meant to.
+        if state.issued > wall + CLOCK_TOLERANCE_SECS {
+            return Err(Refused::Expired);
+        }
+        let name = TicketName {
+            key_id: envelope.key_id,
+            index: envelope.index,
+        };
+        Ok(Opened {
+            name,
+            expiry,
+            state,
+        })
+    }
+
+    /// Ids of the live epochs with the keys the gate may know: `k_tag` and nothing else.
+    pub fn tag_keys(&self) -> impl Iterator<Item = (u8, SipKey)> {
+        self.epochs.iter().map(|epoch| (epoch.key_id, epoch.k_tag))
+    }
+
+    fn epoch(&self, key_id: u8) -> Option<&Epoch> {
+        self.epochs.iter().find(|epoch| epoch.key_id == key_id)
+    }
+}
+
+/// How far in the future an issue time may lie: the step after which the gate's expiry check is
+/// switched off as well.
+const CLOCK_TOLERANCE_SECS: u64 = 300;
+
+/// The tag key of one epoch as 16 octets, for whoever fills the gate's map without a ring.
+#[must_use]
+pub fn tag_key(root: &TicketRoot, node: u8) -> [u8; 16] {
+    let mut key = [0; 16];
+    derive(&root.root, "rekindle ticket tag", node, &mut key);
+    key
+}
+
+fn sip_key(root: &TicketRoot, label: &str, node: u8) -> SipKey {
+    let mut key = [0; 16];
+    derive(&root.root, label, node, &mut key);
+    let sip = SipKey::from_octets(key);
+    key.zeroize();
+    sip
+}
+
+/// HKDF-SHA-256 (RFC 5869) of the root; label and node are the info.
+fn derive(root: &Secret, label: &str, node: u8, out: &mut [u8]) {
+    struct Len(usize);
+    impl hkdf::KeyType for Len {
+        fn len(&self) -> usize {
+            self.0
+        }
+    }
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"rekindle ticket root").extract(root.expose());
+    let node = [node];
+    let info = [label.as_bytes(), &node];
+    // Fails only for more than 255 hash lengths; the longest output here is one.
+    let filled = prk
+        .expand(&info, Len(out.len()))
+        .and_then(|okm| okm.fill(out));
+    debug_assert!(filled.is_ok());
+}
+
+impl std::fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Epoch({})", self.key_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ticket::state::tests::sample;
+
+    const WALL: u64 = 1_800_000_000;
+    const NAME: TicketName = TicketName {
+        key_id: 7,
+        index: 65_537,
+    };
+
+    fn ring() -> Keyring {
+        let mut ring = Keyring::new(1);
+        ring.add(&TicketRoot {
+            key_id: 7,
+            root: Secret::new(vec![42; 32]),
+        });
+        ring
+    }
+
+    fn ticket() -> Vec<u8> {
+        ring()
+            .seal(NAME, WALL + 3600, [5; 12], &sample())
+            .expect("fits")
+    }
+
+    #[test]
+    fn a_ticket_opens_to_what_was_sealed() {
+        let opened = ring().open(&ticket(), WALL).expect("ours");
+        assert_eq!(opened.name, NAME);
+        assert_eq!(opened.expiry, WALL + 3600);
+        assert_eq!(opened.state.sk_d, sample().sk_d);
+    }
+
+    #[test]
+    fn with_two_names_of_32_octets_and_a_pre_shared_key_256_octets_are_enough() {
+        assert_eq!(ticket().len(), 256);
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_is_refused() {
+        let (ring, ticket) = (ring(), ticket());
+        for bit in 0..ticket.len() * 8 {
+            let mut forged = ticket.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            assert!(ring.open(&forged, WALL).is_err(), "bit {bit}");
+        }
+        for end in 0..ticket.len() {
+            assert!(ring.open(&ticket[..end], WALL).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn each_reason_is_told_apart() {
+        let (mut ring, ticket) = (ring(), ticket());
+        let with = |at: usize, octet: u8| {
+            let mut changed = ticket.clone();
+            changed[at] = octet;
+            changed
+        };
+        assert_eq!(ring.open(&with(0, 0x31), WALL).err(), Some(Refused::Shape));
+        assert_eq!(
+            ring.open(&with(1, 8), WALL).err(),
+            Some(Refused::UnknownKey)
+        );
+        assert_eq!(ring.open(&with(4, 8), WALL).err(), Some(Refused::Forged));
+        assert_eq!(ring.open(&with(40, 8), WALL).err(), Some(Refused::Body));
+        assert_eq!(
+            ring.open(&ticket, WALL + 3600).err(),
+            Some(Refused::Expired)
+        );
+        assert_eq!(ring.open(&ticket, WALL - 301).err(), Some(Refused::Expired));
+        ring.retire(7);
+        assert_eq!(ring.open(&ticket, WALL).err(), Some(Refused::UnknownKey));
+    }
+
+    #[test]
+    fn another_node_has_other_keys() {
+        let mut other = Keyring::new(2);
+        other.add(&TicketRoot {
+            key_id: 7,
+            root: Secret::new(vec![42; 32]),
+        });
+        assert_eq!(other.open(&ticket(), WALL).err(), Some(Refused::Forged));
+    }
+}
