@@ -4,6 +4,7 @@
 //! before anything else compiles.
 
 mod build;
+mod lab;
 mod packages;
 mod places;
 mod setup;
@@ -25,6 +26,8 @@ enum Verb {
     Setup(setup::Arguments),
     /// Build the host binaries, and with --bpf both objects of the gate.
     Build(build::Arguments),
+    /// Run a command or a shell in fresh namespaces on a chosen kernel.
+    Lab(lab::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -42,5 +45,6 @@ fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Setup(arguments) => setup::run(&places, &arguments),
         Verb::Build(arguments) => build::run(&places, &arguments),
+        Verb::Lab(arguments) => lab::run(&places, &arguments),
     }
 }

@@ -71,6 +71,26 @@ pub(crate) fn ensure(places: &Places, yes: bool) -> Result<Vec<String>> {
     Ok(missing)
 }
 
+/// Fetches one group, after asking; for a verb that needs no more.
+pub(crate) fn ensure_only(places: &Places, group: &'static Group, yes: bool) -> Result<()> {
+    if group.found(places).is_some() {
+        return Ok(());
+    }
+    ask_once(places, &[packages(places, group)], yes)?;
+    group.fetch(places)
+}
+
+fn ask_once(places: &Places, needs: &[Need], yes: bool) -> Result<()> {
+    if yes || shell::in_ci() {
+        return Ok(());
+    }
+    eprintln!("{}", table(places, needs));
+    if !shell::ask("Fetch what is missing into the cache?")? {
+        bail!("nothing was fetched; `cargo test` works without it");
+    }
+    Ok(())
+}
+
 /// One row of the table.
 struct Need {
     what: &'static str,

@@ -1,13 +1,18 @@
 //! Running tools: what is checked, and where their output goes.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Instant;
-use std::{env, fs};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+
+/// Pieces of output on their way from a command to whoever shows them.
+const QUEUE: usize = 64;
 
 /// Runs `command` with its output on our stderr, so that stdout stays free for results.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
@@ -38,6 +43,64 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs `command` within `limit`, handing its merged output to `show`; the result is its status.
+pub(crate) fn stream(
+    command: &mut Command,
+    interactive: bool,
+    limit: Duration,
+    show: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<u8> {
+    let status = stream_until(command, interactive, limit, &mut |octets| {
+        show(octets)?;
+        Ok(false)
+    })?;
+    let signal = status.signal().map_or(1, |signal| 128 + signal);
+    Ok(u8::try_from(status.code().unwrap_or(signal)).unwrap_or(1))
+}
+
+/// Like [`stream`], but kills the command as soon as `show` says that it has seen enough.
+pub(crate) fn stream_until(
+    command: &mut Command,
+    interactive: bool,
+    limit: Duration,
+    show: &mut dyn FnMut(&[u8]) -> Result<bool>,
+) -> Result<ExitStatus> {
+    let (mut reader, writer) = io::pipe()?;
+    command.stdin(if interactive {
+        Stdio::inherit()
+    } else {
+        Stdio::null()
+    });
+    command.stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn().with_context(|| name(command))?;
+    // The command keeps our ends of the pipe, and with them the reader would never see the end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+
+    let (sender, pieces) = mpsc::sync_channel(QUEUE);
+    thread::spawn(move || {
+        let mut buffer = vec![0; 8192];
+        while let Ok(length @ 1..) = reader.read(&mut buffer) {
+            if sender.send(buffer[..length].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let done = match pieces.recv_timeout(left) {
+            Ok(piece) => show(&piece),
+            Err(RecvTimeoutError::Disconnected) => return Ok(child.wait()?),
+            Err(RecvTimeoutError::Timeout) => Err(anyhow!("not done after {} s", limit.as_secs())),
+        };
+        if !matches!(done, Ok(false)) {
+            child.kill()?;
+            let status = child.wait()?;
+            return done.map(|_| status);
+        }
+    }
 }
 
 /// Says what takes long before it starts, and how long it took.

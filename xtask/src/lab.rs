@@ -1,0 +1,257 @@
+//! `cargo xtask lab`: a command or a shell in fresh namespaces on a kernel of choice.
+//!
+//! The kernel with ESP is found by trying: the host's own if an SA can be added there, else
+//! user-mode Linux from the cache, which needs no root and no KVM.
+
+mod uml;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+use std::{env, process};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::packages::{LAB, PEERS};
+use crate::places::Places;
+use crate::{setup, shell};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The kernel to run on; by default the first that has ESP.
+    #[arg(long)]
+    kernel: Option<Kernel>,
+    /// Give up and kill everything after this many seconds.
+    #[arg(long, default_value_t = 3600)]
+    timeout: u64,
+    /// Fetch what is missing without asking.
+    #[arg(long)]
+    yes: bool,
+    /// The command; a shell if there is none.
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+/// Where a command's namespaces are made.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kernel {
+    /// This machine's own; needs root.
+    Host,
+    /// User-mode Linux.
+    Uml,
+    /// A virtual machine.
+    Qemu,
+}
+
+pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.kernel != Some(Kernel::Host) {
+        setup::ensure_only(places, &LAB, arguments.yes)?;
+    }
+    let kernel = match arguments.kernel {
+        Some(kernel) => kernel,
+        None => Kernel::with_esp(places)?,
+    };
+    let mut command = arguments.command.clone();
+    let interactive = command.is_empty();
+    if interactive {
+        command.push(env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned()));
+    }
+    let limit = Duration::from_secs(arguments.timeout);
+    let status = Lab {
+        kernel,
+        interactive,
+        limit,
+    }
+    .run(places, &command, &mut |octets| {
+        use std::io::Write as _;
+        let mut out = std::io::stdout().lock();
+        out.write_all(octets)?;
+        Ok(out.flush()?)
+    })?;
+    Ok(ExitCode::from(status))
+}
+
+impl Kernel {
+    /// The first kernel in which an ESP SA can be added.
+    pub(crate) fn with_esp(places: &Places) -> Result<Self> {
+        if host_has_esp() {
+            return Ok(Self::Host);
+        }
+        uml::preflight(places).context("no kernel with ESP: the host's own has none, and")?;
+        Ok(Self::Uml)
+    }
+
+    /// The kernel's name as the tests are told it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Uml => "uml",
+            Self::Qemu => "qemu",
+        }
+    }
+}
+
+/// How a command is to run.
+pub(crate) struct Lab {
+    pub(crate) kernel: Kernel,
+    /// Connect the terminal.
+    pub(crate) interactive: bool,
+    /// Everything is killed after this long.
+    pub(crate) limit: Duration,
+}
+
+impl Lab {
+    /// Runs `command` and hands its output to `show` as it comes; the result is its exit status.
+    pub(crate) fn run(
+        &self,
+        places: &Places,
+        command: &[String],
+        show: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<u8> {
+        let folder = Folder::create(places)?;
+        match self.kernel {
+            Kernel::Host => {
+                if !shell::is_root() {
+                    bail!("--kernel host needs root; --kernel uml does not");
+                }
+                let init = folder.write(places, self.kernel, command, "")?;
+                let mut lab = killed_with_us("unshare");
+                lab.args([
+                    "--mount",
+                    "--net",
+                    "--pid",
+                    "--fork",
+                    "--kill-child",
+                    "--mount-proc",
+                ]);
+                lab.arg("sh").arg(init);
+                shell::stream(&mut lab, self.interactive, self.limit, show)
+            }
+            Kernel::Uml => {
+                uml::preflight(places)?;
+                let mark = format!("@lab-{}", folder.name());
+                let init = folder.write(places, self.kernel, command, &mark)?;
+                uml::boot(places, &init, &mark, self, show)
+            }
+            Kernel::Qemu => bail!(
+                "the virtual machine is not built yet; --kernel uml runs the same suites here"
+            ),
+        }
+    }
+}
+
+/// The init script and its settings; removed when the lab ends.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn create(places: &Places) -> Result<Self> {
+        let nonce = std::time::SystemTime::UNIX_EPOCH.elapsed()?.subsec_nanos();
+        let folder = places
+            .root
+            .join(format!("target/lab/{}-{nonce}", process::id()));
+        if folder.to_string_lossy().contains(char::is_whitespace) {
+            // The path travels on a kernel command line.
+            bail!("the lab cannot run below a folder with blanks in its name");
+        }
+        fs::create_dir_all(&folder)?;
+        Ok(Self(folder))
+    }
+
+    fn name(&self) -> String {
+        self.0
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    fn write(
+        &self,
+        places: &Places,
+        kernel: Kernel,
+        command: &[String],
+        mark: &str,
+    ) -> Result<PathBuf> {
+        let mut text = String::new();
+        for (name, value) in env::vars_os() {
+            let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
+                continue;
+            };
+            if is_plain(name) && !NOT_KEPT.contains(&name) {
+                writeln!(text, "export {name}={}", quote(value))?;
+            }
+        }
+        let path = |folder: Option<PathBuf>| folder.unwrap_or_default().display().to_string();
+        let directory = env::current_dir()?.display().to_string();
+        for (name, value) in [
+            ("LAB_KERNEL", kernel.name()),
+            ("LAB_PACKAGES", &path(LAB.found(places))),
+            ("LAB_PEERS", &path(PEERS.found(places))),
+            ("LAB_DIRECTORY", &directory),
+            ("LAB_MARK", mark),
+            ("REKINDLE_LAB", kernel.name()),
+            ("TMPDIR", "/run/lab/tmp"),
+        ] {
+            writeln!(text, "export {name}={}", quote(value))?;
+        }
+        writeln!(
+            text,
+            "export PATH=\"$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin\""
+        )?;
+        let words: Vec<_> = command.iter().map(|word| quote(word)).collect();
+        writeln!(text, "set -- {}", words.join(" "))?;
+        fs::write(self.0.join("settings"), text)?;
+
+        let init = self.0.join("init");
+        fs::write(&init, include_str!("lab/init.sh"))?;
+        fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+        Ok(init)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = shell::remove(&self.0);
+    }
+}
+
+/// A command that the kernel kills when we die, however that happens.
+fn killed_with_us(program: impl AsRef<Path>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program.as_ref());
+    command
+}
+
+fn host_has_esp() -> bool {
+    let (Some(ip), true) = (shell::which("ip"), shell::is_root()) else {
+        return false;
+    };
+    let mut command = Command::new("unshare");
+    command
+        .arg("--net")
+        .arg(ip)
+        .args(PROBE.split(' '))
+        .args(["0x0102030405060708090a0b0c0d0e0f1011121314", "128"]);
+    shell::read(&mut command).is_ok()
+}
+
+const PROBE: &str = "xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x1000 mode tunnel \
+                     aead rfc4106(gcm(aes))";
+
+/// The lab has its own; cargo's library path would hide the system's.
+const NOT_KEPT: &[&str] = &["LD_LIBRARY_PATH", "PWD", "OLDPWD", "TMPDIR", "_"];
+
+fn is_plain(name: &str) -> bool {
+    !name.starts_with(|c: char| c.is_ascii_digit())
+        && name
+            .bytes()
+            .all(|octet| octet.is_ascii_alphanumeric() || octet == b'_')
+}
+
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
