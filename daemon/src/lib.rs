@@ -1,1 +1,3 @@
 //! The parts of `rekindled`, as a library so that tests can reach them.
+
+pub mod config;

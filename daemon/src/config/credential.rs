@@ -1,0 +1,291 @@
+//! Pre-shared keys, certificates and private keys as operators keep them: text with the prefixes of
+//! both Swans, PEM or DER files.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use ike::crypto::{Secret, SignError, SignatureScheme};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::document::{keeps_world_out, read_bounded};
+
+/// Longest certificate or key file, in octets.
+pub const MAX_CREDENTIAL_OCTETS: u64 = 256 << 10;
+/// Certificates in one file.
+pub const MAX_CERTIFICATES: usize = 64;
+/// Longest pre-shared key, in octets.
+pub const MAX_PSK_OCTETS: usize = 1024;
+
+/// PKCS#8 around the SEC1 key of a P-256 pair: version, algorithm and the OCTET STRING's tag.
+const PKCS8_VERSION: &[u8] = &[0x02, 0x01, 0x00];
+const P256_ALGORITHM: &[u8] = &[
+    0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
+    0xce, 0x3d, 0x03, 0x01, 0x07,
+];
+
+/// An ECDSA P-256 key that signs for one connection.
+///
+/// `ring` holds the private scalar and does not wipe it.
+pub struct PrivateKey {
+    pair: EcdsaKeyPair,
+    random: SystemRandom,
+}
+
+impl PrivateKey {
+    /// Signs `octets`; what [`ike::io::Env::sign`] asks for.
+    pub fn sign(&self, scheme: SignatureScheme, octets: &[u8]) -> Result<Vec<u8>, SignError> {
+        match scheme {
+            SignatureScheme::EcdsaP256Sha256 => self
+                .pair
+                .sign(&self.random, octets)
+                .map(|signature| signature.as_ref().to_vec())
+                .map_err(|_| SignError),
+        }
+    }
+
+    /// Whether the certificate holds this key's public half. The point is looked for as octets: a
+    /// certificate without it is certainly another key's, which is the mistake to catch.
+    pub(super) fn belongs_to(&self, certificate: &[u8]) -> bool {
+        let point = self.pair.public_key().as_ref();
+        certificate
+            .windows(point.len())
+            .any(|window| window == point)
+    }
+
+    /// From PKCS#8 or SEC1, in PEM or DER.
+    fn parse(octets: &[u8]) -> Result<Self, String> {
+        let mut key = if is_pem(octets) {
+            PrivateKeyDer::from_pem_slice(octets).map_err(|_| {
+                "holds no private key in PEM; encrypted keys are not read".to_owned()
+            })?
+        } else {
+            PrivateKeyDer::try_from(octets)
+                .map_err(|_| "is neither PEM nor the DER of a private key".to_owned())?
+                .clone_key()
+        };
+        let pkcs8 = match &key {
+            PrivateKeyDer::Pkcs8(key) => Some(Zeroizing::new(key.secret_pkcs8_der().to_vec())),
+            PrivateKeyDer::Sec1(key) => Some(pkcs8_of_sec1(key.secret_sec1_der())),
+            _ => None,
+        };
+        key.zeroize();
+        let random = SystemRandom::new();
+        let pair = pkcs8.and_then(|key| {
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &key, &random).ok()
+        });
+        let pair = pair.ok_or(
+            "is not an ECDSA P-256 key, the only kind of this release; make one with \
+             openssl ecparam -name prime256v1 -genkey",
+        )?;
+        Ok(Self { pair, random })
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKey(ECDSA P-256)")
+    }
+}
+
+/// Where certificate and key files are looked for: in the folder of their kind beside the main
+/// file, as swanctl has it, then beside the main file itself.
+#[derive(Debug)]
+pub(super) struct CredentialFolders {
+    pub(super) base: PathBuf,
+}
+
+impl CredentialFolders {
+    /// Our own chain, leaf first.
+    pub(super) fn chain(&self, name: &str) -> Result<Vec<Vec<u8>>, String> {
+        certificates(&self.find("x509", name))
+    }
+
+    /// Authorities.
+    pub(super) fn authorities(&self, name: &str) -> Result<Vec<Vec<u8>>, String> {
+        certificates(&self.find("x509ca", name))
+    }
+
+    /// A private key, which nobody but owner and group may reach.
+    pub(super) fn private_key(&self, name: &str) -> Result<PrivateKey, String> {
+        let path = self.find("private", name);
+        let (octets, mode) = read(&path)?;
+        if !keeps_world_out(mode) {
+            return Err(format!(
+                "{}: everybody on this machine can reach the private key; chmod 0600 it",
+                path.display()
+            ));
+        }
+        PrivateKey::parse(&octets).map_err(|what| format!("{}: {what}", path.display()))
+    }
+
+    fn find(&self, kind: &str, name: &str) -> PathBuf {
+        let in_kind = self.base.join(kind).join(name);
+        if in_kind.exists() {
+            in_kind
+        } else {
+            self.base.join(name)
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), String> {
+    read_bounded(path, MAX_CREDENTIAL_OCTETS)
+        .map_err(|error| format!("{} cannot be read: {error}", path.display()))
+}
+
+fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, String> {
+    let (octets, _) = read(path)?;
+    let fail = |what: &str| Err(format!("{}: {what}", path.display()));
+    let found = if is_pem(&octets) {
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&octets)
+            .take(MAX_CERTIFICATES + 1)
+            .map(|one| one.map(|der| der.as_ref().to_vec()))
+            .collect();
+        match found {
+            Ok(found) => found,
+            Err(_) => return fail("is damaged PEM"),
+        }
+    } else {
+        vec![octets.to_vec()]
+    };
+    if found.is_empty() {
+        return fail("holds no certificate");
+    }
+    if found.len() > MAX_CERTIFICATES {
+        return fail("holds more than 64 certificates");
+    }
+    if !found.iter().all(|der| is_one_sequence(der)) {
+        return fail("does not hold X.509 certificates");
+    }
+    Ok(found)
+}
+
+fn is_pem(octets: &[u8]) -> bool {
+    octets.windows(11).any(|window| window == b"-----BEGIN ")
+}
+
+/// Whether the octets are one DER SEQUENCE from end to end. What is inside is for the path
+/// validation to judge.
+fn is_one_sequence(der: &[u8]) -> bool {
+    let (header, length) = match der {
+        [0x30, length @ 0..=0x7f, ..] => (2, usize::from(*length)),
+        [0x30, 0x81, length, ..] => (3, usize::from(*length)),
+        [0x30, 0x82, high, low, ..] => (4, usize::from(u16::from_be_bytes([*high, *low]))),
+        _ => return false,
+    };
+    der.len() == header + length
+}
+
+/// `ring` reads EC keys in PKCS#8 only (RFC 5958, 2); SEC1 (RFC 5915) is its innermost part.
+fn pkcs8_of_sec1(sec1: &[u8]) -> Zeroizing<Vec<u8>> {
+    let key = Zeroizing::new(der(0x04, &[sec1]));
+    Zeroizing::new(der(0x30, &[PKCS8_VERSION, P256_ALGORITHM, &key]))
+}
+
+fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let mut out = Vec::with_capacity(length + 4);
+    out.push(tag);
+    match u8::try_from(length) {
+        Ok(short @ 0..=0x7f) => out.push(short),
+        Ok(long) => out.extend_from_slice(&[0x81, long]),
+        // A P-256 key has about 120 octets; whatever gets here is refused as a key.
+        Err(_) => out.extend_from_slice(&[0x82, (length >> 8) as u8, length as u8]),
+    }
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    out
+}
+
+/// A pre-shared key: `0x` and hexadecimal digits, `0s` and base64, else the text's own octets.
+pub(super) fn pre_shared(text: &str) -> Result<Secret, &'static str> {
+    let secret = if let Some(digits) = text.strip_prefix("0x") {
+        Secret::new(hexadecimal(digits).ok_or("has an odd or wrong digit after 0x")?)
+    } else if let Some(digits) = text.strip_prefix("0s") {
+        Secret::new(base64(digits).ok_or("is not base64 after 0s")?)
+    } else {
+        Secret::from(text.as_bytes())
+    };
+    if secret.is_empty() {
+        return Err("is empty; a key has at least one octet, and should have 16 random ones");
+    }
+    if secret.len() > MAX_PSK_OCTETS {
+        return Err("is longer than 1024 octets");
+    }
+    Ok(secret)
+}
+
+fn hexadecimal(digits: &str) -> Option<Vec<u8>> {
+    let digit = |octet: u8| char::from(octet).to_digit(16).map(|value| value as u8);
+    let mut out = Zeroizing::new(Vec::with_capacity(digits.len() / 2));
+    for pair in digits.as_bytes().chunks(2) {
+        let &[high, low] = pair else { return None };
+        out.push(digit(high)? << 4 | digit(low)?);
+    }
+    Some(std::mem::take(&mut *out))
+}
+
+/// Base64 (RFC 4648, 4); padding may be left out.
+fn base64(digits: &str) -> Option<Vec<u8>> {
+    let digits = digits
+        .strip_suffix("==")
+        .or_else(|| digits.strip_suffix('='))
+        .unwrap_or(digits);
+    let mut out = Zeroizing::new(Vec::with_capacity(digits.len() * 3 / 4));
+    for group in digits.as_bytes().chunks(4) {
+        if group.len() == 1 {
+            return None;
+        }
+        let mut bits = 0_u32;
+        for &octet in group {
+            let value = match octet {
+                b'A'..=b'Z' => octet - b'A',
+                b'a'..=b'z' => octet - b'a' + 26,
+                b'0'..=b'9' => octet - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                _ => return None,
+            };
+            bits = bits << 6 | u32::from(value);
+        }
+        let [_, octets @ ..] = (bits << (6 * (4 - group.len()))).to_be_bytes();
+        out.extend(octets.iter().take(group.len() - 1));
+    }
+    Some(std::mem::take(&mut *out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pre_shared_keys_are_read_as_both_swans_read_them() {
+        let octets = |text| pre_shared(text).map(|secret| secret.expose().to_vec());
+        assert_eq!(octets("swordfish"), Ok(b"swordfish".to_vec()));
+        assert_eq!(octets("0x00fFa1"), Ok(vec![0, 0xff, 0xa1]));
+        assert_eq!(octets("0sAP+h"), Ok(vec![0, 0xff, 0xa1]));
+        assert_eq!(octets("0sAP8="), Ok(vec![0, 0xff]));
+        assert_eq!(octets("0sAA"), Ok(vec![0]));
+        for wrong in ["", "0x", "0x0", "0xzz", "0s", "0s*", "0sA", "0sAAAAA"] {
+            assert!(octets(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(octets(&"a".repeat(MAX_PSK_OCTETS + 1)).is_err());
+    }
+
+    #[test]
+    fn a_sequence_must_fill_its_octets() {
+        assert!(is_one_sequence(&[0x30, 1, 0]));
+        assert!(!is_one_sequence(&[0x30, 2, 0]));
+        assert!(!is_one_sequence(&[0x30, 0x82, 0]));
+        assert!(!is_one_sequence(b"hello"));
+        assert!(!is_one_sequence(&[]));
+    }
+}

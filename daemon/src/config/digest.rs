@@ -1,0 +1,117 @@
+//! The digest by which a ticket or a stored session knows the settings it was made under. It is
+//! taken over a canonical text, so that comments, order and spelling of the file do not count.
+
+use std::fmt::Write as _;
+
+use ike::{
+    crypto::Secret,
+    peer::{Connection, Credential, Proof},
+};
+use ring::digest::{Digest, SHA256, digest};
+
+/// SHA-256 over everything of the connection but its present `digest`.
+pub(super) fn of(connection: &Connection) -> [u8; 32] {
+    let text = canonical(connection);
+    digest(&SHA256, text.as_bytes())
+        .as_ref()
+        .try_into()
+        .unwrap_or_default()
+}
+
+/// One setting a line. Secrets and certificates enter as their own hashes.
+fn canonical(connection: &Connection) -> String {
+    let Connection {
+        name,
+        local_addr,
+        remote_addr,
+        remote_port,
+        local,
+        remote,
+        ike_suites,
+        child,
+        ike_lifetime,
+        liveness,
+        resume,
+        digest: _,
+    } = connection;
+    let mut lines = Lines(String::from("rekindle connection 1\n"));
+    lines.add("name", &name);
+    lines.add_opt("local_addr", local_addr.as_ref());
+    lines.add_opt("remote_addr", remote_addr.as_ref());
+    lines.add("remote_port", &remote_port);
+    lines.add("local.id", &hex(&local.id.body()));
+    match &local.credential {
+        Credential::PreShared(secret) => lines.add("local.psk", &hash_of(secret)),
+        Credential::Certificate(chain) => {
+            for der in &chain.certificates {
+                lines.add("local.cert", &hash(der));
+            }
+        }
+    }
+    if let Some(id) = &remote.id {
+        lines.add("remote.id", &hex(&id.body()));
+    }
+    match &remote.proof {
+        Proof::PreShared(secret) => lines.add("remote.psk", &hash_of(secret)),
+        Proof::Certificate(anchors) => {
+            for der in &anchors.authorities {
+                lines.add("remote.ca", &hash(der));
+            }
+        }
+    }
+    for suite in ike_suites {
+        let names = (
+            suite.encryption.name(),
+            suite.prf.name(),
+            suite.group.name(),
+        );
+        lines.add("proposal", &format!("{}-{}-{}", names.0, names.1, names.2));
+    }
+    lines.add("ike_lifetime", &ike_lifetime.as_secs());
+    lines.add("dpd_delay", &liveness.as_secs());
+    lines.add("resume", &resume.enabled);
+    lines.add("ticket_lifetime", &resume.ticket_lifetime.as_secs());
+    lines.add("child", &child.name);
+    for selector in &child.local_ts {
+        lines.add("local_ts", selector);
+    }
+    for selector in &child.remote_ts {
+        lines.add("remote_ts", selector);
+    }
+    for cipher in &child.ciphers {
+        lines.add("esp_proposal", &super::proposal::cipher_name(*cipher));
+    }
+    lines.add("life_time", &child.lifetime.as_secs());
+    lines.0
+}
+
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, key: &str, value: &dyn std::fmt::Display) {
+        // Names and values hold no line breaks: names are checked, values are printed by us.
+        let _infallible = writeln!(self.0, "{key} {value}");
+    }
+
+    fn add_opt(&mut self, key: &str, value: Option<&impl std::fmt::Display>) {
+        if let Some(value) = value {
+            self.add(key, value);
+        }
+    }
+}
+
+fn hash_of(secret: &Secret) -> String {
+    hash(secret.expose())
+}
+
+fn hash(octets: &[u8]) -> String {
+    let hash: Digest = digest(&SHA256, octets);
+    hex(hash.as_ref())
+}
+
+fn hex(octets: &[u8]) -> String {
+    octets.iter().fold(String::new(), |mut text, octet| {
+        let _infallible = write!(text, "{octet:02x}");
+        text
+    })
+}

@@ -1,0 +1,246 @@
+//! The configuration: TOML files to typed values, with every problem named by file, line, column and
+//! key. Keys are those of `swanctl.conf` where it has one for the thing.
+
+mod connection;
+mod credential;
+mod digest;
+mod document;
+mod proposal;
+mod secrets;
+mod section;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ike::peer::Connection;
+use toml::{Spanned, de::DeTable};
+
+use self::{
+    connection::Surroundings,
+    credential::CredentialFolders,
+    document::{Document, Sink},
+    secrets::Secrets,
+    section::{Entry, Section},
+};
+pub use self::{
+    connection::{
+        DEFAULT_CHILD_LIFETIME, DEFAULT_IKE_LIFETIME, DEFAULT_LIVENESS, LIFETIME_BOUNDS,
+        LIVENESS_BOUNDS,
+    },
+    credential::{MAX_CERTIFICATES, MAX_CREDENTIAL_OCTETS, MAX_PSK_OCTETS, PrivateKey},
+    document::{ConfigErrors, MAX_FILE_OCTETS, MAX_PROBLEMS, Problem},
+    settings::{
+        DEFAULT_TICKET_LIFETIME, DaemonConfig, DataplaneChoice, GateConfig, GateMode, LogConfig,
+        LogLevel, MAX_LISTED, ResumeConfig, TICKET_LIFETIME_BOUNDS,
+    },
+};
+
+/// Longest name of a connection or child, in octets.
+pub const MAX_NAME: usize = 64;
+/// Connections of one daemon.
+pub const MAX_CONNECTIONS: usize = 10_000;
+/// Drop-in files.
+pub const MAX_DROP_INS: usize = 4096;
+
+/// Everything the files say.
+#[derive(Debug, Default)]
+pub struct Config {
+    /// `[daemon]`.
+    pub daemon: DaemonConfig,
+    /// `[resume]`.
+    pub resume: ResumeConfig,
+    /// `[gate]`.
+    pub gate: GateConfig,
+    /// `[log]`.
+    pub log: LogConfig,
+    /// `[connections]`, in the order of the files.
+    pub connections: Vec<Connection>,
+    /// The private keys of connections with a certificate, by connection.
+    pub private_keys: BTreeMap<Arc<str>, PrivateKey>,
+    /// Connections with `start = "up"`, in the order of the files.
+    pub start_up: Vec<Arc<str>>,
+}
+
+impl Config {
+    /// Reads `main`, then `conf.d/*.toml` and `secrets.toml` beside it. A drop-in's settings come
+    /// over earlier ones, by name; a connection is defined once.
+    pub fn load(main: &Path) -> Result<Self, ConfigErrors> {
+        let sink = Sink::default();
+        let config = Self::read(main, &sink);
+        if sink.is_empty() {
+            Ok(config)
+        } else {
+            Err(sink.into_inner())
+        }
+    }
+
+    fn read(main: &Path, sink: &Sink) -> Self {
+        let base = main.parent().unwrap_or(Path::new(""));
+        let mut documents: Vec<Document> = Document::read(main, sink).into_iter().collect();
+        documents.extend(
+            drop_ins(base, sink)
+                .iter()
+                .filter_map(|path| Document::read(path, sink)),
+        );
+        let secrets_path = base.join("secrets.toml");
+        let secret_document = secrets_path
+            .exists()
+            .then(|| Document::read(&secrets_path, sink))
+            .flatten();
+
+        let tables: Vec<_> = documents
+            .iter()
+            .filter_map(|one| parsed(one, sink))
+            .collect();
+        let secret_table = secret_document.as_ref().and_then(|one| parsed(one, sink));
+        let mut config = Self::default();
+        let mut secrets = Secrets::default();
+        let roots: Vec<Section<'_>> = tables
+            .iter()
+            .map(|(document, table)| {
+                Section::root(document, table, sink).only(&[
+                    "connections",
+                    "daemon",
+                    "gate",
+                    "log",
+                    "resume",
+                    "secrets",
+                ])
+            })
+            .collect();
+        if let Some((document, table)) = &secret_table {
+            let root = Section::root(document, table, sink).only(&["secrets"]);
+            take_secrets(&root, &mut secrets);
+        }
+        for root in &roots {
+            config.take_settings(root);
+            take_secrets(root, &mut secrets);
+        }
+        let around = Surroundings {
+            secrets: &secrets,
+            folders: &CredentialFolders {
+                base: base.to_path_buf(),
+            },
+            resume: config.resume,
+        };
+        for root in &roots {
+            config.take_connections(root, &around);
+        }
+        config
+    }
+
+    fn take_settings(&mut self, root: &Section<'_>) {
+        if let Some(section) = root.section("daemon", DaemonConfig::KEYS) {
+            self.daemon.take(&section);
+        }
+        if let Some(section) = root.section("resume", ResumeConfig::KEYS) {
+            self.resume.take(&section);
+        }
+        if let Some(section) = root.section("gate", GateConfig::KEYS) {
+            self.gate.take(&section);
+        }
+        if let Some(section) = root.section("log", LogConfig::KEYS) {
+            self.log.take(&section);
+        }
+    }
+
+    fn take_connections(&mut self, root: &Section<'_>, around: &Surroundings<'_>) {
+        let Some(table) = root.entry("connections").and_then(Entry::table) else {
+            return;
+        };
+        let mut names: BTreeSet<Arc<str>> = self
+            .connections
+            .iter()
+            .map(|one| Arc::clone(&one.name))
+            .collect();
+        for (name, entry) in table.entries() {
+            if names.contains(name) {
+                entry.fail("is defined in an earlier file already; rename one");
+                continue;
+            }
+            if self.connections.len() >= MAX_CONNECTIONS {
+                entry.fail(format!("is one more than {MAX_CONNECTIONS} connections"));
+                return;
+            }
+            let Some(parsed) = connection::read(name, entry, around) else {
+                continue;
+            };
+            let name = Arc::clone(&parsed.connection.name);
+            names.insert(Arc::clone(&name));
+            if parsed.start_up {
+                self.start_up.push(Arc::clone(&name));
+            }
+            if let Some(key) = parsed.key {
+                self.private_keys.insert(name, key);
+            }
+            self.connections.push(parsed.connection);
+        }
+    }
+}
+
+fn take_secrets(root: &Section<'_>, secrets: &mut Secrets) {
+    let Some(table) = root.entry("secrets").and_then(Entry::table) else {
+        return;
+    };
+    if root.document.is_private() {
+        secrets.take(&table);
+    } else {
+        table.fail(
+            "",
+            "everybody on this machine can read this file; chmod 0600 it",
+        );
+    }
+}
+
+/// The drop-ins beside the main file, sorted by name.
+fn drop_ins(base: &Path, sink: &Sink) -> Vec<PathBuf> {
+    let folder = base.join("conf.d");
+    let fail = |what: String| {
+        sink.push(Problem {
+            file: folder.clone(),
+            place: None,
+            key: String::new(),
+            what,
+        });
+    };
+    let listing = match fs::read_dir(&folder) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            fail(format!("cannot be read: {error}"));
+            return Vec::new();
+        }
+    };
+    let mut paths: Vec<PathBuf> = listing
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
+        .take(MAX_DROP_INS + 1)
+        .collect();
+    if paths.len() > MAX_DROP_INS {
+        fail(format!("holds more than {MAX_DROP_INS} files"));
+        paths.clear();
+    }
+    paths.sort();
+    paths
+}
+
+/// The table of a file; `None` once its syntax is wrong, for what follows would be guesswork.
+fn parsed<'a>(document: &'a Document, sink: &Sink) -> Option<(&'a Document, Spanned<DeTable<'a>>)> {
+    let (table, errors) = DeTable::parse_recoverable(&document.text);
+    for error in &errors {
+        // Only the parser's own words: its long form would print the line, and a secret with it.
+        let what = error.message().replace('\n', ", ");
+        sink.push(document.problem(&error.span().unwrap_or_default(), "", what));
+    }
+    errors.is_empty().then_some((document, table))
+}

@@ -1,0 +1,281 @@
+//! The mistakes an operator makes, one row each, and that each is named with its line and key.
+
+use super::{SMALL, problems};
+
+#[test]
+fn every_mistake_is_named_by_line_and_key() {
+    for (text, start) in WRONG {
+        let found = problems(text);
+        assert_eq!(found.len(), 1, "{text}: {found:#?}");
+        assert!(found[0].starts_with(start), "{text}: {found:#?}");
+    }
+    for (line, start) in WRONG_IN_CONNECTION {
+        let found = problems(&SMALL.replace("{}", line));
+        assert_eq!(found.len(), 1, "{line}: {found:#?}");
+        let start = format!("rekindle.toml:5: connections.rw.{start}");
+        assert!(found[0].starts_with(&start), "{line}: {found:#?}");
+    }
+}
+
+#[test]
+fn every_mistake_in_a_connection_is_named() {
+    for (old, new, start) in BROKEN {
+        assert!(SMALL.contains(old), "{old}");
+        let text = SMALL.replacen(old, new, 1).replace("{}", "");
+        let found = problems(&text);
+        let start = format!("rekindle.toml:{start}");
+        assert!(
+            found.iter().any(|one| one.starts_with(&start)),
+            "{text}\n{start}\n{found:#?}"
+        );
+    }
+}
+
+/// Main file, and how the one problem it has starts.
+const WRONG: &[(&str, &str)] = &[
+    (
+        "[daemn]\nnode = 1",
+        "rekindle.toml:1: daemn: unknown key; did you mean daemon?",
+    ),
+    (
+        "[daemon]\nnode = 256",
+        "rekindle.toml:2: daemon.node: must be from 0 to 255",
+    ),
+    (
+        "[daemon]\nnode = -1",
+        "rekindle.toml:2: daemon.node: must be from 0 to 255",
+    ),
+    (
+        "[daemon]\nnode = 99999999999999999999",
+        "rekindle.toml:2: daemon.node: must be from",
+    ),
+    (
+        "[daemon]\nnode = \"1\"",
+        "rekindle.toml:2: daemon.node: must be a number, not a string",
+    ),
+    (
+        "\n\n[daemon]\n\nike_prt = 1",
+        "rekindle.toml:5: daemon.ike_prt: unknown key; did you mean ike_port?",
+    ),
+    (
+        "[daemon]\nnatt_port = 500",
+        "rekindle.toml:1: daemon.natt_port: is the same as ike_port",
+    ),
+    (
+        "[daemon]\nlisten = [\"gw.example\"]",
+        "rekindle.toml:2: daemon.listen: is not an IP address",
+    ),
+    (
+        "[daemon]\nlisten = []",
+        "rekindle.toml:2: daemon.listen: takes 1 to 64",
+    ),
+    (
+        "[daemon]\nrun_dir = \"run\"",
+        "rekindle.toml:2: daemon.run_dir: must be an absolute path",
+    ),
+    (
+        "[daemon]\ndataplane = \"xfmr\"",
+        "rekindle.toml:2: daemon.dataplane: \"xfmr\" is none of xfrm, none; did you mean xfrm?",
+    ),
+    (
+        "daemon = 3",
+        "rekindle.toml:1: daemon: must be a table, not an integer",
+    ),
+    (
+        "[resume]\nenabled = \"yes\"",
+        "rekindle.toml:2: resume.enabled: must be true or false, not a string",
+    ),
+    (
+        "[resume]\nticket_lifetime = \"12\"",
+        "rekindle.toml:2: resume.ticket_lifetime: is not a time",
+    ),
+    (
+        "[resume]\nticket_lifetime = \"12 h\"",
+        "rekindle.toml:2: resume.ticket_lifetime: is not a time",
+    ),
+    (
+        "[resume]\nticket_lifetime = \"1s\"",
+        "rekindle.toml:2: resume.ticket_lifetime: must be from 1m to 30d",
+    ),
+    (
+        "[resume]\nticket_lifetime = \"99999999999999999d\"",
+        "rekindle.toml:2: resume.ticket_lifetime: is not a time",
+    ),
+    (
+        "[resume]\nticket_lifetime = 1.5",
+        "rekindle.toml:2: resume.ticket_lifetime: must be a time such as",
+    ),
+    (
+        "[gate]\nmode = \"on\"",
+        "rekindle.toml:2: gate.mode: \"on\" is none of auto, native, generic, off",
+    ),
+    (
+        "[gate]\ninterfaces = [\"a/b\"]",
+        "rekindle.toml:2: gate.interfaces: is not the name",
+    ),
+    (
+        "[log]\nlevel = 3",
+        "rekindle.toml:2: log.level: must be a string, not an integer",
+    ),
+    (
+        "[connections]\nrw = 1",
+        "rekindle.toml:2: connections.rw: must be a table",
+    ),
+    (
+        "[daemon]\nnode = 1\nnode = 2",
+        "rekindle.toml:3: : duplicate key",
+    ),
+    ("[daemon\nnode = 1", "rekindle.toml:1: : "),
+];
+
+/// A line of a connection, and how its one problem starts. The line is the fifth.
+const WRONG_IN_CONNECTION: &[(&str, &str)] = &[
+    (
+        "local_adrs = \"::1\"",
+        "local_adrs: unknown key; did you mean local_addrs?",
+    ),
+    (
+        "local_addrs = \"gw.example\"",
+        "local_addrs: \"gw.example\" is not an IP address; host names",
+    ),
+    (
+        "remote_addrs = [\"::1\", \"::2\"]",
+        "remote_addrs: takes exactly one address",
+    ),
+    ("remote_port = 0", "remote_port: must be from 1 to 65535"),
+    ("proposals = []", "proposals: is empty"),
+    (
+        "proposals = 1",
+        "proposals: must be a string or an array of strings, not an integer",
+    ),
+    (
+        "proposals = [\"default\", 1]",
+        "proposals: must be a string, not an integer",
+    ),
+    (
+        "proposals = \"aes128gcm16-x25519\"",
+        "proposals: \"aes128gcm16-x25519\" names no PRF",
+    ),
+    (
+        "proposals = \"aes128gcm16-prfsha256\"",
+        "proposals: \"aes128gcm16-prfsha256\" names no key exchange",
+    ),
+    (
+        "proposals = \"prfsha256-x25519\"",
+        "proposals: \"prfsha256-x25519\" names no cipher",
+    ),
+    (
+        "proposals = \"aes128-sha256-x25519\"",
+        "proposals: \"aes128\" is unknown; known are",
+    ),
+    (
+        "proposals = \"aes128gcm16-sha256-x25519\"",
+        "proposals: \"sha256\": the ciphers here authenticate",
+    ),
+    ("proposals = \"\"", "proposals: \"\" is unknown"),
+    ("dpd_delay = \"2d\"", "dpd_delay: must be from 0s to 1d"),
+    ("ike_lifetime = 0", "ike_lifetime: must be from 1m to 30d"),
+    (
+        "rekey_time = \"4h\"",
+        "rekey_time: SAs are not rekeyed by a timer",
+    ),
+    ("version = 2", "version: only IKEv2 is spoken"),
+    ("resume = 1", "resume: must be true or false"),
+    ("start = \"pu\"", "start: \"pu\" is none of up, none"),
+    ("\"\\u001b[2J\" = 1", "\"\\u{1b}[2J\": unknown key"),
+];
+
+/// What to replace in a good connection, by what, and how the one problem starts.
+const BROKEN: &[(&str, &str, &str)] = &[
+    (
+        "id = \"gw.example\"",
+        "id = \"CN=gw\"",
+        "3: connections.rw.local.id: \"CN=gw\" cannot be",
+    ),
+    (
+        ", id = \"gw.example\"",
+        "",
+        "3: connections.rw.local.id: is missing",
+    ),
+    ("local = ", "lcal = ", "1: connections.rw.local: is missing"),
+    (
+        "auth = \"psk\", id = \"g",
+        "id = \"g",
+        "3: connections.rw.local.auth: is missing",
+    ),
+    (
+        "auth = \"psk\", id = \"g",
+        "auth = \"rsa\", id = \"g",
+        "3: connections.rw.local.auth: \"rsa\" is none of psk, pubkey",
+    ),
+    (
+        "id = \"gw.example\"",
+        "id = \"g\", cert = \"x\"",
+        "3: connections.rw.local.cert: belongs to auth = \"pubkey\"",
+    ),
+    (
+        "psk = \"swordfish\"\n",
+        "\n",
+        "4: connections.rw.remote.secret: no pre-shared key",
+    ),
+    (
+        "psk = \"swordfish\"",
+        "psk = \"0xabc\"",
+        "2: connections.rw.psk: has an odd or wrong digit",
+    ),
+    (
+        "psk = \"swordfish\"",
+        "secret = \"nemo\"",
+        "2: connections.rw.secret: there is no secret \"nemo\"",
+    ),
+    (
+        "remote_ts = [\"10.2.0.0/24\"]",
+        "",
+        "6: connections.rw.children.net.remote_ts: is missing",
+    ),
+    (
+        "10.2.0.0/24",
+        "10.2.0.0/33",
+        "8: connections.rw.children.net.remote_ts: \"10.2.0.0/33\" is not a network",
+    ),
+    (
+        "[\"10.2.0.0/24\"]",
+        "[]",
+        "8: connections.rw.children.net.remote_ts: takes 1 to 16",
+    ),
+    (
+        "remote_ts",
+        "esp_proposals = \"aes128gcm16-x25519\"\nremote_ts",
+        "8: connections.rw.children.net.esp_proposals: \"x25519\": a Child SA has no key exchange",
+    ),
+    (
+        "remote_ts",
+        "esp_proposals = \"aes128gcm16-prfsha256\"\nremote_ts",
+        "8: connections.rw.children.net.esp_proposals: \"prfsha256\" is a PRF",
+    ),
+    (
+        "remote_ts",
+        "mode = \"tunnel\"\nremote_ts",
+        "8: connections.rw.children.net.mode: only tunnel mode",
+    ),
+    (
+        "remote_ts",
+        "life_time = \"0s\"\nremote_ts",
+        "8: connections.rw.children.net.life_time: must be from",
+    ),
+    (
+        "{}",
+        "children.two.local_ts = 1",
+        "6: connections.rw.children.net: a connection has exactly one child",
+    ),
+    (
+        "{}",
+        "start = \"up\"",
+        "1: connections.rw.start: \"up\" needs to know whom to call",
+    ),
+    (
+        "rw.children.net",
+        "rw.children.\"n t\"",
+        "6: connections.rw.children.\"n t\": a name has",
+    ),
+];
