@@ -1,1 +1,13 @@
-//! Namespaces, kernels, peers and floods.
+//! What the suites are made of: namespaces, captures, daemons, peers and the cases themselves.
+//!
+//! `cargo xtask test` starts the suite binaries inside a lab, so nothing here touches the machine's
+//! own network. The library's unit tests need no privilege and run under plain `cargo test`.
+
+pub mod capture;
+pub mod cases;
+pub mod netns;
+pub mod packet;
+pub mod peer;
+pub mod ping;
+pub mod process;
+pub mod suite;

@@ -22,12 +22,12 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
-    host(places, arguments.release)?;
     if arguments.bpf {
         for object in gate(places)? {
             println!("{}", object.display());
         }
     }
+    host(places, arguments.release)?;
     Ok(ExitCode::SUCCESS)
 }
 

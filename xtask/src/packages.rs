@@ -57,6 +57,7 @@ pub(crate) const LAB: Group = Group {
         "iputils-ping",
         "kmod",
         "iptables",
+        "ethtool",
     ],
     unpacked: 190,
 };
