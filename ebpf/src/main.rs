@@ -7,7 +7,7 @@
 
 #![no_std]
 #![no_main]
-#![cfg_attr(feature = "direct", feature(asm_experimental_arch))]
+#![feature(asm_experimental_arch)]
 
 mod counters;
 mod frame;
@@ -19,23 +19,21 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use gate_abi::classify::{Frame, Verdict, classify};
 
-#[cfg(not(feature = "direct"))]
-use crate::frame::Copied as Whole;
-#[cfg(feature = "direct")]
-use crate::frame::Direct as Whole;
+use crate::frame::Packet;
 use crate::maps::Told;
 
 /// For interfaces whose frames lie in one buffer.
 #[xdp]
 pub fn gate(context: XdpContext) -> u32 {
-    judge(&Whole::new(&context))
+    judge(&Packet::new(&context))
 }
 
-/// For interfaces with an MTU beyond one page. Direct access sees the first buffer alone, so this
-/// one reads by helper in either object.
+/// For interfaces with an MTU beyond one page. Direct access would see the first buffer alone, so
+/// only the portable object has this one.
+#[cfg(not(feature = "direct"))]
 #[xdp(frags)]
 pub fn gate_frags(context: XdpContext) -> u32 {
-    judge(&frame::Copied::new(&context))
+    judge(&Packet::new(&context))
 }
 
 #[inline(always)]

@@ -14,8 +14,10 @@ static KEYS: Array<KeySlot, KEYS_ENTRIES> = Array::new();
 #[btf_map]
 static SPI_KEYS: Array<KeySlot, SPI_KEYS_ENTRIES> = Array::new();
 
+/// The key is the 16 octets of an address, as words: a key lies on the stack, where the verifier
+/// wants every access aligned even if the packet's need not be.
 #[btf_map]
-static LOCAL: HashMap<[u8; 16], u64, LOCAL_ENTRIES> = HashMap::new();
+static LOCAL: HashMap<[u64; 2], u64, LOCAL_ENTRIES> = HashMap::new();
 
 #[btf_map]
 static CONFIG: Array<Config, 1> = Array::new();
@@ -47,7 +49,29 @@ impl Knowledge for Told {
 
     #[inline(always)]
     fn is_local(&self, address: &[u8; 16]) -> bool {
-        LOCAL.get_ptr(address).is_some()
+        let [
+            a0,
+            a1,
+            a2,
+            a3,
+            a4,
+            a5,
+            a6,
+            a7,
+            b0,
+            b1,
+            b2,
+            b3,
+            b4,
+            b5,
+            b6,
+            b7,
+        ] = *address;
+        let words = [
+            u64::from_ne_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+            u64::from_ne_bytes([b0, b1, b2, b3, b4, b5, b6, b7]),
+        ];
+        LOCAL.get_ptr(words).is_some()
     }
 
     #[inline(always)]

@@ -89,25 +89,6 @@ pub struct Count {
 pub struct Config {
     /// [`CHECK_OWN_SPI`], [`CHECK_LOCAL`], [`TICKET_KEYS_SET`].
     pub flags: u64,
-    /// Wall clock minus boot clock in seconds, two's complement.
-    pub wall_minus_boot: u64,
-}
-
-impl Config {
-    /// The value as it is written to the map.
-    #[must_use]
-    pub const fn words(&self) -> [u64; 2] {
-        [self.flags, self.wall_minus_boot]
-    }
-
-    /// Reads a value of the map.
-    #[must_use]
-    pub const fn from_words([flags, wall_minus_boot]: [u64; 2]) -> Self {
-        Self {
-            flags,
-            wall_minus_boot,
-        }
-    }
 }
 
 const _: () = {
@@ -115,6 +96,5 @@ const _: () = {
     assert!(core::mem::offset_of!(KeySlot, live) == 16);
     assert!(size_of::<Count>() == size_of::<[u64; 2]>() && align_of::<Count>() == 8);
     assert!(core::mem::offset_of!(Count, octets) == 8);
-    assert!(size_of::<Config>() == size_of::<[u64; 2]>() && align_of::<Config>() == 8);
-    assert!(core::mem::offset_of!(Config, wall_minus_boot) == 8);
+    assert!(size_of::<Config>() == size_of::<u64>() && align_of::<Config>() == 8);
 };

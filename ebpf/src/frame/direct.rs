@@ -1,0 +1,53 @@
+//! Reads where the packet lies. Needs a kernel that allows unaligned packet loads.
+
+use aya_ebpf::programs::XdpContext;
+use gate_abi::classify::Frame;
+
+use super::{OFFSET_MASK, opaque, unknown_zero};
+
+pub struct Direct {
+    data: usize,
+    end: usize,
+    zero: usize,
+}
+
+impl Direct {
+    #[inline(always)]
+    pub fn new(context: &XdpContext) -> Self {
+        let (data, end) = (context.data(), context.data_end());
+        let zero = unknown_zero(end - data);
+        Self { data, end, zero }
+    }
+}
+
+impl Frame for Direct {
+    #[inline(always)]
+    fn octets(&self) -> usize {
+        self.end - self.data
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        // The verifier bounds registers, not values: the checked offset and the checked pointer
+        // must be the ones that are used, so neither may be computed anew behind its check.
+        let at = opaque(at + self.zero);
+        if at > FARTHEST {
+            return None;
+        }
+        let start = opaque(self.data + at);
+        if start + N > self.end {
+            return None;
+        }
+        // SAFETY: the octets from start to start + N lie within the packet, and the kernel keeps it
+        // in place for as long as the program runs.
+        Some(unsafe { (start as *const [u8; N]).read() })
+    }
+
+    #[inline(always)]
+    fn settle(&self, at: usize) -> usize {
+        (at + self.zero) & OFFSET_MASK
+    }
+}
+
+/// The largest offset for which the verifier keeps track of a packet pointer, with room to read.
+const FARTHEST: usize = 0x7fff;
