@@ -1,3 +1,4 @@
 //! The parts of `rekindled`, as a library so that tests can reach them.
 
 pub mod config;
+pub mod gate;

@@ -1,0 +1,290 @@
+//! Links: made, pinned, found again, swapped and removed.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::{XdpLink, XdpLinkId};
+use aya::programs::{ProgramError, Xdp, XdpMode};
+use gate_abi::maps::{ABI_VERSION, PROGRAM, PROGRAM_FRAGS};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{FsType, statfs};
+use nix::unistd::geteuid;
+
+use super::interface::Interface;
+use super::objects::Objects;
+use super::{GateError, GateOptions, Mode, first_line};
+
+/// How the gate stands on one interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The interface.
+    pub interface: String,
+    /// How the gate is attached.
+    pub mode: Attached,
+    /// Why it is not native; empty if it is.
+    pub reason: String,
+}
+
+/// The modes that the kernel can have given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// In the driver, before a socket buffer exists.
+    Native,
+    /// Behind the driver.
+    Generic,
+    /// Not at all: the daemon judges alone.
+    None,
+}
+
+impl Attached {
+    /// The word an operator sees.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::None => "none",
+        }
+    }
+}
+
+/// `BPF_FS_MAGIC`.
+const BPF_FILE_SYSTEM: FsType = FsType(0xcafe_4a11);
+const LINKS: &str = "links";
+
+/// Makes the folder for maps of this ABI version, on a BPF file system that is ours alone.
+pub(super) fn prepare_folder(pin_dir: &Path) -> Result<PathBuf, GateError> {
+    let failed = |source| GateError::PinFolder {
+        path: pin_dir.to_owned(),
+        source,
+    };
+    prepare(pin_dir).map_err(failed)
+}
+
+fn prepare(pin_dir: &Path) -> io::Result<PathBuf> {
+    make_private(pin_dir)?;
+    if statfs(pin_dir)?.filesystem_type() != BPF_FILE_SYSTEM {
+        mount(
+            Some("bpf"),
+            pin_dir,
+            Some("bpf"),
+            MsFlags::empty(),
+            Some("mode=0700"),
+        )?;
+    }
+    let folder = pin_dir.join(format!("v{ABI_VERSION}"));
+    make_private(&pin_dir.join(LINKS))?;
+    make_private(&folder)?;
+    super::maps::discard_misfits(&folder)?;
+    Ok(folder)
+}
+
+/// Whoever may write to the folder may exchange keys and programs.
+fn make_private(folder: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    let found = fs::symlink_metadata(folder)?;
+    if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "is not a folder that only we can write to",
+        ));
+    }
+    Ok(())
+}
+
+/// Removes every pin below `pin_dir`, and with the last one the maps and links themselves.
+pub(super) fn remove_pins(pin_dir: &Path) -> Result<(), GateError> {
+    let failed = |source| GateError::PinFolder {
+        path: pin_dir.to_owned(),
+        source,
+    };
+    for entry in fs::read_dir(pin_dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        // The kernel may have put files of its own at the top of a BPF file system.
+        if entry.file_type().map_err(failed)?.is_dir() {
+            fs::remove_dir_all(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// The pinned links, by interface.
+#[derive(Default)]
+pub(super) struct Links(BTreeMap<String, PinnedLink>);
+
+impl Links {
+    /// Puts the gate on an interface, by the link already there if there is one.
+    pub(super) fn attach(
+        &mut self,
+        objects: &mut Objects,
+        interface: &str,
+        options: &GateOptions,
+    ) -> Attachment {
+        let pin = options.pin_dir.join(LINKS).join(interface);
+        let (mode, reason) = match attach(objects, interface, &pin, options.mode) {
+            Ok((link, mode, reason)) => {
+                self.0.insert(interface.to_owned(), link);
+                (mode, reason)
+            }
+            Err(reason) => (Attached::None, reason),
+        };
+        Attachment {
+            interface: interface.to_owned(),
+            mode,
+            reason,
+        }
+    }
+
+    pub(super) fn detach(self) {
+        for (interface, link) in self.0 {
+            // Without its pin the link ends with the descriptor that unpin returns. A pin that is
+            // already gone comes to the same.
+            drop(link.unpin());
+            wait_until_free(&interface);
+        }
+    }
+}
+
+type Outcome = Result<(PinnedLink, Attached, String), String>;
+
+fn attach(objects: &mut Objects, interface: &str, pin: &Path, mode: Mode) -> Outcome {
+    if let Some(link) = swap(objects, interface, pin, mode) {
+        let native = Interface::find(interface).is_ok_and(|now| now.xdp.is_some_and(|x| x.native));
+        let mode = if native {
+            Attached::Native
+        } else {
+            Attached::Generic
+        };
+        return Ok((link, mode, String::new()));
+    }
+    let found = Interface::find(interface).map_err(|error| error.to_string())?;
+    if let Some(taken) = found.xdp {
+        return Err(format!(
+            "XDP program {} already holds {interface}",
+            taken.program
+        ));
+    }
+    let mut refusals = Vec::new();
+    for (wanted, attached, name) in attempts(mode) {
+        match attach_new(objects, name, interface, wanted, pin) {
+            Ok(link) if attached == Attached::Native => {
+                return Ok((link, attached, String::new()));
+            }
+            Ok(link) => return Ok((link, attached, refusals.join("; "))),
+            Err(error) => refusals.push(format!("{name} {}: {error}", attached.name())),
+        }
+    }
+    Err(refusals.join("; "))
+}
+
+/// What to try, best first. Drivers refuse the one-buffer program on an MTU beyond a page.
+fn attempts(mode: Mode) -> impl Iterator<Item = (XdpMode, Attached, &'static str)> {
+    [
+        (XdpMode::Driver, Attached::Native, PROGRAM),
+        (XdpMode::Driver, Attached::Native, PROGRAM_FRAGS),
+        (XdpMode::Skb, Attached::Generic, PROGRAM),
+    ]
+    .into_iter()
+    .filter(move |(wanted, ..)| match mode {
+        Mode::Auto => true,
+        Mode::Native => *wanted == XdpMode::Driver,
+        Mode::Generic => *wanted == XdpMode::Skb,
+    })
+}
+
+fn attach_new(
+    objects: &mut Objects,
+    name: &'static str,
+    interface: &str,
+    mode: XdpMode,
+    pin: &Path,
+) -> Result<PinnedLink, String> {
+    let program = objects.program(name).ok_or("not loaded")?;
+    let id = program
+        .attach(interface, mode)
+        .map_err(|error| plain(&error))?;
+    let link = take(program, id).map_err(|error| plain(&error))?;
+    link.pin(pin).map_err(|error| first_line(&error))
+}
+
+/// Swaps the program under the link of an earlier daemon. `None` if there is no such link on this
+/// interface, or none that can be used; then its pin is gone.
+fn swap(objects: &mut Objects, interface: &str, pin: &Path, mode: Mode) -> Option<PinnedLink> {
+    let pinned = PinnedLink::from_pin(pin).ok()?;
+    let old = FdLink::from(pinned).info().ok()?.program_id();
+    let on_interface = Interface::find(interface).ok()?.xdp;
+    let usable = on_interface.is_some_and(|xdp| {
+        // The interface may have been made anew under its old name, or another mode is wanted.
+        let mode_fits = match mode {
+            Mode::Auto => true,
+            Mode::Native => xdp.native,
+            Mode::Generic => !xdp.native,
+        };
+        xdp.program == old && mode_fits
+    });
+    let swapped = usable
+        .then(|| {
+            [PROGRAM, PROGRAM_FRAGS]
+                .into_iter()
+                .find_map(|name| update(objects, name, pin))
+        })
+        .flatten();
+    if swapped.is_none() {
+        // Removing the pin is what detaches it.
+        let _ = fs::remove_file(pin);
+        wait_until_free(interface);
+    }
+    swapped
+}
+
+/// The kernel lets go of an unpinned link a little after the pin is gone (it waits for readers).
+fn wait_until_free(interface: &str) {
+    for _ in 0..RELEASE_TRIES {
+        if Interface::find(interface).is_ok_and(|now| now.xdp.is_none()) {
+            return;
+        }
+        thread::sleep(RELEASE_STEP);
+    }
+}
+
+const RELEASE_TRIES: u32 = 100;
+const RELEASE_STEP: Duration = Duration::from_millis(2);
+
+fn update(objects: &mut Objects, name: &str, pin: &Path) -> Option<PinnedLink> {
+    let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
+    let program = objects.program(name)?;
+    let id = program.attach_to_link(XdpLink::try_from(link).ok()?).ok()?;
+    // The descriptor that goes back keeps nothing alive that the pin does not.
+    drop(take(program, id).ok()?);
+    PinnedLink::from_pin(pin).ok()
+}
+
+/// Only a real link can be pinned and swapped. aya falls back to netlink in silence, so a failed
+/// conversion means that the gate would vanish with this process.
+fn take(program: &mut Xdp, id: XdpLinkId) -> Result<FdLink, ProgramError> {
+    let link = program.take_link(id)?;
+    FdLink::try_from(link).map_err(|_| ProgramError::NotAttached)
+}
+
+fn plain(error: &ProgramError) -> String {
+    let ProgramError::SyscallError(call) = error else {
+        return first_line(error);
+    };
+    match call.io_error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EOPNOTSUPP) => "the driver has no XDP".to_owned(),
+        Some(Errno::ERANGE) => "the MTU is too large".to_owned(),
+        Some(Errno::EBUSY) => "another XDP program holds the interface".to_owned(),
+        Some(errno) => format!("{}: {}", call.call, errno.desc()),
+        None => first_line(error),
+    }
+}

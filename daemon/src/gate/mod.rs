@@ -1,0 +1,218 @@
+//! Loads the gate, attaches it to interfaces, pins it so that it outlives this process, and hands
+//! it keys. Without a gate the daemon loses speed, not safety: it judges everything again.
+//!
+//! What is pinned: links under `links/`, which carry over from one ABI version to the next, so
+//! that a new daemon swaps the program under the same link; maps under a folder of their version.
+
+mod attach;
+mod counters;
+mod interface;
+mod maps;
+mod objects;
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+use gate_abi::maps::ABI_VERSION;
+use nix::time::{ClockId, clock_gettime};
+
+pub use self::attach::{Attached, Attachment};
+pub use self::counters::Counted;
+use self::maps::Maps;
+use self::objects::Objects;
+pub use self::objects::{DIRECT_OBJECT, Loaded, PORTABLE_OBJECT, Verified};
+
+/// Where things are and what is wanted.
+#[derive(Clone, Debug)]
+pub struct GateOptions {
+    /// The folder that holds [`DIRECT_OBJECT`] and [`PORTABLE_OBJECT`].
+    pub object_dir: PathBuf,
+    /// A folder of our own. If it is not on a BPF file system, one is mounted on it.
+    pub pin_dir: PathBuf,
+    /// Names of the interfaces to stand in front of.
+    pub interfaces: Vec<String>,
+    /// How to attach.
+    pub mode: Mode,
+}
+
+/// How to attach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Native if the driver can, else generic.
+    #[default]
+    Auto,
+    /// In the driver or not at all.
+    Native,
+    /// Behind the driver, where a socket buffer already exists.
+    Generic,
+}
+
+/// A gate that is loaded, on as many of the interfaces as would have it.
+pub struct Gate {
+    options: GateOptions,
+    loaded: Loaded,
+    maps: Maps,
+    links: attach::Links,
+    attachments: Vec<Attachment>,
+}
+
+/// Why there is no gate, or why it did not take what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The object is missing, or the kernel would not have its maps.
+    #[error("gate object {path}: {source}")]
+    Object {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<EbpfError>,
+    },
+    /// The file is no object, or one of another version than this daemon.
+    #[error("{path} is no gate object of ABI version {ABI_VERSION}: {source}")]
+    Abi {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<EbpfError>,
+    },
+    /// The kernel refused a program.
+    #[error("gate object {path}: {source}")]
+    Program {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: Box<ProgramError>,
+    },
+    /// The object lacks something that its ABI version promises.
+    #[error("gate object has no program {0}")]
+    NoProgram(&'static str),
+    /// The object lacks something that its ABI version promises.
+    #[error("gate object has no map {0}")]
+    NoMap(&'static str),
+    /// A map could not be read or written.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The folder for pins cannot be used.
+    #[error("pin folder {path}: {source}")]
+    PinFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// More entries than the map has.
+    #[error("more than {limit} {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
+    },
+}
+
+impl Gate {
+    /// Loads the gate and attaches it.
+    ///
+    /// An interface that will not have it is no error: [`Gate::attachments`] says why.
+    pub fn attach(options: &GateOptions) -> Result<Self, GateError> {
+        let folder = attach::prepare_folder(&options.pin_dir)?;
+        let mut objects = Objects::load(&options.object_dir, &folder)?;
+        let mut maps = objects.take_maps()?;
+        // A gate without heartbeat closes for first messages, so the first beat comes before it.
+        maps.beat(boot_clock())?;
+        let mut links = attach::Links::default();
+        let attachments = options
+            .interfaces
+            .iter()
+            .map(|interface| links.attach(&mut objects, interface, options))
+            .collect();
+        let loaded = objects.into_loaded();
+        Ok(Self {
+            options: options.clone(),
+            loaded,
+            maps,
+            links,
+            attachments,
+        })
+    }
+
+    /// Makes exactly these `k_tag` the live ones, by key id.
+    pub fn set_ticket_keys(&mut self, keys: &[(u8, [u8; 16])]) -> Result<(), GateError> {
+        Ok(self.maps.set_ticket_keys(keys)?)
+    }
+
+    /// Makes exactly these `k_spi` the live ones; there can be two.
+    pub fn set_spi_keys(&mut self, keys: &[[u8; 16]]) -> Result<(), GateError> {
+        self.maps.set_spi_keys(keys)
+    }
+
+    /// Whether a packet with an SPI that would have to be ours must carry the right check.
+    pub fn set_check_own_spi(&mut self, check: bool) -> Result<(), GateError> {
+        Ok(self.maps.set_check_own_spi(check)?)
+    }
+
+    /// Makes exactly these our own addresses; packets to others pass. With none, the gate judges
+    /// packets to any address.
+    pub fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), GateError> {
+        self.maps.set_local(addresses)
+    }
+
+    /// Says that the daemon lives. `since_boot` is [`boot_clock`]; to be called every second.
+    pub fn heartbeat(&mut self, since_boot: Duration) -> Result<(), GateError> {
+        Ok(self.maps.beat(since_boot)?)
+    }
+
+    /// Name, packets and octets of every reason, summed over the CPUs.
+    pub fn counters(&self) -> Result<Vec<(&'static str, u64, u64)>, GateError> {
+        let counted = self.counted()?;
+        Ok(counted
+            .iter()
+            .map(|c| (c.reason.name(), c.packets, c.octets))
+            .collect())
+    }
+
+    /// The same, typed.
+    pub fn counted(&self) -> Result<Vec<Counted>, GateError> {
+        Ok(self.maps.counters.read()?)
+    }
+
+    /// Where the gate stands, and where it does not and why.
+    #[must_use]
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    /// What the kernel took.
+    #[must_use]
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// Takes the gate off every interface and forgets its maps. Dropping it does neither.
+    pub fn detach(self) -> Result<(), GateError> {
+        self.links.detach();
+        attach::remove_pins(&self.options.pin_dir)
+    }
+}
+
+/// The clock that the gate compares heartbeats with.
+#[must_use]
+pub fn boot_clock() -> Duration {
+    // It cannot fail for a clock that every supported kernel has; zero would read as a dead daemon.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
+/// A verifier's refusal comes with its whole log; the first line says what it is about.
+fn first_line(error: &dyn std::error::Error) -> String {
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
