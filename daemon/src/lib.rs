@@ -2,3 +2,5 @@
 
 pub mod config;
 pub mod gate;
+pub mod kernel;
+pub mod udp;

@@ -1,0 +1,139 @@
+//! The kernel's IPsec as the keeper drives it: one trait, carried out by [`Xfrm`] over netlink or by
+//! [`NoOp`] where only the daemon itself is to be measured.
+//!
+//! Everything here encodes by hand. Five requests and two dump records are all we need of xfrm; for
+//! these a general packet crate would be the larger part, would print keys in `Debug` and would leave
+//! them in buffers that nobody wipes.
+
+mod journal;
+mod netlink;
+mod policy;
+mod wire;
+mod xfrm;
+
+use std::{collections::HashSet, io, path::PathBuf, time::Duration};
+
+use ike::{
+    kernel::{KernelFailed, KernelOp, Owner},
+    wire::ts::TrafficSelector,
+};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use wire::{POLICY_INFO, socket_bypass};
+pub use xfrm::Xfrm;
+
+/// How long states of an earlier run carry traffic before their owner has to be back.
+pub const ORPHAN_LIFE: Duration = Duration::from_mins(30);
+
+/// Where Child SAs and policies go.
+pub trait Dataplane {
+    /// Carries out one change. Either all of it holds afterwards, or none of what is new.
+    fn apply(&mut self, op: &KernelOp) -> Result<(), KernelFailed>;
+
+    /// Traffic of the owner's present Child SA, from the kernel's own counters.
+    fn usage(&mut self, owner: &Owner) -> Option<Usage>;
+
+    /// From now on nobody answers for what is there: it goes at `deadline` (time since boot) unless
+    /// its owner installs anew.
+    fn orphan_all(&mut self, deadline: Duration);
+
+    /// What is there without an answerable owner.
+    fn orphans(&self) -> Vec<Orphan>;
+
+    /// Removes orphans whose deadline has passed. Returns how many owners lost theirs.
+    fn expire_orphans(&mut self, now: Duration) -> usize;
+
+    /// Removes every state and policy of ours: the goodbye.
+    fn clear(&mut self);
+}
+
+/// Octets and packets of one Child SA.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Usage {
+    /// Octets received.
+    pub in_bytes: u64,
+    /// Packets received.
+    pub in_packets: u64,
+    /// Octets sent.
+    pub out_bytes: u64,
+    /// Packets sent.
+    pub out_packets: u64,
+}
+
+/// What an earlier run, or an engine that died, left in the kernel for one owner.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Orphan {
+    /// Whose.
+    pub owner: Owner,
+    /// SPIs of its states.
+    pub spis: Vec<u32>,
+    /// The peer's networks: inner addresses in here are still in use.
+    pub remote_ts: Vec<TrafficSelector>,
+}
+
+/// Why the data plane cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// No netlink socket, or it broke.
+    #[error("xfrm netlink socket: {0}")]
+    Netlink(#[from] io::Error),
+    /// The kernel refused a request that does not belong to any operation.
+    #[error("xfrm: {what}: {text}")]
+    Refused {
+        /// What was asked.
+        what: &'static str,
+        /// The kernel's words.
+        text: String,
+    },
+    /// The journal of reqids cannot be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// All reqids of our range belong to somebody.
+    #[error("all {0} owners that the reqid journal can hold are in use")]
+    OwnersExhausted(usize),
+}
+
+/// A data plane that agrees to everything and moves no packet. For measurements of the daemon on
+/// kernels without ESP, never for use: nothing is protected.
+#[derive(Debug, Default)]
+pub struct NoOp {
+    owners: HashSet<Owner>,
+}
+
+impl Dataplane for NoOp {
+    fn apply(&mut self, op: &KernelOp) -> Result<(), KernelFailed> {
+        match op {
+            KernelOp::Install(child) => drop(self.owners.insert(child.owner.clone())),
+            KernelOp::Remove { owner, .. } | KernelOp::Release { owner } => {
+                self.owners.remove(owner);
+            }
+            KernelOp::Block { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn usage(&mut self, owner: &Owner) -> Option<Usage> {
+        self.owners.contains(owner).then(Usage::default)
+    }
+
+    fn orphan_all(&mut self, _deadline: Duration) {
+        self.owners.clear();
+    }
+
+    fn orphans(&self) -> Vec<Orphan> {
+        Vec::new()
+    }
+
+    fn expire_orphans(&mut self, _now: Duration) -> usize {
+        0
+    }
+
+    fn clear(&mut self) {
+        self.owners.clear();
+    }
+}

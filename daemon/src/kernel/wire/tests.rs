@@ -1,0 +1,159 @@
+//! The octets themselves: offsets as iproute2 and the kernel headers have them.
+
+use super::*;
+use crate::kernel::policy::slots;
+use ike::wire::ts::TrafficSelector;
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("address")
+}
+
+fn state(key: &Secret) -> State<'_> {
+    State {
+        source: address("192.0.2.1"),
+        id: StateId {
+            destination: address("192.0.2.2"),
+            spi: 0x0102_0304,
+        },
+        reqid: 0x5200_0001,
+        cipher: EspCipher::AesGcm128,
+        key,
+        encap: Some((4500, 40000)),
+        esn: true,
+        hard_lifetime: Duration::from_hours(1),
+    }
+}
+
+fn policy(content: Content) -> Policy {
+    let ts = |text| TrafficSelector::from_text(text).expect("network");
+    Policy {
+        key: slots(&[ts("10.1.0.0/16")], &[ts("10.2.0.7/32")]).expect("slots")[0],
+        reqid: 0x5200_0001,
+        content,
+    }
+}
+
+#[test]
+fn an_sa_add_has_the_kernels_layout() {
+    let key = Secret::new((0..20).collect());
+    let octets = Request::new_state("adding", &state(&key)).octets;
+    let mut wanted = Vec::new();
+    let mut put = |chunk: &[u8]| wanted.extend_from_slice(chunk);
+    // nlmsghdr
+    put(&408_u32.to_ne_bytes());
+    put(&0x10_u16.to_ne_bytes());
+    put(&0x601_u16.to_ne_bytes());
+    put(&[0; 8]);
+    // usersa_info: selector, id, source, limits, current, stats and sequence
+    put(&[0; 56]);
+    put(&[
+        192, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 50, 0, 0, 0,
+    ]);
+    put(&[192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    put(&[0xff; 32]);
+    put(&0_u64.to_ne_bytes());
+    put(&3600_u64.to_ne_bytes());
+    put(&[0; 16]);
+    put(&[0; 32 + 12 + 4]);
+    put(&0x5200_0001_u32.to_ne_bytes());
+    put(&2_u16.to_ne_bytes());
+    put(&[1, 0, 128 | 32, 0, 0, 0, 0, 0, 0, 0]);
+    // AEAD: 4 + 64 + 4 + 4 + 20
+    put(&96_u16.to_ne_bytes());
+    put(&18_u16.to_ne_bytes());
+    put(b"rfc4106(gcm(aes))");
+    put(&[0; 47]);
+    put(&160_u32.to_ne_bytes());
+    put(&128_u32.to_ne_bytes());
+    put(&(0..20).collect::<Vec<u8>>());
+    // ESN replay state: 4 + 24 + 4 words
+    put(&44_u16.to_ne_bytes());
+    put(&23_u16.to_ne_bytes());
+    put(&4_u32.to_ne_bytes());
+    put(&[0; 16]);
+    put(&128_u32.to_ne_bytes());
+    put(&[0; 16]);
+    // ESP in UDP: 4 + 24
+    put(&28_u16.to_ne_bytes());
+    put(&4_u16.to_ne_bytes());
+    put(&2_u16.to_ne_bytes());
+    put(&[0x11, 0x94, 0x9c, 0x40]);
+    put(&[0; 18]);
+    assert_eq!(wanted.len(), 16 + 224 + 96 + 44 + 28);
+    assert_eq!(*octets, wanted);
+}
+
+#[test]
+fn no_request_outgrows_its_first_allocation() {
+    let key = Secret::new(vec![7; 36]);
+    let longest = State {
+        cipher: EspCipher::ChaCha20Poly1305,
+        source: address("2001:db8::1"),
+        ..state(&key)
+    };
+    let request = Request::new_state("adding", &longest);
+    assert_eq!(request.octets.capacity(), REQUEST_ROOM);
+    assert!(
+        request
+            .octets
+            .windows(29)
+            .any(|w| w == b"rfc7539esp(chacha20,poly1305)")
+    );
+}
+
+#[test]
+fn a_state_reads_back() {
+    let key = Secret::new(vec![7; 20]);
+    let octets = Request::new_state("adding", &state(&key)).octets;
+    let record = parse_state(&octets[HEADER..]).expect("a state");
+    assert_eq!(record.id, state(&key).id);
+    assert_eq!(record.source, address("192.0.2.1"));
+    assert_eq!(record.reqid, 0x5200_0001);
+    assert!((0..STATE_INFO).all(|end| parse_state(&octets[HEADER..HEADER + end]).is_none()));
+}
+
+#[test]
+fn policies_read_back() {
+    for content in [
+        Content::Block,
+        Content::Ipsec {
+            source: address("2001:db8::1"),
+            destination: address("2001:db8::2"),
+            spi: 9,
+        },
+    ] {
+        let request = Request::put_policy(&policy(content));
+        let body = &request.octets[HEADER..];
+        assert_eq!(parse_policy(body), Some(policy(content)));
+        assert!((0..POLICY_INFO).all(|end| parse_policy(&body[..end]).is_none()));
+    }
+}
+
+#[test]
+fn lengths_are_the_kernels() {
+    let block = Request::put_policy(&policy(Content::Block));
+    assert_eq!(block.octets.len(), HEADER + POLICY_INFO);
+    let id = StateId {
+        destination: address("192.0.2.2"),
+        spi: 1,
+    };
+    assert_eq!(Request::delete_state(id).octets.len(), HEADER + 24);
+    let key = policy(Content::Block).key;
+    assert_eq!(Request::delete_policy(&key).octets.len(), HEADER + 64);
+    assert_eq!(Request::set_thresholds().octets.len(), HEADER + 4 + 8 + 8);
+}
+
+#[test]
+fn thresholds_read_back() {
+    let octets = Request::set_thresholds().octets;
+    let info = parse_spd(&octets[HEADER..]).expect("SPD info");
+    assert_eq!(info.thresholds, HASH_THRESHOLDS);
+    assert_eq!(info.policies, 0);
+}
+
+#[test]
+fn attributes_that_lie_about_their_length_end_the_walk() {
+    assert_eq!(attributes(&[200, 0, 1, 0, 5]).count(), 0);
+    assert_eq!(attributes(&[0, 0, 1, 0]).count(), 0);
+    assert_eq!(attributes(&[5, 0, 1, 0, 9]).count(), 1);
+}
