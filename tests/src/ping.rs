@@ -23,9 +23,9 @@ impl Reply {
     }
 }
 
-/// Sends `count` requests, five a second, and ends `within` that time at the latest.
-pub fn ping(namespace: &Namespace, to: &str, count: u32, within: Duration) -> Result<Reply> {
-    let seconds = within.as_secs().max(1).to_string();
+/// Sends exactly `count` requests, five a second, and waits this long for the last reply.
+pub fn ping(namespace: &Namespace, to: &str, count: u32, patience: Duration) -> Result<Reply> {
+    let seconds = patience.as_secs().max(1).to_string();
     let output = namespace
         .command("ping")
         .args([
@@ -35,7 +35,7 @@ pub fn ping(namespace: &Namespace, to: &str, count: u32, within: Duration) -> Re
             "0.2",
             "-c",
             &count.to_string(),
-            "-w",
+            "-W",
             &seconds,
             to,
         ])

@@ -134,6 +134,10 @@ pub fn main(suite: &str, cases: &[Case]) -> ExitCode {
                 .iter()
                 .any(|part| case.name.contains(part.as_str()))
     };
+    if !arguments.is_empty() && !cases.iter().any(|case| wanted(&case)) {
+        eprintln!("no case of {suite} is called like that: see --list");
+        return ExitCode::FAILURE;
+    }
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for case in cases.iter().filter(wanted) {
         let start = Instant::now();

@@ -194,6 +194,7 @@ impl Folder {
             ("LAB_DIRECTORY", &directory),
             ("LAB_MARK", mark),
             ("REKINDLE_LAB", kernel.name()),
+            ("REKINDLE_OBJECTS", &places.objects().display().to_string()),
             ("TMPDIR", "/run/lab/tmp"),
         ] {
             writeln!(text, "export {name}={}", quote(value))?;

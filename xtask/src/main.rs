@@ -4,11 +4,13 @@
 //! before anything else compiles.
 
 mod build;
+mod demo;
 mod lab;
 mod packages;
 mod places;
 mod setup;
 mod shell;
+mod test;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -26,8 +28,12 @@ enum Verb {
     Setup(setup::Arguments),
     /// Build the host binaries, and with --bpf both objects of the gate.
     Build(build::Arguments),
+    /// Suspend a tunnel, kill the gateway, flood it with forgeries, and resume.
+    Demo(demo::Arguments),
     /// Run a command or a shell in fresh namespaces on a chosen kernel.
     Lab(lab::Arguments),
+    /// Lint, unit tests and suites, with a table at the end.
+    Test(test::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +51,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Setup(arguments) => setup::run(&places, &arguments),
         Verb::Build(arguments) => build::run(&places, &arguments),
+        Verb::Demo(arguments) => demo::run(&places, &arguments),
         Verb::Lab(arguments) => lab::run(&places, &arguments),
+        Verb::Test(arguments) => test::run(&places, &arguments),
     }
 }

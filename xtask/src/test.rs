@@ -1,0 +1,251 @@
+//! `cargo xtask test`: lints, unit tests and the suites, each where it can run, and a table at the end.
+
+mod imports;
+mod report;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::lab::{Kernel, Lab};
+use crate::places::Places;
+use crate::{build, setup, shell};
+use report::{Reader, Row};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Run the long variants too.
+    #[arg(long)]
+    full: bool,
+    /// Fetch what is missing without asking.
+    #[arg(long)]
+    yes: bool,
+    /// Only these: lint, unit, gate, namespaces, esp, interop.
+    #[arg(value_parser = NAMES)]
+    suites: Vec<String>,
+}
+
+impl Arguments {
+    fn want(&self, name: &str) -> bool {
+        self.suites.is_empty() || self.suites.iter().any(|suite| suite == name)
+    }
+}
+
+pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
+    for line in setup::ensure(places, arguments.yes)? {
+        eprintln!("xtask: {line}");
+    }
+    env::set_current_dir(&places.root)?;
+    let mut rows = Vec::new();
+    if arguments.want("lint") {
+        rows.push(lint(places));
+    }
+    if arguments.want("unit") {
+        rows.push(unit(arguments.full));
+    }
+    rows.extend(suites(places, arguments));
+
+    let allowed = fs::read_to_string(places.root.join(".ci/may-not-run")).unwrap_or_default();
+    let good = report::print(&rows, &allowed, shell::in_ci());
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn lint(places: &Places) -> Row {
+    let start = Instant::now();
+    let mut row = Row::new("lint");
+    let checks = [
+        ("rustfmt", format(places)),
+        ("clippy", clippy()),
+        ("imports", imports::check(places)),
+    ];
+    for (name, result) in checks {
+        match result {
+            Ok(()) => row.passed += 1,
+            Err(error) => {
+                println!("lint | {name}: {error:#}");
+                row.failed += 1;
+            }
+        }
+    }
+    row.seconds = start.elapsed().as_secs_f32();
+    row
+}
+
+fn format(places: &Places) -> Result<()> {
+    shell::run(Command::new("cargo").args(["fmt", "--all", "--check"]))?;
+    let gate = places.root.join("ebpf");
+    shell::run(
+        Command::new("cargo")
+            .args(["fmt", "--check"])
+            .current_dir(gate),
+    )
+}
+
+fn clippy() -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+    shell::run(&mut cargo)
+}
+
+fn unit(full: bool) -> Row {
+    let start = Instant::now();
+    let mut cargo = Command::new("cargo");
+    cargo.args(["test", "--workspace", "--no-fail-fast"]);
+    if full {
+        cargo.env(FULL, "1");
+    }
+    let mut reader = Reader::new("unit");
+    let status = shell::stream(&mut cargo, false, LIMIT, &mut |octets| reader.read(octets));
+    reader.finish(status.map(|status| status == 0), start.elapsed())
+}
+
+/// Where a suite belongs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// This machine's kernel if we are root, else the kernel with ESP.
+    Own,
+    /// The kernel with ESP.
+    Esp,
+}
+
+struct Suite {
+    name: &'static str,
+    place: Place,
+    /// Nothing in it can run without the gate's objects.
+    gate: bool,
+}
+
+const SUITES: [Suite; 4] = [
+    Suite {
+        name: "gate",
+        place: Place::Own,
+        gate: true,
+    },
+    Suite {
+        name: "namespaces",
+        place: Place::Own,
+        gate: false,
+    },
+    Suite {
+        name: "esp",
+        place: Place::Esp,
+        gate: false,
+    },
+    Suite {
+        name: "interop",
+        place: Place::Esp,
+        gate: false,
+    },
+];
+
+/// Those of our own kernel beside those of the lab's, which has one processor anyway.
+fn suites(places: &Places, arguments: &Arguments) -> Vec<Row> {
+    let wanted: Vec<&Suite> = SUITES
+        .iter()
+        .filter(|suite| arguments.want(suite.name))
+        .collect();
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    if let Err(error) = build::host(places, false) {
+        return wanted
+            .iter()
+            .map(|suite| Row::not_run(suite.name, &error))
+            .collect();
+    }
+    // Cases that need an object skip themselves; only the gate's own suite is nothing without.
+    let gate = build::gate(places);
+    let run_all = |place| {
+        let mut rows = Vec::new();
+        for suite in wanted.iter().filter(|suite| suite.place == place) {
+            let row = match &gate {
+                Err(error) if suite.gate => Row::not_run(suite.name, error),
+                _ => suite.run(places, arguments.full),
+            };
+            rows.push(row);
+        }
+        rows
+    };
+    thread::scope(|scope| {
+        let lab = scope.spawn(|| run_all(Place::Esp));
+        let mut rows = run_all(Place::Own);
+        match lab.join() {
+            Ok(more) => rows.extend(more),
+            Err(cause) => std::panic::resume_unwind(cause),
+        }
+        rows
+    })
+}
+
+impl Suite {
+    fn run(&self, places: &Places, full: bool) -> Row {
+        let kernel = match self.place {
+            Place::Own if shell::is_root() => Ok(Kernel::Host),
+            _ => Kernel::with_esp(places),
+        };
+        let kernel = match kernel {
+            Ok(kernel) => kernel,
+            Err(error) => return Row::not_run(self.name, &error),
+        };
+        let start = Instant::now();
+        let mut reader = Reader::new(self.name);
+        let result = self.start(places, kernel, full, &mut reader);
+        reader.finish(result, start.elapsed())
+    }
+
+    fn start(
+        &self,
+        places: &Places,
+        kernel: Kernel,
+        full: bool,
+        reader: &mut Reader,
+    ) -> Result<bool> {
+        let binary = places
+            .target
+            .join("debug")
+            .join(format!("suite-{}", self.name));
+        ensure!(binary.is_file(), "{} was not built", binary.display());
+        let mut command = Vec::new();
+        if full {
+            command.extend(["env".to_owned(), format!("{FULL}=1")]);
+        }
+        command.push(binary.display().to_string());
+        let lab = Lab {
+            kernel,
+            interactive: false,
+            limit: LIMIT,
+        };
+        let status = lab.run(places, &command, &mut |octets| reader.read(octets))?;
+        Ok(status == 0)
+    }
+}
+
+/// What a suite may take before it is killed and counted as failed.
+const LIMIT: Duration = Duration::from_mins(20);
+/// Tells tests to run their long variants.
+const FULL: &str = "REKINDLE_FULL";
+const NAMES: [&str; 6] = ["lint", "unit", "gate", "namespaces", "esp", "interop"];
+
+/// Reads one line per item from a tool's answer, for the checks below this module.
+fn lines(command: &mut Command, root: &Path) -> Result<Vec<String>> {
+    let text = shell::read(command.current_dir(root)).context("cargo tree")?;
+    if text.trim().is_empty() {
+        bail!("cargo tree said nothing");
+    }
+    Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+}
