@@ -1,6 +1,7 @@
 //! The parts of `rekindled`, as a library so that tests can reach them.
 
 pub mod config;
+pub mod control;
 pub mod gate;
 pub mod kernel;
 pub mod udp;

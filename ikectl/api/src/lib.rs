@@ -1,1 +1,30 @@
-//! Request and reply types of the control socket.
+//! Request and reply types of the control socket: one JSON object a line in each direction. Readers
+//! ignore keys they do not know, and a key that is absent means that the value is unknown.
+
+mod reply;
+mod request;
+mod sa;
+
+pub use reply::{
+    Attention, Done, ErrorCode, Failure, Gate, GateCounter, Outcome, Reply, Stamp, Status,
+};
+pub use request::Request;
+pub use sa::{ChildSa, Endpoint, IkeSa, SaState, Ticket};
+
+/// The number of these shapes. It grows when a key changes its meaning or goes.
+pub const SCHEMA: u32 = 1;
+/// Longest request line in octets, newline included.
+pub const MAX_REQUEST: usize = 4096;
+/// Longest reply line in octets, newline included.
+pub const MAX_REPLY: usize = 64 << 20;
+/// How long the daemon may take for any method but `up`.
+pub const DEADLINE_SECONDS: u64 = 5;
+/// How long `up` takes at most when the request does not say.
+pub const UP_SECONDS: u64 = 30;
+/// The most that a request may give `up`.
+pub const MAX_UP_SECONDS: u64 = 3600;
+/// Where the socket is unless somebody says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/rekindle/control.sock";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! The engine's types to those on the socket.
+
+use std::{fmt::Write as _, time::Duration};
+
+use ike::{
+    view::{ChildView, SaState, SaView},
+    wire::ts::TrafficSelector,
+};
+use ikectl_api as api;
+
+use super::request::{CommandError, GateReport, SaReport, StatusReport, Traffic};
+
+/// A Unix time as RFC 3339 in UTC.
+pub(super) fn rfc3339(unix: u64) -> String {
+    let (days, second) = (unix / 86_400, unix % 86_400);
+    // Years are counted from March, so that the leap day is a year's last (Gregorian, proleptic);
+    // 719,468 days lie between 0000-03-01 and the epoch, 146,097 days make 400 years.
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z",
+        second % 60
+    )
+}
+
+/// `now` is Unix time.
+pub(super) fn ike_sa(report: &SaReport, now: u64) -> api::IkeSa {
+    let SaReport { view, traffic } = report;
+    let suspended = view.state == SaState::Suspended;
+    let spi = |octets: &[u8; 8]| (*octets != [0; 8]).then(|| hex(octets));
+    api::IkeSa {
+        id: (!suspended).then_some(view.id),
+        connection: view.connection.as_deref().map(str::to_owned),
+        state: state(view.state),
+        version: 2,
+        initiator: view.initiator,
+        spi_i: spi(&view.spis.0),
+        spi_r: spi(&view.spis.1),
+        local: endpoint(
+            view.local_id.as_ref(),
+            view.path.map(|path| path.local),
+            None,
+        ),
+        remote: endpoint(
+            view.remote_id.as_ref(),
+            view.path.map(|path| path.remote),
+            (!suspended).then_some(view.nat),
+        ),
+        proposal: view.suite.clone(),
+        established: view
+            .age
+            .map(|age| rfc3339(now.saturating_sub(age.as_secs()))),
+        established_age_seconds: view.age.map(|age| age.as_secs()),
+        full_auth_age_seconds: view.full_auth_age.map(|age| age.as_secs()),
+        resumed: view.resumed,
+        resume_count: view.resume_count,
+        ticket: ticket(view),
+        children: view
+            .child
+            .iter()
+            .map(|view| child(view, *traffic))
+            .collect(),
+    }
+}
+
+pub(super) fn status(report: StatusReport) -> api::Status {
+    api::Status {
+        uptime_seconds: report.uptime.as_secs(),
+        pid: std::process::id(),
+        connections: report.connections,
+        ike_sas_established: report.established,
+        ike_sas_half_open: report.half_open,
+        suspended: report.suspended,
+        child_sas: report.child_sas,
+        full_logins: report.full_logins,
+        resumed_logins: report.resumed_logins,
+        failed_logins: report.failed_logins,
+        tickets_issued: report.tickets_issued,
+        tickets_refused: report.tickets_refused,
+        ticket_key_id: report.ticket_key_id,
+        gate_mode: report.gate_mode.to_owned(),
+        attention: report
+            .attention
+            .into_iter()
+            .map(|text| api::Attention { text })
+            .collect(),
+    }
+}
+
+pub(super) fn gate(report: GateReport) -> api::Gate {
+    let counter = |one: super::GateVerdict| api::GateCounter {
+        verdict: one.verdict.to_owned(),
+        reason: one.reason.to_owned(),
+        packets: one.packets,
+    };
+    api::Gate {
+        mode: report.mode.to_owned(),
+        reason: report.reason,
+        interfaces: report.interfaces,
+        program_id: report.program_id,
+        counters: report.verdicts.into_iter().map(counter).collect(),
+    }
+}
+
+/// What to tell a client whose command on `connection` came to nothing.
+pub(super) fn failure(connection: &str, error: &CommandError) -> api::Failure {
+    let (code, why, cure) = match error {
+        CommandError::UnknownConnection => (
+            api::ErrorCode::NotFound,
+            "is not configured".to_owned(),
+            Some("ikectl status counts the connections the daemon has read"),
+        ),
+        CommandError::NoPeerAddress => (
+            api::ErrorCode::Failed,
+            "has no address of the peer".to_owned(),
+            Some("set remote_addrs, or let the peer bring it up"),
+        ),
+        CommandError::NotUp => (
+            api::ErrorCode::Failed,
+            "is not up".to_owned(),
+            Some("ikectl sa shows what is"),
+        ),
+        CommandError::NoTicket => (
+            api::ErrorCode::Failed,
+            "holds no ticket, so that it could not resume".to_owned(),
+            Some("ikectl down deletes it instead"),
+        ),
+        CommandError::Ended(closed) => (api::ErrorCode::Failed, format!("ended: {closed}"), None),
+        CommandError::Kernel(text) => {
+            let text = text.escape_debug();
+            (
+                api::ErrorCode::Failed,
+                format!("was refused by the kernel: {text}"),
+                None,
+            )
+        }
+    };
+    let message = format!("connection {} {why}", connection.escape_debug());
+    api::Failure {
+        code,
+        message,
+        cure: cure.map(str::to_owned),
+    }
+}
+
+fn endpoint(
+    id: Option<&ike::wire::id::Identity>,
+    address: Option<std::net::SocketAddr>,
+    nat: Option<bool>,
+) -> api::Endpoint {
+    api::Endpoint {
+        id: id.map(ToString::to_string),
+        addr: address.map(|address| address.ip().to_string()),
+        port: address.map(|address| address.port()),
+        nat,
+    }
+}
+
+fn child(view: &ChildView, traffic: Option<Traffic>) -> api::ChildSa {
+    let texts = |selectors: &[TrafficSelector]| selectors.iter().map(ToString::to_string).collect();
+    api::ChildSa {
+        name: (*view.name).to_owned(),
+        mode: "tunnel".to_owned(),
+        encap: view.udp_encap.then(|| "udp".to_owned()),
+        proposal: view.cipher.to_owned(),
+        spi_in: format!("{:08x}", view.spi_in),
+        spi_out: format!("{:08x}", view.spi_out),
+        in_bytes: traffic.map(|traffic| traffic.in_bytes),
+        in_packets: traffic.map(|traffic| traffic.in_packets),
+        out_bytes: traffic.map(|traffic| traffic.out_bytes),
+        out_packets: traffic.map(|traffic| traffic.out_packets),
+        local_ts: texts(&view.local_ts),
+        remote_ts: texts(&view.remote_ts),
+    }
+}
+
+fn ticket(view: &SaView) -> Option<api::Ticket> {
+    let left = view.ticket_left.as_ref().map(Duration::as_secs)?;
+    Some(api::Ticket {
+        expires_in_seconds: left,
+    })
+}
+
+const fn state(state: SaState) -> api::SaState {
+    match state {
+        SaState::Connecting => api::SaState::Connecting,
+        SaState::HalfOpen => api::SaState::HalfOpen,
+        SaState::Established => api::SaState::Established,
+        SaState::Deleting => api::SaState::Deleting,
+        SaState::Suspended => api::SaState::Suspended,
+    }
+}
+
+fn hex(octets: &[u8]) -> String {
+    octets.iter().fold(String::new(), |mut text, octet| {
+        let _infallible = write!(text, "{octet:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        for (unix, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(unix), text);
+        }
+    }
+
+    #[test]
+    fn the_words_of_states_agree_with_the_core() {
+        for one in [
+            SaState::Connecting,
+            SaState::HalfOpen,
+            SaState::Established,
+            SaState::Deleting,
+            SaState::Suspended,
+        ] {
+            assert_eq!(state(one).word(), one.word());
+        }
+    }
+}

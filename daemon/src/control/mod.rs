@@ -1,0 +1,17 @@
+//! The control socket: newline-delimited JSON on a Unix socket, turned into [`ControlRequest`]s on a
+//! bounded queue. Nothing here waits for the engine longer than a deadline, and a slow client costs
+//! nobody but itself.
+
+mod convert;
+mod request;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    request::{
+        CommandError, ControlRequest, GateReport, GateVerdict, SaReport, StatusReport, Traffic,
+        UpDone,
+    },
+    server::{Bound, ControlError, MAX_CLIENTS, QUEUE, RESULT_SLACK, bind},
+};

@@ -1,0 +1,167 @@
+//! What the engine is asked, and what it answers, in its own types.
+
+use std::{sync::Arc, time::Duration};
+
+use ike::view::{Closed, SaView};
+use tokio::sync::oneshot;
+
+/// One question to the engine. A `reply` whose receiver is gone belongs to a client that no longer
+/// waits; dropping a `reply` unanswered tells the client that the command failed.
+#[derive(Debug)]
+pub enum ControlRequest {
+    /// Counts and health.
+    Status {
+        /// Answer at once.
+        reply: oneshot::Sender<StatusReport>,
+    },
+    /// Every IKE SA and suspended connection, or the one with the given number.
+    Sas {
+        /// Only this one.
+        id: Option<u64>,
+        /// Answer at once, or when the kernel's counters are there.
+        reply: oneshot::Sender<Vec<SaReport>>,
+    },
+    /// [`ike::io::Command::Up`].
+    Up {
+        /// The connection.
+        connection: Arc<str>,
+        /// Answer on `Established` or `UpFailed` of the connection. A connection that is up already
+        /// is answered at once with its present SA.
+        reply: oneshot::Sender<Result<UpDone, CommandError>>,
+    },
+    /// [`ike::io::Command::Down`].
+    Down {
+        /// The connection.
+        connection: Arc<str>,
+        /// Answer on `Closed`, or at once if there is nothing but a ticket to forget.
+        reply: oneshot::Sender<Result<(), CommandError>>,
+    },
+    /// [`ike::io::Command::Suspend`].
+    Suspend {
+        /// The connection.
+        connection: Arc<str>,
+        /// Answer on `Suspended`.
+        reply: oneshot::Sender<Result<(), CommandError>>,
+    },
+    /// The gate's state and counters.
+    Gate {
+        /// Answer at once.
+        reply: oneshot::Sender<GateReport>,
+    },
+    /// End the daemon.
+    Shutdown {
+        /// Say goodbye to all peers first.
+        delete: bool,
+        /// Answer when the end has begun, before the socket goes.
+        reply: oneshot::Sender<Result<(), CommandError>>,
+    },
+}
+
+/// Why a command came to nothing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CommandError {
+    /// No connection has this name.
+    UnknownConnection,
+    /// The connection has no peer address, so only the peer can bring it up.
+    NoPeerAddress,
+    /// There is no established SA to do this to.
+    NotUp,
+    /// There is no ticket, so suspending would be deleting.
+    NoTicket,
+    /// The attempt ended so.
+    Ended(Closed),
+    /// The kernel refused; in its words.
+    Kernel(String),
+}
+
+/// An `up` that succeeded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UpDone {
+    /// The IKE SA's number.
+    pub sa: u64,
+    /// Whether a ticket opened it.
+    pub resumed: bool,
+    /// How long it took; `None` if it was up already.
+    pub took: Option<Duration>,
+}
+
+/// One SA, with what the kernel has counted for its Child SA.
+#[derive(Clone, Debug)]
+pub struct SaReport {
+    /// The core's view.
+    pub view: SaView,
+    /// The kernel's count; `None` if it was not to be had.
+    pub traffic: Option<Traffic>,
+}
+
+/// The kernel's counters of one Child SA.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Traffic {
+    /// Octets of the inbound state.
+    pub in_bytes: u64,
+    /// Packets of the inbound state.
+    pub in_packets: u64,
+    /// Octets of the outbound state.
+    pub out_bytes: u64,
+    /// Packets of the outbound state.
+    pub out_packets: u64,
+}
+
+/// Counts and health; totals count from the start of the daemon.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct StatusReport {
+    /// Since the start.
+    pub uptime: Duration,
+    /// Configured connections.
+    pub connections: u64,
+    /// IKE SAs with both sides authenticated.
+    pub established: u64,
+    /// IKE SAs whose peer has proved nothing yet.
+    pub half_open: u64,
+    /// Connections that sleep on a ticket.
+    pub suspended: u64,
+    /// Child SAs in the kernel.
+    pub child_sas: u64,
+    /// Full logins.
+    pub full_logins: u64,
+    /// Resumed logins.
+    pub resumed_logins: u64,
+    /// Logins that came to nothing.
+    pub failed_logins: u64,
+    /// Tickets issued.
+    pub tickets_issued: u64,
+    /// Tickets refused.
+    pub tickets_refused: u64,
+    /// Epoch that new tickets are sealed with.
+    pub ticket_key_id: Option<u8>,
+    /// `native`, `generic` or `none`.
+    pub gate_mode: &'static str,
+    /// What an operator should look at, a line each.
+    pub attention: Vec<String>,
+}
+
+/// The gate's state and counters.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct GateReport {
+    /// `native`, `generic` or `none`.
+    pub mode: &'static str,
+    /// Why it is not native, if it is not.
+    pub reason: Option<String>,
+    /// Where it is attached.
+    pub interfaces: Vec<String>,
+    /// The kernel's number of its program.
+    pub program_id: Option<u32>,
+    /// Verdicts by reason.
+    pub verdicts: Vec<GateVerdict>,
+}
+
+/// One counter of the gate, summed over CPUs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GateVerdict {
+    /// `pass`, `drop` or `tx`.
+    pub verdict: &'static str,
+    /// Why, in lower case with underscores.
+    pub reason: &'static str,
+    /// How often.
+    pub packets: u64,
+}

@@ -1,0 +1,356 @@
+//! Accepts clients, reads their lines, asks the engine and writes its answers.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use ikectl_api::{
+    DEADLINE_SECONDS, Done, ErrorCode, Failure, MAX_REQUEST, MAX_UP_SECONDS, Outcome, Reply,
+    Request, SCHEMA, Stamp, UP_SECONDS,
+};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{
+        Semaphore,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
+    time::{sleep, timeout},
+};
+
+use super::{
+    convert,
+    request::{CommandError, ControlRequest},
+};
+
+/// Clients served at a time; further ones are told so and closed.
+pub const MAX_CLIENTS: usize = 32;
+/// Requests on their way to the engine.
+pub const QUEUE: usize = 64;
+/// How long a client may take to read a reply, in addition to the time of the command.
+pub const RESULT_SLACK: Duration = Duration::from_secs(5);
+
+/// A client that says nothing for this long is closed.
+const IDLE: Duration = Duration::from_mins(5);
+/// Pause after `accept` failed, which it does when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const SOCKET_MODE: u32 = 0o660;
+
+/// The socket cannot be had.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// Another daemon answers on it.
+    #[error("{0}: another daemon listens here; stop it or set another daemon.run_dir")]
+    InUse(PathBuf),
+    /// Something that is not a socket has its name.
+    #[error("{0}: exists and is not a socket; move it away")]
+    NotASocket(PathBuf),
+    /// The system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The socket's path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A listening control socket; its file goes with it.
+#[derive(Debug)]
+pub struct Bound {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// Binds the socket, owner and group only. A file that a dead daemon left is replaced; a live one is
+/// left alone. Call inside a tokio runtime.
+pub fn bind(path: &Path) -> Result<Bound, ControlError> {
+    let failed = |source| ControlError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(ControlError::NotASocket(path.to_path_buf()));
+        }
+        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) => return Err(failed(error)),
+            Ok(_) => return Err(ControlError::InUse(path.to_path_buf())),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    // Bound under another name and renamed, so that nobody connects before the mode is right.
+    let fresh = path.with_extension("new");
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&fresh).map_err(failed)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+    fs::rename(&fresh, path).map_err(failed)?;
+    Ok(Bound {
+        listener,
+        path: path.to_path_buf(),
+    })
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // Gone already if somebody cleaned the folder; nothing is lost then.
+        let _gone = fs::remove_file(&self.path);
+    }
+}
+
+impl Bound {
+    /// Serves clients until the task is dropped. `engine` has room for [`QUEUE`] requests.
+    pub async fn serve(self, engine: mpsc::Sender<ControlRequest>) {
+        let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "control socket: accept failed");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                turn_away(&stream);
+                continue;
+            };
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                serve_client(stream, &engine).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+/// One line without waiting: there is no task to wait in.
+fn turn_away(stream: &UnixStream) {
+    let failure = busy("daemon has too many control clients");
+    // A fresh socket has room for one line; if not, the closed connection says enough.
+    let _unread = stream.try_write(&line(Outcome::Error(failure)));
+}
+
+async fn serve_client(stream: UnixStream, engine: &mpsc::Sender<ControlRequest>) {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    loop {
+        let outcome = match timeout(IDLE, read_line(&mut reader)).await {
+            Err(_) | Ok(Line::End) => return,
+            Ok(Line::TooLong) => {
+                let failure = bad_request(format!("request is longer than {MAX_REQUEST} octets"));
+                let _closing = write(&mut writer, Outcome::Error(failure)).await;
+                return;
+            }
+            Ok(Line::Request(octets)) => match serde_json::from_slice(&octets) {
+                Ok(request) => answer(request, engine).await,
+                Err(error) => {
+                    Outcome::Error(bad_request(format!("request not understood: {error}")))
+                }
+            },
+        };
+        if write(&mut writer, outcome).await.is_err() {
+            return;
+        }
+    }
+}
+
+enum Line {
+    Request(Vec<u8>),
+    TooLong,
+    End,
+}
+
+async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> Line {
+    let mut octets = Vec::new();
+    let mut bounded = reader.take(MAX_REQUEST as u64);
+    match bounded.read_until(b'\n', &mut octets).await {
+        Ok(_) if octets.last() == Some(&b'\n') => Line::Request(octets),
+        Ok(MAX_REQUEST) => Line::TooLong,
+        // A last line without newline is not a request: the client may have died in the middle.
+        Ok(_) | Err(_) => Line::End,
+    }
+}
+
+async fn write(writer: &mut OwnedWriteHalf, outcome: Outcome) -> io::Result<()> {
+    let line = line(outcome);
+    timeout(RESULT_SLACK, writer.write_all(&line)).await?
+}
+
+fn line(outcome: Outcome) -> Vec<u8> {
+    let stamp = Stamp {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        schema: SCHEMA,
+        time: convert::rfc3339(unix_now()),
+    };
+    let reply = Reply {
+        rekindle: stamp,
+        outcome,
+    };
+    // Maps with string keys and finite numbers always serialise.
+    let mut line = serde_json::to_vec(&reply).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outcome {
+    let deadline = match &request {
+        Request::Up {
+            timeout_seconds, ..
+        } => timeout_seconds.unwrap_or(UP_SECONDS).min(MAX_UP_SECONDS),
+        _ => DEADLINE_SECONDS,
+    };
+    let asked = async {
+        match request {
+            Request::Status => {
+                let report = ask(engine, |reply| ControlRequest::Status { reply }).await?;
+                Ok(Outcome::Status(convert::status(report)))
+            }
+            Request::SaList => sas(engine, None).await,
+            Request::SaShow { id } => sas(engine, Some(id)).await,
+            Request::Gate => {
+                let report = ask(engine, |reply| ControlRequest::Gate { reply }).await?;
+                Ok(Outcome::Gate(convert::gate(report)))
+            }
+            Request::Up { connection, .. } => up(engine, &connection).await,
+            Request::Down { connection } => {
+                let name = Arc::from(connection.as_str());
+                let done = ask(engine, |reply| ControlRequest::Down {
+                    connection: name,
+                    reply,
+                });
+                finished(&connection, done.await?)
+            }
+            Request::Suspend { connection } => {
+                let name = Arc::from(connection.as_str());
+                let done = ask(engine, |reply| ControlRequest::Suspend {
+                    connection: name,
+                    reply,
+                });
+                finished(&connection, done.await?)
+            }
+            Request::Shutdown { delete } => {
+                let done = ask(engine, |reply| ControlRequest::Shutdown { delete, reply }).await?;
+                match done {
+                    Ok(()) => Ok(Outcome::Done(Done::default())),
+                    Err(error) => Err(convert::failure("-", &error)),
+                }
+            }
+        }
+    };
+    match timeout(Duration::from_secs(deadline), asked).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(failure)) => Outcome::Error(failure),
+        Err(_) => Outcome::Error(Failure {
+            code: ErrorCode::Timeout,
+            message: format!("engine has not answered within {deadline} s"),
+            cure: Some("the command may still succeed; ikectl sa shows".to_owned()),
+        }),
+    }
+}
+
+async fn sas(engine: &mpsc::Sender<ControlRequest>, id: Option<u64>) -> Result<Outcome, Failure> {
+    let reports = ask(engine, |reply| ControlRequest::Sas { id, reply }).await?;
+    if let (Some(id), true) = (id, reports.is_empty()) {
+        return Err(Failure {
+            code: ErrorCode::NotFound,
+            message: format!("no IKE SA has the number {id}"),
+            cure: Some("ikectl sa lists them".to_owned()),
+        });
+    }
+    let now = unix_now();
+    Ok(Outcome::IkeSas(
+        reports
+            .iter()
+            .map(|report| convert::ike_sa(report, now))
+            .collect(),
+    ))
+}
+
+async fn up(engine: &mpsc::Sender<ControlRequest>, connection: &str) -> Result<Outcome, Failure> {
+    let name = Arc::from(connection);
+    match ask(engine, |reply| ControlRequest::Up {
+        connection: name,
+        reply,
+    })
+    .await?
+    {
+        Ok(done) => Ok(Outcome::Done(Done {
+            connection: Some(connection.to_owned()),
+            id: Some(done.sa),
+            resumed: Some(done.resumed),
+            setup_seconds: done.took.map(|took| took.as_secs_f64()),
+        })),
+        Err(error) => Err(convert::failure(connection, &error)),
+    }
+}
+
+fn finished(connection: &str, result: Result<(), CommandError>) -> Result<Outcome, Failure> {
+    match result {
+        Ok(()) => Ok(Outcome::Done(Done {
+            connection: Some(connection.to_owned()),
+            ..Done::default()
+        })),
+        Err(error) => Err(convert::failure(connection, &error)),
+    }
+}
+
+/// Puts a request on the engine's queue, or fails at once if it is full, and waits for the answer.
+async fn ask<T>(
+    engine: &mpsc::Sender<ControlRequest>,
+    request: impl FnOnce(oneshot::Sender<T>) -> ControlRequest,
+) -> Result<T, Failure> {
+    let (reply, answer) = oneshot::channel();
+    engine
+        .try_send(request(reply))
+        .map_err(|error| match error {
+            TrySendError::Full(_) => busy("engine has too many requests under way"),
+            TrySendError::Closed(_) => ended(),
+        })?;
+    answer.await.map_err(|_| ended())
+}
+
+fn ended() -> Failure {
+    Failure {
+        code: ErrorCode::Failed,
+        message: "engine ended before it answered".to_owned(),
+        cure: Some("it is started again at once; try again".to_owned()),
+    }
+}
+
+fn busy(message: &str) -> Failure {
+    Failure {
+        code: ErrorCode::Busy,
+        message: message.to_owned(),
+        cure: Some("try again in a moment".to_owned()),
+    }
+}
+
+fn bad_request(message: String) -> Failure {
+    Failure {
+        code: ErrorCode::BadRequest,
+        message,
+        cure: None,
+    }
+}

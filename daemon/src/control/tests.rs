@@ -1,0 +1,384 @@
+//! Whole round trips over a real socket, with a double in the engine's place.
+
+use std::{future::Future, os::unix::fs::PermissionsExt as _, time::Duration};
+
+use ike::{
+    view::{ChildView, Closed, SaState, SaView},
+    wire::{id::Identity, ts::TrafficSelector},
+};
+use ikectl_api::{ErrorCode, MAX_REQUEST, Outcome, Reply};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::UnixStream,
+    sync::mpsc,
+    time::timeout,
+};
+
+use super::*;
+
+/// Runs a story on one thread, as the engine does, with a bound on its time.
+fn on_one_thread(story: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        timeout(Duration::from_mins(1), story)
+            .await
+            .expect("the story ends");
+    });
+}
+
+struct Fixture {
+    folder: TempDir,
+    engine: mpsc::Receiver<ControlRequest>,
+}
+
+impl Fixture {
+    fn start() -> Self {
+        let folder = TempDir::new().expect("temporary folder");
+        let (sender, engine) = mpsc::channel(QUEUE);
+        let bound = bind(&folder.path().join("control.sock")).expect("binds");
+        tokio::spawn(bound.serve(sender));
+        Self { folder, engine }
+    }
+
+    async fn client(&self) -> Client {
+        let stream = UnixStream::connect(self.folder.path().join("control.sock")).await;
+        Client(BufReader::new(stream.expect("connects")))
+    }
+}
+
+struct Client(BufReader<UnixStream>);
+
+impl Client {
+    async fn send(&mut self, line: &str) {
+        self.0.write_all(line.as_bytes()).await.expect("writes");
+        self.0.write_all(b"\n").await.expect("writes");
+    }
+
+    /// `None` once the daemon has closed the connection.
+    async fn reply(&mut self) -> Option<Reply> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line).await {
+            Ok(0) | Err(_) => None,
+            Ok(_) => Some(serde_json::from_str(&line).expect("a reply")),
+        }
+    }
+
+    async fn outcome(&mut self) -> Outcome {
+        self.reply().await.expect("a reply").outcome
+    }
+
+    async fn error(&mut self) -> ErrorCode {
+        match self.outcome().await {
+            Outcome::Error(failure) => failure.code,
+            other => panic!("an error, not {other:?}"),
+        }
+    }
+}
+
+fn view() -> SaView {
+    let selector = |text| vec![TrafficSelector::from_text(text).expect("a network")];
+    SaView {
+        id: 17,
+        connection: Some("rw".into()),
+        state: SaState::Established,
+        initiator: false,
+        spis: ([1; 8], [0xab; 8]),
+        path: Some(ike::io::Path {
+            local: "192.0.2.1:4500".parse().expect("address"),
+            remote: "[2001:db8::7]:4500".parse().expect("address"),
+        }),
+        local_id: Identity::from_text("gw.example"),
+        remote_id: Identity::from_text("alice@example.net"),
+        suite: Some("aes128gcm16-prfsha256-x25519".into()),
+        nat: true,
+        resumed: true,
+        resume_count: 2,
+        age: Some(Duration::from_mins(123)),
+        full_auth_age: None,
+        ticket_left: Some(Duration::from_hours(9)),
+        child: Some(ChildView {
+            name: "net".into(),
+            owner: "rw/net/alice".into(),
+            spi_in: 0xc4be_31f0,
+            spi_out: 0x01f2_c97a,
+            udp_encap: true,
+            cipher: "aes128gcm16",
+            local_ts: selector("0.0.0.0/0"),
+            remote_ts: selector("10.20.3.4"),
+        }),
+    }
+}
+
+#[test]
+fn an_sa_is_shown_with_the_counters_of_the_kernel() {
+    on_one_thread(async {
+        let mut fixture = Fixture::start();
+        let mut client = fixture.client().await;
+        client
+            .send(r#"{"method":"sa_show","parameters":{"id":17}}"#)
+            .await;
+        let Some(ControlRequest::Sas {
+            id: Some(17),
+            reply,
+        }) = fixture.engine.recv().await
+        else {
+            panic!("the question")
+        };
+        let traffic = Traffic {
+            in_bytes: 9,
+            in_packets: 1,
+            out_bytes: 8,
+            out_packets: 2,
+        };
+        let report = SaReport {
+            view: view(),
+            traffic: Some(traffic),
+        };
+        reply.send(vec![report]).expect("the client waits");
+        let reply = client.reply().await.expect("a reply");
+        assert_eq!(reply.rekindle.schema, 1);
+        let Outcome::IkeSas(sas) = reply.outcome else {
+            panic!("SAs")
+        };
+        let json = serde_json::to_value(&sas[0]).expect("serialises");
+        assert_eq!(json["spi_r"], "abababababababab");
+        assert_eq!(json["remote"]["addr"], "2001:db8::7");
+        assert_eq!(json["children"][0]["spi_out"], "01f2c97a");
+        assert_eq!(json["children"][0]["in_bytes"], 9);
+        assert_eq!(json["children"][0]["remote_ts"][0], "10.20.3.4/32");
+        assert_eq!(json["ticket"]["expires_in_seconds"], 32_400);
+        assert!(
+            json.get("full_auth_age_seconds").is_none(),
+            "unknown is absent"
+        );
+    });
+}
+
+#[test]
+fn every_command_reaches_the_engine_and_its_answer_the_client() {
+    on_one_thread(async {
+        let mut fixture = Fixture::start();
+        let mut client = fixture.client().await;
+
+        client.send(r#"{"method":"status"}"#).await;
+        let Some(ControlRequest::Status { reply }) = fixture.engine.recv().await else {
+            panic!()
+        };
+        reply
+            .send(StatusReport {
+                established: 3,
+                ..StatusReport::default()
+            })
+            .expect("waits");
+        let Outcome::Status(status) = client.outcome().await else {
+            panic!("a status")
+        };
+        assert_eq!(status.ike_sas_established, 3);
+
+        client
+            .send(r#"{"method":"up","parameters":{"connection":"rw"}}"#)
+            .await;
+        let Some(ControlRequest::Up { connection, reply }) = fixture.engine.recv().await else {
+            panic!()
+        };
+        assert_eq!(&*connection, "rw");
+        let took = Some(Duration::from_millis(250));
+        reply
+            .send(Ok(UpDone {
+                sa: 4,
+                resumed: true,
+                took,
+            }))
+            .expect("waits");
+        let Outcome::Done(done) = client.outcome().await else {
+            panic!("done")
+        };
+        assert_eq!(
+            (done.id, done.resumed, done.setup_seconds),
+            (Some(4), Some(true), Some(0.25))
+        );
+
+        client
+            .send(r#"{"method":"up","parameters":{"connection":"rw"}}"#)
+            .await;
+        let Some(ControlRequest::Up { reply, .. }) = fixture.engine.recv().await else {
+            panic!()
+        };
+        reply
+            .send(Err(CommandError::Ended(Closed::Timeout)))
+            .expect("waits");
+        assert_eq!(client.error().await, ErrorCode::Failed);
+
+        client
+            .send(r#"{"method":"down","parameters":{"connection":"nemo"}}"#)
+            .await;
+        let Some(ControlRequest::Down { reply, .. }) = fixture.engine.recv().await else {
+            panic!()
+        };
+        reply
+            .send(Err(CommandError::UnknownConnection))
+            .expect("waits");
+        assert_eq!(client.error().await, ErrorCode::NotFound);
+
+        client
+            .send(r#"{"method":"suspend","parameters":{"connection":"rw"}}"#)
+            .await;
+        let Some(ControlRequest::Suspend { reply, .. }) = fixture.engine.recv().await else {
+            panic!()
+        };
+        reply.send(Ok(())).expect("waits");
+        assert!(matches!(client.outcome().await, Outcome::Done(_)));
+
+        client.send(r#"{"method":"gate"}"#).await;
+        let Some(ControlRequest::Gate { reply }) = fixture.engine.recv().await else {
+            panic!()
+        };
+        let verdicts = vec![GateVerdict {
+            verdict: "drop",
+            reason: "ticket_forged",
+            packets: 100_000,
+        }];
+        reply
+            .send(GateReport {
+                mode: "native",
+                verdicts,
+                ..GateReport::default()
+            })
+            .expect("waits");
+        let Outcome::Gate(gate) = client.outcome().await else {
+            panic!("the gate")
+        };
+        assert_eq!(gate.counters[0].packets, 100_000);
+
+        client
+            .send(r#"{"method":"sa_show","parameters":{"id":1}}"#)
+            .await;
+        let Some(ControlRequest::Sas { reply, .. }) = fixture.engine.recv().await else {
+            panic!()
+        };
+        reply.send(Vec::new()).expect("waits");
+        assert_eq!(client.error().await, ErrorCode::NotFound);
+
+        client
+            .send(r#"{"method":"shutdown","parameters":{"delete":true}}"#)
+            .await;
+        let Some(ControlRequest::Shutdown {
+            delete: true,
+            reply,
+        }) = fixture.engine.recv().await
+        else {
+            panic!()
+        };
+        drop(reply);
+        assert_eq!(
+            client.error().await,
+            ErrorCode::Failed,
+            "an engine that dies is told"
+        );
+    });
+}
+
+#[test]
+fn an_engine_that_does_not_answer_costs_the_deadline_and_no_more() {
+    on_one_thread(async {
+        let mut fixture = Fixture::start();
+        let mut client = fixture.client().await;
+        client
+            .send(r#"{"method":"up","parameters":{"connection":"rw","timeout_seconds":1}}"#)
+            .await;
+        let Some(ControlRequest::Up { reply, .. }) = fixture.engine.recv().await else {
+            panic!()
+        };
+        assert_eq!(client.error().await, ErrorCode::Timeout);
+        assert!(reply.is_closed(), "the engine sees that nobody waits");
+
+        // Others are served meanwhile, until the queue is full; then they are told so at once.
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            let mut client = fixture.client().await;
+            client.send(r#"{"method":"status"}"#).await;
+            waiting.push(client);
+        }
+        let Some(ControlRequest::Status { reply }) = fixture.engine.recv().await else {
+            panic!()
+        };
+        reply.send(StatusReport::default()).expect("waits");
+        assert!(matches!(waiting[0].outcome().await, Outcome::Status(_)));
+    });
+}
+
+#[test]
+fn nonsense_is_refused_and_the_connection_goes_on() {
+    on_one_thread(async {
+        let mut fixture = Fixture::start();
+        let mut client = fixture.client().await;
+        for line in [
+            "",
+            "{",
+            "[]",
+            "{\"method\":\"reboot\"}",
+            "{\"method\":\"up\"}",
+            "\u{0}",
+        ] {
+            client.send(line).await;
+            assert_eq!(client.error().await, ErrorCode::BadRequest, "{line:?}");
+        }
+        client.send(r#"{"method":"status"}"#).await;
+        assert!(fixture.engine.recv().await.is_some());
+    });
+}
+
+#[test]
+fn a_line_without_end_is_cut_off() {
+    on_one_thread(async {
+        let fixture = Fixture::start();
+        let mut client = fixture.client().await;
+        client.send(&"x".repeat(MAX_REQUEST)).await;
+        assert_eq!(client.error().await, ErrorCode::BadRequest);
+        assert!(client.reply().await.is_none(), "closed");
+    });
+}
+
+#[test]
+fn one_client_too_many_is_turned_away() {
+    on_one_thread(async {
+        let fixture = Fixture::start();
+        let mut clients = Vec::new();
+        for _ in 0..MAX_CLIENTS {
+            let mut client = fixture.client().await;
+            client.send("?").await;
+            assert_eq!(client.error().await, ErrorCode::BadRequest);
+            clients.push(client);
+        }
+        assert_eq!(fixture.client().await.error().await, ErrorCode::Busy);
+        clients.pop();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut client = fixture.client().await;
+        client.send("?").await;
+        assert_eq!(client.error().await, ErrorCode::BadRequest);
+    });
+}
+
+#[test]
+fn a_live_socket_is_left_alone_and_a_dead_one_replaced() {
+    on_one_thread(async {
+        let folder = TempDir::new().expect("temporary folder");
+        let path = folder.path().join("control.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
+        assert!(path.exists(), "a dead daemon leaves its file");
+        let bound = bind(&path).expect("replaces it");
+        let mode = std::fs::metadata(&path)
+            .expect("is there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o660);
+        assert!(matches!(bind(&path), Err(ControlError::InUse(_))));
+        drop(bound);
+        assert!(!path.exists());
+        std::fs::write(&path, "precious").expect("writes");
+        assert!(matches!(bind(&path), Err(ControlError::NotASocket(_))));
+    });
+}

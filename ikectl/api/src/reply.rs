@@ -1,0 +1,164 @@
+//! What the daemon answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::IkeSa;
+
+/// One reply: who answers, then exactly one outcome.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Reply {
+    /// Who answers, in which shapes, and when.
+    pub rekindle: Stamp,
+    /// The answer.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// The envelope's head.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Stamp {
+    /// The daemon's version.
+    pub version: String,
+    /// [`crate::SCHEMA`].
+    pub schema: u32,
+    /// RFC 3339, UTC.
+    pub time: String,
+}
+
+/// What came of a request; its name is the key beside `rekindle`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// To `status`.
+    Status(Status),
+    /// To `sa_list` and `sa_show`.
+    IkeSas(Vec<IkeSa>),
+    /// To `gate`.
+    Gate(Gate),
+    /// To `up`, `down`, `suspend` and `shutdown`.
+    Done(Done),
+    /// To anything.
+    Error(Failure),
+}
+
+/// The daemon as a whole.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Status {
+    /// Since it started.
+    pub uptime_seconds: u64,
+    /// Process that answers.
+    pub pid: u32,
+    /// Configured connections.
+    pub connections: u64,
+    /// IKE SAs with both sides authenticated.
+    pub ike_sas_established: u64,
+    /// IKE SAs whose peer has proved nothing yet.
+    pub ike_sas_half_open: u64,
+    /// Connections that sleep on a ticket.
+    pub suspended: u64,
+    /// Child SAs in the kernel.
+    pub child_sas: u64,
+    /// Full logins since the start.
+    pub full_logins: u64,
+    /// Resumed logins since the start.
+    pub resumed_logins: u64,
+    /// Logins that came to nothing since the start.
+    pub failed_logins: u64,
+    /// Tickets issued since the start.
+    pub tickets_issued: u64,
+    /// Presented tickets that were refused since the start.
+    pub tickets_refused: u64,
+    /// Epoch that new tickets are sealed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket_key_id: Option<u8>,
+    /// `native`, `generic` or `none`.
+    pub gate_mode: String,
+    /// What an operator should look at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attention: Vec<Attention>,
+}
+
+/// One thing an operator should look at.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Attention {
+    /// One line.
+    pub text: String,
+}
+
+/// The gate.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Gate {
+    /// `native`, `generic` or `none`.
+    pub mode: String,
+    /// Why it is not native, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Where it is attached.
+    #[serde(default)]
+    pub interfaces: Vec<String>,
+    /// The kernel's number of its program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program_id: Option<u32>,
+    /// Verdicts, by reason.
+    #[serde(default)]
+    pub counters: Vec<GateCounter>,
+}
+
+/// One row of the gate's verdicts.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GateCounter {
+    /// `pass`, `drop` or `tx`.
+    pub verdict: String,
+    /// Why.
+    pub reason: String,
+    /// How often.
+    pub packets: u64,
+}
+
+/// A command was carried out.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Done {
+    /// The connection, for commands on one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<String>,
+    /// The IKE SA that `up` brought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
+    /// Whether a ticket opened it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<bool>,
+    /// From the first message to the installed Child SA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup_seconds: Option<f64>,
+}
+
+/// A request came to nothing.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Failure {
+    /// What kind of failure, for programs.
+    pub code: ErrorCode,
+    /// What it was about and why it failed, for people; one line.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cure: Option<String>,
+}
+
+/// Kinds of failure.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request was not understood.
+    BadRequest,
+    /// Too many clients, or too many requests under way.
+    Busy,
+    /// The command was tried and failed.
+    Failed,
+    /// Nothing has this name or number.
+    NotFound,
+    /// The time for an answer is over; the command may still succeed.
+    Timeout,
+    /// A kind that this reader does not know.
+    #[serde(other)]
+    Unknown,
+}

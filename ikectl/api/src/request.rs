@@ -1,0 +1,45 @@
+//! What a client asks for.
+
+use serde::{Deserialize, Serialize};
+
+/// One request: `{"method":"up","parameters":{"connection":"rw"}}`. Methods without parameters are
+/// sent without the key.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "method", content = "parameters", rename_all = "snake_case")]
+pub enum Request {
+    /// Health, counts and what needs attention.
+    Status,
+    /// All IKE SAs and suspended connections.
+    SaList,
+    /// One IKE SA.
+    SaShow {
+        /// Its number.
+        id: u64,
+    },
+    /// Bring a connection up: resume with a ticket at hand, else log in.
+    Up {
+        /// Its name.
+        connection: String,
+        /// How long to wait for the outcome.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_seconds: Option<u64>,
+    },
+    /// Delete a connection's SA with the peer's knowledge, and forget its ticket.
+    Down {
+        /// Its name.
+        connection: String,
+    },
+    /// Drop a connection's SA without a word, and keep the ticket.
+    Suspend {
+        /// Its name.
+        connection: String,
+    },
+    /// What the gate is attached to and has counted.
+    Gate,
+    /// End the daemon.
+    Shutdown {
+        /// Delete all SAs with the peers' knowledge first; else they outlive the daemon.
+        #[serde(default)]
+        delete: bool,
+    },
+}
