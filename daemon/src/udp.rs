@@ -380,6 +380,7 @@ impl AsRawFd for UdpSocket {
     unsafe_code,
     reason = "the descriptor table is the only witness of a received number"
 )]
+#[must_use]
 pub fn received_descriptor(raw: RawFd) -> OwnedFd {
     // SAFETY: the caller passes numbers straight from a control message that it has just read, so
     // each is open, and nobody else in this process knows it.

@@ -1,0 +1,213 @@
+//! Small files that must be whole or not be there: magic, body, SHA-256, replaced by rename.
+//!
+//! A file that is there but damaged is an error with a cure in its text, never a reason to start
+//! afresh: behind a ring that was silently replaced, every client would have to log in anew.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use ring::digest::{SHA256, digest};
+use serde::{Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
+
+/// Octets of a magic: seven of name, one of version.
+pub(super) type Magic = [u8; 8];
+const CHECKSUM: usize = 32;
+/// Longest file of this kind.
+const MAX_FILE: usize = 16 << 10;
+
+/// Why a durable file is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum DurableError {
+    /// Reading or writing failed.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The file is not what was written.
+    #[error(
+        "{path}: damaged ({why}). Put the file back from a copy, or move it away to start with \
+         fresh keys: then all tickets are void and clients log in with a full exchange",
+        path = path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// In which way.
+        why: &'static str,
+    },
+}
+
+/// Reads a file; `None` if there is none.
+pub(super) fn read<T: DeserializeOwned>(
+    path: &Path,
+    magic: Magic,
+) -> Result<Option<T>, DurableError> {
+    let io = |source| DurableError::Io {
+        path: path.into(),
+        source,
+    };
+    let damaged = |why| DurableError::Damaged {
+        path: path.into(),
+        why,
+    };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io(error)),
+    };
+    let mut octets = Zeroizing::new(Vec::with_capacity(MAX_FILE + 1));
+    file.take(MAX_FILE as u64 + 1)
+        .read_to_end(&mut octets)
+        .map_err(io)?;
+    if octets.len() > MAX_FILE {
+        return Err(damaged("too long"));
+    }
+    let (signed, checksum) = octets
+        .split_last_chunk::<CHECKSUM>()
+        .ok_or_else(|| damaged("too short"))?;
+    if digest(&SHA256, signed).as_ref() != checksum {
+        return Err(damaged("wrong checksum"));
+    }
+    let body = signed
+        .strip_prefix(&magic)
+        .ok_or_else(|| damaged("another kind or version"))?;
+    postcard::from_bytes(body)
+        .map(Some)
+        .map_err(|_| damaged("unreadable content"))
+}
+
+/// Replaces a file. After this returns the new one survives a power cut; before, the old one does.
+/// The old content, which may hold retired keys, is overwritten as far as the file system allows.
+pub(super) fn write<T: Serialize>(
+    path: &Path,
+    magic: Magic,
+    value: &T,
+) -> Result<(), DurableError> {
+    let io = |source| DurableError::Io {
+        path: path.into(),
+        source,
+    };
+    let mut octets = Zeroizing::new(vec![0; MAX_FILE]);
+    octets[..magic.len()].copy_from_slice(&magic);
+    let room = MAX_FILE - CHECKSUM;
+    let end = postcard::to_slice(value, &mut octets[magic.len()..room])
+        .map(|body| magic.len() + body.len())
+        .map_err(|_| io(io::ErrorKind::FileTooLarge.into()))?;
+    let checksum = digest(&SHA256, &octets[..end]);
+    octets[end..end + CHECKSUM].copy_from_slice(checksum.as_ref());
+    let old = OpenOptions::new().write(true).open(path);
+    replace(path, |file| file.write_all(&octets[..end + CHECKSUM])).map_err(io)?;
+    if let Ok(old) = old {
+        // The new file stands: that this could not be done must not fail the caller.
+        let _ = overwrite(old);
+    }
+    Ok(())
+}
+
+/// Writes a file beside `path`, makes it durable, then gives it the name.
+pub(super) fn replace(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    let fresh = fresh_name(path);
+    remove_if_there(&fresh)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&fresh)?;
+    fill(&mut file)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    sync_folder(path)
+}
+
+/// Removes a file durably; it need not be there.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    remove_if_there(path)?;
+    sync_folder(path)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    path.parent()
+        .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// The name a file has until it is whole.
+pub(super) fn fresh_name(path: &Path) -> PathBuf {
+    path.with_added_extension("new")
+}
+
+fn overwrite(mut file: File) -> io::Result<()> {
+    let length = file.metadata()?.len().min(MAX_FILE as u64) as usize;
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&vec![0; length])?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAGIC: Magic = *b"rktest\0\x01";
+
+    #[test]
+    fn what_was_written_reads_back_and_nothing_else_does() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("file");
+        assert_eq!(read::<String>(&path, MAGIC).expect("none"), None);
+        write(&path, MAGIC, &"hello".to_owned()).expect("write");
+        assert_eq!(
+            read::<String>(&path, MAGIC).expect("read").as_deref(),
+            Some("hello")
+        );
+        assert!(read::<String>(&path, *b"rktest\0\x02").is_err());
+        let whole = fs::read(&path).expect("read");
+        for end in 0..whole.len() {
+            fs::write(&path, &whole[..end]).expect("cut");
+            assert!(read::<String>(&path, MAGIC).is_err(), "cut at {end}");
+        }
+        for at in 0..whole.len() {
+            let mut bent = whole.clone();
+            bent[at] ^= 1;
+            fs::write(&path, bent).expect("bend");
+            assert!(read::<String>(&path, MAGIC).is_err(), "bent at {at}");
+        }
+    }
+
+    #[test]
+    fn a_crash_before_the_rename_leaves_the_old_file() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("file");
+        write(&path, MAGIC, &1_u32).expect("write");
+        fs::write(fresh_name(&path), b"rktest\0\x01 half").expect("leave a fresh file");
+        assert_eq!(read::<u32>(&path, MAGIC).expect("read"), Some(1));
+        write(&path, MAGIC, &2_u32).expect("write again");
+        assert_eq!(read::<u32>(&path, MAGIC).expect("read"), Some(2));
+    }
+
+    #[test]
+    fn the_file_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("file");
+        write(&path, MAGIC, &1_u32).expect("write");
+        let mode = fs::metadata(&path).expect("metadata").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

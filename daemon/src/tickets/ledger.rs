@@ -1,0 +1,229 @@
+//! The engine's side of the ring: fresh indexes at hand, used bits in mapped memory.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use ike::io::{TicketLedger, TicketRoot};
+
+use super::{ring::IndexRange, used::UsedBits};
+
+/// With fewer indexes than this the keeper is asked for more.
+const LOW: u32 = 1024;
+
+/// All live epochs, oldest first.
+#[derive(Debug, Default)]
+pub struct Epochs {
+    /// For the core.
+    pub roots: Vec<TicketRoot>,
+    /// For the ledger.
+    pub bits: Vec<(u8, Arc<UsedBits>)>,
+}
+
+impl Epochs {
+    /// Maps the bitmaps that came with the roots.
+    pub fn map(epochs: Vec<(TicketRoot, OwnedFd)>) -> io::Result<Self> {
+        let mut mapped = Self::default();
+        for (root, file) in epochs {
+            mapped
+                .bits
+                .push((root.key_id, Arc::new(UsedBits::map(file)?)));
+            mapped.roots.push(root);
+        }
+        Ok(mapped)
+    }
+}
+
+/// Where fresh indexes arrive while the engine works: filled by whoever listens to the keeper.
+#[derive(Debug, Default)]
+pub struct IndexSource {
+    ranges: Mutex<VecDeque<IndexRange>>,
+    asked: AtomicBool,
+}
+
+impl IndexSource {
+    /// Puts an answer of the keeper into the store; `None` if it had none to give.
+    pub fn deliver(&self, range: Option<IndexRange>) {
+        if let Some(range) = range {
+            self.ranges
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push_back(range);
+        }
+        self.asked.store(false, Ordering::Release);
+    }
+}
+
+/// Ticket indexes and used bits, as the core asks for them.
+pub struct Ledger {
+    source: Arc<IndexSource>,
+    ask: Box<dyn Fn() -> bool + Send>,
+    bits: Vec<(u8, Arc<UsedBits>)>,
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger")
+            .field("bits", &self.bits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// `ask` sends the keeper a request for indexes and does not wait; it returns whether that went.
+    pub fn new(source: Arc<IndexSource>, ask: impl Fn() -> bool + Send + 'static) -> Self {
+        Self {
+            source,
+            ask: Box::new(ask),
+            bits: Vec::new(),
+        }
+    }
+
+    /// Works with these epochs from now on. Give the core their roots first: an index of an epoch
+    /// that is not set here is never handed out.
+    pub fn set_epochs(&mut self, epochs: &Epochs) {
+        self.bits.clone_from(&epochs.bits);
+    }
+
+    /// The bitmaps in use, for the thread that syncs them.
+    #[must_use]
+    pub fn bitmaps(&self) -> Vec<Arc<UsedBits>> {
+        self.bits.iter().map(|(_, bits)| Arc::clone(bits)).collect()
+    }
+
+    fn bits(&self, key_id: u8) -> Option<&UsedBits> {
+        let (_, bits) = self.bits.iter().find(|(id, _)| *id == key_id)?;
+        Some(bits)
+    }
+}
+
+impl TicketLedger for Ledger {
+    fn next_index(&mut self) -> Option<(u8, u32)> {
+        let newest = self.bits.last().map(|(key_id, _)| *key_id);
+        let known: Vec<u8> = self.bits.iter().map(|(key_id, _)| *key_id).collect();
+        let (index, left) = {
+            let mut ranges = self
+                .source
+                .ranges
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            // What an older epoch left over is not issued: its time to issue is over.
+            ranges.retain(|range| {
+                range.first < range.end
+                    && (Some(range.key_id) == newest || !known.contains(&range.key_id))
+            });
+            let index = ranges
+                .iter_mut()
+                .find(|range| Some(range.key_id) == newest)
+                .map(|range| {
+                    let index = range.first;
+                    range.first += 1;
+                    (range.key_id, index)
+                });
+            let left = ranges
+                .iter()
+                .map(|range| range.end - range.first)
+                .fold(0_u32, u32::saturating_add);
+            (index, left)
+        };
+        if left < LOW && !self.source.asked.swap(true, Ordering::AcqRel) && !(self.ask)() {
+            self.source.asked.store(false, Ordering::Release);
+        }
+        index
+    }
+
+    fn is_used(&self, key_id: u8, index: u32) -> bool {
+        // Without its bitmap a ticket cannot be shown to be fresh.
+        self.bits(key_id).is_none_or(|bits| bits.is_set(index))
+    }
+
+    fn mark_used(&mut self, key_id: u8, index: u32) -> bool {
+        self.bits(key_id).is_some_and(|bits| bits.set(index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::atomic::AtomicU32};
+
+    use super::*;
+    use crate::tickets::{Ring, RingOptions};
+
+    fn ring(folder: &Path) -> Ring {
+        let options = RingOptions {
+            ticket_seconds: 3600,
+            strict_after_power_loss: false,
+        };
+        Ring::open(folder, options, [0; 16], 0).expect("open").0
+    }
+
+    fn epochs(ring: &Ring) -> Epochs {
+        let epochs = ring
+            .epochs()
+            .map(|(key_id, root, file)| {
+                (
+                    TicketRoot { key_id, root },
+                    file.try_clone().expect("clone").into(),
+                )
+            })
+            .collect();
+        Epochs::map(epochs).expect("map")
+    }
+
+    #[test]
+    fn indexes_are_asked_for_before_they_run_out() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut ring = ring(folder.path());
+        let source = Arc::new(IndexSource::default());
+        let asked = Arc::new(AtomicU32::new(0));
+        let mut ledger = Ledger::new(Arc::clone(&source), {
+            let asked = Arc::clone(&asked);
+            move || asked.fetch_add(1, Ordering::Relaxed) < 100
+        });
+        ledger.set_epochs(&epochs(&ring));
+        assert_eq!(ledger.next_index(), None);
+        assert_eq!(ledger.next_index(), None);
+        assert_eq!(asked.load(Ordering::Relaxed), 1, "one question at a time");
+        let range = ring.grant(1025, 0).expect("grant");
+        source.deliver(Some(range));
+        assert_eq!(ledger.next_index(), Some((range.key_id, 0)));
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert_eq!(ledger.next_index(), Some((range.key_id, 1)));
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn only_the_newest_known_epoch_issues() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut ring = ring(folder.path());
+        let source = Arc::new(IndexSource::default());
+        let mut ledger = Ledger::new(Arc::clone(&source), || true);
+        ledger.set_epochs(&epochs(&ring));
+        let old = ring.grant(10, 0).expect("grant");
+        source.deliver(Some(old));
+        assert_eq!(ledger.next_index(), Some((old.key_id, 0)));
+        ring.force_epoch(0).expect("epoch");
+        let new = ring.grant(10, 0).expect("grant");
+        source.deliver(Some(new));
+        assert_eq!(
+            ledger.next_index(),
+            Some((old.key_id, 1)),
+            "the core lacks the new root"
+        );
+        ledger.set_epochs(&epochs(&ring));
+        assert_eq!(ledger.next_index(), Some((new.key_id, 0)));
+        assert!(
+            ledger.mark_used(old.key_id, 0),
+            "old tickets are still honoured"
+        );
+        assert!(!ledger.mark_used(old.key_id, 0) && ledger.is_used(old.key_id, 0));
+        let stranger = new.key_id.wrapping_add(1);
+        assert!(ledger.is_used(stranger, 0) && !ledger.mark_used(stranger, 0));
+    }
+}

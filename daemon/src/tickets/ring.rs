@@ -1,0 +1,395 @@
+//! The ring of epochs: whose root seals new tickets, whose still open old ones, and which indexes
+//! have been promised already.
+//!
+//! The order of writes makes every crash harmless. A bitmap exists before the ring names its epoch,
+//! and goes only after the ring has forgotten it; indexes count as issued from the moment the ring
+//! says so, which is before the first of them leaves.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use ike::crypto::Secret;
+use ring::{
+    digest::{SHA256, digest},
+    rand::{SecureRandom, SystemRandom},
+};
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::{
+    durable::{self, DurableError, Magic, fresh_name},
+    used::{INDEXES, UsedFile},
+};
+
+/// How long an epoch issues tickets.
+const ISSUE_SECONDS: u64 = 24 * 3600;
+/// Epochs that can be alive at once.
+pub const MAX_EPOCHS: usize = 16;
+/// Indexes promised with one write to disk.
+const RESERVE: u32 = 65_536;
+const MAGIC: Magic = *b"rkring\0\x01";
+/// Ticket expiry counts minutes, so the last ticket may live almost one longer.
+const EXPIRY_GRAIN_SECONDS: u64 = 60;
+
+/// How the ring behaves.
+#[derive(Clone, Debug)]
+pub struct RingOptions {
+    /// Longest lifetime of a ticket, in seconds.
+    pub ticket_seconds: u64,
+    /// Retire all epochs when the machine went down without saying so: some used bits of its last
+    /// second may be missing.
+    pub strict_after_power_loss: bool,
+}
+
+impl RingOptions {
+    const fn accept_until(&self, issue_until: u64) -> u64 {
+        issue_until
+            .saturating_add(self.ticket_seconds)
+            .saturating_add(EXPIRY_GRAIN_SECONDS)
+    }
+}
+
+/// Something that the operator should know about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Notice {
+    /// There was no ring; a fresh one was made.
+    Fresh,
+    /// The machine went down; used bits of the last second may be missing.
+    PowerLoss,
+    /// An epoch was retired before its time, with the reason.
+    Retired(u8, &'static str),
+}
+
+/// Why there is no ring.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    /// The file, or a bitmap, failed us.
+    #[error(transparent)]
+    Durable(#[from] DurableError),
+    /// A bitmap could not be made or read.
+    #[error("{path}: {source}", path = path.display())]
+    Bitmap {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The operating system has no randomness.
+    #[error("no randomness from the operating system")]
+    Random,
+    /// Every epoch is still needed by a ticket that was issued.
+    #[error("{MAX_EPOCHS} ticket epochs are alive; no new one until the oldest has expired")]
+    TooManyEpochs,
+}
+
+/// Indexes that belong to whoever holds this.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct IndexRange {
+    /// Epoch.
+    pub key_id: u8,
+    /// First index.
+    pub first: u32,
+    /// One past the last.
+    pub end: u32,
+}
+
+/// The ring, open and kept on disk.
+#[derive(Debug)]
+pub struct Ring {
+    folder: PathBuf,
+    options: RingOptions,
+    state: State,
+    /// Bitmaps in the order of `state.epochs`.
+    files: Vec<UsedFile>,
+    /// What the newest epoch has promised on disk and not yet given out.
+    promised: Option<IndexRange>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct State {
+    boot_id: [u8; 16],
+    /// After an orderly stop: SHA-256 over the bitmaps' own, in order.
+    clean: Option<[u8; 32]>,
+    /// Oldest first; only the last one issues.
+    epochs: Vec<Epoch>,
+}
+
+#[derive(Deserialize, Serialize, Zeroize, ZeroizeOnDrop)]
+struct Epoch {
+    key_id: u8,
+    root: [u8; 32],
+    /// Unix times.
+    issue_until: u64,
+    accept_until: u64,
+    /// Indexes below this may be out.
+    reserved: u32,
+}
+
+impl std::fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Epoch({})", self.key_id)
+    }
+}
+
+impl Epoch {
+    fn root(&self) -> Secret {
+        Secret::from(self.root.as_slice())
+    }
+
+    const fn issues(&self, now: u64) -> bool {
+        now < self.issue_until && self.reserved < INDEXES
+    }
+}
+
+impl Ring {
+    /// Opens the ring in `folder`, or makes one if there is none. `now` is Unix time.
+    pub fn open(
+        folder: &Path,
+        options: RingOptions,
+        boot_id: [u8; 16],
+        now: u64,
+    ) -> Result<(Self, Vec<Notice>), RingError> {
+        let mut notices = Vec::new();
+        let state = durable::read::<State>(&folder.join("ring"), MAGIC)?;
+        let mut state = state.unwrap_or_else(|| {
+            notices.push(Notice::Fresh);
+            State {
+                boot_id,
+                clean: None,
+                epochs: Vec::new(),
+            }
+        });
+        let mut ring = Self {
+            folder: folder.into(),
+            options,
+            promised: None,
+            files: Vec::new(),
+            state: State {
+                boot_id,
+                clean: None,
+                epochs: Vec::new(),
+            },
+        };
+        let power_loss =
+            state.clean.is_none() && state.boot_id != boot_id && !state.epochs.is_empty();
+        if power_loss {
+            notices.push(Notice::PowerLoss);
+        }
+        for epoch in std::mem::take(&mut state.epochs) {
+            let key_id = epoch.key_id;
+            if power_loss && ring.options.strict_after_power_loss {
+                notices.push(Notice::Retired(
+                    key_id,
+                    "power loss, and the strict rule for it",
+                ));
+                continue;
+            }
+            match UsedFile::open(folder, key_id, &epoch.root()) {
+                Ok(file) => {
+                    ring.files.push(file);
+                    ring.state.epochs.push(epoch);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    notices.push(Notice::Retired(key_id, "its bitmap is missing"));
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    notices.push(Notice::Retired(key_id, "its bitmap is damaged"));
+                }
+                Err(source) => return Err(ring.bitmap(key_id, source)),
+            }
+        }
+        if let Some(sum) = state.clean
+            && notices.is_empty()
+            && ring.checksum()? != sum
+        {
+            for epoch in std::mem::take(&mut ring.state.epochs) {
+                notices.push(Notice::Retired(epoch.key_id, "a bitmap fails its checksum"));
+            }
+            ring.files.clear();
+        }
+        // Tickets may live longer than when the issuing epoch began.
+        if let Some(epoch) = ring.state.epochs.last_mut() {
+            let accept_until = ring.options.accept_until(epoch.issue_until);
+            epoch.accept_until = epoch.accept_until.max(accept_until);
+        }
+        ring.advance(now)?;
+        // Also when nothing else changed: from now on the stop is not clean.
+        ring.save()?;
+        ring.sweep()?;
+        Ok((ring, notices))
+    }
+
+    /// Starts a new epoch when the present one has issued for long enough or is full, and erases
+    /// those whose last ticket has expired. `true` if the set of epochs changed.
+    pub fn rotate(&mut self, now: u64) -> Result<bool, RingError> {
+        let changed = self.advance(now)?;
+        if changed {
+            self.save()?;
+            self.sweep()?;
+        }
+        Ok(changed)
+    }
+
+    /// Gives out up to `count` fresh indexes of the newest epoch, which never come again.
+    pub fn grant(&mut self, count: u32, now: u64) -> Result<IndexRange, RingError> {
+        if self.promised.is_none_or(|range| range.first == range.end) {
+            self.rotate(now)?;
+            let issuing = |epoch: &&mut Epoch| epoch.issues(now);
+            let Some(epoch) = self.state.epochs.last_mut().filter(issuing) else {
+                return Err(RingError::TooManyEpochs);
+            };
+            let first = epoch.reserved;
+            let end = first.saturating_add(RESERVE).min(INDEXES);
+            epoch.reserved = end;
+            let key_id = epoch.key_id;
+            self.save()?;
+            self.promised = Some(IndexRange { key_id, first, end });
+        }
+        let Some(promised) = &mut self.promised else {
+            return Err(RingError::TooManyEpochs);
+        };
+        let end = promised.first.saturating_add(count).min(promised.end);
+        let granted = IndexRange { end, ..*promised };
+        promised.first = end;
+        Ok(granted)
+    }
+
+    /// Starts a new epoch now, whatever the present one could still issue.
+    pub fn force_epoch(&mut self, now: u64) -> Result<(), RingError> {
+        self.retire(now);
+        self.add_epoch(now)?;
+        self.save()?;
+        self.sweep()
+    }
+
+    /// Every live epoch, oldest first: key id, root, and the descriptor of its bitmap.
+    pub fn epochs(&self) -> impl Iterator<Item = (u8, Secret, &fs::File)> {
+        let epochs = self.state.epochs.iter().zip(&self.files);
+        epochs.map(|(epoch, file)| (epoch.key_id, epoch.root(), file.file()))
+    }
+
+    /// Marks an orderly stop. Nobody may set a bit any more.
+    pub fn close(mut self) -> Result<(), RingError> {
+        for (epoch, file) in self.state.epochs.iter().zip(&self.files) {
+            file.sync()
+                .map_err(|source| self.bitmap(epoch.key_id, source))?;
+        }
+        self.state.clean = Some(self.checksum()?);
+        self.save()
+    }
+
+    fn advance(&mut self, now: u64) -> Result<bool, RingError> {
+        let retired = self.retire(now);
+        let issuing = self
+            .state
+            .epochs
+            .last()
+            .is_some_and(|epoch| epoch.issues(now));
+        if issuing {
+            return Ok(retired);
+        }
+        match self.add_epoch(now) {
+            Ok(()) => Ok(true),
+            // The old ones still open tickets; only new tickets have to wait.
+            Err(RingError::TooManyEpochs) => Ok(retired),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn retire(&mut self, now: u64) -> bool {
+        let before = self.state.epochs.len();
+        let mut files = std::mem::take(&mut self.files).into_iter();
+        self.state.epochs.retain(|epoch| {
+            let keep = now < epoch.accept_until;
+            let file = files.next();
+            if keep {
+                self.files.extend(file);
+            }
+            keep
+        });
+        self.state.epochs.len() != before
+    }
+
+    fn add_epoch(&mut self, now: u64) -> Result<(), RingError> {
+        if self.state.epochs.len() >= MAX_EPOCHS {
+            return Err(RingError::TooManyEpochs);
+        }
+        let mut root = [0; 32];
+        let mut first = [0];
+        let random = SystemRandom::new();
+        random.fill(&mut root).map_err(|_| RingError::Random)?;
+        random.fill(&mut first).map_err(|_| RingError::Random)?;
+        let alive: Vec<u8> = self.state.epochs.iter().map(|epoch| epoch.key_id).collect();
+        let mut key_id = alive.last().map_or(first[0], |last| last.wrapping_add(1));
+        // Ends, since fewer are alive than there are ids.
+        while alive.contains(&key_id) {
+            key_id = key_id.wrapping_add(1);
+        }
+        let issue_until = now.saturating_add(ISSUE_SECONDS);
+        let epoch = Epoch {
+            key_id,
+            root,
+            issue_until,
+            accept_until: self.options.accept_until(issue_until),
+            reserved: 0,
+        };
+        root.zeroize();
+        let file = UsedFile::create(&self.folder, key_id, &epoch.root())
+            .map_err(|source| self.bitmap(key_id, source))?;
+        self.state.epochs.push(epoch);
+        self.files.push(file);
+        // What the old epoch had left is not given out any more.
+        self.promised = None;
+        Ok(())
+    }
+
+    fn checksum(&self) -> Result<[u8; 32], RingError> {
+        let mut sums = Vec::new();
+        for (epoch, file) in self.state.epochs.iter().zip(&self.files) {
+            let sum = file
+                .checksum()
+                .map_err(|source| self.bitmap(epoch.key_id, source))?;
+            sums.extend_from_slice(&sum);
+        }
+        let mut sum = [0; 32];
+        sum.copy_from_slice(digest(&SHA256, &sums).as_ref());
+        Ok(sum)
+    }
+
+    fn save(&self) -> Result<(), RingError> {
+        Ok(durable::write(
+            &self.folder.join("ring"),
+            MAGIC,
+            &self.state,
+        )?)
+    }
+
+    /// Removes bitmaps that no epoch of the saved ring names.
+    fn sweep(&self) -> Result<(), RingError> {
+        for key_id in 0..=u8::MAX {
+            let path = UsedFile::path(&self.folder, key_id);
+            let named = self.state.epochs.iter().any(|epoch| epoch.key_id == key_id);
+            for path in [fresh_name(&path), path]
+                .into_iter()
+                .skip(usize::from(named))
+            {
+                if !named && path.exists() {
+                    durable::remove(&path).map_err(|source| RingError::Bitmap { path, source })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn bitmap(&self, key_id: u8, source: io::Error) -> RingError {
+        RingError::Bitmap {
+            path: UsedFile::path(&self.folder, key_id),
+            source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! Restarts, crashes between two steps, and the passing of time.
+
+use super::*;
+use crate::tickets::UsedBits;
+
+const BOOT: [u8; 16] = [1; 16];
+const OTHER_BOOT: [u8; 16] = [2; 16];
+const DAY: u64 = ISSUE_SECONDS;
+
+fn options() -> RingOptions {
+    RingOptions {
+        ticket_seconds: 3600,
+        strict_after_power_loss: false,
+    }
+}
+
+fn open(folder: &Path, boot: [u8; 16], now: u64) -> (Ring, Vec<Notice>) {
+    Ring::open(folder, options(), boot, now).expect("open")
+}
+
+fn ids(ring: &Ring) -> Vec<u8> {
+    ring.epochs().map(|(key_id, ..)| key_id).collect()
+}
+
+fn roots(ring: &Ring) -> Vec<(u8, Secret)> {
+    ring.epochs()
+        .map(|(key_id, root, _)| (key_id, root))
+        .collect()
+}
+
+fn bits(ring: &Ring) -> UsedBits {
+    let (_, _, file) = ring.epochs().last().expect("an epoch");
+    UsedBits::map(file.try_clone().expect("clone").into()).expect("map")
+}
+
+#[test]
+fn a_ring_is_the_same_after_every_kind_of_restart() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (ring, notices) = open(folder.path(), BOOT, 0);
+    assert_eq!(notices, [Notice::Fresh]);
+    let first = roots(&ring);
+    assert!(bits(&ring).set(77));
+    drop(ring);
+    // A crash: same boot, no clean mark.
+    let (ring, notices) = open(folder.path(), BOOT, 1);
+    assert_eq!((roots(&ring), notices), (roots(&ring), vec![]));
+    assert_eq!(roots(&ring), first);
+    assert!(bits(&ring).is_set(77));
+    ring.close().expect("close");
+    // An orderly reboot.
+    let (ring, notices) = open(folder.path(), OTHER_BOOT, 2);
+    assert_eq!((roots(&ring), notices), (first, vec![]));
+    assert!(bits(&ring).is_set(77) && !bits(&ring).is_set(78));
+}
+
+#[test]
+fn indexes_never_come_twice() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..5 {
+        let (mut ring, _) = open(folder.path(), BOOT, 0);
+        for _ in 0..20 {
+            let range = ring.grant(4096, 0).expect("grant");
+            assert!(range.end > range.first);
+            for index in range.first..range.end {
+                assert!(seen.insert((range.key_id, index)));
+            }
+        }
+    }
+    assert_eq!(seen.len(), 5 * 20 * 4096);
+}
+
+#[test]
+fn a_full_epoch_makes_room_for_the_next() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut ring, _) = open(folder.path(), BOOT, 0);
+    let first = ring.grant(1, 0).expect("grant").key_id;
+    let mut granted = 1;
+    loop {
+        let range = ring.grant(u32::MAX, 0).expect("grant");
+        if range.key_id != first {
+            assert_eq!((range.key_id, range.first), (first.wrapping_add(1), 0));
+            break;
+        }
+        granted += range.end - range.first;
+    }
+    assert_eq!(granted, INDEXES);
+    assert_eq!(ids(&ring), [first, first.wrapping_add(1)]);
+}
+
+#[test]
+fn epochs_issue_for_a_day_and_open_until_their_last_ticket_is_over() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut ring, _) = open(folder.path(), BOOT, 0);
+    let first = ids(&ring)[0];
+    assert!(!ring.rotate(DAY - 1).expect("rotate"));
+    assert!(ring.rotate(DAY).expect("rotate"));
+    let second = first.wrapping_add(1);
+    assert_eq!(ids(&ring), [first, second]);
+    assert_eq!(ring.grant(1, DAY).expect("grant").key_id, second);
+    assert!(UsedFile::path(folder.path(), first).exists());
+    assert!(!ring.rotate(DAY + 3600 + 59).expect("rotate"));
+    assert!(ring.rotate(DAY + 3600 + 60).expect("rotate"));
+    assert_eq!(ids(&ring), [second]);
+    assert!(!UsedFile::path(folder.path(), first).exists());
+    drop(ring);
+    assert_eq!(ids(&open(folder.path(), BOOT, DAY + 7200).0), [second]);
+}
+
+#[test]
+fn what_an_old_epoch_had_left_is_not_issued_after_rotation() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut ring, _) = open(folder.path(), BOOT, 0);
+    let first = ring.grant(1, 0).expect("grant").key_id;
+    ring.rotate(DAY).expect("rotate");
+    assert_ne!(ring.grant(1, DAY).expect("grant").key_id, first);
+}
+
+#[test]
+fn live_ids_are_not_reissued_and_their_number_is_bounded() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut ring, _) = open(folder.path(), BOOT, 0);
+    for _ in 1..MAX_EPOCHS {
+        ring.force_epoch(0).expect("epoch");
+    }
+    assert!(matches!(ring.force_epoch(0), Err(RingError::TooManyEpochs)));
+    let mut distinct = ids(&ring);
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert_eq!(distinct.len(), MAX_EPOCHS);
+}
+
+#[test]
+fn a_crash_between_bitmap_and_ring_leaves_no_trace() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (ring, _) = open(folder.path(), BOOT, 0);
+    let before = roots(&ring);
+    let stray = ids(&ring)[0].wrapping_add(1);
+    drop(ring);
+    UsedFile::create(folder.path(), stray, &Secret::new(vec![9; 32])).expect("stray");
+    fs::write(
+        folder.path().join("ring.new"),
+        b"rkring\0\x01 half of a ring",
+    )
+    .expect("half");
+    fs::write(folder.path().join("used-00.new"), b"half of a bitmap").expect("half");
+    let (ring, notices) = open(folder.path(), BOOT, 1);
+    assert_eq!((roots(&ring), notices), (before, vec![]));
+    assert!(!UsedFile::path(folder.path(), stray).exists());
+    assert!(!folder.path().join("used-00.new").exists());
+}
+
+#[test]
+fn an_epoch_without_its_bitmap_is_retired() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (ring, _) = open(folder.path(), BOOT, 0);
+    let id = ids(&ring)[0];
+    drop(ring);
+    fs::remove_file(UsedFile::path(folder.path(), id)).expect("remove");
+    let (ring, notices) = open(folder.path(), BOOT, 0);
+    assert_eq!(notices, [Notice::Retired(id, "its bitmap is missing")]);
+    assert_eq!(ring.state.epochs.len(), 1);
+    let id = ids(&ring)[0];
+    drop(ring);
+    fs::write(UsedFile::path(folder.path(), id), b"short").expect("damage");
+    let (_, notices) = open(folder.path(), BOOT, 0);
+    assert_eq!(notices, [Notice::Retired(id, "its bitmap is damaged")]);
+}
+
+#[test]
+fn a_bit_that_changed_while_nobody_ran_retires_the_epoch() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (ring, _) = open(folder.path(), BOOT, 0);
+    let id = ids(&ring)[0];
+    let bits = bits(&ring);
+    ring.close().expect("close");
+    bits.set(5);
+    let (_, notices) = open(folder.path(), BOOT, 0);
+    assert_eq!(
+        notices,
+        [Notice::Retired(id, "a bitmap fails its checksum")]
+    );
+}
+
+#[test]
+fn power_loss_is_said_and_the_strict_rule_obeyed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (ring, _) = open(folder.path(), BOOT, 0);
+    let before = roots(&ring);
+    drop(ring);
+    let (ring, notices) = open(folder.path(), OTHER_BOOT, 0);
+    assert_eq!((roots(&ring), notices), (before, vec![Notice::PowerLoss]));
+    let id = ids(&ring)[0];
+    drop(ring);
+    let strict = RingOptions {
+        strict_after_power_loss: true,
+        ..options()
+    };
+    let (ring, notices) = Ring::open(folder.path(), strict, BOOT, 0).expect("open");
+    assert_eq!(notices[0], Notice::PowerLoss);
+    assert!(matches!(notices[1], Notice::Retired(retired, _) if retired == id));
+    assert_eq!(ids(&ring).len(), 1);
+}
+
+#[test]
+fn a_damaged_ring_is_an_error_that_names_file_and_cure() {
+    let folder = tempfile::tempdir().expect("folder");
+    drop(open(folder.path(), BOOT, 0));
+    let path = folder.path().join("ring");
+    let mut octets = fs::read(&path).expect("read");
+    octets[20] ^= 1;
+    fs::write(&path, &octets).expect("damage");
+    let error = Ring::open(folder.path(), options(), BOOT, 0)
+        .expect_err("damaged")
+        .to_string();
+    assert!(error.contains(path.to_str().expect("path")), "{error}");
+    assert!(error.contains("move it away"), "{error}");
+    assert_eq!(fs::read(&path).expect("read"), octets, "left as it was");
+}
