@@ -1,3 +1,102 @@
-//! The operator's tool.
+//! The operator's tool: one request to the daemon's control socket, its answer as a table or as
+//! JSON, and an exit status that says how it went.
 
-fn main() {}
+mod args;
+mod ask;
+mod show;
+mod table;
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+use ikectl_api::{DEADLINE_SECONDS, MAX_UP_SECONDS, Outcome, Request, UP_SECONDS};
+
+use crate::{
+    args::{Args, Command, SaCommand},
+    ask::Trouble,
+};
+
+/// Time for the way to the daemon and back, on top of the daemon's own deadline.
+const ROUND_TRIP: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    // Abbreviated verbs help fingers, but a script that uses them breaks with the next verb.
+    let at_terminal = std::io::stdout().is_terminal();
+    let matches = Args::command().infer_subcommands(at_terminal).get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trouble) => {
+            if !args.quiet {
+                // One line whatever the daemon said, and nobody to tell if stderr is gone.
+                let _unheard = writeln!(std::io::stderr(), "ikectl: {trouble}");
+            }
+            ExitCode::from(trouble.status())
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Trouble> {
+    let (request, deadline) = request(args.command.as_ref());
+    let answer = ask::ask(&args.socket, &request, deadline)?;
+    let failure = match &answer.reply.outcome {
+        Outcome::Error(failure) => Some(Trouble::Refused(failure.clone())),
+        _ => None,
+    };
+    if !args.quiet {
+        // A failure in JSON goes to stdout too: a script reads one place.
+        if args.json || args.pretty {
+            print(&show::json(&answer.line, args.pretty)?)?;
+        } else if failure.is_none() {
+            let one_sa = matches!(request, Request::SaShow { .. });
+            print(&show::text(&answer.reply, one_sa))?;
+        }
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+fn request(command: Option<&Command>) -> (Request, Duration) {
+    let mut seconds = DEADLINE_SECONDS;
+    let request = match command {
+        None | Some(Command::Status) => Request::Status,
+        Some(Command::Sa {
+            command: None | Some(SaCommand::List),
+        }) => Request::SaList,
+        Some(Command::Sa {
+            command: Some(SaCommand::Show { id }),
+        }) => Request::SaShow { id: *id },
+        Some(Command::Up {
+            connection,
+            timeout,
+        }) => {
+            seconds = timeout.unwrap_or(UP_SECONDS).min(MAX_UP_SECONDS);
+            Request::Up {
+                connection: connection.clone(),
+                timeout_seconds: Some(seconds),
+            }
+        }
+        Some(Command::Down { connection }) => Request::Down {
+            connection: connection.clone(),
+        },
+        Some(Command::Suspend { connection }) => Request::Suspend {
+            connection: connection.clone(),
+        },
+        Some(Command::Gate) => Request::Gate,
+        Some(Command::Shutdown { delete }) => Request::Shutdown { delete: *delete },
+    };
+    (request, Duration::from_secs(seconds) + ROUND_TRIP)
+}
+
+/// A reader that has seen enough, such as `head`, is no failure.
+fn print(text: &str) -> Result<(), Trouble> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Trouble::Output(error.to_string()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,113 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use ikectl_api::{DEFAULT_SOCKET, MAX_UP_SECONDS};
+
+const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 usage, 3 nothing has this name or \
+    number, 4 daemon not reachable, 5 timed out, 6 not permitted";
+
+/// Talks to rekindled.
+#[derive(Debug, Parser)]
+#[command(name = "ikectl", version, after_help = EXIT_STATUS)]
+pub(crate) struct Args {
+    /// Print the daemon's answer as JSON, on one line
+    #[arg(short, long, global = true)]
+    pub(crate) json: bool,
+
+    /// Print JSON over several lines
+    #[arg(short, long, global = true)]
+    pub(crate) pretty: bool,
+
+    /// Print nothing; the exit status says it all
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+
+    /// The daemon's control socket
+    #[arg(long, global = true, value_name = "PATH", env = "IKECTL_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Health, counts and what needs attention (the default)
+    Status,
+    /// IKE SAs and suspended connections
+    Sa {
+        #[command(subcommand)]
+        command: Option<SaCommand>,
+    },
+    /// Bring a connection up: resume with a ticket at hand, else log in
+    Up {
+        /// The connection's name
+        connection: String,
+        /// Seconds to wait for the outcome
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=MAX_UP_SECONDS))]
+        timeout: Option<u64>,
+    },
+    /// Delete a connection's SA with the peer's knowledge, and forget its ticket
+    Down {
+        /// The connection's name
+        connection: String,
+    },
+    /// Drop a connection's SA without a word, and keep its ticket for `up`
+    Suspend {
+        /// The connection's name
+        connection: String,
+    },
+    /// Where the gate is attached and what it has counted
+    Gate,
+    /// End the daemon; SAs stay in the kernel unless --delete is given
+    Shutdown {
+        /// Delete all SAs with the peers' knowledge first
+        #[arg(long)]
+        delete: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SaCommand {
+    /// All, a line each (the default)
+    List,
+    /// One, in full
+    Show {
+        /// Its number
+        id: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_verbs_are_read() {
+        let parse = |line: &str| Args::try_parse_from(line.split(' '));
+        assert!(parse("ikectl").expect("bare").command.is_none());
+        let up = parse("ikectl up rw --timeout 5 -j").expect("up");
+        assert!(up.json);
+        assert!(matches!(
+            up.command,
+            Some(Command::Up {
+                timeout: Some(5),
+                ..
+            })
+        ));
+        let show = parse("ikectl --socket /s sa show 7").expect("sa show");
+        assert_eq!(show.socket, PathBuf::from("/s"));
+        assert!(parse("ikectl up").is_err());
+        assert!(parse("ikectl up rw --timeout 0").is_err());
+        assert!(parse("ikectl reboot").is_err());
+    }
+}

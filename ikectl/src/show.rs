@@ -1,0 +1,322 @@
+//! Replies as people read them.
+
+use std::fmt::Write as _;
+
+use ikectl_api::{ChildSa, Done, Endpoint, Gate, IkeSa, Outcome, Reply, Status};
+
+use crate::{
+    ask::{Trouble, printable},
+    table::Table,
+};
+
+const UNKNOWN: &str = "-";
+
+/// The daemon's own JSON, which may say more than this program knows.
+pub(crate) fn json(line: &str, pretty: bool) -> Result<String, Trouble> {
+    if !pretty {
+        return Ok(line.to_owned());
+    }
+    let nonsense = |error: serde_json::Error| Trouble::Nonsense(error.to_string());
+    let value: serde_json::Value = serde_json::from_str(line).map_err(nonsense)?;
+    Ok(serde_json::to_string_pretty(&value).map_err(nonsense)? + "\n")
+}
+
+/// Text for a terminal; `one_sa` asks for the long form.
+pub(crate) fn text(reply: &Reply, one_sa: bool) -> String {
+    match &reply.outcome {
+        Outcome::Status(status) => status_screen(&reply.rekindle.version, status),
+        Outcome::IkeSas(sas) if one_sa => sas.iter().map(sa_block).collect(),
+        Outcome::IkeSas(sas) => sa_table(sas),
+        Outcome::Gate(gate) => gate_screen(gate),
+        Outcome::Done(done) => done_line(done),
+        Outcome::Error(failure) => printable(&failure.message) + "\n",
+    }
+}
+
+fn status_screen(version: &str, status: &Status) -> String {
+    let mut text = format!(
+        "rekindle {}  up {}  pid {}  {} configured\n",
+        printable(version),
+        ago(status.uptime_seconds),
+        status.pid,
+        count(status.connections, "connection"),
+    );
+    let key = status
+        .ticket_key_id
+        .map_or(String::new(), |id| format!("key {id}  "));
+    let logins = status.full_logins + status.resumed_logins;
+    let share = match (status.resumed_logins * 100).checked_div(logins) {
+        Some(percent) => format!(" ({percent} %)"),
+        None => String::new(),
+    };
+    let mut line = |head: &str, rest: String| {
+        let _infallible = writeln!(text, "{head:<10}{rest}");
+    };
+    line(
+        "IKE SAs",
+        format!(
+            "{} established  {} half-open  {} suspended  Child SAs {}",
+            status.ike_sas_established,
+            status.ike_sas_half_open,
+            status.suspended,
+            status.child_sas
+        ),
+    );
+    line(
+        "Logins",
+        format!(
+            "{} full  {} resumed{share}  {} failed",
+            status.full_logins, status.resumed_logins, status.failed_logins
+        ),
+    );
+    line(
+        "Tickets",
+        format!(
+            "{key}{} issued  {} refused",
+            status.tickets_issued, status.tickets_refused
+        ),
+    );
+    line("Gate", printable(&status.gate_mode));
+    for (at, one) in status.attention.iter().enumerate() {
+        line(if at == 0 { "Attention" } else { "" }, printable(&one.text));
+    }
+    if status.connections == 0 {
+        line(
+            "Next",
+            "no connection is configured; add [connections.NAME]".to_owned(),
+        );
+    }
+    text
+}
+
+fn sa_table(sas: &[IkeSa]) -> String {
+    if sas.is_empty() {
+        return "no IKE SAs\n".to_owned();
+    }
+    let mut table = Table::new(&[
+        "ID", "CONN", "PEER", "ADDRESS", "STATE", "AGE", "RESUMED", "TICKET", "CHILD", "IN/OUT",
+    ]);
+    for sa in sas {
+        let child = sa.children.first();
+        table.row(vec![
+            sa.id.map_or(UNKNOWN.to_owned(), |id| id.to_string()),
+            known(sa.connection.as_deref()),
+            known(sa.remote.id.as_deref()),
+            address(&sa.remote),
+            sa.state.word().replace('_', "-"),
+            sa.established_age_seconds.map_or(UNKNOWN.to_owned(), ago),
+            if sa.resumed {
+                format!("yes({})", sa.resume_count)
+            } else {
+                "no".to_owned()
+            },
+            sa.ticket
+                .as_ref()
+                .map_or(UNKNOWN.to_owned(), |one| ago(one.expires_in_seconds)),
+            known(child.map(|child| child.name.as_str())),
+            child.map_or(UNKNOWN.to_owned(), traffic),
+        ]);
+    }
+    table.text()
+}
+
+/// Close to swanctl's block: there are eyes and expressions that know it.
+fn sa_block(sa: &IkeSa) -> String {
+    let number = sa.id.map_or(String::new(), |id| format!("#{id}, "));
+    let (mark_i, mark_r) = if sa.initiator { ("*", "") } else { ("", "*") };
+    let mut text = format!(
+        "{}: {number}{}, IKEv{}, {}_i{mark_i} {}_r{mark_r}\n",
+        known(sa.connection.as_deref()),
+        sa.state.word().to_uppercase(),
+        sa.version,
+        known(sa.spi_i.as_deref()),
+        known(sa.spi_r.as_deref()),
+    );
+    let mut line = |line: String| {
+        let _infallible = writeln!(text, "  {line}");
+    };
+    for (side, end) in [("local", &sa.local), ("remote", &sa.remote)] {
+        line(format!(
+            "{side:<6} '{}' @ {}",
+            known(end.id.as_deref()),
+            bracketed(end)
+        ));
+    }
+    if let Some(proposal) = &sa.proposal {
+        line(printable(proposal));
+    }
+    if let Some(age) = sa.established_age_seconds {
+        let resumed = match (sa.resumed, sa.full_auth_age_seconds) {
+            (true, Some(full)) => {
+                format!(
+                    " (resumed {}x, full authentication {} ago)",
+                    sa.resume_count,
+                    ago(full)
+                )
+            }
+            (true, None) => format!(" (resumed {}x)", sa.resume_count),
+            (false, _) => String::new(),
+        };
+        line(format!("established {} ago{resumed}", ago(age)));
+    }
+    if let Some(ticket) = &sa.ticket {
+        line(format!(
+            "ticket: expires in {}",
+            ago(ticket.expires_in_seconds)
+        ));
+    }
+    for child in &sa.children {
+        let mode = if child.encap.is_some() {
+            "TUNNEL-in-UDP"
+        } else {
+            "TUNNEL"
+        };
+        let cipher = printable(&child.proposal);
+        line(format!(
+            "{}: INSTALLED, {mode}, ESP:{cipher}",
+            printable(&child.name)
+        ));
+        let counters = [
+            ("in ", &child.spi_in, child.in_bytes, child.in_packets),
+            ("out", &child.spi_out, child.out_bytes, child.out_packets),
+        ];
+        for (way, spi, bytes, packets) in counters {
+            let counted = match (bytes, packets) {
+                (Some(bytes), Some(packets)) => format!(", {bytes} bytes, {packets} packets"),
+                _ => String::new(),
+            };
+            line(format!("  {way} {}{counted}", printable(spi)));
+        }
+        line(format!("  local  {}", printable(&child.local_ts.join(" "))));
+        line(format!(
+            "  remote {}",
+            printable(&child.remote_ts.join(" "))
+        ));
+    }
+    text
+}
+
+fn gate_screen(gate: &Gate) -> String {
+    let mut text = format!("gate {}", printable(&gate.mode));
+    if !gate.interfaces.is_empty() {
+        let _infallible = write!(text, " on {}", printable(&gate.interfaces.join(", ")));
+    }
+    if let Some(id) = gate.program_id {
+        let _infallible = write!(text, ", program {id}");
+    }
+    if let Some(reason) = &gate.reason {
+        let _infallible = write!(text, ": {}", printable(reason));
+    }
+    text.push('\n');
+    if !gate.counters.is_empty() {
+        let mut table = Table::new(&["VERDICT", "REASON", "PACKETS"]);
+        for one in &gate.counters {
+            let packets = one.packets.to_string();
+            table.row(vec![
+                printable(&one.verdict),
+                printable(&one.reason),
+                packets,
+            ]);
+        }
+        text.push_str(&table.text());
+    }
+    text
+}
+
+fn done_line(done: &Done) -> String {
+    let mut text = done
+        .connection
+        .as_deref()
+        .map_or("done".to_owned(), printable);
+    if let Some(id) = done.id {
+        let how = if done.resumed == Some(true) {
+            "resumed"
+        } else {
+            "up"
+        };
+        let _infallible = write!(text, "[{id}]: {how}");
+        if let Some(seconds) = done.setup_seconds {
+            let _infallible = write!(text, ", {:.1} ms", seconds * 1000.0);
+        }
+    } else if done.connection.is_some() {
+        text.push_str(": done");
+    }
+    text + "\n"
+}
+
+fn known(text: Option<&str>) -> String {
+    text.map_or(UNKNOWN.to_owned(), printable)
+}
+
+fn address(end: &Endpoint) -> String {
+    let (Some(addr), Some(port)) = (&end.addr, end.port) else {
+        return UNKNOWN.to_owned();
+    };
+    let nat = if end.nat == Some(true) { " NAT" } else { "" };
+    let addr = printable(addr);
+    if addr.contains(':') {
+        format!("[{addr}]:{port}{nat}")
+    } else {
+        format!("{addr}:{port}{nat}")
+    }
+}
+
+fn bracketed(end: &Endpoint) -> String {
+    match (&end.addr, end.port) {
+        (Some(addr), Some(port)) => format!("{}[{port}]", printable(addr)),
+        _ => UNKNOWN.to_owned(),
+    }
+}
+
+fn traffic(child: &ChildSa) -> String {
+    match (child.in_bytes, child.out_bytes) {
+        (Some(received), Some(sent)) => format!("{}/{}", octets(received), octets(sent)),
+        _ => UNKNOWN.to_owned(),
+    }
+}
+
+fn count(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
+/// A span of time in its two largest units.
+fn ago(seconds: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
+    let Some(first) = UNITS.iter().position(|(unit, _)| seconds >= *unit) else {
+        return "0s".to_owned();
+    };
+    let mut left = seconds;
+    let mut text = String::new();
+    for (unit, name) in UNITS.iter().skip(first).take(2) {
+        if left >= *unit {
+            let _infallible = write!(text, "{}{name}", left / unit);
+        }
+        left %= unit;
+    }
+    text
+}
+
+/// Octets with a decimal prefix and two digits or more.
+fn octets(number: u64) -> String {
+    const PREFIXES: [(u64, &str); 4] = [
+        (1_000_000_000_000, "T"),
+        (1_000_000_000, "G"),
+        (1_000_000, "M"),
+        (1000, "k"),
+    ];
+    for (unit, prefix) in PREFIXES {
+        if number >= unit {
+            let tenths = number / (unit / 10);
+            return if tenths < 100 {
+                format!("{}.{}{prefix}", tenths / 10, tenths % 10)
+            } else {
+                format!("{}{prefix}", tenths / 10)
+            };
+        }
+    }
+    number.to_string()
+}
+
+#[cfg(test)]
+mod tests;
