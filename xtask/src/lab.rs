@@ -157,6 +157,9 @@ impl Folder {
             // The path travels on a kernel command line.
             bail!("the lab cannot run below a folder with blanks in its name");
         }
+        if let Some(all) = folder.parent() {
+            sweep(all);
+        }
         fs::create_dir_all(&folder)?;
         Ok(Self(folder))
     }
@@ -217,6 +220,25 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = shell::remove(&self.0);
+    }
+}
+
+/// Removes what labs left that were killed before they could.
+fn sweep(all: &Path) {
+    for path in fs::read_dir(all)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+    {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let owner = name.split('-').next().unwrap_or_default();
+        if path.is_dir() && !Path::new("/proc").join(owner).exists() {
+            let _ = shell::remove(&path);
+        }
     }
 }
 

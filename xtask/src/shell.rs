@@ -2,7 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 /// Pieces of output on their way from a command to whoever shows them.
 const QUEUE: usize = 64;
@@ -74,6 +76,9 @@ pub(crate) fn stream_until(
         Stdio::null()
     });
     command.stdout(writer.try_clone()?).stderr(writer);
+    if !interactive {
+        command.process_group(0);
+    }
     let mut child = command.spawn().with_context(|| name(command))?;
     // The command keeps our ends of the pipe, and with them the reader would never see the end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -96,7 +101,11 @@ pub(crate) fn stream_until(
             Err(RecvTimeoutError::Timeout) => Err(anyhow!("not done after {} s", limit.as_secs())),
         };
         if !matches!(done, Ok(false)) {
-            child.kill()?;
+            // The whole group: user-mode Linux has threads of its own that outlive its death.
+            let group = Pid::from_raw(child.id().cast_signed());
+            if interactive || killpg(group, Signal::SIGKILL).is_err() {
+                child.kill()?;
+            }
             let status = child.wait()?;
             return done.map(|_| status);
         }

@@ -3,6 +3,11 @@
 # runs the command. On user-mode Linux it is process 1 of a kernel whose root is the host's own file
 # system; on the host kernel it runs in namespaces of its own. Either way no write below goes to disk.
 set -u
+if [ "$$" = 1 ] && [ -z "${LAB_FIRST:-}" ]; then
+    # An ordinary user's kernel sees the host's root as nobody, and `mount` is set-user-id: it would
+    # give up the very rights that it needs. Without new privileges it keeps those it has.
+    LAB_FIRST=done exec setpriv --no-new-privs "$0"
+fi
 here=${0%/*}
 # Exports LAB_KERNEL, LAB_PACKAGES, LAB_PEERS, LAB_DIRECTORY, LAB_MARK, and sets the command as "$@".
 . "$here/settings"

@@ -63,12 +63,25 @@ pub(super) fn boot(
     if let Some(folder) = LAB.found(places) {
         fs::create_dir_all(folder.join("usr/lib/modules"))?;
     }
-    let mut command = killed_with_us("unshare");
-    if !shell::is_root() {
-        command.args(["--user", "--map-current-user"]);
-    }
     // A PID namespace, because the guest's processes are ours, and must not outlive the kernel.
-    command.args(["--pid", "--fork", "--kill-child", "env"]);
+    let namespaces: &[&str] = if shell::is_root() {
+        &["--pid", "--fork", "--kill-child"]
+    } else {
+        &[
+            "--user",
+            "--map-current-user",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ]
+    };
+    let mut command = if shell::read(Command::new("unshare").args(namespaces).arg("true")).is_ok() {
+        let mut command = killed_with_us("unshare");
+        command.args(namespaces).arg("env");
+        command
+    } else {
+        killed_with_us("env")
+    };
     command
         .arg(format!("LD_PRELOAD={}", shim.display()))
         .arg(kernel);
@@ -93,6 +106,11 @@ pub(super) fn boot(
     command
         .arg(format!("init={}", init.display()))
         .env("TMPDIR", "/dev/shm");
+
+    // Its control socket would else go to the home folder.
+    if let Some(folder) = init.parent() {
+        command.arg(format!("uml_dir={}/", folder.display()));
+    }
 
     let mut filter = Filter::new(mark);
     let ended = shell::stream_until(&mut command, lab.interactive, lab.limit, &mut |octets| {
