@@ -312,16 +312,17 @@ fn find_in_udp<F: Frame + ?Sized, K: Knowledge>(
     }
     let len = usize::from(u16::from_be_bytes([l0, l1]));
     let payload = at + UDP_LEN;
-    let marker = if port == PORT_NAT_T {
-        frame.load::<MARKER_LEN>(payload)
-    } else {
-        None
-    };
+    // Not an `Option`: older verifiers refuse a load of the value that `None` leaves undefined.
+    let mut marker = 0;
+    let mut marker_missing = false;
+    if port == PORT_NAT_T {
+        match frame.load::<MARKER_LEN>(payload) {
+            Some(octets) => marker = u32::from_be_bytes(octets),
+            None => marker_missing = true,
+        }
+    }
     // ESP first: it is the bulk, and it passes whoever it is for.
-    if let Some(marker) = marker
-        && marker != [0; MARKER_LEN]
-        && len > UDP_LEN + ESP_HEADER_LEN
-    {
+    if marker != 0 && len > UDP_LEN + ESP_HEADER_LEN {
         return Err(Verdict::Pass(Reason::Esp));
     }
     if let Verdict::Pass(Reason::NotLocal) = towards_us(destination, Reason::Options, known) {
@@ -339,7 +340,7 @@ fn find_in_udp<F: Frame + ?Sized, K: Knowledge>(
     if len == UDP_LEN + 1 && frame.load::<1>(payload) == Some([KEEPALIVE]) {
         return Err(Verdict::Drop(Reason::Keepalive));
     }
-    if len < UDP_LEN + MARKER_LEN || marker != Some([0; MARKER_LEN]) {
+    if len < UDP_LEN + MARKER_LEN || marker_missing || marker != 0 {
         return Err(Verdict::Drop(Reason::Truncated));
     }
     Ok(Span {
