@@ -1,6 +1,440 @@
 //! The gate's programs on a real kernel: loading, verdicts, links and pins.
 
-use crate::suite::Case;
+mod corpus;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use gate_abi::classify::{Verdict, classify};
+use gate_abi::maps as abi;
+use rekindled::gate::{Attached, DIRECT_OBJECT, Gate, GateOptions, Mode, PORTABLE_OBJECT};
+
+use self::corpus::{KEY_ID, SPI_KEY, TAG_KEY, Told};
+use crate::netns::{Namespace, connect};
+use crate::suite::{Case, Lab, Skip};
 
 /// In the order in which they run.
-pub const CASES: &[Case] = &[];
+pub const CASES: &[Case] = &[
+    Case {
+        name: "the_verifier_takes_the_gate_within_its_budget",
+        run: within_budget,
+    },
+    Case {
+        name: "kernel_and_user_space_judge_every_frame_alike",
+        run: same_verdicts,
+    },
+    Case {
+        name: "forged_resumptions_do_not_reach_a_socket_behind_the_native_gate",
+        run: native,
+    },
+    Case {
+        name: "forged_resumptions_do_not_reach_a_socket_behind_the_generic_gate",
+        run: generic,
+    },
+    Case {
+        name: "an_interface_with_jumbo_frames_gets_the_gate_natively",
+        run: jumbo,
+    },
+    Case {
+        name: "a_restarted_daemon_swaps_the_program_under_the_same_link",
+        run: restart,
+    },
+    Case {
+        name: "an_interface_already_taken_is_named_with_its_program",
+        run: taken,
+    },
+];
+
+/// Of instructions that the verifier follows, for each program.
+const VERIFIER_BUDGET: u32 = 200_000;
+
+fn within_budget(lab: &mut Lab) -> Result<()> {
+    let gate = Gate::attach(&options(lab, "budget", &[])?)?;
+    let loaded = gate.loaded().clone();
+    gate.detach()?;
+    for program in &loaded.verified {
+        println!(
+            "      {} {}: {} verifier instructions",
+            program.object, program.program, program.instructions
+        );
+        ensure!(program.instructions < VERIFIER_BUDGET, "{program:?}");
+    }
+    let has = |object| {
+        loaded
+            .verified
+            .iter()
+            .any(|program| program.object == object)
+    };
+    ensure!(has(PORTABLE_OBJECT), "the portable object did not load");
+    if lab.kernel() == "uml" {
+        // Its verifier wants natural alignment, which is what the portable object is for.
+        ensure!(!loaded.reason.is_empty(), "no word about the direct object");
+    } else {
+        ensure!(
+            has(DIRECT_OBJECT),
+            "the direct object did not load: {}",
+            loaded.reason
+        );
+    }
+    Ok(())
+}
+
+fn same_verdicts(lab: &mut Lab) -> Result<()> {
+    let options = options(lab, "verdicts", &[])?;
+    let mut gate = Gate::attach(&options)?;
+    tell(&mut gate)?;
+    let frames = corpus::frames();
+    let maps = options.pin_dir.join(format!("v{}", abi::ABI_VERSION));
+    for verified in gate.loaded().verified.clone() {
+        gate.heartbeat(rekindled::gate::boot_clock())?;
+        let before = counted(&gate)?;
+        let mut expected = BTreeMap::new();
+        let mut object = load(&options.object_dir.join(verified.object), &maps)?;
+        let program: &mut Xdp = object
+            .program_mut(verified.program)
+            .context("program")?
+            .try_into()?;
+        program.load()?;
+        for frame in frames
+            .iter()
+            .filter(|frame| frame.len() >= SHORTEST_TEST_RUN)
+        {
+            let judged = classify(&frame[..], &Told);
+            let options = TestRunOptions {
+                data_in: Some(frame),
+                ..TestRunOptions::new()
+            };
+            let action = program.test_run(options)?.return_value;
+            let wanted = if matches!(judged, Verdict::Drop(_)) {
+                XDP_DROP
+            } else {
+                XDP_PASS
+            };
+            ensure!(
+                action == wanted,
+                "{} {}: {action}, user space says {judged:?}: {frame:02x?}",
+                verified.object,
+                verified.program
+            );
+            *expected.entry(judged.reason().name()).or_insert(0) += 1;
+        }
+        let after = counted(&gate)?;
+        for (reason, packets) in &after {
+            let wanted = expected.get(reason).copied().unwrap_or(0);
+            let seen = packets - before[reason];
+            ensure!(
+                seen == wanted,
+                "{}: {reason} {seen}, expected {wanted}",
+                verified.object
+            );
+        }
+        let reasons = expected.len();
+        ensure!(
+            reasons >= REASONS_IN_CORPUS,
+            "the corpus reaches only {reasons} reasons"
+        );
+    }
+    println!("      {} frames", frames.len());
+    gate.detach()?;
+    Ok(())
+}
+
+fn native(lab: &mut Lab) -> Result<()> {
+    behind(lab, "native", Mode::Native, Attached::Native, 1500)
+}
+
+fn generic(lab: &mut Lab) -> Result<()> {
+    behind(lab, "generic", Mode::Generic, Attached::Generic, 1500)
+}
+
+fn jumbo(lab: &mut Lab) -> Result<()> {
+    behind(lab, "jumbo", Mode::Native, Attached::Native, 9000)
+}
+
+fn behind(lab: &Lab, name: &str, mode: Mode, expected: Attached, mtu: u32) -> Result<()> {
+    let cable = Cable::lay(mtu)?;
+    let options = GateOptions {
+        mode,
+        ..options(lab, name, &["inside"])?
+    };
+    let mut gate = cable.attach(&options)?;
+    let attachment = gate.attachments().first().context("no attachment")?.clone();
+    ensure!(attachment.mode == expected, "{attachment:?}");
+
+    let forged: Vec<_> = (0..500)
+        .map(|index| corpus::forged(index).octets())
+        .collect();
+    let genuine: Vec<_> = (0..20)
+        .map(|index| corpus::genuine(index).octets())
+        .collect();
+    for address in corpus::LOCAL {
+        cable.send(address, &forged)?;
+        cable.send(address, &genuine)?;
+        let got = cable.received()?;
+        ensure!(
+            got == genuine,
+            "{address}: {} datagrams arrived, not {}",
+            got.len(),
+            genuine.len()
+        );
+    }
+    let count = counted(&gate)?;
+    ensure!(count["tag_wrong"] == 1000, "{count:?}");
+    ensure!(count["resume_proven"] == 40, "{count:?}");
+
+    // The key goes, and with it every ticket of its epoch.
+    gate.set_ticket_keys(&[(KEY_ID + 1, TAG_KEY)])?;
+    cable.send(corpus::LOCAL[0], &genuine)?;
+    ensure!(cable.received()?.is_empty(), "a ticket without key passed");
+    ensure!(
+        counted(&gate)?["unknown_key_id"] == 20,
+        "unknown key ids were not counted"
+    );
+
+    gate.detach()?;
+    cable.send(corpus::LOCAL[0], &forged)?;
+    let without = cable.received()?.len();
+    ensure!(
+        without == forged.len(),
+        "only {without} arrived without a gate: the test proves nothing"
+    );
+    Ok(())
+}
+
+fn restart(lab: &mut Lab) -> Result<()> {
+    let cable = Cable::lay(1500)?;
+    let options = options(lab, "restart", &["inside"])?;
+    let pin = options.pin_dir.join("links/inside");
+    let gate = cable.attach(&options)?;
+    let (link, program) = link(&pin)?;
+    let forged: Vec<_> = (0..50)
+        .map(|index| corpus::forged(index).octets())
+        .collect();
+    // As a killed daemon would leave it.
+    drop(gate);
+    cable.send(corpus::LOCAL[0], &forged)?;
+    ensure!(
+        cable.received()?.is_empty(),
+        "the gate did not outlive its daemon"
+    );
+
+    let done = AtomicBool::new(false);
+    let (gate, sent) = thread::scope(|scope| -> Result<_> {
+        let flood = scope.spawn(|| -> Result<u64> {
+            let mut sent = 0;
+            while !done.load(Ordering::Relaxed) && sent < 200_000 {
+                cable.send(corpus::LOCAL[0], &forged)?;
+                sent += forged.len() as u64;
+            }
+            Ok(sent)
+        });
+        let gate = cable.attach(&options);
+        done.store(true, Ordering::Relaxed);
+        let sent = flood
+            .join()
+            .map_err(|_| anyhow::anyhow!("the flood panicked"))??;
+        Ok((gate?, sent))
+    })?;
+    ensure!(
+        gate.attachments()[0].mode == Attached::Native,
+        "{:?}",
+        gate.attachments()
+    );
+    let got = cable.received()?.len();
+    ensure!(
+        got == 0,
+        "{got} of {sent} slipped through while the program was swapped"
+    );
+    let (link_now, program_now) = self::link(&pin)?;
+    ensure!(link_now == link, "link {link} became {link_now}");
+    ensure!(program_now != program, "the program was not swapped");
+    let dropped = counted(&gate)?["tag_wrong"];
+    ensure!(
+        dropped == sent + forged.len() as u64,
+        "{dropped} counted, {sent} sent: maps were lost"
+    );
+    gate.detach()?;
+    ensure!(!pin.exists(), "the pin is still there");
+    Ok(())
+}
+
+fn taken(lab: &mut Lab) -> Result<()> {
+    let cable = Cable::lay(1500)?;
+    let first = cable.attach(&options(lab, "first", &["inside"])?)?;
+    let (_, program) = link(&lab.bpf().join("gate-first/links/inside"))?;
+    let second = cable.attach(&options(lab, "second", &["inside", "nothere"])?)?;
+    let [busy, missing] = second.attachments() else {
+        bail!("{:?}", second.attachments());
+    };
+    ensure!(
+        busy.mode == Attached::None && missing.mode == Attached::None,
+        "{busy:?} {missing:?}"
+    );
+    ensure!(
+        busy.reason.contains(&program.to_string()),
+        "{busy:?} does not name {program}"
+    );
+    second.detach()?;
+    first.detach()?;
+    Ok(())
+}
+
+/// A sender, a cable, and a socket on port 500 at its other end.
+struct Cable {
+    outside: Namespace,
+    inside: Namespace,
+    socket: UdpSocket,
+}
+
+impl Cable {
+    fn lay(mtu: u32) -> Result<Self> {
+        let (outside, inside) = (Namespace::new("outside")?, Namespace::new("inside")?);
+        connect(
+            (&outside, "outside", &["192.0.2.1/24", "2001:db8::1/64"]),
+            (&inside, "inside", &["192.0.2.2/24", "2001:db8::2/64"]),
+        )?;
+        outside.ip(&format!("link set outside mtu {mtu}"))?;
+        inside.ip(&format!("link set inside mtu {mtu}"))?;
+        // Neighbours are known, so that no datagram waits for one and is dropped.
+        let socket = inside.within(|| UdpSocket::bind("[::]:500"))??;
+        socket.set_read_timeout(Some(QUIET))?;
+        nix::sys::socket::setsockopt(
+            &socket,
+            nix::sys::socket::sockopt::RcvBufForce,
+            &RECEIVE_BUFFER,
+        )?;
+        let cable = Self {
+            outside,
+            inside,
+            socket,
+        };
+        for address in corpus::LOCAL {
+            cable.await_path(address)?;
+        }
+        Ok(cable)
+    }
+
+    fn attach(&self, options: &GateOptions) -> Result<Gate> {
+        let mut gate = self.inside.within(|| Gate::attach(options))??;
+        tell(&mut gate)?;
+        Ok(gate)
+    }
+
+    /// Sends each datagram from outside to port 500.
+    fn send(&self, address: &str, datagrams: &[Vec<u8>]) -> Result<()> {
+        let to: IpAddr = address.parse()?;
+        self.outside.within(|| -> Result<()> {
+            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any)?;
+            for datagram in datagrams {
+                socket.send_to(datagram, (to, 500))?;
+            }
+            Ok(())
+        })?
+    }
+
+    /// What has arrived, until nothing comes any more.
+    fn received(&self) -> Result<Vec<Vec<u8>>> {
+        let mut all = Vec::new();
+        let mut buffer = [0; 2048];
+        loop {
+            match self.socket.recv(&mut buffer) {
+                Ok(len) => all.push(buffer[..len].to_vec()),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(all),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn await_path(&self, address: &str) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            self.send(address, &[b"hello".to_vec()])?;
+            if !self.received()?.is_empty() {
+                return Ok(());
+            }
+        }
+        bail!("no way to {address}");
+    }
+}
+
+fn options(lab: &Lab, name: &str, interfaces: &[&str]) -> Result<GateOptions> {
+    let object = lab.object(PORTABLE_OBJECT)?;
+    let object_dir = object
+        .parent()
+        .context("an object lies in a folder")?
+        .to_owned();
+    if !lab.bpf().is_dir() {
+        return Err(Skip("no BPF file system in this lab".to_owned()).into());
+    }
+    Ok(GateOptions {
+        object_dir,
+        pin_dir: lab.bpf().join(format!("gate-{name}")),
+        interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
+        mode: Mode::Auto,
+    })
+}
+
+/// Tells a gate what [`Told`] knows.
+fn tell(gate: &mut Gate) -> Result<()> {
+    gate.set_ticket_keys(&[(KEY_ID, TAG_KEY)])?;
+    gate.set_spi_keys(&[SPI_KEY])?;
+    gate.set_check_own_spi(true)?;
+    let local: Vec<IpAddr> = corpus::LOCAL
+        .iter()
+        .filter_map(|local| local.parse().ok())
+        .collect();
+    gate.set_local_addresses(&local)?;
+    Ok(())
+}
+
+fn counted(gate: &Gate) -> Result<BTreeMap<&'static str, u64>> {
+    Ok(gate
+        .counters()?
+        .into_iter()
+        .map(|(reason, packets, _)| (reason, packets))
+        .collect())
+}
+
+fn load(object: &Path, maps: &Path) -> Result<Ebpf> {
+    let names = [
+        abi::KEYS,
+        abi::SPI_KEYS,
+        abi::LOCAL,
+        abi::CONFIG,
+        abi::HEARTBEAT,
+        abi::COUNTERS,
+    ];
+    let pins: Vec<(&str, PathBuf)> = names.iter().map(|name| (*name, maps.join(name))).collect();
+    let mut loader = EbpfLoader::new();
+    for (name, pin) in &pins {
+        loader.map_pin_path(name, pin);
+    }
+    loader
+        .load_file(object)
+        .with_context(|| object.display().to_string())
+}
+
+/// Ids of a pinned link and of the program under it.
+fn link(pin: &Path) -> Result<(u32, u32)> {
+    let info = FdLink::from(PinnedLink::from_pin(pin)?).info()?;
+    Ok((info.id(), info.program_id()))
+}
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+/// The kernel's test run wants an Ethernet header.
+const SHORTEST_TEST_RUN: usize = 14;
+/// All but those that only a silent daemon or missing keys bring about.
+const REASONS_IN_CORPUS: usize = 24;
+/// Nothing is on its way any more after so long.
+const QUIET: Duration = Duration::from_millis(150);
+const RECEIVE_BUFFER: usize = 8 << 20;
