@@ -21,6 +21,10 @@ pub const CASES: &[Case] = &[
         name: "two_strongswans_ping_through_esp",
         run: two_strongswans,
     },
+    Case {
+        name: "two_strongswans_ping_through_esp_in_udp_behind_nat",
+        run: behind_nat,
+    },
 ];
 
 fn strongswan_starts(lab: &mut Lab) -> Result<()> {
@@ -41,17 +45,16 @@ fn two_strongswans(lab: &mut Lab) -> Result<()> {
     )?;
     let initiator = Strongswan::start(lab, &left, "")?;
     let responder = Strongswan::start(lab, &right, "")?;
+    let (one, other) = ("192.0.2.1", "192.0.2.2");
     initiator.load(&connection(
-        "192.0.2.1",
-        "192.0.2.2",
-        "left.test",
-        "right.test",
+        [one, other],
+        [one, other],
+        ["left.test", "right.test"],
     ))?;
     responder.load(&connection(
-        "192.0.2.2",
-        "192.0.2.1",
-        "right.test",
-        "left.test",
+        [other, one],
+        [other, one],
+        ["right.test", "left.test"],
     ))?;
 
     let captures = [Capture::start(&left)?, Capture::start(&right)?];
@@ -70,7 +73,56 @@ fn two_strongswans(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-fn connection(own: &str, other: &str, id: &str, other_id: &str) -> String {
+fn behind_nat(lab: &mut Lab) -> Result<()> {
+    const INSIDE: &str = "10.0.0.2";
+    const OUTSIDE: &str = "192.0.2.2";
+    let inside = Namespace::new("inside")?;
+    let router = Namespace::new("router")?;
+    let outside = Namespace::new("outside")?;
+    connect(
+        (&inside, "eth0", &["10.0.0.2/24"]),
+        (&router, "eth0", &["10.0.0.1/24"]),
+    )?;
+    connect(
+        (&router, "eth1", &["192.0.2.1/24"]),
+        (&outside, "eth0", &["192.0.2.2/24"]),
+    )?;
+    inside.ip("route add default via 10.0.0.1")?;
+    // The peer's network is reached through the SA; a route only has to exist.
+    outside.ip("route add 10.0.0.0/24 dev eth0")?;
+    router.masquerade("eth1")?;
+
+    let initiator = Strongswan::start(lab, &inside, "")?;
+    let responder = Strongswan::start(lab, &outside, "")?;
+    initiator.load(&connection(
+        [INSIDE, OUTSIDE],
+        [INSIDE, OUTSIDE],
+        ["in.test", "out.test"],
+    ))?;
+    responder.load(&connection(
+        [OUTSIDE, "%any"],
+        [OUTSIDE, INSIDE],
+        ["out.test", "in.test"],
+    ))?;
+
+    let capture = Capture::start(&router)?;
+    initiator.swanctl("--initiate --child net --timeout 20")?;
+    let reply = ping(&inside, OUTSIDE, 3, Duration::from_secs(5))?;
+    let mut tally = Tally::default();
+    tally.add_sent(&capture.stop()?);
+    ensure!(reply.all(), "{reply:?}");
+    ensure!(
+        tally.esp_in_udp == 6 && tally.clear == 0 && tally.esp == 0,
+        "{tally:?}"
+    );
+    Ok(())
+}
+
+/// Addresses, traffic selectors and identities, ours first.
+fn connection(addresses: [&str; 2], selectors: [&str; 2], identities: [&str; 2]) -> String {
+    let [own, other] = addresses;
+    let [own_net, other_net] = selectors;
+    let [id, other_id] = identities;
     format!(
         "connections {{ peer {{
             version = 2\n local_addrs = {own}\n remote_addrs = {other}
@@ -78,7 +130,7 @@ fn connection(own: &str, other: &str, id: &str, other_id: &str) -> String {
             local {{ auth = psk\n id = {id} }}
             remote {{ auth = psk\n id = {other_id} }}
             children {{ net {{
-                local_ts = {own}/32\n remote_ts = {other}/32
+                local_ts = {own_net}/32\n remote_ts = {other_net}/32
                 esp_proposals = aes128gcm16\n mode = tunnel }} }}
         }} }}
         secrets {{ ike-peer {{ id = {other_id}\n secret = \"correct horse\" }} }}\n"
