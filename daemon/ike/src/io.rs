@@ -41,8 +41,6 @@ pub enum Input<'a> {
     },
     /// A deadline may have passed.
     Deadline,
-    /// The operator wants something.
-    Command(Command),
     /// The kernel has carried out an [`Output::Kernel`], or could not.
     Kernel {
         /// The operation's number.
@@ -72,6 +70,11 @@ pub enum Output {
         path: Path,
         /// The message, without non-ESP marker.
         message: Vec<u8>,
+    },
+    /// Send one octet 0xFF to keep a NAT mapping alive (RFC 3948, 2.3).
+    Keepalive {
+        /// From where, to where.
+        path: Path,
     },
     /// Change the kernel's SAs or policies, then report with [`Input::Kernel`].
     Kernel {

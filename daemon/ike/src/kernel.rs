@@ -109,6 +109,16 @@ pub enum EspCipher {
 }
 
 impl EspCipher {
+    /// As strongSwan and libreswan write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AesGcm128 => "aes128gcm16",
+            Self::AesGcm256 => "aes256gcm16",
+            Self::ChaCha20Poly1305 => "chacha20poly1305",
+        }
+    }
+
     /// Octets of key material, salt included.
     #[must_use]
     pub const fn key_octets(self) -> usize {

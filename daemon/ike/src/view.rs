@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    io::Path,
+    endpoint::Slot,
+    io::{Path, Stamp},
+    sa::ike_sa::{IkeSa, Live, Purpose, State},
+    ticket::SessionRecord,
     wire::{id::Identity, ts::TrafficSelector},
 };
 
@@ -148,4 +151,96 @@ impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
     }
+}
+
+/// What an operator sees of an SA; nothing of one that is only kept for a retransmission.
+pub(crate) fn of_sa(sa: &IkeSa, slots: &[Slot], now: Stamp) -> Option<SaView> {
+    let mut view = SaView {
+        id: sa.id,
+        connection: sa.connection().map(|config| Arc::clone(&config.name)),
+        state: SaState::Connecting,
+        initiator: sa.initiator,
+        spis: (sa.spi_i, sa.spi_r),
+        path: Some(sa.path),
+        local_id: sa.connection().map(|config| config.local.id.clone()),
+        remote_id: None,
+        suite: None,
+        nat: false,
+        resumed: false,
+        resume_count: 0,
+        age: None,
+        full_auth_age: None,
+        ticket_left: None,
+        child: None,
+    };
+    match &sa.state {
+        State::InitSent(_) | State::ResumeSent(_) | State::AuthSent(_) => {}
+        State::HalfOpen(_) => view.state = SaState::HalfOpen,
+        State::Installing(live, _) => fill(&mut view, live, now),
+        State::Up(live) => {
+            fill(&mut view, live, now);
+            let deleting = matches!(live.outstanding, Some((Purpose::Delete(_), _)));
+            view.state = if deleting {
+                SaState::Deleting
+            } else {
+                SaState::Established
+            };
+            view.age = Some(now.boot.saturating_sub(live.established));
+            view.ticket_left = match live.issued {
+                Some((_, expiry)) => Some(Duration::from_secs(expiry.saturating_sub(now.wall))),
+                None => record_of(slots, live).and_then(|record| record.left(now)),
+            };
+        }
+        State::Lingering(_) | State::Gone => return None,
+    }
+    Some(view)
+}
+
+fn fill(view: &mut SaView, live: &Live, now: Stamp) {
+    view.remote_id = Some(live.peer.clone());
+    view.suite = Some(live.suite.to_string());
+    view.nat = live.nat.found();
+    view.resumed = live.origin.resumed;
+    view.resume_count = u32::from(live.origin.resume_count);
+    view.full_auth_age = Some(now.boot.saturating_sub(live.origin.full_auth.boot));
+    view.child = live.child.as_ref().map(|child| ChildView {
+        name: Arc::clone(&live.connection.child.name),
+        owner: Arc::clone(&child.owner.0),
+        spi_in: child.spi_in,
+        spi_out: child.spi_out,
+        udp_encap: live.nat.found(),
+        cipher: child.cipher.name(),
+        local_ts: child.local_ts.clone(),
+        remote_ts: child.remote_ts.clone(),
+    });
+}
+
+fn record_of<'a>(slots: &'a [Slot], live: &Live) -> Option<&'a SessionRecord> {
+    let slot = slots
+        .iter()
+        .find(|slot| slot.config.name == live.connection.name)?;
+    slot.record.as_ref()
+}
+
+/// What an operator sees of a connection that sleeps on a ticket.
+pub(crate) fn of_slot(slot: &Slot, now: Stamp) -> Option<SaView> {
+    let record = slot.record.as_ref().filter(|_| slot.suspended)?;
+    Some(SaView {
+        id: 0,
+        connection: Some(Arc::clone(&slot.config.name)),
+        state: SaState::Suspended,
+        initiator: true,
+        spis: ([0; 8], [0; 8]),
+        path: Some(record.path),
+        local_id: Some(record.id_i.clone()),
+        remote_id: Some(record.id_r.clone()),
+        suite: Some(record.suite.to_string()),
+        nat: false,
+        resumed: false,
+        resume_count: u32::from(record.resume_count),
+        age: None,
+        full_auth_age: Some(now.boot.saturating_sub(record.full_auth.boot)),
+        ticket_left: record.left(now),
+        child: None,
+    })
 }

@@ -1,5 +1,7 @@
 //! An IKE SA and what is negotiated for it.
 
+pub mod ike_sa;
 pub mod nat;
 pub mod proposal;
+pub(crate) mod table;
 pub mod window;

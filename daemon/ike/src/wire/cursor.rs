@@ -116,7 +116,7 @@ mod tests {
     fn a_length_is_patched_after_the_body() {
         let mut out = vec![9];
         with_length(&mut out, &[7, 0, 0, 0], 2, |out| {
-            out.extend_from_slice(b"abc")
+            out.extend_from_slice(b"abc");
         });
         assert_eq!(out, [9, 7, 0, 0, 7, b'a', b'b', b'c']);
     }

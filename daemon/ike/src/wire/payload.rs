@@ -196,7 +196,7 @@ impl<'a> Payloads<'a> {
 }
 
 /// Writes a payload chain, each payload naming the next.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ChainWriter {
     first: Option<PayloadKind>,
     last_at: usize,

@@ -1,0 +1,405 @@
+//! Bringing connections up and taking them down: which first exchange to begin with, what to do when
+//! one fails or two race, and what an SA's end means for kernel, ticket and operator.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    endpoint::{CommandRefused, Context, Endpoint},
+    exchange::owner,
+    io::{Event, Stamp},
+    kernel::KernelOp,
+    peer::Connection,
+    sa::ike_sa::{IkeSa, Installing, Lingering, Live, State},
+    ticket::SessionRecord,
+    view::Closed,
+};
+
+/// How long a half-open SA waits for its IKE_AUTH.
+const HALF_OPEN_LIFE: Duration = Duration::from_secs(30);
+/// A kernel that does not answer for so long will not.
+const KERNEL_PATIENCE: Duration = Duration::from_secs(30);
+/// Waits between attempts to bring a lost connection back: doubled each time, up to the last.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_mins(1);
+
+impl Endpoint {
+    /// Brings a connection up on the operator's word.
+    pub(crate) fn up(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
+        let (connection, _) = self.dial(slot)?;
+        if self
+            .table
+            .iter()
+            .any(|sa| of_connection(sa, &connection) && sa.is_alive())
+        {
+            return Err(CommandRefused::UpAlready);
+        }
+        if let Some(peer) = &connection.remote.id {
+            // Stands until `down`, whatever becomes of the SA: nothing leaves in clear.
+            self.kernel(KernelOp::Block {
+                owner: owner(&connection, peer),
+                local_ts: connection.child.local_ts.clone(),
+                remote_ts: connection.child.remote_ts.clone(),
+            });
+        }
+        self.begin(slot, cx)
+    }
+
+    /// Takes a connection down on the operator's word: DELETE, no ticket, no block policy.
+    pub(crate) fn down(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
+        let Some(slot) = self.slots.get_mut(slot) else {
+            return Err(CommandRefused::NoConnection);
+        };
+        let connection = Arc::clone(&slot.config);
+        let asleep = slot.record.take().is_some() || slot.suspended || slot.retry_at.is_some();
+        (slot.suspended, slot.wanted, slot.retry_at) = (false, false, None);
+        let ids = self.ids_of(&connection);
+        let found = !ids.is_empty();
+        for sa in ids {
+            let Some(sa) = self.table.check_out(sa) else {
+                continue;
+            };
+            match sa.state {
+                State::Up(_) => self.begin_delete(sa, Closed::Down, cx),
+                _ => self.table.forget(&sa),
+            }
+        }
+        let still_up = self.table.iter().any(|sa| of_connection(sa, &connection));
+        if !still_up && let Some(peer) = &connection.remote.id {
+            self.kernel(KernelOp::Release {
+                owner: owner(&connection, peer),
+            });
+        }
+        if found || asleep {
+            Ok(())
+        } else {
+            Err(CommandRefused::NotUp)
+        }
+    }
+
+    /// Client: drops the SA without a DELETE and keeps the ticket (RFC 5723, 3).
+    pub(crate) fn suspend(
+        &mut self,
+        slot: usize,
+        cx: &mut Context<'_>,
+    ) -> Result<(), CommandRefused> {
+        let Some(slot) = self.slots.get_mut(slot) else {
+            return Err(CommandRefused::NoConnection);
+        };
+        let connection = Arc::clone(&slot.config);
+        let has_ticket = slot
+            .record
+            .as_ref()
+            .is_some_and(|record| record.left(cx.now).is_some());
+        let up = |sa: &&IkeSa| of_connection(sa, &connection) && matches!(sa.state, State::Up(_));
+        let id = self
+            .table
+            .iter()
+            .find(up)
+            .map(|sa| sa.id)
+            .ok_or(CommandRefused::NotUp)?;
+        if !has_ticket {
+            return Err(CommandRefused::NoTicket);
+        }
+        if let Some(slot) = self.slot_mut(&connection) {
+            (slot.suspended, slot.wanted, slot.retry_at) = (true, false, None);
+        }
+        if let Some(sa) = self.table.check_out(id) {
+            self.close(sa, Closed::Suspended, cx);
+        }
+        self.event(Event::Suspended {
+            connection: Arc::clone(&connection.name),
+        });
+        Ok(())
+    }
+
+    /// Resumes if there is something to resume, else starts from nothing.
+    fn begin(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
+        let Some(held) = self.slots.get_mut(slot) else {
+            return Err(CommandRefused::NoConnection);
+        };
+        held.retry_at = None;
+        let record = held.record.take();
+        match record.filter(|record| is_presentable(record, &held.config, cx.now)) {
+            Some(record) => self.start_resume(slot, record, cx),
+            None => self.start_full(slot, cx),
+        }
+    }
+
+    /// Starts a full exchange beside a resumption that is not getting anywhere.
+    pub(crate) fn race(&mut self, connection: &Connection, cx: &mut Context<'_>) {
+        if let Some(slot) = self.slot_of(connection) {
+            // A full table just means no race; the resumption goes on alone.
+            let _ = self.start_full(slot, cx);
+        }
+    }
+
+    /// Whether another attempt of the connection has got as far as IKE_AUTH. Only one may: whichever
+    /// IKE_AUTH the responder answers last would replace what the other set up.
+    pub(crate) fn attempt_in_auth(&self, connection: &Arc<str>, but: u64) -> bool {
+        self.table.iter().any(|sa| {
+            sa.id != but
+                && matches!(sa.state, State::AuthSent(_) | State::Installing(..))
+                && sa.initiator
+                && sa
+                    .connection()
+                    .is_some_and(|config| config.name == *connection)
+        })
+    }
+
+    /// Drops an attempt that another one has overtaken.
+    pub(crate) fn abandon(&mut self, sa: IkeSa) {
+        self.table.forget(&sa);
+        if let State::ResumeSent(sent) = sa.state {
+            self.give_back(&sent.connection, Some(sent.record));
+        }
+    }
+
+    /// One attempt has failed. Others may still be on their way; a failed resumption leads to a full
+    /// exchange, and only when nothing is left has the connection failed.
+    pub(crate) fn attempt_failed(
+        &mut self,
+        sa: IkeSa,
+        connection: &Arc<Connection>,
+        reason: Closed,
+        cx: &mut Context<'_>,
+    ) {
+        self.table.forget(&sa);
+        self.attempt_over(connection, reason, false, cx);
+    }
+
+    /// Goes on to the next way of connecting, or gives the connection up for now.
+    pub(crate) fn attempt_over(
+        &mut self,
+        connection: &Arc<Connection>,
+        reason: Closed,
+        was_resumption: bool,
+        cx: &mut Context<'_>,
+    ) {
+        if self
+            .table
+            .iter()
+            .any(|sa| of_connection(sa, connection) && sa.is_attempt())
+        {
+            return;
+        }
+        let Some(slot) = self.slot_of(connection) else {
+            return;
+        };
+        if was_resumption && self.start_full(slot, cx).is_ok() {
+            return;
+        }
+        self.event(Event::UpFailed {
+            connection: Arc::clone(&connection.name),
+            reason,
+        });
+        if let Some(slot) = self.slots.get_mut(slot).filter(|slot| slot.wanted) {
+            slot.retry_at = Some(cx.now.boot + back_off(slot.retries, cx));
+            slot.retries = slot.retries.saturating_add(1);
+        }
+    }
+
+    /// An attempt has come to an SA: the others are not needed any more.
+    pub(crate) fn attempt_succeeded(&mut self, connection: &Connection, id: u64) {
+        let rival = |sa: &&IkeSa| sa.id != id && sa.is_attempt() && of_connection(sa, connection);
+        let rivals: Vec<_> = self.table.iter().filter(rival).map(|sa| sa.id).collect();
+        for rival in rivals {
+            if let Some(sa) = self.table.check_out(rival) {
+                self.table.forget(&sa);
+            }
+        }
+        if let Some(slot) = self.slot_mut(connection) {
+            (slot.wanted, slot.suspended, slot.retries, slot.retry_at) = (true, false, 0, None);
+        }
+    }
+
+    /// Brings back a connection that was lost.
+    pub(crate) fn retry_due(&mut self, slot: usize, cx: &mut Context<'_>) {
+        let now = cx.now.boot;
+        let Some(held) = self.slots.get_mut(slot) else {
+            return;
+        };
+        if held.retry_at.take_if(|at| *at <= now).is_none() {
+            return;
+        }
+        let connection = Arc::clone(&held.config);
+        let busy = self
+            .table
+            .iter()
+            .any(|sa| of_connection(sa, &connection) && sa.is_alive());
+        if !busy && let Err(refused) = self.begin(slot, cx) {
+            // Nothing but a full table gets here; try again later.
+            debug_assert_eq!(refused, CommandRefused::Full);
+            if let Some(held) = self.slots.get_mut(slot) {
+                held.retry_at = Some(now + LONGEST_RETRY);
+            }
+        }
+    }
+
+    /// Ends an SA and everything that hangs on it.
+    pub(crate) fn close(&mut self, sa: IkeSa, reason: Closed, cx: &mut Context<'_>) {
+        self.table.forget(&sa);
+        let IkeSa {
+            id,
+            initiator,
+            path,
+            state,
+            ..
+        } = sa;
+        match state {
+            State::HalfOpen(half) => {
+                self.budget.give_back(path.remote.ip());
+                self.table.forget_first(&half.key);
+            }
+            State::InitSent(sent) => self.attempt_over(&sent.connection, reason, false, cx),
+            State::ResumeSent(sent) => {
+                self.give_back(&sent.connection, Some(sent.record));
+                self.attempt_over(&sent.connection, reason, true, cx);
+            }
+            State::AuthSent(sent) => {
+                let was_resumption = sent.resumed.is_some();
+                self.give_back(&sent.connection, sent.resumed);
+                self.attempt_over(&sent.connection, reason, was_resumption, cx);
+            }
+            State::Installing(live, Installing::Initiator { .. }) => {
+                self.attempt_over(&live.connection, reason, false, cx);
+            }
+            State::Up(live) => self.closed(id, initiator, *live, reason, cx),
+            State::Installing(..) | State::Lingering(_) | State::Gone => {}
+        }
+    }
+
+    /// Ends an established SA but keeps its last answer for a retransmission.
+    pub(crate) fn close_lingering(
+        &mut self,
+        mut sa: IkeSa,
+        reason: Closed,
+        lingering: Lingering,
+        cx: &mut Context<'_>,
+    ) {
+        let state = std::mem::replace(&mut sa.state, State::Lingering(lingering));
+        let (id, initiator) = (sa.id, sa.initiator);
+        self.check_in(sa);
+        if let State::Up(live) = state {
+            self.closed(id, initiator, *live, reason, cx);
+        }
+    }
+
+    fn closed(
+        &mut self,
+        id: u64,
+        initiator: bool,
+        live: Live,
+        reason: Closed,
+        cx: &mut Context<'_>,
+    ) {
+        let Live {
+            connection,
+            child,
+            issued,
+            ..
+        } = live;
+        if let Some(child) = child {
+            let (owner, inbound, outbound) = (child.owner, child.spi_in, child.spi_out);
+            match reason {
+                // The newer SA's installation has replaced what the kernel had.
+                Closed::Replaced => {}
+                Closed::Down => self.kernel(KernelOp::Release { owner }),
+                // A client's operator has not said `down`: its flow stays blocked.
+                Closed::PeerDeleted if !initiator => self.kernel(KernelOp::Release { owner }),
+                _ => self.kernel(KernelOp::Remove {
+                    owner,
+                    inbound,
+                    outbound,
+                }),
+            }
+        }
+        let deleted = matches!(reason, Closed::Down | Closed::PeerDeleted);
+        if let Some((name, _)) = issued.filter(|_| deleted) {
+            cx.ledger.mark_used(name.key_id, name.index);
+        }
+        if initiator && let Some(slot) = self.slot_mut(&connection) {
+            if deleted {
+                // RFC 5723, 6.2: the ticket goes with its SA, whoever deletes it.
+                slot.record = None;
+            }
+            if slot.wanted && !matches!(reason, Closed::Down | Closed::Suspended | Closed::Replaced)
+            {
+                slot.retry_at = Some(cx.now.boot + back_off(slot.retries, cx));
+            }
+        }
+        self.event(Event::Closed {
+            sa: id,
+            connection: Arc::clone(&connection.name),
+            reason,
+        });
+    }
+
+    /// A ticket that was presented but has not opened an SA may be presented again.
+    fn give_back(&mut self, connection: &Connection, record: Option<SessionRecord>) {
+        if let Some(slot) = self.slot_mut(connection)
+            && slot.record.is_none()
+        {
+            slot.record = record;
+        }
+    }
+
+    fn ids_of(&self, connection: &Connection) -> Vec<u64> {
+        self.table
+            .iter()
+            .filter(|sa| of_connection(sa, connection))
+            .map(|sa| sa.id)
+            .collect()
+    }
+}
+
+impl IkeSa {
+    /// When the SA's state wants to be woken.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        match &self.state {
+            State::InitSent(sent) => {
+                let hint = sent.hint.map(|(_, at)| at);
+                hint.into_iter().chain([sent.out.deadline()]).min()
+            }
+            State::ResumeSent(sent) => {
+                let waits = [sent.race_at, sent.give_up_at, Some(sent.out.deadline())];
+                waits.into_iter().flatten().min()
+            }
+            State::AuthSent(sent) => Some(sent.out.deadline()),
+            State::HalfOpen(_) => Some(self.started + HALF_OPEN_LIFE),
+            State::Installing(live, _) => Some(live.established + KERNEL_PATIENCE),
+            State::Up(live) => live.deadline(),
+            State::Lingering(lingering) => Some(lingering.until),
+            State::Gone => None,
+        }
+    }
+
+    /// On its way or up, as far as an operator is concerned.
+    fn is_alive(&self) -> bool {
+        self.is_attempt() || matches!(self.state, State::Up(_) | State::Installing(..))
+    }
+}
+
+fn of_connection(sa: &IkeSa, connection: &Connection) -> bool {
+    sa.connection()
+        .is_some_and(|config| config.name == connection.name)
+}
+
+/// A ticket is presented only within its lifetime (RFC 5723, 4.3.1) and under the settings it was
+/// received under.
+fn is_presentable(record: &SessionRecord, config: &Connection, now: Stamp) -> bool {
+    config.resume.enabled
+        && record.left(now).is_some()
+        && record.digest == config.digest
+        && config.ike_suites.contains(&record.suite)
+}
+
+/// Doubling, with up to a quarter more by chance, so that clients of one gateway do not come in step.
+fn back_off(retries: u32, cx: &mut Context<'_>) -> Duration {
+    let base = FIRST_RETRY
+        .saturating_mul(1 << retries.min(8))
+        .min(LONGEST_RETRY);
+    let mut chance = [0];
+    cx.env.random(&mut chance);
+    let [chance] = chance;
+    base + base.mul_f64(f64::from(chance) / 1024.0)
+}

@@ -1,0 +1,80 @@
+//! Counts of what came in and was not acted on, one for each reason, so that noise and attacks can be
+//! told apart without a log line for each packet.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])* $variant:ident => $word:literal,)*) => {
+        /// A reason to do nothing with a message, or to refuse it.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        pub enum Counter {
+            $($(#[doc = $doc])* $variant,)*
+        }
+
+        impl Counter {
+            /// All reasons, in the order they are shown.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Lower-case word for JSON and metrics.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// No IKEv2 header, or one that contradicts itself.
+    BadHeader => "bad_header",
+    /// A payload chain that does not add up, or lacks what its exchange needs.
+    BadPayloads => "bad_payloads",
+    /// No SA has this SPI.
+    UnknownSpi => "unknown_spi",
+    /// Fits no state of its SA: a late repetition, or noise.
+    Stray => "stray",
+    /// Did not open under the SA's keys.
+    BadIntegrity => "bad_integrity",
+    /// A request seen before, answered again from memory.
+    Repeated => "repeated",
+    /// Answered with COOKIE.
+    CookieSent => "cookie_sent",
+    /// Came with a cookie that is not ours, or too old.
+    CookieWrong => "cookie_wrong",
+    /// No slot left.
+    Full => "full",
+    /// Answered with NO_PROPOSAL_CHOSEN.
+    NoProposal => "no_proposal",
+    /// Answered with INVALID_KE_PAYLOAD.
+    OtherGroup => "other_group",
+    /// Answered with TICKET_NACK.
+    TicketRefused => "ticket_refused",
+    /// Half-open for too long.
+    HalfOpenTimeout => "half_open_timeout",
+    /// Answered with AUTHENTICATION_FAILED.
+    AuthFailed => "auth_failed",
+}
+
+/// The counts.
+#[derive(Clone, Debug, Default)]
+pub struct Counters([u64; Counter::ALL.len()]);
+
+impl Counters {
+    pub(crate) fn add(&mut self, counter: Counter) {
+        if let Some(count) = self.0.get_mut(counter as usize) {
+            *count += 1;
+        }
+    }
+
+    /// How often it happened since the start.
+    #[must_use]
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.0.get(counter as usize).copied().unwrap_or(0)
+    }
+
+    /// The sum of all counts.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}

@@ -1,0 +1,490 @@
+//! One IKEv2 endpoint: all its connections and IKE SAs, in both roles. Inputs are routed to the
+//! exchange they belong to; outputs queue up until the caller takes them.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use gate_abi::{
+    sip::{SipKey, siphash24_128},
+    spi::{OurSpi, permute32},
+};
+
+use crate::{
+    counters::{Counter, Counters},
+    defence::{budget::HalfOpenBudget, cookie::CookieJar},
+    io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
+    kernel::{KernelFailed, KernelOp, OpId},
+    peer::Connection,
+    sa::{
+        ike_sa::{IkeSa, State},
+        table::{FirstKey, SaTable},
+    },
+    ticket::{Keyring, SessionRecord},
+    view::{Closed, SaView},
+    wire::{
+        encrypted,
+        header::{Exchange, Header, Spi},
+        notify::NotifyKind,
+        payload::{Chain, ChainWriter, PayloadKind},
+    },
+};
+
+/// Bounds and numbers of one endpoint. Configuration may lower the bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// This gateway's number among those that share ticket keys.
+    pub node: u8,
+    /// This worker's number on the gateway.
+    pub worker: u8,
+    /// Port of first messages.
+    pub ike_port: u16,
+    /// Port once NAT is found.
+    pub natt_port: u16,
+    /// IKE SAs in all.
+    pub max_sas: usize,
+    /// Half-open SAs in all; each is a slot of about 1 KB.
+    pub max_half_open: usize,
+    /// Half-open SAs in all from which on everybody needs a cookie.
+    pub cookie_from: usize,
+    /// Half-open SAs of one network from which on it needs a cookie.
+    pub cookie_from_network: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            node: 1,
+            worker: 0,
+            ike_port: 500,
+            natt_port: 4500,
+            max_sas: 100_000,
+            max_half_open: 8192,
+            cookie_from: 1024,
+            cookie_from_network: 32,
+        }
+    }
+}
+
+/// Time, chance and the ticket ledger, for the length of one step.
+pub struct Context<'a> {
+    /// Now.
+    pub now: Stamp,
+    /// Randomness and private keys.
+    pub env: &'a mut dyn Env,
+    /// Ticket indexes and used bits.
+    pub ledger: &'a mut dyn TicketLedger,
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CommandRefused {
+    /// No connection has this name.
+    #[error("no such connection")]
+    NoConnection,
+    /// Its peer's or our own address is not configured.
+    #[error("the connection has no remote or local address, so it can only answer")]
+    CannotInitiate,
+    /// Nothing to suspend.
+    #[error("the connection is not up")]
+    NotUp,
+    /// Suspending would lose the session.
+    #[error("the gateway has issued no ticket")]
+    NoTicket,
+    /// It is up or on its way already.
+    #[error("the connection is up already")]
+    UpAlready,
+    /// A table is full.
+    #[error("too many IKE SAs")]
+    Full,
+}
+
+/// A connection and what this run knows of it beyond its configuration.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub config: Arc<Connection>,
+    /// Client: the session that can be resumed.
+    pub record: Option<SessionRecord>,
+    /// Put to sleep by the operator.
+    pub suspended: bool,
+    /// Has been up by our own doing and is to come back when lost.
+    pub wanted: bool,
+    pub retry_at: Option<Duration>,
+    pub retries: u32,
+}
+
+/// All IKE SAs of one worker.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub(crate) settings: Settings,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) table: SaTable,
+    pub(crate) keyring: Keyring,
+    pub(crate) cookies: CookieJar,
+    pub(crate) budget: HalfOpenBudget,
+    pub(crate) counters: Counters,
+    outputs: VecDeque<Output>,
+    spi_key: SipKey,
+    spi_order: SipKey,
+    spi_count: u32,
+    first_key: SipKey,
+}
+
+impl Endpoint {
+    /// An endpoint without SAs. `spi_key` is the present `k_spi`; it tags every SPI of ours.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        connections: Vec<Connection>,
+        spi_key: SipKey,
+        roots: &[TicketRoot],
+        now: Stamp,
+        env: &mut dyn Env,
+    ) -> Self {
+        let mut keyring = Keyring::new(settings.node);
+        for root in roots {
+            keyring.add(root);
+        }
+        let slot = |config| Slot {
+            config: Arc::new(config),
+            record: None,
+            suspended: false,
+            wanted: false,
+            retry_at: None,
+            retries: 0,
+        };
+        Self {
+            slots: connections.into_iter().map(slot).collect(),
+            table: SaTable::default(),
+            keyring,
+            cookies: CookieJar::new(now, env),
+            budget: HalfOpenBudget::new(
+                settings.max_half_open,
+                settings.cookie_from,
+                settings.cookie_from_network,
+            ),
+            counters: Counters::default(),
+            outputs: VecDeque::new(),
+            spi_key,
+            spi_order: sip_key(env),
+            spi_count: 0,
+            first_key: sip_key(env),
+            settings,
+        }
+    }
+
+    /// Takes one input in. Everything it leads to is in [`Self::poll_output`] afterwards.
+    pub fn handle(&mut self, input: Input<'_>, cx: &mut Context<'_>) {
+        match input {
+            Input::Datagram { path, message } => self.datagram(path, message, cx),
+            Input::Deadline => self.deadlines(cx),
+            Input::Kernel { op, result } => self.kernel_answered(op, result, cx),
+        }
+    }
+
+    /// Carries out an operator's command, or says why not.
+    pub fn command(
+        &mut self,
+        command: &Command,
+        cx: &mut Context<'_>,
+    ) -> Result<(), CommandRefused> {
+        let (Command::Up(name) | Command::Down(name) | Command::Suspend(name)) = command;
+        let slot = self
+            .slots
+            .iter()
+            .position(|slot| slot.config.name == *name)
+            .ok_or(CommandRefused::NoConnection)?;
+        match command {
+            Command::Up(_) => self.up(slot, cx),
+            Command::Down(_) => self.down(slot, cx),
+            Command::Suspend(_) => self.suspend(slot, cx),
+        }
+    }
+
+    /// The next thing the caller has to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call with [`Input::Deadline`] at the latest, on the boot clock.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let retries = self.slots.iter().filter_map(|slot| slot.retry_at);
+        self.table.next_deadline().into_iter().chain(retries).min()
+    }
+
+    /// A new epoch of ticket keys.
+    pub fn add_ticket_root(&mut self, root: &TicketRoot) {
+        self.keyring.add(root);
+    }
+
+    /// An epoch whose last ticket has expired.
+    pub fn retire_ticket_root(&mut self, key_id: u8) {
+        self.keyring.retire(key_id);
+    }
+
+    /// Counts of what came in and was not acted on.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Half-open IKE SAs now.
+    #[must_use]
+    pub const fn half_open(&self) -> usize {
+        self.budget.total()
+    }
+
+    /// Every IKE SA and every sleeping connection.
+    #[must_use]
+    pub fn sas(&self, now: Stamp) -> Vec<SaView> {
+        let live = self
+            .table
+            .iter()
+            .filter_map(|sa| crate::view::of_sa(sa, &self.slots, now));
+        let asleep = self
+            .slots
+            .iter()
+            .filter_map(|slot| crate::view::of_slot(slot, now));
+        live.chain(asleep).collect()
+    }
+
+    fn datagram(&mut self, path: Path, message: &[u8], cx: &mut Context<'_>) {
+        let Ok((header, payloads)) = Header::parse(message) else {
+            return self.counters.add(Counter::BadHeader);
+        };
+        let first = header.spi_r == [0; 8] && !header.response && header.from_initiator;
+        if !first {
+            return self.on_sa_message(path, &header, message, payloads, cx);
+        }
+        if header.message_id != 0 {
+            return self.counters.add(Counter::BadHeader);
+        }
+        let Ok(chain) = Chain::parse(header.next, payloads) else {
+            return self.counters.add(Counter::BadPayloads);
+        };
+        match header.exchange {
+            Exchange::IkeSaInit => self.init_request(path, &header, message, &chain, cx),
+            Exchange::IkeSessionResume => self.resume_request(path, &header, message, &chain, cx),
+            _ => self.counters.add(Counter::BadHeader),
+        }
+    }
+
+    fn on_sa_message(
+        &mut self,
+        path: Path,
+        header: &Header,
+        message: &[u8],
+        payloads: &[u8],
+        cx: &mut Context<'_>,
+    ) {
+        let ours = if header.from_initiator {
+            header.spi_r
+        } else {
+            header.spi_i
+        };
+        let Some(sa) = self
+            .table
+            .by_spi(ours)
+            .and_then(|id| self.table.check_out(id))
+        else {
+            return self.counters.add(Counter::UnknownSpi);
+        };
+        let first_sent = matches!(sa.state, State::InitSent(_) | State::ResumeSent(_));
+        let spi_r_fits = first_sent || header.spi_r == sa.spi_r;
+        if header.spi_i != sa.spi_i || !spi_r_fits || header.from_initiator == sa.initiator {
+            self.counters.add(Counter::UnknownSpi);
+            return self.check_in(sa);
+        }
+        match &sa.state {
+            State::InitSent(_) | State::ResumeSent(_) => {
+                let fits = header.response && header.message_id == 0;
+                match Chain::parse(header.next, payloads) {
+                    Ok(chain) if fits && header.exchange == Exchange::IkeSaInit => {
+                        self.init_response(sa, path, header, message, &chain, cx);
+                    }
+                    Ok(chain) if fits && header.exchange == Exchange::IkeSessionResume => {
+                        self.resume_response(sa, path, header, message, &chain, cx);
+                    }
+                    Ok(_) => self.stray(sa),
+                    Err(_) => {
+                        self.counters.add(Counter::BadPayloads);
+                        self.check_in(sa);
+                    }
+                }
+            }
+            State::AuthSent(_) if header.response && header.exchange == Exchange::IkeAuth => {
+                self.auth_response(sa, header, message, cx);
+            }
+            State::HalfOpen(_) if !header.response && header.exchange == Exchange::IkeAuth => {
+                self.auth_request(sa, path, header, message, cx);
+            }
+            State::Up(_) if header.response => self.response(sa, header, message, cx),
+            State::Up(_) => self.request(sa, path, header, message, cx),
+            State::Lingering(old) if old.request == message => {
+                let (path, message) = (sa.path, old.response.clone());
+                self.outputs.push_back(Output::Datagram { path, message });
+                self.check_in(sa);
+            }
+            _ => self.stray(sa),
+        }
+    }
+
+    /// A message that fits no state: a late repetition, or noise.
+    pub(crate) fn stray(&mut self, sa: IkeSa) {
+        self.counters.add(Counter::Stray);
+        self.check_in(sa);
+    }
+
+    fn deadlines(&mut self, cx: &mut Context<'_>) {
+        // Every step moves its SA's deadline beyond now, so one turn per SA is enough.
+        for _ in 0..=self.table.len() {
+            let Some(sa) = self
+                .table
+                .due(cx.now.boot)
+                .and_then(|id| self.table.check_out(id))
+            else {
+                break;
+            };
+            match sa.state {
+                State::InitSent(_) => self.init_due(sa, cx),
+                State::ResumeSent(_) => self.resume_due(sa, cx),
+                State::AuthSent(_) => self.auth_due(sa, cx),
+                State::Up(_) => self.live_due(sa, cx),
+                State::HalfOpen(_) => {
+                    self.counters.add(Counter::HalfOpenTimeout);
+                    self.close(sa, Closed::Timeout, cx);
+                }
+                State::Installing(..) => self.close(sa, Closed::Kernel, cx),
+                State::Lingering(_) | State::Gone => self.table.forget(&sa),
+            }
+        }
+        for slot in 0..self.slots.len() {
+            self.retry_due(slot, cx);
+        }
+    }
+
+    fn kernel_answered(
+        &mut self,
+        op: OpId,
+        result: Result<(), KernelFailed>,
+        cx: &mut Context<'_>,
+    ) {
+        match self
+            .table
+            .take_op(op)
+            .and_then(|id| self.table.check_out(id))
+        {
+            Some(sa) => self.installed(sa, result, cx),
+            None => {
+                if let Err(failed) = result {
+                    let (connection, text) = (Arc::from(""), failed.text);
+                    self.event(Event::KernelFailed { connection, text });
+                }
+            }
+        }
+    }
+
+    // What the exchanges build on.
+
+    /// Puts an SA back with the deadline of its state.
+    pub(crate) fn check_in(&mut self, sa: IkeSa) {
+        let deadline = sa.deadline();
+        self.table.check_in(sa, deadline);
+    }
+
+    pub(crate) fn send(&mut self, path: Path, message: Vec<u8>) {
+        self.outputs.push_back(Output::Datagram { path, message });
+    }
+
+    pub(crate) fn keepalive(&mut self, path: Path) {
+        self.outputs.push_back(Output::Keepalive { path });
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Asks the kernel for something nobody waits for.
+    pub(crate) fn kernel(&mut self, what: KernelOp) {
+        let op = self.table.next_op();
+        self.outputs.push_back(Output::Kernel { op, what });
+    }
+
+    /// Asks the kernel for something the SA waits for.
+    pub(crate) fn kernel_for(&mut self, id: u64, what: KernelOp) {
+        let op = self.table.op_of(id);
+        self.outputs.push_back(Output::Kernel { op, what });
+    }
+
+    /// A fresh SPI that no SA of ours has.
+    pub(crate) fn new_spi(&mut self) -> Spi {
+        loop {
+            let serial = permute32(&self.spi_order, self.spi_count);
+            self.spi_count = self.spi_count.wrapping_add(1);
+            let Settings { node, worker, .. } = self.settings;
+            let spi = OurSpi::compose(node, worker, serial, &self.spi_key).to_wire();
+            // Ends: the table is smaller than the 2^32 values the counter runs through.
+            if spi != [0; 8] && self.table.by_spi(spi).is_none() {
+                return spi;
+            }
+        }
+    }
+
+    /// A fresh SPI for an inbound ESP state; 1 to 255 are reserved (RFC 4303, 2.1).
+    pub(crate) fn new_esp_spi(&self, env: &mut dyn Env) -> u32 {
+        loop {
+            let mut octets = [0; 4];
+            env.random(&mut octets);
+            let spi = u32::from_be_bytes(octets);
+            let taken = self.table.iter().any(|sa| sa.child_spi() == Some(spi));
+            if spi > 255 && !taken {
+                return spi;
+            }
+        }
+    }
+
+    /// The identity of a first message, for recognising its retransmission.
+    pub(crate) fn first_key(&self, path: &Path, header: &Header, message: &[u8]) -> FirstKey {
+        FirstKey {
+            spi_i: header.spi_i,
+            from: path.remote,
+            digest: siphash24_128(&self.first_key, message),
+        }
+    }
+
+    /// Answers a first message in clear without keeping anything of it.
+    pub(crate) fn refuse_first(
+        &mut self,
+        path: Path,
+        header: &Header,
+        notify: NotifyKind,
+        data: &[u8],
+    ) {
+        let mut chain = ChainWriter::new();
+        chain.notify(notify, data);
+        let answer = Header {
+            from_initiator: false,
+            response: true,
+            next: PayloadKind::NONE,
+            ..*header
+        };
+        self.send(path, encrypted::clear(&answer, chain));
+    }
+
+    pub(crate) fn slot_of(&self, connection: &Connection) -> Option<usize> {
+        self.slots
+            .iter()
+            .position(|slot| slot.config.name == connection.name)
+    }
+
+    pub(crate) fn slot_mut(&mut self, connection: &Connection) -> Option<&mut Slot> {
+        self.slots
+            .iter_mut()
+            .find(|slot| slot.config.name == connection.name)
+    }
+}
+
+fn sip_key(env: &mut dyn Env) -> SipKey {
+    let mut octets = [0; 16];
+    env.random(&mut octets);
+    SipKey::from_octets(octets)
+}

@@ -1,0 +1,774 @@
+//! IKE_AUTH (RFC 7296, 1.2; RFC 5723, 4.3.3): both sides prove who they are, and the first Child SA
+//! is made. The answer waits until the kernel has taken the Child SA.
+
+use std::sync::Arc;
+
+use super::child::ChildError;
+use crate::{
+    counters::Counter,
+    crypto::{Secret, keymat::KeyMaterial, prf::prf, secret::equal},
+    endpoint::{Context, Endpoint},
+    io::{Path, Stamp},
+    peer::{Connection, Credential, Proof},
+    sa::{
+        ike_sa::{
+            AuthSent, FirstExchange, HalfOpen, IkeSa, Installing, Lingering, Live, Origin,
+            Protection, Ripe, Ripeness, State,
+        },
+        nat::Nat,
+        proposal::IkeSuite,
+        window::{Due, Outstanding, Window},
+    },
+    ticket::{
+        SessionRecord,
+        state::{AuthMethod, CertificateFacts},
+    },
+    trust,
+    view::Closed,
+    wire::{
+        encrypted::Plain,
+        header::{Exchange, Header},
+        id::Identity,
+        notify::NotifyKind,
+        payload::{Chain, ChainWriter, PayloadKind},
+    },
+};
+
+/// Shared Key Message Integrity Code (RFC 7296, 3.8); also what both open implementations of RFC 5723
+/// send on resumption.
+const SHARED_KEY_MIC: u8 = 2;
+/// Digital Signature (RFC 7427, 3).
+const DIGITAL_SIGNATURE: u8 = 14;
+
+/// How long the last answer of a dead SA is kept for a retransmission of its request.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Wrong keys or changed octets do not end a half-open SA, or anybody could end it; but an IKE_AUTH
+/// that opens and proves nothing does.
+impl Endpoint {
+    /// Initiator: proves itself and asks for a Child SA.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "everything the first exchange came to"
+    )]
+    pub(crate) fn send_auth(
+        &mut self,
+        mut sa: IkeSa,
+        connection: Arc<Connection>,
+        first: FirstExchange,
+        suite: IkeSuite,
+        keys: KeyMaterial,
+        nat: Nat,
+        resumed: Option<SessionRecord>,
+        peer_hashes_sha256: bool,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(mut protection) = Protection::new(suite, &keys, true) else {
+            return self.attempt_failed(sa, &connection, Closed::Protocol, cx);
+        };
+        if nat.found() {
+            // RFC 7296, 2.23: the initiator floats, both ports.
+            sa.path.local.set_port(self.settings.natt_port);
+            sa.path.remote.set_port(self.settings.natt_port);
+        }
+        let id_i = &connection.local.id;
+        let octets = first.initiator_octets(suite.prf, &keys, id_i);
+        let mut chain = ChainWriter::new();
+        chain.octets(PayloadKind::ID_I, &id_i.body());
+        let proof = if resumed.is_some() {
+            Some((
+                SHARED_KEY_MIC,
+                prf(suite.prf, keys.sk_pi.expose(), &[&octets]),
+            ))
+        } else {
+            trust::emit_chain(&connection, &mut chain);
+            let authorities = trust::authority_hashes(&connection);
+            if !authorities.is_empty() {
+                chain.payload(PayloadKind::CERTREQ, |out| {
+                    trust::emit_request(&authorities, out);
+                });
+            }
+            prove(&connection, suite, &octets, peer_hashes_sha256, cx)
+        };
+        let Some((method, proof)) = proof else {
+            return self.attempt_failed(sa, &connection, Closed::AuthenticationFailed, cx);
+        };
+        let id_r = resumed
+            .as_ref()
+            .map(|record| &record.id_r)
+            .or(connection.remote.id.as_ref());
+        if let Some(id_r) = id_r {
+            chain.octets(PayloadKind::ID_R, &id_r.body());
+        }
+        emit_auth(&mut chain, method, &proof);
+        if connection.resume.enabled {
+            chain.notify(NotifyKind::TICKET_REQUEST, &[]);
+        }
+        let child_spi = self.new_esp_spi(cx.env);
+        super::child::emit_offer(&mut chain, &connection.child, child_spi);
+        let message = protection.seal(&sa.header(Exchange::IkeAuth, false, 1), chain);
+        let out = Outstanding::new(message.clone(), cx.now.boot);
+        sa.state = State::AuthSent(Box::new(AuthSent {
+            connection,
+            first,
+            suite,
+            keys,
+            protection,
+            nat,
+            child_spi,
+            resumed,
+            out,
+        }));
+        self.send(sa.path, message);
+        self.check_in(sa);
+    }
+
+    /// Responder: derives the keys now that there is a reason to, and judges the peer's proof.
+    pub(crate) fn auth_request(
+        &mut self,
+        mut sa: IkeSa,
+        path: Path,
+        header: &Header,
+        message: &[u8],
+        cx: &mut Context<'_>,
+    ) {
+        if header.message_id != 1 {
+            return self.stray(sa);
+        }
+        let State::HalfOpen(mut half) = std::mem::replace(&mut sa.state, State::Gone) else {
+            return self.stray(sa);
+        };
+        half.ripen(&sa);
+        let opened = match &half.ripeness {
+            Ripeness::Ripe(ripe) => ripe.protection.open(header, message).ok(),
+            _ => None,
+        };
+        let Some(plain) = opened else {
+            self.counters.add(Counter::BadIntegrity);
+            sa.state = State::HalfOpen(half);
+            return self.check_in(sa);
+        };
+        // Whoever holds the keys is the peer; its address counts from here on (RFC 7296, 2.23).
+        let from = sa.path.remote.ip();
+        self.budget.give_back(from);
+        self.table.forget_first(&half.key);
+        sa.path = path;
+        let HalfOpen {
+            first,
+            nat,
+            peer_hashes_sha256,
+            ripeness,
+            ..
+        } = *half;
+        let Ripeness::Ripe(ripe) = ripeness else {
+            return self.table.forget(&sa);
+        };
+        let asked = Asked {
+            first,
+            nat,
+            peer_hashes_sha256,
+            message,
+        };
+        match self.judge_request(&sa, &ripe, &asked, &plain, cx) {
+            Ok(accepted) => self.accept(sa, *ripe, asked, accepted, cx),
+            Err(notify) => {
+                if notify == NotifyKind::AUTHENTICATION_FAILED {
+                    self.counters.add(Counter::AuthFailed);
+                }
+                let mut chain = ChainWriter::new();
+                chain.notify(notify, &[]);
+                self.last_word(sa, ripe.protection, header, message, chain, cx);
+            }
+        }
+    }
+
+    /// Everything an IKE_AUTH request must show, or the notification that says what it lacks.
+    fn judge_request(
+        &mut self,
+        sa: &IkeSa,
+        ripe: &Ripe,
+        asked: &Asked<'_>,
+        plain: &Plain,
+        cx: &Context<'_>,
+    ) -> Result<Accepted, NotifyKind> {
+        let syntax = |_| NotifyKind::INVALID_SYNTAX;
+        let refused = NotifyKind::AUTHENTICATION_FAILED;
+        let chain = Chain::parse(plain.first, &plain.octets).map_err(syntax)?;
+        let id = |kind| chain.one(kind).map(Identity::parse).transpose();
+        let id_i = id(PayloadKind::ID_I)
+            .map_err(syntax)?
+            .ok_or(NotifyKind::INVALID_SYNTAX)?;
+        let id_r = id(PayloadKind::ID_R).map_err(syntax)?;
+        // No AUTH payload asks for EAP (RFC 7296, 2.16), which neither we nor a resumption have.
+        let (method, proof) = chain
+            .one(PayloadKind::AUTH)
+            .and_then(parse_auth)
+            .ok_or(refused)?;
+        let octets = asked
+            .first
+            .initiator_octets(ripe.suite.prf, &ripe.keys, &id_i);
+        let (connection, auth, certificate) = match &ripe.ticket {
+            Some(ticket) => {
+                let state = &ticket.state;
+                let expected = prf(ripe.suite.prf, ripe.keys.sk_pi.expose(), &[&octets]);
+                let same = id_i == state.id_i && id_r.is_none_or(|id_r| id_r == state.id_r);
+                let no_cert = chain.one(PayloadKind::CERT).is_none();
+                let proven = method == SHARED_KEY_MIC && equal(proof, expected.expose());
+                if !(same && no_cert && proven) {
+                    return Err(refused);
+                }
+                let slot = self
+                    .slots
+                    .iter()
+                    .find(|slot| slot.config.name == state.connection);
+                let config = slot.map(|slot| Arc::clone(&slot.config)).ok_or(refused)?;
+                (config, state.auth, state.certificate.clone())
+            }
+            None => self
+                .slots_at(&sa.path)
+                .filter(|config| {
+                    config.ike_suites.contains(&ripe.suite)
+                        && id_r.as_ref().is_none_or(|id_r| *id_r == config.local.id)
+                        && config.remote.id.as_ref().is_none_or(|id| *id == id_i)
+                })
+                .find_map(|config| {
+                    let claim = Claim {
+                        id: &id_i,
+                        method,
+                        proof,
+                        octets: &octets,
+                    };
+                    let (auth, facts) = proven(config, ripe.suite, &claim, &chain, cx.now)?;
+                    Some((Arc::clone(config), auth, facts))
+                })
+                .ok_or(refused)?,
+        };
+        let child = super::child::negotiate(&connection.child, &chain).map_err(|e| match e {
+            ChildError::NoProposal => NotifyKind::NO_PROPOSAL_CHOSEN,
+            ChildError::NoSelectors => NotifyKind::TS_UNACCEPTABLE,
+            ChildError::Syntax => NotifyKind::INVALID_SYNTAX,
+        })?;
+        let wants_ticket = chain
+            .notifies()
+            .any(|notify| notify.kind == NotifyKind::TICKET_REQUEST);
+        Ok(Accepted {
+            connection,
+            peer: id_i,
+            auth,
+            certificate,
+            child,
+            wants_ticket,
+        })
+    }
+
+    /// Responder: the peer is who it says. Prepares the answer and asks the kernel.
+    fn accept(
+        &mut self,
+        mut sa: IkeSa,
+        ripe: Ripe,
+        asked: Asked<'_>,
+        accepted: Accepted,
+        cx: &mut Context<'_>,
+    ) {
+        let Ripe {
+            keys,
+            protection,
+            suite,
+            ticket,
+        } = ripe;
+        let Accepted {
+            connection,
+            peer,
+            auth,
+            certificate,
+            child,
+            wants_ticket,
+        } = accepted;
+        let (now, first) = (cx.now, &asked.first);
+        let header = sa.header(Exchange::IkeAuth, true, 1);
+        if let Some(ticket) = &ticket {
+            // Consumed before the answer leaves; of two racers with a right AUTH one comes second.
+            if !cx.ledger.mark_used(ticket.name.key_id, ticket.name.index) {
+                self.counters.add(Counter::AuthFailed);
+                let mut chain = ChainWriter::new();
+                chain.notify(NotifyKind::AUTHENTICATION_FAILED, &[]);
+                return self.last_word(sa, protection, &header, asked.message, chain, cx);
+            }
+        }
+        let id_r = &connection.local.id;
+        let octets = first.responder_octets(suite.prf, &keys, id_r);
+        let mut proof_chain = ChainWriter::new();
+        proof_chain.octets(PayloadKind::ID_R, &id_r.body());
+        let proof = if ticket.is_some() {
+            Some((
+                SHARED_KEY_MIC,
+                prf(suite.prf, keys.sk_pr.expose(), &[&octets]),
+            ))
+        } else {
+            trust::emit_chain(&connection, &mut proof_chain);
+            prove(&connection, suite, &octets, asked.peer_hashes_sha256, cx)
+        };
+        let Some((method, proof)) = proof else {
+            let mut chain = ChainWriter::new();
+            chain.notify(NotifyKind::AUTHENTICATION_FAILED, &[]);
+            return self.last_word(sa, protection, &header, asked.message, chain, cx);
+        };
+        emit_auth(&mut proof_chain, method, &proof);
+        let mut fails = proof_chain.clone();
+        fails.notify(NotifyKind::TEMPORARY_FAILURE, &[]);
+        let mut works = proof_chain;
+        let origin = match &ticket {
+            Some(ticket) => Origin {
+                resumed: true,
+                resume_count: ticket.state.resume_count.saturating_add(1),
+                full_auth: wall_to_stamp(ticket.state.full_auth, now),
+                auth,
+                certificate,
+            },
+            None => Origin {
+                resumed: false,
+                resume_count: 0,
+                full_auth: now,
+                auth,
+                certificate,
+            },
+        };
+        let spi_in = self.new_esp_spi(cx.env);
+        let (child, install) = super::child::agreed(
+            &connection,
+            &peer,
+            &child,
+            &super::child::Keying {
+                suite,
+                sk_d: &keys.sk_d,
+                first,
+                initiator: false,
+                spi_in,
+            },
+            sa.path,
+            asked.nat,
+        );
+        let mut live = Box::new(Live {
+            connection,
+            peer,
+            suite,
+            sk_d: keys.sk_d.duplicate(),
+            protection,
+            window: Window {
+                next_request: 0,
+                expected: 1,
+                last_response: Vec::new(),
+            },
+            outstanding: None,
+            delete_next: None,
+            child: Some(child),
+            nat: asked.nat,
+            origin,
+            issued: None,
+            established: now.boot,
+            heard: now.boot,
+            last_keepalive: now.boot,
+        });
+        if wants_ticket {
+            self.answer_ticket_request(&sa, &mut live, &mut works, cx);
+        }
+        super::child::emit_answer(&mut works, live.child.as_ref());
+        let request = asked.message.to_vec();
+        sa.state = State::Installing(
+            live,
+            Installing::Responder {
+                works,
+                fails,
+                request,
+            },
+        );
+        self.install(sa, install);
+    }
+
+    /// Initiator: judges the responder's proof and asks the kernel for what it agreed to.
+    pub(crate) fn auth_response(
+        &mut self,
+        mut sa: IkeSa,
+        header: &Header,
+        message: &[u8],
+        cx: &mut Context<'_>,
+    ) {
+        let State::AuthSent(sent) = &sa.state else {
+            return self.stray(sa);
+        };
+        if header.message_id != 1 {
+            return self.stray(sa);
+        }
+        let Ok(plain) = sent.protection.open(header, message) else {
+            self.counters.add(Counter::BadIntegrity);
+            return self.check_in(sa);
+        };
+        let judged = judge_response(sent, &plain, cx.now);
+        let State::AuthSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
+            return self.table.forget(&sa);
+        };
+        match judged {
+            Ok(agreed) => self.agreed(sa, *sent, agreed, cx),
+            Err((reason, authenticated)) => {
+                let AuthSent {
+                    connection,
+                    protection,
+                    resumed,
+                    ..
+                } = *sent;
+                // The gateway holds SK_d and still says no: the ticket goes, a full exchange follows.
+                let was_resumption = resumed.is_some();
+                if authenticated {
+                    // The responder believes in an SA; take it back.
+                    self.goodbye(&sa, protection);
+                }
+                self.table.forget(&sa);
+                self.attempt_over(&connection, reason, was_resumption, cx);
+            }
+        }
+    }
+
+    fn agreed(&mut self, mut sa: IkeSa, sent: AuthSent, agreed: Agreed, cx: &mut Context<'_>) {
+        let AuthSent {
+            connection,
+            first,
+            suite,
+            keys,
+            protection,
+            nat,
+            child_spi,
+            resumed,
+            ..
+        } = sent;
+        let Agreed {
+            peer,
+            auth,
+            certificate,
+            child,
+            ticket,
+        } = agreed;
+        let now = cx.now;
+        let origin = match &resumed {
+            Some(record) => Origin {
+                resumed: true,
+                resume_count: record.resume_count.saturating_add(1),
+                full_auth: record.full_auth,
+                auth: record.auth,
+                certificate: None,
+            },
+            None => Origin {
+                resumed: false,
+                resume_count: 0,
+                full_auth: now,
+                auth,
+                certificate,
+            },
+        };
+        let keying = super::child::Keying {
+            suite,
+            sk_d: &keys.sk_d,
+            first: &first,
+            initiator: true,
+            spi_in: child_spi,
+        };
+        let (child, install) =
+            super::child::agreed(&connection, &peer, &child, &keying, sa.path, nat);
+        let live = Box::new(Live {
+            connection,
+            peer,
+            suite,
+            sk_d: keys.sk_d.duplicate(),
+            protection,
+            window: Window {
+                next_request: 2,
+                expected: 0,
+                last_response: Vec::new(),
+            },
+            outstanding: None,
+            delete_next: None,
+            child: Some(child),
+            nat,
+            origin,
+            issued: None,
+            established: now.boot,
+            heard: now.boot,
+            last_keepalive: now.boot,
+        });
+        sa.state = State::Installing(live, Installing::Initiator { ticket });
+        self.install(sa, install);
+    }
+
+    /// Initiator: the proof was not answered in time.
+    pub(crate) fn auth_due(&mut self, mut sa: IkeSa, cx: &mut Context<'_>) {
+        let State::AuthSent(sent) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        match sent.out.due(cx.now.boot) {
+            Due::Wait => {}
+            Due::Resend => {
+                let message = sent.out.message.clone();
+                self.send(sa.path, message);
+            }
+            Due::Dead => return self.close(sa, Closed::Timeout, cx),
+        }
+        self.check_in(sa);
+    }
+
+    /// Answers a request that ends the SA, and keeps the answer for its retransmission.
+    pub(crate) fn last_word(
+        &mut self,
+        mut sa: IkeSa,
+        mut protection: Protection,
+        header: &Header,
+        request: &[u8],
+        chain: ChainWriter,
+        cx: &Context<'_>,
+    ) {
+        let header = sa.header(header.exchange, true, header.message_id);
+        let response = protection.seal(&header, chain);
+        self.send(sa.path, response.clone());
+        let until = cx.now.boot + LINGER;
+        sa.state = State::Lingering(Lingering {
+            request: request.to_vec(),
+            response,
+            until,
+        });
+        self.check_in(sa);
+    }
+}
+
+/// What an IKE_AUTH request builds on.
+struct Asked<'a> {
+    first: FirstExchange,
+    nat: Nat,
+    peer_hashes_sha256: bool,
+    message: &'a [u8],
+}
+
+/// What an IKE_AUTH request came to.
+struct Accepted {
+    connection: Arc<Connection>,
+    peer: Identity,
+    auth: AuthMethod,
+    certificate: Option<CertificateFacts>,
+    child: super::child::Terms,
+    wants_ticket: bool,
+}
+
+/// What an IKE_AUTH response came to.
+struct Agreed {
+    peer: Identity,
+    auth: AuthMethod,
+    certificate: Option<CertificateFacts>,
+    child: super::child::Terms,
+    ticket: Option<(Vec<u8>, std::time::Duration)>,
+}
+
+impl HalfOpen {
+    /// Derives the keys on the first IKE_AUTH; a second one finds them.
+    fn ripen(&mut self, sa: &IkeSa) {
+        let raw = std::mem::replace(&mut self.ripeness, Ripeness::Dead);
+        self.ripeness = match raw {
+            Ripeness::Exchanged {
+                key_share,
+                peer_public,
+                suite,
+            } => key_share
+                .agree(&peer_public)
+                .ok()
+                .map_or(Ripeness::Dead, |shared| {
+                    let keys = super::init::derive(suite, &shared, &self.first, sa);
+                    Ripeness::ripe(suite, keys, None)
+                }),
+            Ripeness::Ticket(opened) => {
+                let suite = opened.state.suite;
+                let exchanged = self.first.exchanged(sa.spi_i, sa.spi_r);
+                let old = &opened.state.sk_d;
+                let keys = KeyMaterial::from_ticket(suite.prf, suite.encryption, old, &exchanged);
+                Ripeness::ripe(suite, keys, Some(opened))
+            }
+            ripe @ (Ripeness::Ripe(_) | Ripeness::Dead) => ripe,
+        };
+    }
+}
+
+impl Ripeness {
+    fn ripe(suite: IkeSuite, keys: KeyMaterial, ticket: Option<crate::ticket::Opened>) -> Self {
+        Protection::new(suite, &keys, false).map_or(Self::Dead, |protection| {
+            Self::Ripe(Box::new(Ripe {
+                keys,
+                protection,
+                suite,
+                ticket,
+            }))
+        })
+    }
+}
+
+/// The response's proof and terms; on failure why, and whether the responder had proved itself.
+fn judge_response(sent: &AuthSent, plain: &Plain, now: Stamp) -> Result<Agreed, (Closed, bool)> {
+    let broken = (Closed::Protocol, false);
+    let chain = Chain::parse(plain.first, &plain.octets).map_err(|_| broken)?;
+    let error = chain
+        .notifies()
+        .map(|notify| notify.kind)
+        .find(|kind| kind.is_error());
+    let Some(auth) = chain.one(PayloadKind::AUTH) else {
+        return Err((error.map_or(Closed::Protocol, reason_of), false));
+    };
+    let (method, proof) = parse_auth(auth).ok_or(broken)?;
+    let id_r = chain
+        .one(PayloadKind::ID_R)
+        .and_then(|body| Identity::parse(body).ok());
+    let id_r = id_r.ok_or(broken)?;
+    let octets = sent
+        .first
+        .responder_octets(sent.suite.prf, &sent.keys, &id_r);
+    let refused = (Closed::AuthenticationFailed, false);
+    let (auth, certificate) = match &sent.resumed {
+        Some(record) => {
+            let expected = prf(sent.suite.prf, sent.keys.sk_pr.expose(), &[&octets]);
+            let proven = method == SHARED_KEY_MIC && equal(proof, expected.expose());
+            let no_cert = chain.one(PayloadKind::CERT).is_none();
+            if !proven || id_r != record.id_r || !no_cert {
+                return Err(refused);
+            }
+            (record.auth, None)
+        }
+        None => {
+            if sent
+                .connection
+                .remote
+                .id
+                .as_ref()
+                .is_some_and(|id| *id != id_r)
+            {
+                return Err(refused);
+            }
+            let claim = Claim {
+                id: &id_r,
+                method,
+                proof,
+                octets: &octets,
+            };
+            proven(&sent.connection, sent.suite, &claim, &chain, now).ok_or(refused)?
+        }
+    };
+    if let Some(error) = error {
+        return Err((reason_of(error), true));
+    }
+    let child = super::child::confirm(&sent.connection.child, &chain).map_err(|error| {
+        let reason = match error {
+            ChildError::NoProposal => Closed::NoProposalChosen,
+            ChildError::NoSelectors => Closed::TsUnacceptable,
+            ChildError::Syntax => Closed::Protocol,
+        };
+        (reason, true)
+    })?;
+    let ticket = sent
+        .connection
+        .resume
+        .enabled
+        .then(|| super::ticket::received(&chain))
+        .flatten();
+    Ok(Agreed {
+        peer: id_r,
+        auth,
+        certificate,
+        child,
+        ticket,
+    })
+}
+
+/// What an error notification in IKE_AUTH means to us.
+const fn reason_of(error: NotifyKind) -> Closed {
+    match error {
+        NotifyKind::AUTHENTICATION_FAILED => Closed::AuthenticationFailed,
+        NotifyKind::NO_PROPOSAL_CHOSEN => Closed::NoProposalChosen,
+        NotifyKind::TS_UNACCEPTABLE => Closed::TsUnacceptable,
+        NotifyKind::TEMPORARY_FAILURE | NotifyKind::NO_ADDITIONAL_SAS => Closed::Kernel,
+        _ => Closed::Protocol,
+    }
+}
+
+/// A peer's AUTH payload and what it is said to cover.
+struct Claim<'a> {
+    id: &'a Identity,
+    method: u8,
+    proof: &'a [u8],
+    octets: &'a [u8],
+}
+
+/// Our own AUTH value in a full exchange (RFC 7296, 2.15; RFC 7427, 3).
+fn prove(
+    connection: &Connection,
+    suite: IkeSuite,
+    octets: &[u8],
+    peer_hashes_sha256: bool,
+    cx: &mut Context<'_>,
+) -> Option<(u8, Secret)> {
+    match &connection.local.credential {
+        Credential::PreShared(key) => Some((SHARED_KEY_MIC, pre_shared_mic(suite, key, octets))),
+        Credential::Certificate(_) if peer_hashes_sha256 => {
+            let signature = trust::sign(connection, octets, cx.env)?;
+            Some((DIGITAL_SIGNATURE, Secret::new(signature)))
+        }
+        // Without RFC 7427 on the other side there is no common way to sign.
+        Credential::Certificate(_) => None,
+    }
+}
+
+/// Whether a peer's AUTH value in a full exchange holds, and what it tells about the peer.
+fn proven(
+    connection: &Connection,
+    suite: IkeSuite,
+    claim: &Claim<'_>,
+    chain: &Chain<'_>,
+    now: Stamp,
+) -> Option<(AuthMethod, Option<CertificateFacts>)> {
+    match &connection.remote.proof {
+        Proof::PreShared(key) => {
+            let expected = pre_shared_mic(suite, key, claim.octets);
+            let holds = claim.method == SHARED_KEY_MIC && equal(claim.proof, expected.expose());
+            holds.then_some((AuthMethod::PreShared, None))
+        }
+        Proof::Certificate(anchors) if claim.method == DIGITAL_SIGNATURE => {
+            let certificates: Vec<_> = chain.all(PayloadKind::CERT).collect();
+            let signed = trust::Signed {
+                octets: claim.octets,
+                auth: claim.proof,
+            };
+            let facts = trust::verify(anchors, &certificates, claim.id, &signed, now.wall).ok()?;
+            Some((AuthMethod::Certificate, Some(facts)))
+        }
+        Proof::Certificate(_) => None,
+    }
+}
+
+/// `prf(prf(Shared Secret, "Key Pad for IKEv2"), octets)` (RFC 7296, 2.15).
+fn pre_shared_mic(suite: IkeSuite, key: &Secret, octets: &[u8]) -> Secret {
+    let padded = prf(suite.prf, key.expose(), &[b"Key Pad for IKEv2"]);
+    prf(suite.prf, padded.expose(), &[octets])
+}
+
+/// AUTH payload (RFC 7296, 3.8): method, reserved, data.
+fn emit_auth(chain: &mut ChainWriter, method: u8, proof: &Secret) {
+    chain.payload(PayloadKind::AUTH, |out| {
+        out.extend_from_slice(&[method, 0, 0, 0]);
+        out.extend_from_slice(proof.expose());
+    });
+}
+
+fn parse_auth(body: &[u8]) -> Option<(u8, &[u8])> {
+    let (&[method, _, _, _], proof) = body.split_first_chunk()?;
+    Some((method, proof))
+}
+
+/// A moment of the past known by the wall clock only.
+fn wall_to_stamp(wall: u64, now: Stamp) -> Stamp {
+    let ago = std::time::Duration::from_secs(now.wall.saturating_sub(wall));
+    Stamp {
+        boot: now.boot.saturating_sub(ago),
+        wall,
+    }
+}

@@ -1,0 +1,281 @@
+//! The Child SA that IKE_AUTH makes (RFC 7296, 1.2, 2.9 and 2.17), and its way into the kernel.
+
+use std::sync::Arc;
+
+use crate::{
+    crypto::{Secret, keymat::child_keys},
+    endpoint::{Context, Endpoint},
+    io::{Event, Path},
+    kernel::{ChildInstall, EspKey, KernelFailed, KernelOp, Owner},
+    peer::{Child, Connection},
+    sa::{
+        ike_sa::{ChildSa, FirstExchange, IkeSa, Installing, State},
+        nat::Nat,
+        proposal::{EspChoice, IkeSuite, answer_esp, choose_esp, offer_esp},
+    },
+    view::Closed,
+    wire::{
+        header::Exchange,
+        id::Identity,
+        payload::{Chain, ChainWriter, PayloadKind},
+        ts::TrafficSelector,
+    },
+};
+
+/// What both sides agreed on, from our point of view.
+#[derive(Debug)]
+pub(super) struct Terms {
+    choice: EspChoice,
+    local_ts: Vec<TrafficSelector>,
+    remote_ts: Vec<TrafficSelector>,
+}
+
+/// Why there are no terms.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum ChildError {
+    NoProposal,
+    NoSelectors,
+    Syntax,
+}
+
+/// Everything the keys of a Child SA come from.
+pub(super) struct Keying<'a> {
+    pub suite: IkeSuite,
+    pub sk_d: &'a Secret,
+    pub first: &'a FirstExchange,
+    pub initiator: bool,
+    pub spi_in: u32,
+}
+
+/// Initiator: SA, TSi, TSr.
+pub(super) fn emit_offer(chain: &mut ChainWriter, child: &Child, spi: u32) {
+    chain.payload(PayloadKind::SA, |out| offer_esp(&child.ciphers, spi, out));
+    chain.payload(PayloadKind::TS_I, |out| {
+        TrafficSelector::emit_all(&child.local_ts, out);
+    });
+    chain.payload(PayloadKind::TS_R, |out| {
+        TrafficSelector::emit_all(&child.remote_ts, out);
+    });
+}
+
+/// Responder: SA, TSi, TSr as agreed.
+pub(super) fn emit_answer(chain: &mut ChainWriter, child: Option<&ChildSa>) {
+    let Some(child) = child else { return };
+    let choice = EspChoice {
+        number: child.number,
+        cipher: child.cipher,
+        esn: child.esn,
+        spi: 0,
+    };
+    chain.payload(PayloadKind::SA, |out| {
+        answer_esp(&choice, child.spi_in, out);
+    });
+    chain.payload(PayloadKind::TS_I, |out| {
+        TrafficSelector::emit_all(&child.remote_ts, out);
+    });
+    chain.payload(PayloadKind::TS_R, |out| {
+        TrafficSelector::emit_all(&child.local_ts, out);
+    });
+}
+
+/// Responder: holds an offer against the configuration.
+pub(super) fn negotiate(child: &Child, chain: &Chain<'_>) -> Result<Terms, ChildError> {
+    terms(child, chain, PayloadKind::TS_R, PayloadKind::TS_I)
+}
+
+/// Initiator: holds the answer against what was offered.
+pub(super) fn confirm(child: &Child, chain: &Chain<'_>) -> Result<Terms, ChildError> {
+    terms(child, chain, PayloadKind::TS_I, PayloadKind::TS_R)
+}
+
+fn terms(
+    child: &Child,
+    chain: &Chain<'_>,
+    ours: PayloadKind,
+    theirs: PayloadKind,
+) -> Result<Terms, ChildError> {
+    let sa = chain.one(PayloadKind::SA).ok_or(ChildError::Syntax)?;
+    let choice = choose_esp(sa, &child.ciphers).map_err(|_| ChildError::Syntax)?;
+    let choice = choice
+        .filter(|choice| choice.spi > 255)
+        .ok_or(ChildError::NoProposal)?;
+    let narrowed = |kind, configured: &[TrafficSelector]| {
+        let body = chain.one(kind).ok_or(ChildError::Syntax)?;
+        let asked = TrafficSelector::parse_all(body).map_err(|_| ChildError::Syntax)?;
+        let mut both: Vec<_> = configured
+            .iter()
+            .flat_map(|ours| asked.iter().filter_map(|theirs| ours.narrow(theirs)))
+            .take(TrafficSelector::MAX)
+            .collect();
+        both.sort_unstable();
+        both.dedup();
+        if both.is_empty() {
+            Err(ChildError::NoSelectors)
+        } else {
+            Ok(both)
+        }
+    };
+    Ok(Terms {
+        choice,
+        local_ts: narrowed(ours, &child.local_ts)?,
+        remote_ts: narrowed(theirs, &child.remote_ts)?,
+    })
+}
+
+/// Whose kernel state a connection's Child SA is. A connection with one possible peer has one owner
+/// whoever that is, so that a block policy can stand before anybody has connected.
+pub(crate) fn owner(connection: &Connection, peer: &Identity) -> Owner {
+    let Connection {
+        name,
+        child,
+        remote,
+        ..
+    } = connection;
+    Owner(match &remote.id {
+        Some(_) => Arc::from(format!("{name}/{}", child.name)),
+        None => Arc::from(format!("{name}/{}/{peer}", child.name)),
+    })
+}
+
+/// The Child SA of the terms, and what the kernel has to be told.
+pub(super) fn agreed(
+    connection: &Connection,
+    peer: &Identity,
+    terms: &Terms,
+    keying: &Keying<'_>,
+    path: Path,
+    nat: Nat,
+) -> (ChildSa, ChildInstall) {
+    let Terms {
+        choice,
+        local_ts,
+        remote_ts,
+    } = terms;
+    let FirstExchange { ni, nr, .. } = keying.first;
+    let each = choice.cipher.key_octets();
+    let (i2r, r2i) = child_keys(keying.suite.prf, keying.sk_d, ni, nr, each);
+    let (outbound, inbound) = if keying.initiator {
+        (i2r, r2i)
+    } else {
+        (r2i, i2r)
+    };
+    let owner = owner(connection, peer);
+    let child = ChildSa {
+        owner: owner.clone(),
+        number: choice.number,
+        spi_in: keying.spi_in,
+        spi_out: choice.spi,
+        cipher: choice.cipher,
+        esn: choice.esn,
+        local_ts: local_ts.clone(),
+        remote_ts: remote_ts.clone(),
+    };
+    let install = ChildInstall {
+        owner,
+        path,
+        udp_encap: nat.found(),
+        cipher: choice.cipher,
+        inbound: EspKey {
+            spi: keying.spi_in,
+            key: inbound,
+        },
+        outbound: EspKey {
+            spi: choice.spi,
+            key: outbound,
+        },
+        esn: choice.esn,
+        local_ts: local_ts.clone(),
+        remote_ts: remote_ts.clone(),
+        hard_lifetime: connection.child.lifetime,
+    };
+    (child, install)
+}
+
+impl Endpoint {
+    /// Asks the kernel for a Child SA; the SA waits in [`State::Installing`].
+    pub(crate) fn install(&mut self, sa: IkeSa, install: ChildInstall) {
+        self.kernel_for(sa.id, KernelOp::Install(Box::new(install)));
+        self.check_in(sa);
+    }
+
+    /// The kernel has answered: the SA is up, or it never was.
+    pub(crate) fn installed(
+        &mut self,
+        mut sa: IkeSa,
+        result: Result<(), KernelFailed>,
+        cx: &mut Context<'_>,
+    ) {
+        let State::Installing(mut live, waiting) = std::mem::replace(&mut sa.state, State::Gone)
+        else {
+            return self.stray(sa);
+        };
+        let connection = Arc::clone(&live.connection);
+        if let Err(failed) = &result {
+            let text = failed.text.clone();
+            self.event(Event::KernelFailed {
+                connection: Arc::clone(&connection.name),
+                text,
+            });
+        }
+        match waiting {
+            Installing::Responder {
+                works,
+                fails,
+                request,
+            } => {
+                let header = sa.header(Exchange::IkeAuth, true, 1);
+                if result.is_err() {
+                    let request_header = sa.header(Exchange::IkeAuth, false, 1);
+                    let live = *live;
+                    return self.last_word(
+                        sa,
+                        live.protection,
+                        &request_header,
+                        &request,
+                        fails,
+                        cx,
+                    );
+                }
+                let response = live.protection.seal(&header, works);
+                self.send(sa.path, response.clone());
+                live.window.answered(response);
+            }
+            Installing::Initiator { ticket } => {
+                if result.is_err() {
+                    self.goodbye(&sa, live.protection);
+                    return self.attempt_failed(sa, &connection, Closed::Kernel, cx);
+                }
+                self.keep_ticket(&live, ticket, sa.path, cx);
+                self.attempt_succeeded(&connection, sa.id);
+            }
+        }
+        let event = Event::Established {
+            sa: sa.id,
+            connection: Arc::clone(&connection.name),
+            peer: live.peer.clone(),
+            resumed: live.origin.resumed,
+            initiator: sa.initiator,
+            took: cx.now.boot.saturating_sub(sa.started),
+        };
+        let owner = live.child.as_ref().map(|child| child.owner.clone());
+        let id = sa.id;
+        sa.state = State::Up(live);
+        self.check_in(sa);
+        self.event(event);
+        if let Some(owner) = owner {
+            self.replace_others(&owner, id, cx);
+        }
+    }
+
+    /// Drops older SAs of the same owner without a word on the wire (RFC 5723, 4.3.4): their kernel
+    /// states went when the new ones came.
+    fn replace_others(&mut self, owner: &Owner, newest: u64, cx: &mut Context<'_>) {
+        let older = |sa: &&IkeSa| sa.id != newest && sa.child_owner() == Some(owner);
+        let ids: Vec<_> = self.table.iter().filter(older).map(|sa| sa.id).collect();
+        for id in ids {
+            if let Some(sa) = self.table.check_out(id) {
+                self.close(sa, Closed::Replaced, cx);
+            }
+        }
+    }
+}

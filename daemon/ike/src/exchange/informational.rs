@@ -1,0 +1,246 @@
+//! INFORMATIONAL exchanges on an established SA (RFC 7296, 1.4): signs of life and goodbyes; and the
+//! refusal of CREATE_CHILD_SA, which this release does not offer.
+
+use std::time::Duration;
+
+use crate::{
+    counters::Counter,
+    endpoint::{Context, Endpoint},
+    io::Path,
+    kernel::KernelOp,
+    sa::{
+        ike_sa::{IkeSa, Lingering, Live, Protection, Purpose, State},
+        window::{Arrival, Due, Outstanding},
+    },
+    view::Closed,
+    wire::{
+        delete::Delete,
+        header::{Exchange, Header},
+        notify::NotifyKind,
+        payload::{Chain, ChainWriter, PayloadKind},
+    },
+};
+
+/// NAT mappings for UDP are gone after half a minute on some boxes (RFC 3948, 4).
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(20);
+
+/// How long the answer to a DELETE is kept for its retransmission.
+const LINGER: Duration = Duration::from_secs(30);
+
+impl Endpoint {
+    /// Starts deleting an SA; a request that is still unanswered goes first (the window is one).
+    pub(crate) fn begin_delete(&mut self, mut sa: IkeSa, reason: Closed, cx: &Context<'_>) {
+        let State::Up(live) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        match live.outstanding {
+            Some((Purpose::Delete(_), _)) => self.check_in(sa),
+            Some((Purpose::Liveness, _)) => {
+                live.delete_next = Some(reason);
+                self.check_in(sa);
+            }
+            None => {
+                let mut chain = ChainWriter::new();
+                chain.payload(PayloadKind::DELETE, |out| Delete::IkeSa.emit(out));
+                self.send_request(sa, Purpose::Delete(reason), chain, cx);
+            }
+        }
+    }
+
+    fn send_request(
+        &mut self,
+        mut sa: IkeSa,
+        purpose: Purpose,
+        chain: ChainWriter,
+        cx: &Context<'_>,
+    ) {
+        let header = sa.header(Exchange::Informational, false, 0);
+        let State::Up(live) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        let header = Header {
+            message_id: live.window.next_request,
+            ..header
+        };
+        let message = live.protection.seal(&header, chain);
+        live.outstanding = Some((purpose, Outstanding::new(message.clone(), cx.now.boot)));
+        self.send(sa.path, message);
+        self.check_in(sa);
+    }
+
+    /// A request of the peer on an established SA.
+    pub(crate) fn request(
+        &mut self,
+        mut sa: IkeSa,
+        path: Path,
+        header: &Header,
+        message: &[u8],
+        cx: &mut Context<'_>,
+    ) {
+        let answer_header = sa.header(header.exchange, true, header.message_id);
+        let State::Up(live) = &mut sa.state else {
+            return self.stray(sa);
+        };
+        let arrival = live.window.arrival(header.message_id);
+        if arrival == Arrival::Stray {
+            return self.stray(sa);
+        }
+        let Ok(plain) = live.protection.open(header, message) else {
+            self.counters.add(Counter::BadIntegrity);
+            return self.check_in(sa);
+        };
+        live.heard = cx.now.boot;
+        if live.nat.remote {
+            // The NAT may have moved the peer; an authenticated message says where to (2.23).
+            sa.path = path;
+        }
+        if arrival == Arrival::Repeated {
+            self.counters.add(Counter::Repeated);
+            let response = live.window.last_response.clone();
+            self.send(path, response);
+            return self.check_in(sa);
+        }
+        let mut chain = ChainWriter::new();
+        let mut gone = false;
+        match Chain::parse(plain.first, &plain.octets) {
+            Err(_) => {
+                self.counters.add(Counter::BadPayloads);
+                chain.notify(NotifyKind::INVALID_SYNTAX, &[]);
+            }
+            Ok(_) if header.exchange == Exchange::CreateChildSa => {
+                chain.notify(NotifyKind::NO_ADDITIONAL_SAS, &[]);
+            }
+            Ok(request) if header.exchange == Exchange::Informational => {
+                for delete in request
+                    .all(PayloadKind::DELETE)
+                    .filter_map(|d| Delete::parse(d).ok())
+                {
+                    match delete {
+                        Delete::IkeSa => gone = true,
+                        Delete::Esp(spis) => self.delete_child(live, &spis, &mut chain),
+                    }
+                }
+            }
+            Ok(_) => return self.stray(sa),
+        }
+        let response = live.protection.seal(&answer_header, chain);
+        self.send(path, response.clone());
+        if gone {
+            let lingering = Lingering {
+                request: message.to_vec(),
+                response,
+                until: cx.now.boot + LINGER,
+            };
+            return self.close_lingering(sa, Closed::PeerDeleted, lingering, cx);
+        }
+        live.window.answered(response);
+        self.check_in(sa);
+    }
+
+    /// The peer deletes the Child SA and keeps the IKE SA (RFC 7296, 1.4.1).
+    fn delete_child(&mut self, live: &mut Live, spis: &[u32], answer: &mut ChainWriter) {
+        let Some(child) = live.child.take_if(|child| spis.contains(&child.spi_out)) else {
+            return;
+        };
+        let ours = Delete::Esp(vec![child.spi_in]);
+        answer.payload(PayloadKind::DELETE, |out| ours.emit(out));
+        let (inbound, outbound) = (child.spi_in, child.spi_out);
+        self.kernel(KernelOp::Remove {
+            owner: child.owner,
+            inbound,
+            outbound,
+        });
+    }
+
+    /// An answer to a request of ours on an established SA.
+    pub(crate) fn response(
+        &mut self,
+        mut sa: IkeSa,
+        header: &Header,
+        message: &[u8],
+        cx: &mut Context<'_>,
+    ) {
+        let State::Up(live) = &mut sa.state else {
+            return self.stray(sa);
+        };
+        if live.outstanding.is_none() || header.message_id != live.window.next_request {
+            return self.stray(sa);
+        }
+        if live.protection.open(header, message).is_err() {
+            self.counters.add(Counter::BadIntegrity);
+            return self.check_in(sa);
+        }
+        live.heard = cx.now.boot;
+        live.window.next_request = live.window.next_request.wrapping_add(1);
+        let delete_next = live.delete_next.take();
+        match (live.outstanding.take(), delete_next) {
+            (Some((Purpose::Delete(reason), _)), _) => self.close(sa, reason, cx),
+            (_, Some(reason)) => self.begin_delete(sa, reason, cx),
+            _ => self.check_in(sa),
+        }
+    }
+
+    /// An established SA's deadline: retransmission, liveness, keepalive, or the end of its life.
+    pub(crate) fn live_due(&mut self, mut sa: IkeSa, cx: &mut Context<'_>) {
+        let now = cx.now.boot;
+        let path = sa.path;
+        let State::Up(live) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        if live.nat.local && live.last_keepalive + KEEPALIVE_EVERY <= now {
+            live.last_keepalive = now;
+            self.keepalive(path);
+        }
+        if let Some((purpose, out)) = &mut live.outstanding {
+            match (out.due(now), *purpose) {
+                (Due::Wait, _) => {}
+                (Due::Resend, _) => {
+                    let message = out.message.clone();
+                    self.send(path, message);
+                }
+                (Due::Dead, Purpose::Delete(reason)) => return self.close(sa, reason, cx),
+                (Due::Dead, Purpose::Liveness) => return self.close(sa, Closed::Timeout, cx),
+            }
+            return self.check_in(sa);
+        }
+        if live.established + live.connection.ike_lifetime <= now {
+            return self.begin_delete(sa, Closed::Expired, cx);
+        }
+        if live.liveness_due().is_some_and(|at| at <= now) {
+            return self.send_request(sa, Purpose::Liveness, ChainWriter::new(), cx);
+        }
+        self.check_in(sa);
+    }
+
+    /// Tells a responder that an SA it believes in is not wanted. Sent once: if it is lost, the
+    /// responder's liveness check finds out.
+    pub(crate) fn goodbye(&mut self, sa: &IkeSa, mut protection: Protection) {
+        let mut chain = ChainWriter::new();
+        chain.payload(PayloadKind::DELETE, |out| Delete::IkeSa.emit(out));
+        let message = protection.seal(&sa.header(Exchange::Informational, false, 2), chain);
+        self.send(sa.path, message);
+    }
+}
+
+impl Live {
+    fn liveness_due(&self) -> Option<Duration> {
+        let after = self.connection.liveness;
+        (!after.is_zero()).then(|| self.heard + after)
+    }
+
+    /// When an established SA has something to do.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        let work = match &self.outstanding {
+            Some((_, out)) => Some(out.deadline()),
+            None => {
+                let end = self.established + self.connection.ike_lifetime;
+                self.liveness_due().into_iter().chain([end]).min()
+            }
+        };
+        let keepalive = self
+            .nat
+            .local
+            .then_some(self.last_keepalive + KEEPALIVE_EVERY);
+        work.into_iter().chain(keepalive).min()
+    }
+}

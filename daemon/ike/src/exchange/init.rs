@@ -1,0 +1,458 @@
+//! IKE_SA_INIT (RFC 7296, 1.2): keys are exchanged, nobody is authenticated. The responder derives
+//! nothing yet; that waits for an IKE_AUTH worth the arithmetic.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{MAX_ROUNDS, NONCE_LEN, cookie_first, nonce, notify_data};
+use crate::{
+    counters::Counter,
+    crypto::{Group, KeyShare, Secret, keymat::KeyMaterial},
+    defence::{budget::Room, cookie::Bound},
+    endpoint::{CommandRefused, Context, Endpoint},
+    io::Path,
+    peer::Connection,
+    sa::{
+        ike_sa::{FirstExchange, HalfOpen, IkeSa, InitSent, Ripeness, State},
+        nat::Nat,
+        proposal::{IkeSuite, answer_ike, choose_ike, offer_ike},
+        window::{Due, Outstanding},
+    },
+    view::Closed,
+    wire::{
+        encrypted,
+        header::{Exchange, Header},
+        notify::NotifyKind,
+        payload::{Chain, ChainWriter, PayloadKind},
+    },
+};
+
+/// SHA2-256 in SIGNATURE_HASH_ALGORITHMS (RFC 7427, 7).
+const SHA2_256: [u8; 2] = [0, 2];
+
+/// How long an unauthenticated error may be contradicted by a genuine answer.
+const HINT_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Endpoint {
+    /// Initiator: sends the first message of a full exchange.
+    pub(crate) fn start_full(
+        &mut self,
+        slot: usize,
+        cx: &mut Context<'_>,
+    ) -> Result<(), CommandRefused> {
+        let (connection, path) = self.dial(slot)?;
+        let group = connection.ike_suites.first().map(|suite| suite.group);
+        let key_share = group.and_then(|group| cx.env.new_key_share(group));
+        let key_share = key_share.ok_or(CommandRefused::CannotInitiate)?;
+        let mut ni = vec![0; NONCE_LEN];
+        cx.env.random(&mut ni);
+        let out = Outstanding::new(Vec::new(), cx.now.boot);
+        let (cookie, rounds, hint) = (Vec::new(), 0, None);
+        let sent = InitSent {
+            connection,
+            ni,
+            key_share,
+            cookie,
+            rounds,
+            hint,
+            out,
+        };
+        let sa = IkeSa {
+            id: self.table.next_id(),
+            spi_i: self.new_spi(),
+            spi_r: [0; 8],
+            initiator: true,
+            path,
+            started: cx.now.boot,
+            state: State::InitSent(Box::new(sent)),
+        };
+        self.send_init(sa, cx);
+        Ok(())
+    }
+
+    /// (Re)builds the request from the state and sends it.
+    fn send_init(&mut self, mut sa: IkeSa, cx: &Context<'_>) {
+        let header = sa.header(Exchange::IkeSaInit, false, 0);
+        let State::InitSent(sent) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        let mut chain = ChainWriter::new();
+        cookie_first(&mut chain, &sent.cookie);
+        chain.payload(PayloadKind::SA, |out| {
+            offer_ike(&sent.connection.ike_suites, out);
+        });
+        chain.payload(PayloadKind::KE, |out| emit_ke(sent.key_share.as_ref(), out));
+        chain.octets(PayloadKind::NONCE, &sent.ni);
+        Nat::announce(&mut chain, header.spi_i, header.spi_r, &sa.path);
+        chain.notify(NotifyKind::SIGNATURE_HASH_ALGORITHMS, &SHA2_256);
+        let message = encrypted::clear(&header, chain);
+        sent.out = Outstanding::new(message.clone(), cx.now.boot);
+        self.send(sa.path, message);
+        self.check_in(sa);
+    }
+
+    /// Responder: answers a first message, and remembers as little of it as will do.
+    pub(crate) fn init_request(
+        &mut self,
+        path: Path,
+        header: &Header,
+        message: &[u8],
+        chain: &Chain<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        let ke = chain.one(PayloadKind::KE).and_then(parse_ke);
+        let (Some(offer), Some((group, peer_public)), Some(ni)) =
+            (chain.one(PayloadKind::SA), ke, nonce(chain, 0))
+        else {
+            return self.counters.add(Counter::BadPayloads);
+        };
+        let key = self.first_key(&path, header, message);
+        if self.answer_again(&key, path) {
+            return;
+        }
+        let bound = Bound {
+            path: &path,
+            spi_i: header.spi_i,
+            ni,
+            exchange: header.exchange,
+            ticket_tag: 0,
+        };
+        let free = self.budget.room(path.remote.ip()) == Room::Free;
+        if !self.admit(path, header, chain, &bound, free, cx) {
+            return;
+        }
+        let group = Group::from_number(group);
+        let suites = self.suites_at(&path);
+        let chosen = match choose_ike(offer, &suites, group) {
+            Ok(Some(chosen)) => chosen,
+            Ok(None) => {
+                self.counters.add(Counter::NoProposal);
+                return self.refuse_first(path, header, NotifyKind::NO_PROPOSAL_CHOSEN, &[]);
+            }
+            Err(_) => return self.counters.add(Counter::BadPayloads),
+        };
+        let suite: IkeSuite = chosen.suite;
+        if group != Some(suite.group) {
+            self.counters.add(Counter::OtherGroup);
+            let wanted = suite.group.number().to_be_bytes();
+            return self.refuse_first(path, header, NotifyKind::INVALID_KE_PAYLOAD, &wanted);
+        }
+        let fits = peer_public.len() == suite.group.public_len();
+        if !fits || nonce(chain, suite.prf.output_len()).is_none() {
+            return self.counters.add(Counter::BadPayloads);
+        }
+        let Some(key_share) = cx.env.new_key_share(suite.group) else {
+            return self.counters.add(Counter::Full);
+        };
+        let mut nr = vec![0; NONCE_LEN];
+        cx.env.random(&mut nr);
+        let mut sa = self.responder_sa(path, header, cx);
+        let mut answer = ChainWriter::new();
+        answer.payload(PayloadKind::SA, |out| answer_ike(chosen, out));
+        answer.payload(PayloadKind::KE, |out| emit_ke(key_share.as_ref(), out));
+        answer.octets(PayloadKind::NONCE, &nr);
+        Nat::announce(&mut answer, sa.spi_i, sa.spi_r, &path);
+        let authorities = self.authority_hashes_at(&path);
+        if !authorities.is_empty() {
+            answer.payload(PayloadKind::CERTREQ, |out| {
+                crate::trust::emit_request(&authorities, out);
+            });
+        }
+        let hashes = notify_data(chain, NotifyKind::SIGNATURE_HASH_ALGORITHMS);
+        if hashes.is_some() {
+            answer.notify(NotifyKind::SIGNATURE_HASH_ALGORITHMS, &SHA2_256);
+        }
+        let response = encrypted::clear(&sa.header(Exchange::IkeSaInit, true, 0), answer);
+        let first = FirstExchange {
+            request: message.to_vec(),
+            response: response.clone(),
+            ni: ni.to_vec(),
+            nr,
+        };
+        let peer_public = peer_public.to_vec();
+        sa.state = State::HalfOpen(Box::new(HalfOpen {
+            first,
+            key,
+            nat: Nat::detect(chain, header, &path),
+            peer_hashes_sha256: speaks_sha256(hashes),
+            ripeness: Ripeness::Exchanged {
+                key_share,
+                peer_public,
+                suite,
+            },
+        }));
+        self.keep_half_open(sa, key, response);
+    }
+
+    /// Initiator: goes on to IKE_AUTH, or round again with a cookie or another group.
+    pub(crate) fn init_response(
+        &mut self,
+        mut sa: IkeSa,
+        path: Path,
+        header: &Header,
+        message: &[u8],
+        chain: &Chain<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        let State::InitSent(sent) = &mut sa.state else {
+            return self.stray(sa);
+        };
+        if sent.rounds < MAX_ROUNDS {
+            if let Some(cookie) = notify_data(chain, NotifyKind::COOKIE)
+                .filter(|cookie| (1..=64).contains(&cookie.len()) && *cookie != sent.cookie)
+            {
+                sent.cookie = cookie.to_vec();
+                sent.rounds += 1;
+                return self.send_init(sa, cx);
+            }
+            if let Some(key_share) = other_group(sent, chain).and_then(|g| cx.env.new_key_share(g))
+            {
+                sent.key_share = key_share;
+                sent.rounds += 1;
+                return self.send_init(sa, cx);
+            }
+        }
+        if let Some(error) = chain
+            .notifies()
+            .map(|notify| notify.kind)
+            .find(|kind| kind.is_error())
+        {
+            // Unauthenticated, so only a hint (RFC 7296, 2.21.1): a genuine answer may follow.
+            if error == NotifyKind::NO_PROPOSAL_CHOSEN && sent.hint.is_none() {
+                sent.hint = Some((Closed::NoProposalChosen, cx.now.boot + HINT_PATIENCE));
+            }
+            return self.check_in(sa);
+        }
+        let ke = chain.one(PayloadKind::KE).and_then(parse_ke);
+        let (Some(answer), Some((group, peer_public))) = (chain.one(PayloadKind::SA), ke) else {
+            return self.stray(sa);
+        };
+        let ours = &sent.connection.ike_suites;
+        let group = Group::from_number(group).filter(|group| *group == sent.key_share.group());
+        let chosen = choose_ike(answer, ours, group)
+            .ok()
+            .flatten()
+            .map(|chosen| chosen.suite);
+        let Some(suite) = chosen.filter(|suite| Some(suite.group) == group) else {
+            return self.stray(sa);
+        };
+        let (Some(nr), false) = (nonce(chain, suite.prf.output_len()), header.spi_r == [0; 8])
+        else {
+            return self.stray(sa);
+        };
+        if self.attempt_in_auth(&sent.connection.name, sa.id) {
+            return self.abandon(sa);
+        }
+        let peer_hashes_sha256 =
+            speaks_sha256(notify_data(chain, NotifyKind::SIGNATURE_HASH_ALGORITHMS));
+        let nat = Nat::detect(chain, header, &path);
+        let (nr, peer_public) = (nr.to_vec(), peer_public.to_vec());
+        let State::InitSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
+            return self.check_in(sa);
+        };
+        let InitSent {
+            connection,
+            ni,
+            key_share,
+            out,
+            ..
+        } = *sent;
+        let first = FirstExchange {
+            request: out.message,
+            response: message.to_vec(),
+            ni,
+            nr,
+        };
+        sa.spi_r = header.spi_r;
+        let Ok(shared) = key_share.agree(&peer_public) else {
+            sa.state = State::Gone;
+            return self.attempt_failed(sa, &connection, Closed::Protocol, cx);
+        };
+        let keys = derive(suite, &shared, &first, &sa);
+        self.send_auth(
+            sa,
+            connection,
+            first,
+            suite,
+            keys,
+            nat,
+            None,
+            peer_hashes_sha256,
+            cx,
+        );
+    }
+
+    /// Initiator: the first message was not answered in time.
+    pub(crate) fn init_due(&mut self, mut sa: IkeSa, cx: &mut Context<'_>) {
+        let now = cx.now.boot;
+        let State::InitSent(sent) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        if let Some((reason, _)) = sent.hint.filter(|(_, at)| *at <= now) {
+            return self.close(sa, reason, cx);
+        }
+        match sent.out.due(now) {
+            Due::Wait => {}
+            Due::Resend => {
+                let message = sent.out.message.clone();
+                self.send(sa.path, message);
+            }
+            Due::Dead => return self.close(sa, Closed::Timeout, cx),
+        }
+        self.check_in(sa);
+    }
+
+    // Shared by both first exchanges.
+
+    /// Addresses of a connection's first message.
+    pub(crate) fn dial(&self, slot: usize) -> Result<(Arc<Connection>, Path), CommandRefused> {
+        let config = self.slots.get(slot).map(|slot| Arc::clone(&slot.config));
+        let config = config.ok_or(CommandRefused::NoConnection)?;
+        if self.table.len() >= self.settings.max_sas {
+            return Err(CommandRefused::Full);
+        }
+        let (Some(local), Some(remote)) = (config.local_addr, config.remote_addr) else {
+            return Err(CommandRefused::CannotInitiate);
+        };
+        let path = Path {
+            local: (local, self.settings.ike_port).into(),
+            remote: (remote, config.remote_port).into(),
+        };
+        Ok((config, path))
+    }
+
+    /// Answers the retransmission of a first message from memory, bit for bit (RFC 7296, 2.1).
+    pub(crate) fn answer_again(&mut self, key: &crate::sa::table::FirstKey, path: Path) -> bool {
+        let Some(sa) = self.table.by_first(key) else {
+            return false;
+        };
+        if let State::HalfOpen(half) = &sa.state {
+            let response = half.first.response.clone();
+            self.send(path, response);
+        }
+        self.counters.add(Counter::Repeated);
+        true
+    }
+
+    /// Lets a first message in, or asks it for a cookie, or turns it away when all is full.
+    pub(crate) fn admit(
+        &mut self,
+        path: Path,
+        header: &Header,
+        chain: &Chain<'_>,
+        bound: &Bound<'_>,
+        free: bool,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let room = self.budget.room(path.remote.ip());
+        if room == Room::Full || self.table.len() >= self.settings.max_sas {
+            self.counters.add(Counter::Full);
+            return false;
+        }
+        if free && room == Room::Free {
+            return true;
+        }
+        if let Some(cookie) = notify_data(chain, NotifyKind::COOKIE) {
+            if self.cookies.is_good(cookie, bound, cx.now) {
+                return true;
+            }
+            self.counters.add(Counter::CookieWrong);
+        }
+        // A wrong cookie counts as none (RFC 7296, 2.6).
+        self.counters.add(Counter::CookieSent);
+        let cookie = self.cookies.make(bound, cx.now, cx.env);
+        self.refuse_first(path, header, NotifyKind::COOKIE, &cookie);
+        false
+    }
+
+    pub(crate) fn responder_sa(&mut self, path: Path, header: &Header, cx: &Context<'_>) -> IkeSa {
+        IkeSa {
+            id: self.table.next_id(),
+            spi_i: header.spi_i,
+            spi_r: self.new_spi(),
+            initiator: false,
+            path,
+            started: cx.now.boot,
+            state: State::Gone,
+        }
+    }
+
+    /// Keeps a half-open SA and sends its first answer.
+    pub(crate) fn keep_half_open(
+        &mut self,
+        sa: IkeSa,
+        key: crate::sa::table::FirstKey,
+        response: Vec<u8>,
+    ) {
+        self.budget.take(sa.path.remote.ip());
+        self.table.remember_first(key, sa.id);
+        self.send(sa.path, response);
+        self.check_in(sa);
+    }
+
+    /// Suites of all connections that a peer on this path may turn out to be.
+    fn suites_at(&self, path: &Path) -> Vec<IkeSuite> {
+        self.slots_at(path)
+            .flat_map(|config| config.ike_suites.iter().copied())
+            .collect()
+    }
+
+    fn authority_hashes_at(&self, path: &Path) -> Vec<[u8; 20]> {
+        self.slots_at(path)
+            .flat_map(|config| crate::trust::authority_hashes(config))
+            .collect()
+    }
+
+    /// Connections whose addresses fit a path.
+    pub(crate) fn slots_at<'a>(
+        &'a self,
+        path: &'a Path,
+    ) -> impl Iterator<Item = &'a Arc<Connection>> {
+        self.slots.iter().map(|slot| &slot.config).filter(|config| {
+            config
+                .local_addr
+                .is_none_or(|local| local == path.local.ip())
+                && config
+                    .remote_addr
+                    .is_none_or(|remote| remote == path.remote.ip())
+        })
+    }
+}
+
+/// Keys of a full exchange.
+pub(super) fn derive(
+    suite: IkeSuite,
+    shared: &Secret,
+    first: &FirstExchange,
+    sa: &IkeSa,
+) -> KeyMaterial {
+    let exchanged = first.exchanged(sa.spi_i, sa.spi_r);
+    KeyMaterial::from_exchange(suite.prf, suite.encryption, shared, &exchanged)
+}
+
+/// The group an INVALID_KE_PAYLOAD asks for, if it is one of ours and not the one just tried.
+fn other_group(sent: &InitSent, chain: &Chain<'_>) -> Option<Group> {
+    let data = notify_data(chain, NotifyKind::INVALID_KE_PAYLOAD)?;
+    let group = Group::from_number(u16::from_be_bytes(data.try_into().ok()?))?;
+    let ours = sent
+        .connection
+        .ike_suites
+        .iter()
+        .any(|suite| suite.group == group);
+    (ours && group != sent.key_share.group()).then_some(group)
+}
+
+/// KE payload (RFC 7296, 3.4): group, reserved, public value.
+fn emit_ke(key_share: &dyn KeyShare, out: &mut Vec<u8>) {
+    out.extend_from_slice(&key_share.group().number().to_be_bytes());
+    out.extend_from_slice(&[0, 0]);
+    out.extend_from_slice(key_share.public());
+}
+
+fn parse_ke(body: &[u8]) -> Option<(u16, &[u8])> {
+    let (&[g0, g1, _, _], public) = body.split_first_chunk()?;
+    Some((u16::from_be_bytes([g0, g1]), public))
+}
+
+fn speaks_sha256(hashes: Option<&[u8]>) -> bool {
+    hashes.is_some_and(|hashes| hashes.chunks_exact(2).any(|hash| hash == SHA2_256))
+}

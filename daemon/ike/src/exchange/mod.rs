@@ -1,0 +1,45 @@
+//! One file for each exchange, both roles in it, in the order of the wire: the request's sender
+//! first, then its receiver, then the response's receiver.
+
+mod auth;
+mod child;
+mod informational;
+mod init;
+mod resume;
+mod ticket;
+
+pub(crate) use child::owner;
+
+use crate::wire::{
+    notify::NotifyKind,
+    payload::{Chain, ChainWriter, PayloadKind},
+};
+
+/// Octets of the nonces we send: as many as the longest PRF key needs half of (RFC 7296, 2.10).
+const NONCE_LEN: usize = 32;
+
+/// COOKIE and INVALID_KE_PAYLOAD rounds an initiator goes along with.
+const MAX_ROUNDS: u8 = 3;
+
+/// The nonce of a first message, if it has a length RFC 7296, 3.9 allows and is at least half as
+/// long as the PRF's key (2.10).
+fn nonce<'a>(chain: &Chain<'a>, prf_octets: usize) -> Option<&'a [u8]> {
+    chain
+        .one(PayloadKind::NONCE)
+        .filter(|nonce| (16..=256).contains(&nonce.len()) && nonce.len() >= prf_octets / 2)
+}
+
+/// The data of the first notification of a kind.
+fn notify_data<'a>(chain: &Chain<'a>, kind: NotifyKind) -> Option<&'a [u8]> {
+    chain
+        .notifies()
+        .find(|notify| notify.kind == kind)
+        .map(|notify| notify.data)
+}
+
+/// COOKIE comes first, so that a responder finds it without reading on (RFC 7296, 2.6).
+fn cookie_first(chain: &mut ChainWriter, cookie: &[u8]) {
+    if !cookie.is_empty() {
+        chain.notify(NotifyKind::COOKIE, cookie);
+    }
+}

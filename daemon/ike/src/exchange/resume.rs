@@ -1,0 +1,306 @@
+//! IKE_SESSION_RESUME (RFC 5723, 4.3): a ticket instead of a key exchange. The gateway keeps one slot
+//! for a ticket it can open, derives nothing, and marks nothing used: the ticket travels in clear,
+//! and whoever replays it must not take it away from its owner.
+
+use std::{sync::Arc, time::Duration};
+
+use gate_abi::ticket::TAG_OFFSET;
+
+use super::{MAX_ROUNDS, NONCE_LEN, cookie_first, nonce, notify_data};
+use crate::{
+    counters::Counter,
+    crypto::keymat::KeyMaterial,
+    defence::{budget::Room, cookie::Bound},
+    endpoint::{CommandRefused, Context, Endpoint},
+    io::{Event, Path},
+    sa::{
+        ike_sa::{FirstExchange, HalfOpen, IkeSa, ResumeSent, Ripeness, State},
+        nat::Nat,
+        proposal::IkeSuite,
+        window::{Due, Outstanding},
+    },
+    ticket::{Opened, Refused, SessionRecord, seal::TicketName},
+    view::Closed,
+    wire::{
+        encrypted,
+        header::{Exchange, Header},
+        notify::NotifyKind,
+        payload::{Chain, ChainWriter, PayloadKind},
+    },
+};
+
+/// After this much silence a full exchange starts beside the resumption: the gateway may not know
+/// exchange 38 at all.
+const RACE_AFTER: Duration = Duration::from_secs(3);
+
+/// After a TICKET_NACK, which anybody can send, a genuine answer may still come for this long.
+const NACK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Half-open SAs of one ticket. The first is free; the others need a cookie.
+const MAX_HALF_OPEN_PER_TICKET: usize = 8;
+
+/// A message of more octets than this is not kept for a retransmission; no ticket of ours needs it.
+const MAX_REQUEST: usize = 2048;
+
+impl Endpoint {
+    /// Client: presents the ticket of the session record.
+    pub(crate) fn start_resume(
+        &mut self,
+        slot: usize,
+        record: SessionRecord,
+        cx: &mut Context<'_>,
+    ) -> Result<(), CommandRefused> {
+        let (connection, path) = self.dial(slot)?;
+        let mut ni = vec![0; NONCE_LEN];
+        cx.env.random(&mut ni);
+        let sent = ResumeSent {
+            connection,
+            record,
+            ni,
+            cookie: Vec::new(),
+            rounds: 0,
+            race_at: Some(cx.now.boot + RACE_AFTER),
+            give_up_at: None,
+            out: Outstanding::new(Vec::new(), cx.now.boot),
+        };
+        let sa = IkeSa {
+            id: self.table.next_id(),
+            spi_i: self.new_spi(),
+            spi_r: [0; 8],
+            initiator: true,
+            path,
+            started: cx.now.boot,
+            state: State::ResumeSent(Box::new(sent)),
+        };
+        self.send_resume(sa, cx);
+        Ok(())
+    }
+
+    /// (Re)builds the request from the state and sends it: COOKIE, Ni, ticket, then the rest.
+    fn send_resume(&mut self, mut sa: IkeSa, cx: &Context<'_>) {
+        let header = sa.header(Exchange::IkeSessionResume, false, 0);
+        let State::ResumeSent(sent) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        let mut chain = ChainWriter::new();
+        cookie_first(&mut chain, &sent.cookie);
+        chain.octets(PayloadKind::NONCE, &sent.ni);
+        chain.notify(NotifyKind::TICKET_OPAQUE, &sent.record.ticket);
+        Nat::announce(&mut chain, header.spi_i, header.spi_r, &sa.path);
+        let message = encrypted::clear(&header, chain);
+        sent.out = Outstanding::new(message.clone(), cx.now.boot);
+        self.send(sa.path, message);
+        self.check_in(sa);
+    }
+
+    /// Gateway: honours a ticket with a nonce of its own, or refuses it.
+    pub(crate) fn resume_request(
+        &mut self,
+        path: Path,
+        header: &Header,
+        message: &[u8],
+        chain: &Chain<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        let mut tickets = chain
+            .notifies()
+            .filter(|notify| notify.kind == NotifyKind::TICKET_OPAQUE);
+        let (Some(ni), Some(ticket), None) = (nonce(chain, 0), tickets.next(), tickets.next())
+        else {
+            return self.counters.add(Counter::BadPayloads);
+        };
+        if message.len() > MAX_REQUEST {
+            return self.counters.add(Counter::BadPayloads);
+        }
+        let key = self.first_key(&path, header, message);
+        if self.answer_again(&key, path) {
+            return;
+        }
+        let opened = match self.judge(ticket.data, cx) {
+            Ok(opened) if ni.len() * 2 >= opened.state.suite.prf.output_len() => opened,
+            Ok(_) => return self.counters.add(Counter::BadPayloads),
+            Err(why) => {
+                self.counters.add(Counter::TicketRefused);
+                self.event(Event::TicketRefused {
+                    from: path.remote,
+                    why: why.word(),
+                });
+                return self.refuse_first(path, header, NotifyKind::TICKET_NACK, &[]);
+            }
+        };
+        let bound = Bound {
+            path: &path,
+            spi_i: header.spi_i,
+            ni,
+            exchange: header.exchange,
+            ticket_tag: tag_of(ticket.data),
+        };
+        let rivals = self.half_open_of(opened.name);
+        let free = rivals.is_empty() && self.budget.room(path.remote.ip()) == Room::Free;
+        if !self.admit(path, header, chain, &bound, free, cx) {
+            return;
+        }
+        if rivals.len() >= MAX_HALF_OPEN_PER_TICKET {
+            // The oldest has had the longest time to prove itself.
+            if let Some(oldest) = rivals.first().and_then(|id| self.table.check_out(*id)) {
+                self.close(oldest, Closed::Limit, cx);
+            }
+        }
+        let mut nr = vec![0; NONCE_LEN];
+        cx.env.random(&mut nr);
+        let mut sa = self.responder_sa(path, header, cx);
+        let mut answer = ChainWriter::new();
+        answer.octets(PayloadKind::NONCE, &nr);
+        Nat::announce(&mut answer, sa.spi_i, sa.spi_r, &path);
+        let response = encrypted::clear(&sa.header(Exchange::IkeSessionResume, true, 0), answer);
+        let first = FirstExchange {
+            request: message.to_vec(),
+            response: response.clone(),
+            ni: ni.to_vec(),
+            nr,
+        };
+        sa.state = State::HalfOpen(Box::new(HalfOpen {
+            first,
+            key,
+            nat: Nat::detect(chain, header, &path),
+            peer_hashes_sha256: false,
+            ripeness: Ripeness::Ticket(opened),
+        }));
+        self.keep_half_open(sa, key, response);
+    }
+
+    /// Opens a ticket and holds it against today's policy (RFC 5723, 4.3.2, and our rulings).
+    fn judge(&self, ticket: &[u8], cx: &Context<'_>) -> Result<Opened, Refused> {
+        let opened = self.keyring.open(ticket, cx.now.wall)?;
+        if cx.ledger.is_used(opened.name.key_id, opened.name.index) {
+            return Err(Refused::Used);
+        }
+        let state = &opened.state;
+        let slot = self
+            .slots
+            .iter()
+            .find(|slot| slot.config.name == state.connection);
+        let config = slot.map(|slot| &slot.config).ok_or(Refused::Policy)?;
+        let unchanged = config.digest.starts_with(&state.digest);
+        let allowed = config.ike_suites.contains(&state.suite);
+        if config.resume.enabled && unchanged && allowed && config.local.id == state.id_r {
+            Ok(opened)
+        } else {
+            Err(Refused::Policy)
+        }
+    }
+
+    /// Half-open SAs that came with this ticket, oldest first.
+    fn half_open_of(&self, name: TicketName) -> Vec<u64> {
+        if self.half_open() == 0 {
+            return Vec::new();
+        }
+        let same = |sa: &&IkeSa| match &sa.state {
+            State::HalfOpen(half) => match &half.ripeness {
+                Ripeness::Ticket(opened) => opened.name == name,
+                Ripeness::Ripe(ripe) => ripe.ticket.as_ref().is_some_and(|t| t.name == name),
+                Ripeness::Exchanged { .. } | Ripeness::Dead => false,
+            },
+            _ => false,
+        };
+        self.table.iter().filter(same).map(|sa| sa.id).collect()
+    }
+
+    /// Client: goes on to IKE_AUTH, round again with a cookie, or over to a full exchange.
+    pub(crate) fn resume_response(
+        &mut self,
+        mut sa: IkeSa,
+        path: Path,
+        header: &Header,
+        message: &[u8],
+        chain: &Chain<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        let State::ResumeSent(sent) = &mut sa.state else {
+            return self.stray(sa);
+        };
+        let suite: IkeSuite = sent.record.suite;
+        let nr = nonce(chain, suite.prf.output_len()).filter(|_| header.spi_r != [0; 8]);
+        if let Some(nr) = nr {
+            if self.attempt_in_auth(&sent.connection.name, sa.id) {
+                return self.abandon(sa);
+            }
+            let nat = Nat::detect(chain, header, &path);
+            let nr = nr.to_vec();
+            let State::ResumeSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
+                return self.check_in(sa);
+            };
+            let ResumeSent {
+                connection,
+                record,
+                ni,
+                out,
+                ..
+            } = *sent;
+            let first = FirstExchange {
+                request: out.message,
+                response: message.to_vec(),
+                ni,
+                nr,
+            };
+            sa.spi_r = header.spi_r;
+            let exchanged = first.exchanged(sa.spi_i, sa.spi_r);
+            let keys =
+                KeyMaterial::from_ticket(suite.prf, suite.encryption, &record.sk_d, &exchanged);
+            let resumed = Some(record);
+            return self.send_auth(sa, connection, first, suite, keys, nat, resumed, false, cx);
+        }
+        if let Some(cookie) = notify_data(chain, NotifyKind::COOKIE)
+            .filter(|cookie| (1..=64).contains(&cookie.len()) && *cookie != sent.cookie)
+            .filter(|_| sent.rounds < MAX_ROUNDS)
+        {
+            sent.cookie = cookie.to_vec();
+            sent.rounds += 1;
+            return self.send_resume(sa, cx);
+        }
+        if notify_data(chain, NotifyKind::TICKET_NACK).is_some() && sent.give_up_at.is_none() {
+            sent.give_up_at = Some(cx.now.boot + NACK_PATIENCE);
+            let race = sent.race_at.take().is_some();
+            let connection = Arc::clone(&sent.connection);
+            self.check_in(sa);
+            if race {
+                self.race(&connection, cx);
+            }
+            return;
+        }
+        self.stray(sa);
+    }
+
+    /// Client: time to send again, to race, or to give up.
+    pub(crate) fn resume_due(&mut self, mut sa: IkeSa, cx: &mut Context<'_>) {
+        let now = cx.now.boot;
+        let State::ResumeSent(sent) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        if sent.give_up_at.is_some_and(|at| at <= now) {
+            return self.close(sa, Closed::Timeout, cx);
+        }
+        let race = sent.race_at.take_if(|at| *at <= now).is_some();
+        let connection = Arc::clone(&sent.connection);
+        match sent.out.due(now) {
+            Due::Wait => {}
+            Due::Resend => {
+                let message = sent.out.message.clone();
+                self.send(sa.path, message);
+            }
+            Due::Dead => return self.close(sa, Closed::Timeout, cx),
+        }
+        self.check_in(sa);
+        if race {
+            self.race(&connection, cx);
+        }
+    }
+}
+
+/// Envelope tag of a ticket, for the cookie; 0 if there is none.
+fn tag_of(ticket: &[u8]) -> u64 {
+    ticket
+        .get(TAG_OFFSET..)
+        .and_then(|rest| rest.first_chunk())
+        .map_or(0, |tag| u64::from_le_bytes(*tag))
+}

@@ -1,0 +1,140 @@
+//! Tickets in IKE_AUTH (RFC 5723, 4.1 and 4.2): the client asks, the gateway issues or declines, and
+//! the exchange goes on as if nobody had asked.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    endpoint::{Context, Endpoint},
+    io::{Event, Path},
+    sa::ike_sa::{IkeSa, Live},
+    ticket::{SessionRecord, TicketState, seal::TicketName},
+    wire::{
+        cursor::Cursor,
+        notify::NotifyKind,
+        payload::{Chain, ChainWriter},
+    },
+};
+
+/// Tickets we keep as a client are no longer than this; they must fit a datagram with the request
+/// around them.
+const MAX_TICKET: usize = 4096;
+
+impl Endpoint {
+    /// Gateway: answers TICKET_REQUEST with exactly one of LT_OPAQUE, NACK and ACK.
+    pub(crate) fn answer_ticket_request(
+        &mut self,
+        sa: &IkeSa,
+        live: &mut Live,
+        answer: &mut ChainWriter,
+        cx: &mut Context<'_>,
+    ) {
+        let connection = Arc::clone(&live.connection);
+        if !connection.resume.enabled {
+            answer.notify(NotifyKind::TICKET_NACK, &[]);
+            return;
+        }
+        // Never longer than the IKE SA may live without re-authentication (RFC 5723, 6.2).
+        let lifetime = connection
+            .resume
+            .ticket_lifetime
+            .min(connection.ike_lifetime);
+        match self.issue(sa, live, lifetime, cx) {
+            Some(ticket) => {
+                let mut data = (lifetime.as_secs() as u32).to_be_bytes().to_vec();
+                data.extend_from_slice(&ticket);
+                answer.notify(NotifyKind::TICKET_LT_OPAQUE, &data);
+                let (connection, octets) = (Arc::clone(&connection.name), ticket.len());
+                self.event(Event::TicketIssued { connection, octets });
+            }
+            // No index to be had right now: ask again later.
+            None => {
+                answer.notify(NotifyKind::TICKET_ACK, &[]);
+            }
+        }
+    }
+
+    fn issue(
+        &self,
+        sa: &IkeSa,
+        live: &mut Live,
+        lifetime: Duration,
+        cx: &mut Context<'_>,
+    ) -> Option<Vec<u8>> {
+        let (key_id, index) = cx.ledger.next_index()?;
+        let mut nonce = [0; 12];
+        cx.env.random(&mut nonce);
+        let connection = &live.connection;
+        let state = TicketState {
+            connection: Arc::clone(&connection.name),
+            digest: *connection.digest.first_chunk()?,
+            id_i: live.peer.clone(),
+            id_r: connection.local.id.clone(),
+            auth: live.origin.auth,
+            certificate: live.origin.certificate.clone(),
+            suite: live.suite,
+            sk_d: live.sk_d.duplicate(),
+            old_spis: (sa.spi_i, sa.spi_r),
+            issued: cx.now.wall,
+            full_auth: live.origin.full_auth.wall,
+            resume_count: live.origin.resume_count,
+        };
+        let name = TicketName { key_id, index };
+        // The envelope counts whole minutes; rounding up keeps the promise made in LT_OPAQUE.
+        let expiry = (cx.now.wall + lifetime.as_secs()).next_multiple_of(60);
+        let ticket = self.keyring.seal(name, expiry, nonce, &state)?;
+        if let Some((old, _)) = live.issued.replace((name, expiry)) {
+            cx.ledger.mark_used(old.key_id, old.index);
+        }
+        Some(ticket)
+    }
+
+    /// Client: keeps the ticket of an exchange that succeeded, in place of any older one.
+    pub(crate) fn keep_ticket(
+        &mut self,
+        live: &Live,
+        ticket: Option<(Vec<u8>, Duration)>,
+        path: Path,
+        cx: &Context<'_>,
+    ) {
+        let connection = Arc::clone(&live.connection);
+        let Some(slot) = self.slot_mut(&connection) else {
+            return;
+        };
+        // Used or overtaken: whatever was there before is not to be presented again.
+        slot.record = None;
+        let Some((ticket, lifetime)) = ticket else {
+            return;
+        };
+        let octets = ticket.len();
+        slot.record = Some(SessionRecord {
+            ticket,
+            received: cx.now,
+            lifetime,
+            digest: connection.digest,
+            id_i: connection.local.id.clone(),
+            id_r: live.peer.clone(),
+            auth: live.origin.auth,
+            suite: live.suite,
+            sk_d: live.sk_d.duplicate(),
+            path,
+            full_auth: live.origin.full_auth,
+            resume_count: live.origin.resume_count,
+        });
+        let connection = Arc::clone(&connection.name);
+        self.event(Event::TicketReceived {
+            connection,
+            octets,
+            lifetime,
+        });
+    }
+}
+
+/// Client: the ticket of an IKE_AUTH response, if there is one to keep.
+pub(super) fn received(chain: &Chain<'_>) -> Option<(Vec<u8>, Duration)> {
+    let data = super::notify_data(chain, NotifyKind::TICKET_LT_OPAQUE)?;
+    let mut cursor = Cursor::new(data);
+    let lifetime = Duration::from_secs(u64::from(cursor.u32().ok()?));
+    let ticket = cursor.rest();
+    let usable = !lifetime.is_zero() && (1..=MAX_TICKET).contains(&ticket.len());
+    usable.then(|| (ticket.to_vec(), lifetime))
+}

@@ -1,0 +1,357 @@
+//! The states of one IKE SA. Each variant holds only what is valid then: an SA whose peer has proved
+//! nothing has no Child SA to lose, and an established one no longer has its first messages.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    nat::Nat,
+    proposal::IkeSuite,
+    window::{Outstanding, Window},
+};
+use crate::{
+    crypto::{
+        KeyShare, Prf, Secret,
+        aead::Aead,
+        keymat::{Exchanged, KeyMaterial},
+        prf::prf,
+    },
+    io::{Path, Stamp},
+    kernel::{EspCipher, Owner},
+    peer::Connection,
+    sa::table::FirstKey,
+    ticket::{
+        Opened, SessionRecord,
+        seal::TicketName,
+        state::{AuthMethod, CertificateFacts},
+    },
+    view::Closed,
+    wire::{
+        encrypted::{self, OpenError, Plain},
+        header::{Exchange, Header, Spi},
+        id::Identity,
+        payload::{ChainWriter, PayloadKind},
+        ts::TrafficSelector,
+    },
+};
+
+/// One IKE SA, from its first message to its last.
+#[derive(Debug)]
+pub(crate) struct IkeSa {
+    /// Our number of it.
+    pub id: u64,
+    pub spi_i: Spi,
+    pub spi_r: Spi,
+    /// Whether we sent the first message; fixed for the SA's life.
+    pub initiator: bool,
+    pub path: Path,
+    pub started: Duration,
+    pub state: State,
+}
+
+/// Where an IKE SA stands.
+#[derive(Debug)]
+pub(crate) enum State {
+    /// Initiator: IKE_SA_INIT is on its way.
+    InitSent(Box<InitSent>),
+    /// Initiator: IKE_SESSION_RESUME is on its way.
+    ResumeSent(Box<ResumeSent>),
+    /// Initiator: IKE_AUTH is on its way.
+    AuthSent(Box<AuthSent>),
+    /// Responder: the first message is answered, nothing is proved.
+    HalfOpen(Box<HalfOpen>),
+    /// Both sides have proved themselves; the kernel has not answered yet.
+    Installing(Box<Live>, Installing),
+    /// In use.
+    Up(Box<Live>),
+    /// Over, but its last answer may have been lost and be asked for again.
+    Lingering(Lingering),
+    /// Taken apart by the step that is under way.
+    Gone,
+}
+
+#[derive(Debug)]
+pub(crate) struct InitSent {
+    pub connection: Arc<Connection>,
+    pub ni: Vec<u8>,
+    pub key_share: Box<dyn KeyShare>,
+    pub cookie: Vec<u8>,
+    /// Rounds of COOKIE and INVALID_KE_PAYLOAD so far.
+    pub rounds: u8,
+    /// An unauthenticated error, and when to believe it (RFC 7296, 2.21.1).
+    pub hint: Option<(Closed, Duration)>,
+    pub out: Outstanding,
+}
+
+#[derive(Debug)]
+pub(crate) struct ResumeSent {
+    pub connection: Arc<Connection>,
+    pub record: SessionRecord,
+    pub ni: Vec<u8>,
+    pub cookie: Vec<u8>,
+    pub rounds: u8,
+    /// When a full exchange starts beside this one; `None` once it has.
+    pub race_at: Option<Duration>,
+    /// After a TICKET_NACK: how long a genuine answer may still come.
+    pub give_up_at: Option<Duration>,
+    pub out: Outstanding,
+}
+
+#[derive(Debug)]
+pub(crate) struct AuthSent {
+    pub connection: Arc<Connection>,
+    pub first: FirstExchange,
+    pub suite: IkeSuite,
+    pub keys: KeyMaterial,
+    pub protection: Protection,
+    pub nat: Nat,
+    /// SPI of the Child SA's inbound side.
+    pub child_spi: u32,
+    /// The record whose ticket was accepted; not used up before IKE_AUTH succeeds (RFC 5723, 4.3.1).
+    pub resumed: Option<SessionRecord>,
+    pub out: Outstanding,
+}
+
+#[derive(Debug)]
+pub(crate) struct HalfOpen {
+    pub first: FirstExchange,
+    pub key: FirstKey,
+    pub nat: Nat,
+    /// Whether the peer can check RFC 7427 signatures with SHA-256.
+    pub peer_hashes_sha256: bool,
+    pub ripeness: Ripeness,
+}
+
+/// How far the keys of a half-open SA are: nothing is derived before IKE_AUTH arrives.
+#[derive(Debug)]
+pub(crate) enum Ripeness {
+    /// After IKE_SA_INIT.
+    Exchanged {
+        key_share: Box<dyn KeyShare>,
+        peer_public: Vec<u8>,
+        suite: IkeSuite,
+    },
+    /// After IKE_SESSION_RESUME.
+    Ticket(Opened),
+    /// Keys derived, waiting for an IKE_AUTH that opens.
+    Ripe(Box<Ripe>),
+    /// The peer's public value was no good: nothing can ever open.
+    Dead,
+}
+
+#[derive(Debug)]
+pub(crate) struct Ripe {
+    pub keys: KeyMaterial,
+    pub protection: Protection,
+    pub suite: IkeSuite,
+    pub ticket: Option<Opened>,
+}
+
+/// The answer that waits for the kernel.
+#[derive(Debug)]
+pub(crate) enum Installing {
+    /// We initiated: nothing to send, but a ticket to keep if all goes well.
+    Initiator { ticket: Option<(Vec<u8>, Duration)> },
+    /// We respond: what to say if it works, and if not.
+    Responder {
+        works: ChainWriter,
+        fails: ChainWriter,
+        request: Vec<u8>,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub connection: Arc<Connection>,
+    pub peer: Identity,
+    pub suite: IkeSuite,
+    pub sk_d: Secret,
+    pub protection: Protection,
+    pub window: Window,
+    pub outstanding: Option<(Purpose, Outstanding)>,
+    /// A DELETE waits for the outstanding request to be answered.
+    pub delete_next: Option<Closed>,
+    pub child: Option<ChildSa>,
+    pub nat: Nat,
+    pub origin: Origin,
+    /// Gateway: the ticket issued on this SA, and when it ends (Unix seconds).
+    pub issued: Option<(TicketName, u64)>,
+    pub established: Duration,
+    /// When the peer last proved to be there.
+    pub heard: Duration,
+    pub last_keepalive: Duration,
+}
+
+/// What a request of ours was for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Purpose {
+    Liveness,
+    Delete(Closed),
+}
+
+/// Where the SA's authentication came from.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub resumed: bool,
+    pub resume_count: u16,
+    pub full_auth: Stamp,
+    pub auth: AuthMethod,
+    pub certificate: Option<CertificateFacts>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ChildSa {
+    pub owner: Owner,
+    /// Number of the chosen proposal.
+    pub number: u8,
+    pub spi_in: u32,
+    pub spi_out: u32,
+    pub cipher: EspCipher,
+    pub esn: bool,
+    pub local_ts: Vec<TrafficSelector>,
+    pub remote_ts: Vec<TrafficSelector>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lingering {
+    pub request: Vec<u8>,
+    pub response: Vec<u8>,
+    pub until: Duration,
+}
+
+impl IkeSa {
+    /// The SPI the peer addresses us by.
+    pub(crate) const fn our_spi(&self) -> Spi {
+        if self.initiator {
+            self.spi_i
+        } else {
+            self.spi_r
+        }
+    }
+
+    pub(crate) const fn header(&self, exchange: Exchange, response: bool, id: u32) -> Header {
+        Header {
+            spi_i: self.spi_i,
+            spi_r: self.spi_r,
+            next: PayloadKind::NONE,
+            exchange,
+            from_initiator: self.initiator,
+            response,
+            message_id: id,
+        }
+    }
+
+    /// The connection, once one is known.
+    pub(crate) fn connection(&self) -> Option<&Arc<Connection>> {
+        match &self.state {
+            State::InitSent(sent) => Some(&sent.connection),
+            State::ResumeSent(sent) => Some(&sent.connection),
+            State::AuthSent(sent) => Some(&sent.connection),
+            State::Installing(live, _) | State::Up(live) => Some(&live.connection),
+            State::HalfOpen(_) | State::Lingering(_) | State::Gone => None,
+        }
+    }
+
+    fn child(&self) -> Option<&ChildSa> {
+        match &self.state {
+            State::Installing(live, _) | State::Up(live) => live.child.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Our inbound ESP SPI, also while it is only offered.
+    pub(crate) fn child_spi(&self) -> Option<u32> {
+        match &self.state {
+            State::AuthSent(sent) => Some(sent.child_spi),
+            _ => self.child().map(|child| child.spi_in),
+        }
+    }
+
+    pub(crate) fn child_owner(&self) -> Option<&Owner> {
+        self.child().map(|child| &child.owner)
+    }
+
+    /// Whether this is an attempt of ours that has not come to an SA yet.
+    pub(crate) const fn is_attempt(&self) -> bool {
+        matches!(
+            self.state,
+            State::InitSent(_) | State::ResumeSent(_) | State::AuthSent(_)
+        ) || (self.initiator && matches!(self.state, State::Installing(..)))
+    }
+}
+
+/// Both directions' ciphers of an IKE SA.
+#[derive(Debug)]
+pub(crate) struct Protection {
+    sealing: Aead,
+    opening: Aead,
+    /// Sent as the explicit IV: a counter never comes twice under one key (RFC 5282, 3.1).
+    next_iv: u64,
+}
+
+impl Protection {
+    pub(crate) fn new(suite: IkeSuite, keys: &KeyMaterial, initiator: bool) -> Option<Self> {
+        let (ours, theirs) = if initiator {
+            (&keys.sk_ei, &keys.sk_er)
+        } else {
+            (&keys.sk_er, &keys.sk_ei)
+        };
+        Some(Self {
+            sealing: Aead::new(suite.encryption, ours)?,
+            opening: Aead::new(suite.encryption, theirs)?,
+            next_iv: 0,
+        })
+    }
+
+    pub(crate) fn seal(&mut self, header: &Header, chain: ChainWriter) -> Vec<u8> {
+        let iv = self.next_iv;
+        self.next_iv += 1;
+        encrypted::seal(header, chain, iv, &self.sealing)
+    }
+
+    pub(crate) fn open(&self, header: &Header, message: &[u8]) -> Result<Plain, OpenError> {
+        encrypted::open(header, message, &self.opening)
+    }
+}
+
+/// The first exchange as both AUTH payloads cover it (RFC 7296, 2.15; RFC 5723, 4.3.3): the last
+/// version of the request, with its cookie, and the response that was acted on.
+#[derive(Debug, Default)]
+pub(crate) struct FirstExchange {
+    pub request: Vec<u8>,
+    pub response: Vec<u8>,
+    pub ni: Vec<u8>,
+    pub nr: Vec<u8>,
+}
+
+impl FirstExchange {
+    pub(crate) const fn exchanged(&self, spi_i: Spi, spi_r: Spi) -> Exchanged<'_> {
+        Exchanged {
+            ni: self.ni.as_slice(),
+            nr: self.nr.as_slice(),
+            spi_i,
+            spi_r,
+        }
+    }
+
+    /// InitiatorSignedOctets.
+    pub(crate) fn initiator_octets(
+        &self,
+        which: Prf,
+        keys: &KeyMaterial,
+        id: &Identity,
+    ) -> Vec<u8> {
+        let maced = prf(which, keys.sk_pi.expose(), &[&id.body()]);
+        [&self.request, &self.nr, maced.expose()].concat()
+    }
+
+    /// ResponderSignedOctets.
+    pub(crate) fn responder_octets(
+        &self,
+        which: Prf,
+        keys: &KeyMaterial,
+        id: &Identity,
+    ) -> Vec<u8> {
+        let maced = prf(which, keys.sk_pr.expose(), &[&id.body()]);
+        [&self.response, &self.ni, maced.expose()].concat()
+    }
+}

@@ -1,0 +1,629 @@
+//! Two cores in one thread under a virtual clock, with a network between them that may lose, repeat
+//! and reorder. A seed replays bit for bit.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use gate_abi::sip::SipKey;
+use ike::{
+    CommandRefused, Context, Endpoint, Settings,
+    crypto::{Encryption, Group, KeyShare, KeyShareError, Prf, Secret, SignError, SignatureScheme},
+    io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
+    kernel::{ChildInstall, EspCipher, KernelFailed, KernelOp, OpId},
+    peer::{Child, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume},
+    sa::proposal::IkeSuite,
+    wire::{id::Identity, ts::TrafficSelector},
+};
+use ring::digest::{SHA256, digest};
+
+pub(crate) const WALL: u64 = 1_800_000_000;
+pub(crate) const CLIENT: &str = "192.0.2.10";
+pub(crate) const GATEWAY: &str = "198.51.100.1";
+
+/// SplitMix64: small, seedable, good enough to shuffle datagrams.
+#[derive(Clone, Debug)]
+pub(crate) struct Rng(pub u64);
+
+impl Rng {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn percent(&mut self, percent: u64) -> bool {
+        self.next() % 100 < percent
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+/// Seeded randomness and a key exchange double: both sides hash both public values.
+#[derive(Debug)]
+pub(crate) struct SeedEnv(pub Rng);
+
+struct Double {
+    group: Group,
+    public: Vec<u8>,
+}
+
+impl KeyShare for Double {
+    fn group(&self) -> Group {
+        self.group
+    }
+
+    fn public(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn agree(self: Box<Self>, peer: &[u8]) -> Result<Secret, KeyShareError> {
+        if peer.len() != self.public.len() {
+            return Err(KeyShareError);
+        }
+        let (a, b) = (
+            self.public.as_slice().min(peer),
+            self.public.as_slice().max(peer),
+        );
+        Ok(Secret::from(digest(&SHA256, &[a, b].concat()).as_ref()))
+    }
+}
+
+impl Env for SeedEnv {
+    fn random(&mut self, out: &mut [u8]) {
+        for chunk in out.chunks_mut(8) {
+            let word = self.0.next().to_le_bytes();
+            chunk.copy_from_slice(&word[..chunk.len()]);
+        }
+    }
+
+    fn new_key_share(&mut self, group: Group) -> Option<Box<dyn KeyShare>> {
+        let mut public = vec![0; group.public_len()];
+        self.random(&mut public);
+        Some(Box::new(Double { group, public }))
+    }
+
+    fn sign(&mut self, _: &str, _: SignatureScheme, _: &[u8]) -> Result<Vec<u8>, SignError> {
+        Err(SignError)
+    }
+}
+
+/// A ledger in memory.
+#[derive(Debug, Default)]
+pub(crate) struct MemoryLedger {
+    pub(crate) key_id: u8,
+    pub(crate) next: u32,
+    pub(crate) used: HashSet<(u8, u32)>,
+    pub(crate) exhausted: bool,
+}
+
+impl TicketLedger for MemoryLedger {
+    fn next_index(&mut self) -> Option<(u8, u32)> {
+        self.next += 1;
+        (!self.exhausted).then_some((self.key_id, self.next))
+    }
+
+    fn is_used(&self, key_id: u8, index: u32) -> bool {
+        self.used.contains(&(key_id, index))
+    }
+
+    fn mark_used(&mut self, key_id: u8, index: u32) -> bool {
+        self.used.insert((key_id, index))
+    }
+}
+
+/// What the kernel would have.
+#[derive(Debug, Default)]
+pub(crate) struct Kernel {
+    pub(crate) installed: BTreeMap<Arc<str>, ChildInstall>,
+    pub(crate) blocked: HashSet<Arc<str>>,
+    pub(crate) fail_next: bool,
+    pub(crate) ops: usize,
+}
+
+impl Kernel {
+    fn apply(&mut self, what: KernelOp) -> Result<(), KernelFailed> {
+        self.ops += 1;
+        match what {
+            KernelOp::Install(install) => {
+                if std::mem::take(&mut self.fail_next) {
+                    return Err(KernelFailed {
+                        text: "no such algorithm".into(),
+                    });
+                }
+                self.blocked.insert(Arc::clone(&install.owner.0));
+                self.installed
+                    .insert(Arc::clone(&install.owner.0), *install);
+            }
+            KernelOp::Remove { owner, inbound, .. } => {
+                if self
+                    .installed
+                    .get(&owner.0)
+                    .is_some_and(|i| i.inbound.spi == inbound)
+                {
+                    self.installed.remove(&owner.0);
+                }
+            }
+            KernelOp::Block { owner, .. } => {
+                self.blocked.insert(owner.0);
+            }
+            KernelOp::Release { owner } => {
+                self.installed.remove(&owner.0);
+                self.blocked.remove(&owner.0);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One core with its surroundings.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) env: SeedEnv,
+    pub(crate) ledger: MemoryLedger,
+    pub(crate) kernel: Kernel,
+    pub(crate) events: Vec<Event>,
+    pub(crate) roots: Vec<(u8, Vec<u8>)>,
+    pub(crate) connections: fn() -> Vec<Connection>,
+    pub(crate) settings: Settings,
+}
+
+impl Node {
+    pub(crate) fn new(seed: u64, connections: fn() -> Vec<Connection>, settings: Settings) -> Self {
+        let mut env = SeedEnv(Rng(seed));
+        let roots = vec![(7, vec![seed as u8; 32])];
+        let ledger = MemoryLedger {
+            key_id: 7,
+            ..MemoryLedger::default()
+        };
+        let now = Stamp {
+            boot: Duration::ZERO,
+            wall: WALL,
+        };
+        let endpoint = start(&mut env, connections, settings, &roots, now);
+        let (kernel, events) = (Kernel::default(), Vec::new());
+        Self {
+            endpoint,
+            env,
+            ledger,
+            kernel,
+            events,
+            roots,
+            connections,
+            settings,
+        }
+    }
+
+    /// The process is killed and started again: only ticket keys, indexes, used bits and the
+    /// kernel's state outlive it.
+    pub(crate) fn restart(&mut self, now: Stamp) {
+        self.endpoint = start(
+            &mut self.env,
+            self.connections,
+            self.settings,
+            &self.roots,
+            now,
+        );
+        self.events.clear();
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.kernel.installed.len() == 1 && !self.established().is_empty()
+    }
+
+    pub(crate) fn established(&self) -> Vec<ike::view::SaView> {
+        let now = Stamp {
+            boot: Duration::from_secs(1 << 30),
+            wall: WALL,
+        };
+        let up = |sa: &ike::view::SaView| sa.state == ike::view::SaState::Established;
+        self.endpoint.sas(now).into_iter().filter(up).collect()
+    }
+
+    pub(crate) fn child(&self) -> &ChildInstall {
+        self.kernel
+            .installed
+            .values()
+            .next()
+            .expect("a Child SA is installed")
+    }
+}
+
+fn start(
+    env: &mut SeedEnv,
+    connections: fn() -> Vec<Connection>,
+    settings: Settings,
+    roots: &[(u8, Vec<u8>)],
+    now: Stamp,
+) -> Endpoint {
+    let root = |(key_id, root): &(u8, Vec<u8>)| TicketRoot {
+        key_id: *key_id,
+        root: Secret::from(root.as_slice()),
+    };
+    let roots: Vec<_> = roots.iter().map(root).collect();
+    Endpoint::new(
+        settings,
+        connections(),
+        SipKey { k0: 1, k1: 2 },
+        &roots,
+        now,
+        env,
+    )
+}
+
+/// A datagram in flight.
+#[derive(Clone, Debug)]
+pub(crate) struct InFlight {
+    pub(crate) at: Duration,
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) message: Vec<u8>,
+}
+
+/// Percentages of ill luck.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Weather {
+    pub(crate) loss: u64,
+    pub(crate) duplicate: u64,
+    pub(crate) reorder: u64,
+}
+
+/// Two nodes and the network between them.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) client: Node,
+    pub(crate) gateway: Node,
+    pub(crate) now: Stamp,
+    pub(crate) weather: Weather,
+    pub(crate) rng: Rng,
+    pub(crate) flying: Vec<InFlight>,
+    /// Every datagram either side has sent, in order.
+    pub(crate) sent: Vec<InFlight>,
+    /// Rewrites source addresses, as a NAT in front of the client would.
+    pub(crate) nat: Option<SocketAddr>,
+}
+
+const LATENCY: Duration = Duration::from_millis(10);
+
+impl Pair {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self::with(seed, client_side, gateway_side, Settings::default())
+    }
+
+    pub(crate) fn with(
+        seed: u64,
+        client: fn() -> Vec<Connection>,
+        gateway: fn() -> Vec<Connection>,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            client: Node::new(
+                seed.wrapping_mul(2),
+                client,
+                Settings {
+                    node: 2,
+                    ..settings
+                },
+            ),
+            gateway: Node::new(seed.wrapping_mul(2) + 1, gateway, settings),
+            now: Stamp {
+                boot: Duration::from_secs(1000),
+                wall: WALL,
+            },
+            weather: Weather::default(),
+            rng: Rng(seed ^ 0xabcd),
+            flying: Vec::new(),
+            sent: Vec::new(),
+            nat: None,
+        }
+    }
+
+    pub(crate) fn command(&mut self, command: &Command) -> Result<(), CommandRefused> {
+        let Node {
+            endpoint,
+            env,
+            ledger,
+            ..
+        } = &mut self.client;
+        let result = endpoint.command(
+            command,
+            &mut Context {
+                now: self.now,
+                env,
+                ledger,
+            },
+        );
+        self.drain();
+        result
+    }
+
+    pub(crate) fn up(&mut self) {
+        self.command(&Command::Up("home".into()))
+            .expect("can be started");
+    }
+
+    pub(crate) fn suspend(&mut self) {
+        self.command(&Command::Suspend("home".into()))
+            .expect("can be suspended");
+    }
+
+    /// Delivers one message to whichever node owns the destination address.
+    pub(crate) fn deliver(&mut self, from: SocketAddr, to: SocketAddr, message: &[u8]) {
+        let path = Path {
+            local: to,
+            remote: from,
+        };
+        let node = if to.ip().to_string() == GATEWAY {
+            &mut self.gateway
+        } else {
+            &mut self.client
+        };
+        let Node {
+            endpoint,
+            env,
+            ledger,
+            ..
+        } = node;
+        endpoint.handle(
+            Input::Datagram { path, message },
+            &mut Context {
+                now: self.now,
+                env,
+                ledger,
+            },
+        );
+        self.drain();
+    }
+
+    /// Carries out what both nodes want, until they want nothing.
+    pub(crate) fn drain(&mut self) {
+        for is_client in [true, false] {
+            loop {
+                let node = if is_client {
+                    &mut self.client
+                } else {
+                    &mut self.gateway
+                };
+                let Some(output) = node.endpoint.poll_output() else {
+                    break;
+                };
+                match output {
+                    Output::Datagram { path, message } => {
+                        self.launch(path.local, path.remote, message);
+                    }
+                    Output::Keepalive { .. } => {}
+                    Output::Event(event) => node.events.push(event),
+                    Output::Kernel { op, what } => {
+                        let result = node.kernel.apply(what);
+                        self.kernel_done(is_client, op, result);
+                    }
+                }
+            }
+        }
+    }
+
+    fn kernel_done(&mut self, is_client: bool, op: OpId, result: Result<(), KernelFailed>) {
+        let node = if is_client {
+            &mut self.client
+        } else {
+            &mut self.gateway
+        };
+        let Node {
+            endpoint,
+            env,
+            ledger,
+            ..
+        } = node;
+        endpoint.handle(
+            Input::Kernel { op, result },
+            &mut Context {
+                now: self.now,
+                env,
+                ledger,
+            },
+        );
+    }
+
+    fn launch(&mut self, mut from: SocketAddr, to: SocketAddr, message: Vec<u8>) {
+        let mut to = to;
+        if let Some(outside) = self.nat {
+            // The NAT translates the client's address on the way out, and back on the way in.
+            if from.ip().to_string() == CLIENT {
+                from = SocketAddr::new(outside.ip(), outside.port() + from.port() / 4500);
+            }
+            if to.ip() == outside.ip() {
+                let port = if to.port() == outside.port() {
+                    500
+                } else {
+                    4500
+                };
+                to = SocketAddr::new(CLIENT.parse().unwrap(), port);
+            }
+        }
+        let in_flight = InFlight {
+            at: self.now.boot + LATENCY,
+            from,
+            to,
+            message,
+        };
+        self.sent.push(in_flight.clone());
+        if self.rng.percent(self.weather.loss) {
+            return;
+        }
+        if self.rng.percent(self.weather.duplicate) {
+            let late = Duration::from_millis(self.rng.below(2000));
+            self.flying.push(InFlight {
+                at: in_flight.at + late,
+                ..in_flight.clone()
+            });
+        }
+        let late = if self.rng.percent(self.weather.reorder) {
+            self.rng.below(1500)
+        } else {
+            0
+        };
+        let at = in_flight.at + Duration::from_millis(late);
+        self.flying.push(InFlight { at, ..in_flight });
+    }
+
+    /// Runs until nothing flies and no deadline falls before `span` is over.
+    pub(crate) fn run(&mut self, span: Duration) {
+        let end = self.now.boot + span;
+        loop {
+            let flight = self.flying.iter().map(|f| f.at).min();
+            let deadlines = [&self.client, &self.gateway].map(|node| node.endpoint.next_deadline());
+            let Some(at) = deadlines.into_iter().flatten().chain(flight).min() else {
+                break;
+            };
+            if at > end {
+                break;
+            }
+            self.advance_to(at.max(self.now.boot));
+            if let Some(i) = self.flying.iter().position(|f| f.at <= self.now.boot) {
+                let InFlight {
+                    from, to, message, ..
+                } = self.flying.swap_remove(i);
+                self.deliver(from, to, &message);
+            } else {
+                self.tick();
+            }
+        }
+        self.advance_to(end);
+    }
+
+    /// Wakes both nodes.
+    pub(crate) fn tick(&mut self) {
+        for node in [&mut self.client, &mut self.gateway] {
+            let Node {
+                endpoint,
+                env,
+                ledger,
+                ..
+            } = node;
+            endpoint.handle(
+                Input::Deadline,
+                &mut Context {
+                    now: self.now,
+                    env,
+                    ledger,
+                },
+            );
+        }
+        self.drain();
+    }
+
+    pub(crate) fn advance_to(&mut self, boot: Duration) {
+        let whole = |d: Duration| d.as_secs();
+        self.now.wall += whole(boot) - whole(self.now.boot);
+        self.now.boot = boot;
+    }
+
+    /// Both ends have one SA whose ESP keys fit each other.
+    pub(crate) fn keys_agree(&self) -> bool {
+        if !(self.client.is_up() && self.gateway.is_up()) {
+            return false;
+        }
+        let (c, g) = (self.client.child(), self.gateway.child());
+        c.inbound.spi == g.outbound.spi
+            && c.outbound.spi == g.inbound.spi
+            && c.inbound.key == g.outbound.key
+            && c.outbound.key == g.inbound.key
+            && c.inbound.key != c.outbound.key
+            && c.inbound.key.len() == c.cipher.key_octets()
+    }
+
+    pub(crate) fn octets_sent(&self) -> usize {
+        self.sent
+            .iter()
+            .map(|datagram| datagram.message.len())
+            .sum()
+    }
+}
+
+pub(crate) fn suite(encryption: Encryption, prf: Prf, group: Group) -> IkeSuite {
+    IkeSuite {
+        encryption,
+        prf,
+        group,
+    }
+}
+
+pub(crate) fn client_side() -> Vec<Connection> {
+    vec![side(
+        "home",
+        CLIENT,
+        Some(GATEWAY),
+        "client.example",
+        "gw.example",
+        true,
+    )]
+}
+
+pub(crate) fn gateway_side() -> Vec<Connection> {
+    vec![side(
+        "rw",
+        GATEWAY,
+        None,
+        "gw.example",
+        "client.example",
+        false,
+    )]
+}
+
+/// One end of the connection between the two.
+pub(crate) fn side(
+    name: &str,
+    local: &str,
+    remote: Option<&str>,
+    id: &str,
+    peer: &str,
+    is_client: bool,
+) -> Connection {
+    let net = |text| vec![TrafficSelector::from_text(text).expect("network")];
+    let (inside, outside) = (net("10.2.0.0/24"), net("10.1.0.0/24"));
+    let (local_ts, remote_ts) = if is_client {
+        (inside, outside)
+    } else {
+        (outside, inside)
+    };
+    Connection {
+        name: name.into(),
+        local_addr: Some(local.parse().expect("address")),
+        remote_addr: remote.map(|remote| remote.parse().expect("address")),
+        remote_port: 500,
+        local: LocalAuth {
+            id: Identity::from_text(id).expect("identity"),
+            credential: Credential::PreShared(Secret::from(&b"correct horse battery"[..])),
+        },
+        remote: RemoteAuth {
+            id: Identity::from_text(peer),
+            proof: Proof::PreShared(Secret::from(&b"correct horse battery"[..])),
+        },
+        ike_suites: vec![
+            suite(Encryption::AesGcm256, Prf::HmacSha256, Group::X25519),
+            suite(Encryption::ChaCha20Poly1305, Prf::HmacSha512, Group::P256),
+        ],
+        child: Child {
+            name: "net".into(),
+            local_ts,
+            remote_ts,
+            ciphers: vec![EspCipher::AesGcm256, EspCipher::AesGcm128],
+            lifetime: Duration::from_hours(1),
+        },
+        ike_lifetime: Duration::from_hours(4),
+        liveness: Duration::from_secs(30),
+        resume: Resume {
+            enabled: true,
+            ticket_lifetime: Duration::from_hours(1),
+        },
+        digest: [if is_client { 1 } else { 2 }; 32],
+    }
+}

@@ -1,0 +1,148 @@
+//! Messages no honest peer sends: cut, stretched, looped, mutated. None may panic, leave state, or
+//! go uncounted; and the tunnel they were aimed at must stand.
+
+use std::time::Duration;
+
+use crate::bed::{InFlight, Pair, Rng};
+
+const SOON: Duration = Duration::from_secs(1);
+
+/// Every datagram of a full login, a resumption, a liveness check and a goodbye, each with the pair
+/// as it was just before its arrival.
+fn messages(seed: u64) -> Vec<InFlight> {
+    let mut pair = Pair::new(seed);
+    pair.up();
+    pair.run(SOON);
+    pair.suspend();
+    pair.up();
+    pair.run(Duration::from_secs(45));
+    pair.command(&ike::io::Command::Down("home".into()))
+        .expect("is up");
+    pair.run(SOON);
+    pair.sent
+}
+
+fn fix_length(message: &mut [u8]) {
+    let length = (message.len() as u32).to_be_bytes();
+    if let Some(field) = message.get_mut(24..28) {
+        field.copy_from_slice(&length);
+    }
+}
+
+/// Variants of one message.
+fn variants(message: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    for end in 0..message.len() {
+        let mut cut = message[..end].to_vec();
+        out.push(cut.clone());
+        fix_length(&mut cut);
+        out.push(cut);
+    }
+    let mut long = message.to_vec();
+    long.resize(message.len() + 40, 0);
+    out.push(long.clone());
+    fix_length(&mut long);
+    out.push(long);
+    let mut huge = message.to_vec();
+    huge.resize(65_000, 41);
+    fix_length(&mut huge);
+    out.push(huge);
+    // A payload that is its own successor: length zero.
+    let mut looped = message.to_vec();
+    if let Some(field) = looped.get_mut(30..32) {
+        field.copy_from_slice(&[0, 0]);
+    }
+    out.push(looped);
+    for _ in 0..200 {
+        let mut changed = message.to_vec();
+        for _ in 0..=rng.below(4) {
+            let at = rng.below(changed.len() as u64) as usize;
+            changed[at] ^= 1 << rng.below(8);
+        }
+        out.push(changed);
+    }
+    out
+}
+
+#[test]
+fn spoiled_messages_cost_an_idle_endpoint_nothing() {
+    let mut rng = Rng(1);
+    let mut pair = Pair::new(2);
+    let mut fed = 0_u64;
+    for flight in messages(3) {
+        for message in variants(&flight.message, &mut rng) {
+            if message == flight.message {
+                continue;
+            }
+            let before = pair.gateway.endpoint.counters().total();
+            let half_open = pair.gateway.endpoint.half_open();
+            let to = format!("{}:500", crate::bed::GATEWAY)
+                .parse()
+                .expect("address");
+            pair.deliver(flight.from, to, &message);
+            fed += 1;
+            let counted = pair.gateway.endpoint.counters().total() > before;
+            // A first message whose nonce or address hash was changed is still a first message.
+            let is_first = matches!(message.get(18), Some(34 | 38))
+                && pair.gateway.endpoint.half_open() > half_open;
+            assert!(counted || is_first, "{message:02x?}");
+        }
+    }
+    assert!(fed > 5_000, "{fed}");
+    assert!(pair.gateway.established().is_empty() && pair.client.established().is_empty());
+    assert!(pair.gateway.kernel.installed.is_empty());
+    pair.run(Duration::from_mins(1));
+    assert_eq!(pair.gateway.endpoint.half_open(), 0);
+    assert_eq!(
+        pair.gateway.endpoint.next_deadline(),
+        None,
+        "no state, no timer"
+    );
+}
+
+#[test]
+fn an_established_tunnel_survives_spoiled_copies_of_its_own_messages() {
+    let mut rng = Rng(4);
+    let mut pair = Pair::new(5);
+    pair.up();
+    pair.run(SOON);
+    let history = pair.sent.clone();
+    for flight in history {
+        for message in variants(&flight.message, &mut rng) {
+            if message != flight.message {
+                pair.deliver(flight.from, flight.to, &message);
+            }
+        }
+    }
+    pair.run(Duration::from_mins(2));
+    assert!(pair.keys_agree());
+    assert_eq!(pair.client.established().len(), 1);
+    assert_eq!(pair.gateway.established().len(), 1);
+}
+
+#[test]
+fn spoiled_copies_of_protected_messages_do_not_stop_a_login() {
+    // First exchanges are in clear: whoever changes one on the way can break the attempt, and only
+    // that. From IKE_AUTH on a changed copy must change nothing.
+    const PROTECTED: u8 = 35;
+    for seed in 0..20 {
+        let mut rng = Rng(seed);
+        let mut pair = Pair::new(seed);
+        pair.up();
+        for _ in 0..4 {
+            for flight in pair.flying.clone() {
+                if flight.message.get(18) != Some(&PROTECTED) {
+                    continue;
+                }
+                let all = variants(&flight.message, &mut rng);
+                for message in all.iter().filter(|message| **message != flight.message) {
+                    let before = pair.flying.len();
+                    pair.deliver(flight.from, flight.to, message);
+                    assert_eq!(pair.flying.len(), before, "no answer to {message:02x?}");
+                }
+            }
+            pair.run(Duration::from_millis(10));
+        }
+        assert!(pair.keys_agree(), "seed {seed}: {:?}", pair.client.events);
+    }
+}

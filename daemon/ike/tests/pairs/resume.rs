@@ -1,0 +1,376 @@
+//! Session resumption between two cores: through a restart of the gateway, and through everything
+//! that may go wrong with a ticket (RFC 5723).
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::bed::{Pair, client_side, gateway_side, suite};
+use ike::{
+    CommandRefused, Settings,
+    counters::Counter,
+    crypto::{Encryption, Group, Prf},
+    io::{Command, Event},
+    peer::Connection,
+    view::{Closed, SaState},
+    wire::id::Identity,
+};
+
+const SOON: Duration = Duration::from_secs(1);
+
+/// Exchange type of a message.
+fn exchange(message: &[u8]) -> u8 {
+    message[18]
+}
+
+fn suspended(seed: u64) -> Pair {
+    let mut pair = Pair::new(seed);
+    pair.up();
+    pair.run(SOON);
+    pair.suspend();
+    pair.sent.clear();
+    pair
+}
+
+fn resumed(pair: &Pair) -> bool {
+    let hit = |e: &Event| matches!(e, Event::Established { resumed: true, .. });
+    pair.client.events.iter().any(hit) && pair.gateway.events.iter().any(hit)
+}
+
+#[test]
+fn a_suspended_tunnel_resumes_through_a_restart_of_the_gateway() {
+    let mut pair = Pair::new(1);
+    pair.up();
+    pair.run(SOON);
+    let full_octets = pair.octets_sent();
+    let before = (
+        pair.client.child().inbound.spi,
+        pair.client.child().outbound.spi,
+    );
+    let old_key = pair.client.child().inbound.key.duplicate();
+    pair.suspend();
+    assert_eq!(
+        pair.client.endpoint.sas(pair.now)[0].state,
+        SaState::Suspended
+    );
+    assert!(pair.client.kernel.installed.is_empty());
+    assert_eq!(
+        pair.client.kernel.blocked.len(),
+        1,
+        "the block policy stands"
+    );
+    assert_eq!(pair.sent.len(), 4, "no DELETE on the wire");
+    pair.gateway.restart(pair.now);
+    pair.sent.clear();
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree() && resumed(&pair));
+    let exchanges: Vec<_> = pair
+        .sent
+        .iter()
+        .map(|sent| exchange(&sent.message))
+        .collect();
+    assert_eq!(exchanges, [38, 38, 35, 35]);
+    let after = (
+        pair.client.child().inbound.spi,
+        pair.client.child().outbound.spi,
+    );
+    assert!(before.0 != after.0 && before.1 != after.1, "SPIs are fresh");
+    assert_ne!(old_key, pair.client.child().inbound.key, "keys are fresh");
+    assert!(
+        pair.octets_sent() < full_octets,
+        "{} < {full_octets}",
+        pair.octets_sent()
+    );
+}
+
+#[test]
+fn tickets_chain_and_each_is_used_once() {
+    let mut pair = suspended(2);
+    for round in 1..=5 {
+        pair.up();
+        pair.run(SOON);
+        assert!(pair.keys_agree());
+        assert_eq!(pair.client.established()[0].resume_count, round);
+        assert!(pair.gateway.ledger.used.contains(&(7, round)));
+        pair.suspend();
+    }
+}
+
+#[test]
+fn with_names_of_32_octets_the_ticket_has_256_octets_at_most() {
+    fn long_client() -> Vec<Connection> {
+        let mut side = client_side();
+        side[0].local.id = Identity::from_text("client-with-a-name-of-32.example").unwrap();
+        side
+    }
+    fn long_gateway() -> Vec<Connection> {
+        let mut side = gateway_side();
+        side[0].remote.id = Identity::from_text("client-with-a-name-of-32.example");
+        side
+    }
+    let mut pair = Pair::with(3, long_client, long_gateway, Settings::default());
+    pair.up();
+    pair.run(SOON);
+    let issued = pair.gateway.events.iter().find_map(|event| match event {
+        Event::TicketIssued { octets, .. } => Some(*octets),
+        _ => None,
+    });
+    assert!(issued.is_some_and(|octets| octets <= 256), "{issued:?}");
+}
+
+#[test]
+fn an_expired_ticket_is_not_presented() {
+    let mut pair = suspended(4);
+    pair.run(Duration::from_hours(1));
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree());
+    assert!(pair.sent.iter().all(|sent| exchange(&sent.message) != 38));
+}
+
+#[test]
+fn a_gateway_without_the_key_answers_nack_and_a_full_exchange_follows() {
+    let mut pair = suspended(5);
+    pair.gateway.roots = vec![(8, vec![99; 32])];
+    pair.gateway.ledger.key_id = 8;
+    pair.gateway.restart(pair.now);
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree() && !resumed(&pair));
+    let nack = pair
+        .sent
+        .iter()
+        .find(|sent| exchange(&sent.message) == 38 && sent.message[19] & 0x20 != 0);
+    assert_eq!(nack.expect("an answer").message.len(), 36);
+    assert_eq!(
+        pair.gateway
+            .endpoint
+            .counters()
+            .count(Counter::TicketRefused),
+        1
+    );
+}
+
+#[test]
+fn a_spoofed_nack_does_not_stop_the_resumption() {
+    let mut pair = suspended(6);
+    pair.up();
+    let request = pair.sent[0].clone();
+    let mut nack = request.message[..8].to_vec();
+    nack.extend_from_slice(&[0; 8]);
+    nack.extend_from_slice(&[
+        41, 0x20, 38, 0x20, 0, 0, 0, 0, 0, 0, 0, 36, 0, 0, 0, 8, 0, 0,
+    ]);
+    nack.extend_from_slice(&16412_u16.to_be_bytes());
+    pair.deliver(request.to, request.from, &nack);
+    pair.run(Duration::from_secs(3));
+    assert!(pair.keys_agree());
+    assert_eq!(pair.client.established().len(), 1);
+}
+
+#[test]
+fn a_gateway_that_does_not_know_the_exchange_gets_a_full_one_after_three_seconds() {
+    let mut pair = suspended(7);
+    pair.up();
+    let start = pair.now.boot;
+    // Everything of exchange 38 vanishes.
+    for _ in 0..200 {
+        pair.flying.retain(|flight| exchange(&flight.message) != 38);
+        pair.run(Duration::from_millis(25));
+    }
+    assert!(pair.keys_agree() && !resumed(&pair));
+    assert!(pair.now.boot.checked_sub(start).unwrap() < Duration::from_secs(6));
+}
+
+#[test]
+fn cookies_are_answered_on_resumption_too() {
+    let mut pair = suspended(8);
+    pair.gateway.settings.cookie_from = 0;
+    pair.gateway.restart(pair.now);
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree() && resumed(&pair));
+    let count = pair
+        .sent
+        .iter()
+        .filter(|sent| exchange(&sent.message) == 38)
+        .count();
+    assert_eq!(count, 4, "request, COOKIE, request with it, answer");
+}
+
+#[test]
+fn replayed_requests_do_not_burn_the_ticket() {
+    let mut pair = suspended(9);
+    pair.up();
+    let request = pair.flying.remove(0);
+    // An eavesdropper replays it from elsewhere before the gateway sees the client's own, as it is
+    // and with a nonce of its own.
+    for i in 0..200_u8 {
+        let from = SocketAddr::from(([203, 0, 113, i], 500));
+        let mut message = request.message.clone();
+        if i % 2 == 0 {
+            message[40] ^= i | 1;
+        }
+        pair.deliver(from, request.to, &message);
+    }
+    pair.flying.clear();
+    pair.run(Duration::from_secs(3));
+    assert!(pair.keys_agree() && resumed(&pair));
+}
+
+#[test]
+fn a_repeated_request_gets_the_identical_answer_and_one_slot() {
+    let mut pair = suspended(10);
+    pair.up();
+    let request = pair.flying.remove(0);
+    pair.deliver(request.from, request.to, &request.message);
+    pair.deliver(request.from, request.to, &request.message);
+    let answers: Vec<_> = pair
+        .flying
+        .iter()
+        .map(|flight| flight.message.clone())
+        .collect();
+    assert_eq!(answers.len(), 2);
+    assert_eq!(answers[0], answers[1]);
+    assert_eq!(pair.gateway.endpoint.half_open(), 1);
+}
+
+#[test]
+fn a_used_ticket_is_refused() {
+    let mut pair = suspended(11);
+    pair.up();
+    let request = pair.sent[0].clone();
+    pair.run(SOON);
+    assert!(resumed(&pair));
+    pair.gateway.restart(pair.now);
+    pair.deliver(request.from, request.to, &request.message);
+    let why = pair.gateway.events.iter().find_map(|event| match event {
+        Event::TicketRefused { why, .. } => Some(*why),
+        _ => None,
+    });
+    assert_eq!(why, Some("used"));
+}
+
+#[test]
+fn a_ticket_made_under_other_settings_is_refused() {
+    fn changed() -> Vec<Connection> {
+        let mut side = gateway_side();
+        side[0].digest = [77; 32];
+        side
+    }
+    fn banned() -> Vec<Connection> {
+        let mut side = gateway_side();
+        side[0].ike_suites = vec![suite(
+            Encryption::ChaCha20Poly1305,
+            Prf::HmacSha512,
+            Group::P256,
+        )];
+        side
+    }
+    fn gone() -> Vec<Connection> {
+        let mut side = gateway_side();
+        side[0].name = "other".into();
+        side
+    }
+    for connections in [changed, banned, gone] {
+        let mut pair = suspended(12);
+        pair.gateway.connections = connections;
+        pair.gateway.restart(pair.now);
+        pair.up();
+        pair.run(Duration::from_secs(5));
+        assert!(!resumed(&pair));
+        assert_eq!(
+            pair.client.established().len(),
+            1,
+            "the full exchange still works"
+        );
+        assert_eq!(pair.gateway.established().len(), 1);
+    }
+}
+
+#[test]
+fn the_old_sa_is_replaced_without_a_word() {
+    let mut pair = suspended(13);
+    assert_eq!(
+        pair.gateway.established().len(),
+        1,
+        "the gateway does not know yet"
+    );
+    pair.up();
+    pair.run(SOON);
+    assert_eq!(pair.gateway.established().len(), 1);
+    let replaced = |e: &Event| {
+        matches!(
+            e,
+            Event::Closed {
+                reason: Closed::Replaced,
+                ..
+            }
+        )
+    };
+    assert!(pair.gateway.events.iter().any(replaced));
+    assert_eq!(pair.sent.len(), 4, "no DELETE exchange");
+}
+
+#[test]
+fn without_ticket_there_is_nothing_to_suspend() {
+    fn no_tickets() -> Vec<Connection> {
+        let mut side = gateway_side();
+        side[0].resume.enabled = false;
+        side
+    }
+    let mut pair = Pair::with(14, client_side, no_tickets, Settings::default());
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree(), "TICKET_NACK does not fail the SA");
+    let suspend = Command::Suspend("home".into());
+    assert_eq!(pair.command(&suspend), Err(CommandRefused::NoTicket));
+}
+
+#[test]
+fn without_an_index_the_gateway_answers_ack_and_the_sa_stands() {
+    let mut pair = Pair::new(15);
+    pair.gateway.ledger.exhausted = true;
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree());
+    assert!(
+        !pair
+            .client
+            .events
+            .iter()
+            .any(|e| matches!(e, Event::TicketReceived { .. }))
+    );
+}
+
+#[test]
+fn the_client_may_come_from_another_address() {
+    let mut pair = suspended(16);
+    pair.nat = Some(SocketAddr::from(([203, 0, 113, 5], 40_000)));
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree() && resumed(&pair));
+    assert!(pair.gateway.child().udp_encap, "NAT is found anew");
+}
+
+#[test]
+fn a_deleted_sa_takes_its_ticket_with_it() {
+    let mut pair = Pair::new(17);
+    pair.up();
+    pair.run(SOON);
+    pair.command(&Command::Down("home".into())).unwrap();
+    pair.run(SOON);
+    pair.sent.clear();
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.sent.iter().all(|sent| exchange(&sent.message) != 38));
+}
+
+#[test]
+fn a_lost_gateway_is_resumed_without_the_operator() {
+    let mut pair = Pair::new(18);
+    pair.up();
+    pair.run(SOON);
+    pair.gateway.restart(pair.now);
+    pair.run(Duration::from_mins(2));
+    assert!(pair.keys_agree() && resumed(&pair));
+}
