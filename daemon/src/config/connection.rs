@@ -31,7 +31,7 @@ pub const LIFETIME_BOUNDS: (Duration, Duration) =
 pub const LIVENESS_BOUNDS: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(24));
 
 const IKE_PORT: u16 = 500;
-const KEYS: &[&str] = &[
+pub(super) const KEYS: &[&str] = &[
     "children",
     "dpd_delay",
     "ike_lifetime",
@@ -46,9 +46,9 @@ const KEYS: &[&str] = &[
     "secret",
     "start",
 ];
-const LOCAL_KEYS: &[&str] = &["auth", "cert", "id", "key", "psk", "secret"];
-const REMOTE_KEYS: &[&str] = &["auth", "cacerts", "id", "psk", "secret"];
-const CHILD_KEYS: &[&str] = &["esp_proposals", "life_time", "local_ts", "remote_ts"];
+pub(super) const LOCAL_KEYS: &[&str] = &["auth", "cert", "id", "key", "psk", "secret"];
+pub(super) const REMOTE_KEYS: &[&str] = &["auth", "cacerts", "id", "psk", "secret"];
+pub(super) const CHILD_KEYS: &[&str] = &["esp_proposals", "life_time", "local_ts", "remote_ts"];
 
 /// What every connection is read against.
 pub(super) struct Surroundings<'a> {

@@ -434,3 +434,32 @@ fn truncated_and_damaged_files_never_panic() {
     let deep = "a = ".to_owned() + &"[".repeat(100_000);
     assert!(!problems(&deep).is_empty());
 }
+
+#[test]
+fn the_example_of_the_readme_is_read() {
+    let readme = include_str!("../../../README.md");
+    let (_, rest) = readme.split_once("```toml\n").expect("an example");
+    let (example, _) = rest.split_once("```").expect("its end");
+    // Both files in one: secrets may stand in the main file if the world cannot read it.
+    let config = load(example);
+    assert_eq!(config.connections.len(), 1);
+}
+
+#[test]
+fn the_operations_page_lists_every_key() {
+    let page = include_str!("../../../docs/operations.md");
+    let lists = [
+        DaemonConfig::KEYS,
+        ResumeConfig::KEYS,
+        GateConfig::KEYS,
+        LogConfig::KEYS,
+        connection::KEYS,
+        connection::LOCAL_KEYS,
+        connection::REMOTE_KEYS,
+        connection::CHILD_KEYS,
+    ];
+    for key in lists.into_iter().flatten() {
+        let listed = page.contains(&format!(".{key}`")) || page.contains(&format!(".{key}."));
+        assert!(listed, "{key} is not in docs/operations.md");
+    }
+}

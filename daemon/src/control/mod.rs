@@ -13,5 +13,5 @@ pub use self::{
         CommandError, ControlRequest, GateReport, GateVerdict, SaReport, StatusReport, Traffic,
         UpDone,
     },
-    server::{Bound, ControlError, MAX_CLIENTS, QUEUE, RESULT_SLACK, bind},
+    server::{Bound, ControlError, MAX_CLIENTS, QUEUE, RESULT_SLACK, bind, serve},
 };

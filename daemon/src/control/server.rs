@@ -1,8 +1,15 @@
 //! Accepts clients, reads their lines, asks the engine and writes its answers.
 
 use std::{
+    convert::Infallible,
     fs, io,
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::{
+            fs::{FileTypeExt as _, PermissionsExt as _},
+            net::{UnixListener as StdListener, UnixStream as StdStream},
+        },
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -64,15 +71,16 @@ pub enum ControlError {
     },
 }
 
-/// A listening control socket; its file goes with it.
+/// A listening control socket; its file goes with it. The keeper holds it, so that clients of a
+/// restarted engine wait in the backlog instead of being refused.
 #[derive(Debug)]
 pub struct Bound {
-    listener: UnixListener,
+    listener: StdListener,
     path: PathBuf,
 }
 
 /// Binds the socket, owner and group only. A file that a dead daemon left is replaced; a live one is
-/// left alone. Call inside a tokio runtime.
+/// left alone.
 pub fn bind(path: &Path) -> Result<Bound, ControlError> {
     let failed = |source| ControlError::Io {
         path: path.to_path_buf(),
@@ -82,7 +90,7 @@ pub fn bind(path: &Path) -> Result<Bound, ControlError> {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(ControlError::NotASocket(path.to_path_buf()));
         }
-        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => match StdStream::connect(path) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             Err(error) => return Err(failed(error)),
             Ok(_) => return Err(ControlError::InUse(path.to_path_buf())),
@@ -96,7 +104,8 @@ pub fn bind(path: &Path) -> Result<Bound, ControlError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(&fresh).map_err(failed)?;
+    let listener = StdListener::bind(&fresh).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
     fs::rename(&fresh, path).map_err(failed)?;
     Ok(Bound {
@@ -112,29 +121,39 @@ impl Drop for Bound {
     }
 }
 
-impl Bound {
-    /// Serves clients until the task is dropped. `engine` has room for [`QUEUE`] requests.
-    pub async fn serve(self, engine: mpsc::Sender<ControlRequest>) {
-        let places = Arc::new(Semaphore::new(MAX_CLIENTS));
-        loop {
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "control socket: accept failed");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                turn_away(&stream);
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+/// Serves clients of a bound socket until the task is dropped. `listener` is what [`bind`] made, by way
+/// of its descriptor, and does not block; `engine` has room for [`QUEUE`] requests. Fails only outside
+/// of a tokio runtime with I/O.
+pub async fn serve(
+    listener: StdListener,
+    engine: mpsc::Sender<ControlRequest>,
+) -> io::Result<Infallible> {
+    let listener = UnixListener::from_std(listener)?;
+    let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "control socket: accept failed");
+                sleep(ACCEPT_PAUSE).await;
                 continue;
-            };
-            let engine = engine.clone();
-            tokio::spawn(async move {
-                serve_client(stream, &engine).await;
-                drop(place);
-            });
-        }
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            turn_away(&stream);
+            continue;
+        };
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            serve_client(stream, &engine).await;
+            drop(place);
+        });
     }
 }
 

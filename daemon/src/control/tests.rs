@@ -1,6 +1,10 @@
 //! Whole round trips over a real socket, with a double in the engine's place.
 
-use std::{future::Future, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{
+    future::Future,
+    os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
+    time::Duration,
+};
 
 use ike::{
     view::{ChildView, Closed, SaState, SaView},
@@ -32,6 +36,7 @@ fn on_one_thread(story: impl Future<Output = ()>) {
 struct Fixture {
     folder: TempDir,
     engine: mpsc::Receiver<ControlRequest>,
+    _bound: Bound,
 }
 
 impl Fixture {
@@ -39,8 +44,14 @@ impl Fixture {
         let folder = TempDir::new().expect("temporary folder");
         let (sender, engine) = mpsc::channel(QUEUE);
         let bound = bind(&folder.path().join("control.sock")).expect("binds");
-        tokio::spawn(bound.serve(sender));
-        Self { folder, engine }
+        // As the keeper hands it over: a descriptor, and the file stays the keeper's.
+        let listener = bound.as_fd().try_clone_to_owned().expect("a descriptor");
+        tokio::spawn(serve(listener.into(), sender));
+        Self {
+            folder,
+            engine,
+            _bound: bound,
+        }
     }
 
     async fn client(&self) -> Client {
