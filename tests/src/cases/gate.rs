@@ -3,19 +3,24 @@
 mod corpus;
 
 use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, Permissions};
 use std::net::{IpAddr, UdpSocket};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use gate_abi::classify::{Verdict, classify};
 use gate_abi::maps as abi;
-use rekindled::gate::{Attached, DIRECT_OBJECT, Gate, GateOptions, Mode, PORTABLE_OBJECT};
+use rekindled::gate::{
+    Attached, DIRECT_OBJECT, Gate, GateError, GateOptions, Mode, PORTABLE_OBJECT,
+};
 
 use self::corpus::{KEY_ID, SPI_KEY, TAG_KEY, Told};
 use crate::netns::{Namespace, connect};
@@ -46,6 +51,14 @@ pub const CASES: &[Case] = &[
     Case {
         name: "a_restarted_daemon_swaps_the_program_under_the_same_link",
         run: restart,
+    },
+    Case {
+        name: "an_object_of_another_abi_version_is_refused",
+        run: other_version,
+    },
+    Case {
+        name: "pins_that_do_not_fit_are_not_used",
+        run: misfits,
     },
     Case {
         name: "an_interface_already_taken_is_named_with_its_program",
@@ -284,6 +297,72 @@ fn taken(lab: &mut Lab) -> Result<()> {
     );
     second.detach()?;
     first.detach()?;
+    Ok(())
+}
+
+fn other_version(lab: &mut Lab) -> Result<()> {
+    let right = options(lab, "version", &[])?;
+    for name in [DIRECT_OBJECT, PORTABLE_OBJECT] {
+        let mut object = fs::read(lab.object(name)?)?;
+        let symbol = abi::ABI_SYMBOL.as_bytes();
+        let places: Vec<_> = (0..object.len() - symbol.len())
+            .filter(|&at| object[at..].starts_with(symbol))
+            .collect();
+        ensure!(
+            !places.is_empty(),
+            "{name} has no symbol for its ABI version"
+        );
+        for at in places {
+            object[at] ^= 0x20;
+        }
+        fs::write(lab.work().join(name), object)?;
+    }
+    let wrong = GateOptions {
+        object_dir: lab.work().to_owned(),
+        ..right.clone()
+    };
+    let refused = Gate::attach(&wrong).err();
+    ensure!(
+        matches!(refused, Some(GateError::Abi { .. })),
+        "{refused:?}"
+    );
+    Gate::attach(&right)?.detach()?;
+    Ok(())
+}
+
+fn misfits(lab: &mut Lab) -> Result<()> {
+    let options = options(lab, "misfits", &[])?;
+    let maps = options.pin_dir.join(format!("v{}", abi::ABI_VERSION));
+    let private = |folder: &Path| DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    private(&maps)?;
+    let pin = maps.join(abi::LOCAL);
+    let few = EbpfLoader::new()
+        .map_max_entries(abi::LOCAL, 7)
+        .map_pin_path(abi::LOCAL, &pin)
+        .load_file(options.object_dir.join(PORTABLE_OBJECT))?;
+    drop(few);
+    ensure!(
+        MapInfo::from_pin(&pin)?.max_entries() == 7,
+        "no misfit to find"
+    );
+    let mut gate = Gate::attach(&options)?;
+    let many: Vec<_> = (0..100u8)
+        .map(|last| IpAddr::from([192, 0, 2, last]))
+        .collect();
+    gate.set_local_addresses(&many)?;
+    gate.set_local_addresses(&many[..1])?;
+    gate.detach()?;
+    ensure!(!pin.exists(), "the pins outlived the gate");
+
+    // Whoever can write to the folder could lay a map of theirs into it.
+    private(&options.pin_dir)?;
+    fs::set_permissions(&options.pin_dir, Permissions::from_mode(0o777))?;
+    let refused = Gate::attach(&options).err();
+    ensure!(
+        matches!(refused, Some(GateError::PinFolder { .. })),
+        "{refused:?}"
+    );
+    fs::remove_dir_all(&options.pin_dir)?;
     Ok(())
 }
 
