@@ -3,6 +3,7 @@
 pub mod config;
 pub mod control;
 pub mod gate;
+pub mod keeper;
 pub mod kernel;
 pub mod tickets;
 pub mod udp;

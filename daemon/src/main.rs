@@ -1,3 +1,137 @@
-//! IKEv2 gateway daemon.
+//! `rekindled`: the keeper, and behind a hidden argument the engine that the keeper starts.
 
-fn main() {}
+use std::{
+    env,
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use rekindled::{
+    config::{Config, DataplaneChoice, GateMode, LogLevel},
+    gate::{GateOptions, Mode},
+    keeper::{self, DataplaneKind, EngineStart, KeeperOptions},
+    tickets::RingOptions,
+    udp::{Listen, Service},
+};
+use tracing_subscriber::EnvFilter;
+
+const USAGE: &str = "usage: rekindled [--config FILE]";
+const DEFAULT_CONFIG: &str = "/etc/rekindle/rekindle.toml";
+/// Where packages put the gate's objects.
+const OBJECTS: &str = "/usr/lib/rekindle";
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    let is_engine = arguments.first().is_some_and(|first| first == "engine");
+    if is_engine {
+        arguments.remove(0);
+    }
+    let file = match arguments.as_slice() {
+        [] => PathBuf::from(DEFAULT_CONFIG),
+        [flag, file] if flag == "--config" => file.into(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = if is_engine {
+        engine(&file)
+    } else {
+        keeper(&file)
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rekindled: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn keeper(file: &Path) -> Result<()> {
+    let config = Config::load(file)?;
+    log_from(config.log.level)?;
+    let program = env::current_exe().context("the path of this program")?;
+    let engine = vec![
+        program.into(),
+        "engine".into(),
+        "--config".into(),
+        file.into(),
+    ];
+    Ok(keeper::run(options(&config, engine))?)
+}
+
+fn engine(file: &Path) -> Result<()> {
+    let config = Config::load(file)?;
+    log_from(config.log.level)?;
+    let _start = EngineStart::from_keeper()?;
+    anyhow::bail!("this build has no protocol engine")
+}
+
+fn log_from(level: LogLevel) -> Result<()> {
+    let filter =
+        EnvFilter::try_from_env("REKINDLE_LOG").unwrap_or_else(|_| EnvFilter::new(level.word()));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init()
+        .map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+fn options(config: &Config, engine: Vec<OsString>) -> KeeperOptions {
+    let daemon = &config.daemon;
+    let listen = daemon.listen.iter().flat_map(|address| {
+        [
+            (daemon.ike_port, Service::Ike),
+            (daemon.natt_port, Service::Natt),
+        ]
+        .map(|(port, service)| Listen {
+            address: SocketAddr::new(*address, port),
+            service,
+        })
+    });
+    let mode = match config.gate.mode {
+        GateMode::Auto => Some(Mode::Auto),
+        GateMode::Native => Some(Mode::Native),
+        GateMode::Generic => Some(Mode::Generic),
+        GateMode::Off => None,
+    };
+    let gate = mode.map(|mode| GateOptions {
+        object_dir: config
+            .gate
+            .objects_dir
+            .clone()
+            .unwrap_or_else(|| OBJECTS.into()),
+        pin_dir: daemon.run_dir.join("bpf"),
+        interfaces: config.gate.interfaces.clone(),
+        mode,
+    });
+    KeeperOptions {
+        state_dir: daemon.state_dir.clone(),
+        run_dir: daemon.run_dir.clone(),
+        listen: listen.collect(),
+        gate,
+        engine,
+        dataplane: match daemon.dataplane {
+            DataplaneChoice::Xfrm => DataplaneKind::Xfrm,
+            DataplaneChoice::None => DataplaneKind::None,
+        },
+        node: Some(daemon.node),
+        ring: RingOptions {
+            ticket_seconds: longest_ticket(config).as_secs(),
+            strict_after_power_loss: config.resume.strict_after_power_loss,
+        },
+    }
+}
+
+fn longest_ticket(config: &Config) -> Duration {
+    let lifetimes = config
+        .connections
+        .iter()
+        .map(|connection| connection.resume.ticket_lifetime);
+    lifetimes.fold(config.resume.ticket_lifetime, Duration::max)
+}

@@ -1,0 +1,385 @@
+//! The engine's side of the pair. One thread listens and hands everything on; requests can be made
+//! from any thread, and none of them waits for the keeper unless it is awaited.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::AsFd,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use ike::{
+    io::TicketRoot,
+    kernel::{KernelFailed, KernelOp, OpId, Owner},
+};
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
+
+use super::{
+    channel::{Channel, ChannelError},
+    protocol::{Answer, BootInfo, EpochKey, FromKeeper, GateStatus, Hello, Request, ToKeeper},
+    sandbox::{self, SandboxError},
+};
+use crate::{
+    kernel::{Orphan, Usage},
+    tickets::{Epochs, IndexSource, Ledger, UsedBits},
+    udp::{UdpError, UdpSocket},
+};
+
+/// Kernel operations under way; the engine answers no more logins than the keeper can follow.
+pub const MAX_IN_FLIGHT: usize = 4096;
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// What reaches the engine from the keeper by itself.
+#[derive(Debug)]
+pub enum KeeperEvent {
+    /// A kernel operation has ended: feed it to the core as `Input::Kernel`.
+    Kernel {
+        /// Which.
+        op: OpId,
+        /// How.
+        result: Result<(), KernelFailed>,
+    },
+    /// The live epochs have changed: give the core their roots, then the ledger the whole.
+    Epochs(Epochs),
+    /// End soon, with or without DELETEs.
+    Stop {
+        /// Whether to say goodbye to the peers.
+        goodbye: bool,
+    },
+    /// The keeper is gone: end now.
+    Lost,
+}
+
+/// Everything an engine starts with.
+#[derive(Debug)]
+pub struct EngineStart {
+    /// For requests.
+    pub client: Client,
+    /// What the keeper says by itself.
+    pub events: mpsc::UnboundedReceiver<KeeperEvent>,
+    /// The UDP sockets, non-blocking.
+    pub sockets: Vec<UdpSocket>,
+    /// Roots for the core. The ledger knows these epochs already.
+    pub epochs: Epochs,
+    /// For the core, as its `TicketLedger`.
+    pub ledger: Ledger,
+    /// Our octet in SPIs and tickets.
+    pub node: u8,
+    /// The present `k_spi`, then the one before.
+    pub spi_keys: [[u8; 16]; 2],
+    /// How this start came about.
+    pub boot: BootInfo,
+}
+
+/// Why the engine and its keeper cannot work together.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The pair failed.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The keeper said something else than was asked.
+    #[error("the keeper's answer does not fit the question")]
+    Unexpected,
+    /// Too many kernel operations wait for the keeper.
+    #[error("{MAX_IN_FLIGHT} kernel operations wait for the keeper")]
+    Busy,
+    /// Privileges could not be dropped.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// A socket that was handed over is not what it should be.
+    #[error(transparent)]
+    Socket(#[from] UdpError),
+    /// A thread could not be started, or a bitmap not mapped.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Makes requests to the keeper.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    sender: Mutex<Channel>,
+    next: AtomicU64,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+    in_flight: AtomicUsize,
+    indexes: Arc<IndexSource>,
+    bitmaps: Mutex<Vec<(u8, Arc<UsedBits>)>>,
+}
+
+impl EngineStart {
+    /// Gives up all privileges, then greets the keeper over the pair that is this process's standard
+    /// input.
+    pub fn from_keeper() -> Result<Self, ClientError> {
+        let pair = io::stdin().as_fd().try_clone_to_owned()?;
+        sandbox::enter()?;
+        Self::greet(Channel::new(pair))
+    }
+
+    fn greet(mut channel: Channel) -> Result<Self, ClientError> {
+        let hello = ToKeeper {
+            id: 0,
+            request: Request::Hello,
+        };
+        channel.send(&hello, &[])?;
+        let Some((message, descriptors)) = channel.receive::<FromKeeper>()? else {
+            return Err(ClientError::Unexpected);
+        };
+        let Answer::Hello(hello) = message.answer else {
+            return Err(ClientError::Unexpected);
+        };
+        let Hello {
+            sockets,
+            epochs,
+            node,
+            spi_keys,
+            boot,
+        } = hello;
+        if descriptors.len() != sockets.len() + epochs.len() {
+            return Err(ClientError::Unexpected);
+        }
+        let mut descriptors = descriptors.into_iter();
+        let sockets = sockets
+            .into_iter()
+            .zip(descriptors.by_ref())
+            .map(|(service, fd)| UdpSocket::adopt(fd, service))
+            .collect::<Result<_, _>>()?;
+        let mut epochs = map_epochs(epochs, descriptors.collect())?;
+
+        let indexes = Arc::new(IndexSource::default());
+        let shared = Arc::new(Shared {
+            sender: Mutex::new(channel.duplicate()?),
+            next: AtomicU64::new(1),
+            waiting: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+            indexes: Arc::clone(&indexes),
+            bitmaps: Mutex::default(),
+        });
+        shared.watch(&mut epochs);
+        let client = Client { shared };
+        let (tell, events) = mpsc::unbounded_channel();
+        thread::Builder::new().name("keeper".into()).spawn({
+            let shared = Arc::clone(&client.shared);
+            move || {
+                if let Err(error) = shared.listen(channel, &tell) {
+                    warn!("{error}");
+                }
+                // Fails if the engine is ending already.
+                let _ = tell.send(KeeperEvent::Lost);
+            }
+        })?;
+        thread::Builder::new().name("used-sync".into()).spawn({
+            let shared = Arc::downgrade(&client.shared);
+            move || sync_bitmaps(&shared)
+        })?;
+
+        let asker = client.clone();
+        let mut ledger = Ledger::new(indexes, move || {
+            asker.post(0, Request::ReserveIndexes).is_ok()
+        });
+        ledger.set_epochs(&epochs);
+        // The first login should not be the one that finds the store empty.
+        client.post(0, Request::ReserveIndexes)?;
+        Ok(Self {
+            client,
+            events,
+            sockets,
+            epochs,
+            ledger,
+            node,
+            spi_keys: spi_keys.0,
+            boot,
+        })
+    }
+}
+
+impl Client {
+    /// Sends a kernel operation on its way. Its result comes as [`KeeperEvent::Kernel`]; after an
+    /// error here none will come.
+    pub fn kernel(&self, op: OpId, what: KernelOp) -> Result<(), ClientError> {
+        if self.shared.in_flight.fetch_add(1, Ordering::Relaxed) >= MAX_IN_FLIGHT {
+            self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+            return Err(ClientError::Busy);
+        }
+        let sent = self.post(0, Request::Kernel { op: op.0, what });
+        if sent.is_err() {
+            self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+        sent
+    }
+
+    /// The kernel's counters for the owner's present Child SA.
+    pub async fn usage(&self, owner: &str) -> Result<Option<Usage>, ClientError> {
+        let owner = owner.to_owned();
+        match self.request(Request::Usage { owner }).await? {
+            Answer::Usage(usage) => Ok(usage),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    /// What earlier engines left in the kernel: inner addresses in there are still in use.
+    pub async fn orphans(&self) -> Result<Vec<Orphan>, ClientError> {
+        let mut orphans = Vec::new();
+        loop {
+            let skip = u32::try_from(orphans.len()).unwrap_or(u32::MAX);
+            let Answer::Orphans { page, more } = self.request(Request::Orphans { skip }).await?
+            else {
+                return Err(ClientError::Unexpected);
+            };
+            let empty = page.is_empty();
+            orphans.extend(page.into_iter().map(|orphan| Orphan {
+                owner: Owner(Arc::from(orphan.owner)),
+                spis: orphan.spis,
+                remote_ts: orphan.remote_ts,
+            }));
+            if !more || empty {
+                return Ok(orphans);
+            }
+        }
+    }
+
+    /// Where the gate stands and what it counted.
+    pub async fn gate_status(&self) -> Result<GateStatus, ClientError> {
+        match self.request(Request::GateStatus).await? {
+            Answer::Gate(status) => Ok(status),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    /// Starts a new ticket epoch; it arrives as [`KeeperEvent::Epochs`].
+    pub fn new_epoch(&self) -> Result<(), ClientError> {
+        self.post(0, Request::NewEpoch)
+    }
+
+    async fn request(&self, request: Request) -> Result<Answer, ClientError> {
+        let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let (tell, answer) = oneshot::channel();
+        self.shared.waiting().insert(id, tell);
+        if let Err(error) = self.post(id, request) {
+            self.shared.waiting().remove(&id);
+            return Err(error);
+        }
+        answer
+            .await
+            .map_err(|_| ChannelError::Socket(io::ErrorKind::ConnectionAborted.into()).into())
+    }
+
+    fn post(&self, id: u64, request: Request) -> Result<(), ClientError> {
+        let mut sender = self
+            .shared
+            .sender
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(sender.send(&ToKeeper { id, request }, &[])?)
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Answer>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has these bitmaps synced from now on. Of an epoch that is known already the old mapping stays,
+    /// which may have bits to sync.
+    fn watch(&self, epochs: &mut Epochs) {
+        let mut watched = self.bitmaps.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key_id, bits) in &mut epochs.bits {
+            if let Some((_, known)) = watched.iter().find(|(known, _)| known == key_id) {
+                *bits = Arc::clone(known);
+            }
+        }
+        watched.clone_from(&epochs.bits);
+    }
+
+    /// Until the keeper is gone, or the engine does not want to hear any more.
+    fn listen(
+        &self,
+        mut channel: Channel,
+        tell: &mpsc::UnboundedSender<KeeperEvent>,
+    ) -> Result<(), ClientError> {
+        let ended = loop {
+            let (message, descriptors) = match channel.receive::<FromKeeper>() {
+                Ok(Some(message)) => message,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error.into()),
+            };
+            // The queue's bound is MAX_IN_FLIGHT: all but a handful of events answer an operation.
+            let event = match message.answer {
+                Answer::Done { op, result } => {
+                    self.in_flight.fetch_sub(1, Ordering::Relaxed);
+                    let result = result.map_err(|text| KernelFailed { text });
+                    KeeperEvent::Kernel {
+                        op: OpId(op),
+                        result,
+                    }
+                }
+                Answer::Epochs(epochs) => match map_epochs(epochs, descriptors) {
+                    Ok(mut epochs) => {
+                        self.watch(&mut epochs);
+                        KeeperEvent::Epochs(epochs)
+                    }
+                    Err(error) => break Err(error),
+                },
+                Answer::Stop { goodbye } => KeeperEvent::Stop { goodbye },
+                Answer::Indexes(range) => {
+                    self.indexes.deliver(range);
+                    continue;
+                }
+                answer => {
+                    if let Some(waiting) = self.waiting().remove(&message.id) {
+                        // Whoever asked may have stopped waiting.
+                        let _ = waiting.send(answer);
+                    }
+                    continue;
+                }
+            };
+            if tell.send(event).is_err() {
+                break Ok(());
+            }
+        };
+        self.waiting().clear();
+        ended
+    }
+}
+
+fn map_epochs(
+    epochs: Vec<EpochKey>,
+    descriptors: Vec<std::os::fd::OwnedFd>,
+) -> Result<Epochs, ClientError> {
+    if epochs.len() != descriptors.len() {
+        return Err(ClientError::Unexpected);
+    }
+    let roots = epochs
+        .into_iter()
+        .map(|EpochKey { key_id, root }| TicketRoot { key_id, root });
+    Ok(Epochs::map(roots.zip(descriptors).collect())?)
+}
+
+/// Bounds what a power cut can take back to a second of used bits.
+fn sync_bitmaps(shared: &Weak<Shared>) {
+    loop {
+        thread::sleep(SYNC_EVERY);
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let bitmaps = shared
+            .bitmaps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for (_, bits) in bitmaps {
+            if let Err(error) = bits.sync() {
+                warn!("used bits of tickets are not on disk: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,571 @@
+//! The privileged parent. It holds what must outlive a crash of the protocol code (UDP sockets,
+//! netlink, the gate, key and bitmap files), carries out typed requests, and starts the engine again
+//! when it dies. It never parses a packet.
+//!
+//! SIGTERM and SIGINT say goodbye to every peer and take everything down. SIGQUIT leaves: states stay
+//! in the kernel, the gate stays attached, sessions can be resumed. SIGKILL is the same without the
+//! clean mark of the ring.
+
+mod channel;
+mod client;
+mod engine;
+mod guard;
+pub mod protocol;
+mod sandbox;
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    net::IpAddr,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+    time::{ClockId, clock_gettime},
+};
+use tracing::{error, info, warn};
+
+pub use self::{
+    channel::ChannelError,
+    client::{Client, ClientError, EngineStart, KeeperEvent, MAX_IN_FLIGHT},
+    protocol::{BootInfo, GateAttachment, GateStatus},
+};
+use self::{
+    engine::{BackOff, Engine},
+    guard::Guard,
+    protocol::{Answer, EpochKey, FromKeeper, Hello, OrphanShape, Request, SpiKeys, ToKeeper},
+};
+use crate::{
+    gate::GateOptions,
+    kernel::{Dataplane, DataplaneError, NoOp, ORPHAN_LIFE, Orphan, Xfrm},
+    tickets::{Node, Notice, Ring, RingError, RingOptions},
+    udp::{Listen, UdpError, UdpSocket},
+};
+
+/// How long an engine has to end after [`Answer::Stop`].
+pub const STOP_SECONDS: u64 = 5;
+/// Indexes given to an engine at a time.
+const GRANT: u32 = 4096;
+/// Heartbeat of the gate; everything else that is due waits for the next one.
+const TICK: Duration = Duration::from_millis(200);
+/// Requests served before signals and timers get their turn.
+const BATCH: usize = 64;
+/// Octets of orphans in one message, well within what a message holds.
+const ORPHAN_PAGE: usize = 32 << 10;
+
+/// What the keeper has to know.
+#[derive(Clone, Debug)]
+pub struct KeeperOptions {
+    /// Ticket ring, used bits, SPI keys, reqid journal.
+    pub state_dir: PathBuf,
+    /// For the engine's control socket and the gate's pins.
+    pub run_dir: PathBuf,
+    /// The UDP sockets.
+    pub listen: Vec<Listen>,
+    /// The gate; `None` for none.
+    pub gate: Option<GateOptions>,
+    /// What to run as engine: the program and its arguments.
+    pub engine: Vec<OsString>,
+    /// Who carries the packets.
+    pub dataplane: DataplaneKind,
+    /// Our octet in SPIs and tickets; `None` for a random one.
+    pub node: Option<u8>,
+    /// How tickets are kept.
+    pub ring: RingOptions,
+}
+
+/// Who carries the packets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DataplaneKind {
+    /// The kernel's IPsec.
+    Xfrm,
+    /// Nobody; for measurements.
+    None,
+}
+
+/// Why the keeper cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// A folder or file of ours is out of reach.
+    #[error("{path}: {source}", path = path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// Another keeper uses the same state.
+    #[error("{}: another rekindled is running with this folder", .0.display())]
+    Running(PathBuf),
+    /// A UDP socket.
+    #[error(transparent)]
+    Socket(#[from] UdpError),
+    /// The kernel's IPsec.
+    #[error(transparent)]
+    Dataplane(#[from] DataplaneError),
+    /// The ticket ring or the SPI keys.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// Signals, clocks, poll.
+    #[error("{0}")]
+    System(#[from] Errno),
+}
+
+/// Runs until a signal says otherwise. Must be called before any other thread exists, since it blocks
+/// signals for all that come after.
+pub fn run(options: KeeperOptions) -> Result<(), KeeperError> {
+    Keeper::open(options)?.run()
+}
+
+struct Keeper {
+    options: KeeperOptions,
+    dataplane: Box<dyn Dataplane>,
+    sockets: Vec<UdpSocket>,
+    ring: Ring,
+    node: Node,
+    guard: Guard,
+    signals: SignalFd,
+    boot_id: [u8; 16],
+    engine: Option<Engine>,
+    back_off: BackOff,
+    start_engine_at: Duration,
+    engines: u32,
+    stopping: Option<Stopping>,
+    /// Held for as long as the keeper lives.
+    _lock: File,
+}
+
+#[derive(Clone, Copy)]
+struct Stopping {
+    goodbye: bool,
+    deadline: Duration,
+}
+
+impl Keeper {
+    fn open(options: KeeperOptions) -> Result<Self, KeeperError> {
+        let mut wanted = SigSet::empty();
+        for signal in [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGQUIT,
+            Signal::SIGHUP,
+            Signal::SIGCHLD,
+        ] {
+            wanted.add(signal);
+        }
+        wanted.thread_block()?;
+        let signals =
+            SignalFd::with_flags(&wanted, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        prctl::set_dumpable(false)?;
+
+        make_folder(&options.state_dir, 0o700)?;
+        make_folder(&options.run_dir, 0o755)?;
+        let lock = lock(&options.state_dir)?;
+        let boot_id = boot_id();
+        let (now, wall) = (boot_clock(), wall_clock());
+        let (ring, notices) = Ring::open(&options.state_dir, options.ring.clone(), boot_id, wall)?;
+        for notice in notices {
+            announce(notice);
+        }
+        let node = Node::open(&options.state_dir, options.node, wall)?;
+        let dataplane: Box<dyn Dataplane> = match options.dataplane {
+            DataplaneKind::Xfrm => Box::new(Xfrm::open(&options.state_dir, now + ORPHAN_LIFE)?),
+            DataplaneKind::None => {
+                warn!("no data plane: SAs are negotiated, packets are not protected");
+                Box::<NoOp>::default()
+            }
+        };
+        let ipsec = options.dataplane == DataplaneKind::Xfrm;
+        let sockets = options
+            .listen
+            .iter()
+            .map(|listen| UdpSocket::open(*listen, ipsec))
+            .collect::<Result<Vec<_>, _>>()?;
+        let addresses: Vec<IpAddr> = options
+            .listen
+            .iter()
+            .map(|listen| listen.address.ip())
+            .collect();
+        let mut guard = Guard::attach(options.gate.clone(), &addresses);
+        guard.set_keys(&ring, &node);
+        guard.tick(now);
+        Ok(Self {
+            options,
+            dataplane,
+            sockets,
+            ring,
+            node,
+            guard,
+            signals,
+            boot_id,
+            engine: None,
+            back_off: BackOff::new(),
+            start_engine_at: now,
+            engines: 0,
+            stopping: None,
+            _lock: lock,
+        })
+    }
+
+    fn run(mut self) -> Result<(), KeeperError> {
+        loop {
+            let now = boot_clock();
+            self.timers(now);
+            if let Some(stopping) = self.stopping
+                && (self.engine.is_none() || now >= stopping.deadline)
+            {
+                self.reap(now);
+                return self.close(stopping.goodbye);
+            }
+            let (signalled, spoken) = self.wait()?;
+            if signalled {
+                self.signals()?;
+            }
+            if spoken {
+                self.serve_batch();
+            }
+            if self.engine.as_mut().and_then(Engine::ended).is_some() {
+                self.reap(boot_clock());
+            }
+        }
+    }
+
+    /// Sleeps until a signal, a request, or the next tick.
+    fn wait(&self) -> Result<(bool, bool), KeeperError> {
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        if let Some(engine) = &self.engine {
+            fds.push(PollFd::new(engine.channel.as_fd(), PollFlags::POLLIN));
+        }
+        let timeout = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        Ok((
+            fds.first().is_some_and(ready),
+            fds.get(1).is_some_and(ready),
+        ))
+    }
+
+    fn timers(&mut self, now: Duration) {
+        self.guard.tick(now);
+        let lost = self.dataplane.expire_orphans(now);
+        if lost > 0 {
+            info!(
+                owners = lost,
+                "orphans have not been resumed in time and are gone"
+            );
+        }
+        let wall = wall_clock();
+        match self.ring.rotate(wall) {
+            Ok(true) => self.publish_epochs(),
+            Ok(false) => {}
+            Err(error) => error!("ticket ring: {error}"),
+        }
+        match self.node.rotate(&self.options.state_dir, wall) {
+            // The engine learns of it when it starts; until then the key it uses is the older of two.
+            Ok(true) => self.guard.set_keys(&self.ring, &self.node),
+            Ok(false) => {}
+            Err(error) => error!("SPI keys: {error}"),
+        }
+        if self.engine.is_none() && self.stopping.is_none() && now >= self.start_engine_at {
+            match Engine::start(&self.options.engine, now) {
+                Ok(engine) => {
+                    info!(pid = engine.pid(), "engine started");
+                    self.engine = Some(engine);
+                }
+                Err(error) => {
+                    error!("the engine cannot be started: {error}");
+                    self.start_engine_at = now + self.back_off.after(Duration::ZERO);
+                }
+            }
+        }
+    }
+
+    fn signals(&mut self) -> Result<(), KeeperError> {
+        while let Some(signal) = self.signals.read_signal()? {
+            match Signal::try_from(signal.ssi_signo.cast_signed())? {
+                Signal::SIGTERM | Signal::SIGINT => self.stop(true),
+                Signal::SIGQUIT => self.stop(false),
+                // The engine's end is looked for on every turn; nothing can be reloaded yet.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, goodbye: bool) {
+        if self.stopping.is_some() {
+            return;
+        }
+        info!(goodbye, "stopping");
+        self.stopping = Some(Stopping {
+            goodbye,
+            deadline: boot_clock() + Duration::from_secs(STOP_SECONDS),
+        });
+        self.tell(0, Answer::Stop { goodbye });
+    }
+
+    /// The engine is dead, or will be: what it had in the kernel carries on without an owner.
+    fn reap(&mut self, now: Duration) {
+        let Some(engine) = self.engine.take() else {
+            return;
+        };
+        let pid = engine.pid();
+        let (lived, status) = engine.finish(now);
+        self.engines = self.engines.saturating_add(1);
+        self.dataplane.orphan_all(now + ORPHAN_LIFE);
+        if self.stopping.is_none() {
+            let pause = self.back_off.after(lived);
+            self.start_engine_at = now + pause;
+            let status = status.map(|status| status.to_string()).unwrap_or_default();
+            warn!(
+                pid,
+                status,
+                ?pause,
+                "the engine has ended; another one follows"
+            );
+        }
+    }
+
+    fn serve_batch(&mut self) {
+        for _ in 0..BATCH {
+            let Some(engine) = &mut self.engine else {
+                return;
+            };
+            match engine.channel.receive::<ToKeeper>() {
+                Ok(Some((message, _))) => self.serve(message),
+                Ok(None) => return self.reap(boot_clock()),
+                Err(error) => {
+                    warn!("{error}");
+                    return self.reap(boot_clock());
+                }
+            }
+            let Some(engine) = &self.engine else {
+                return;
+            };
+            let mut more = [PollFd::new(engine.channel.as_fd(), PollFlags::POLLIN)];
+            if !matches!(poll(&mut more, PollTimeout::ZERO), Ok(1..)) {
+                return;
+            }
+        }
+    }
+
+    fn serve(&mut self, ToKeeper { id, request }: ToKeeper) {
+        let answer = match request {
+            Request::Hello => return self.hello(id),
+            Request::Kernel { op, what } => Answer::Done {
+                op,
+                result: self.dataplane.apply(&what).map_err(|failed| failed.text),
+            },
+            Request::Usage { owner } => {
+                Answer::Usage(self.dataplane.usage(&ike::kernel::Owner(owner.into())))
+            }
+            Request::NewEpoch => {
+                match self.ring.force_epoch(wall_clock()) {
+                    Ok(()) => self.publish_epochs(),
+                    Err(error) => error!("ticket ring: {error}"),
+                }
+                return;
+            }
+            Request::ReserveIndexes => Answer::Indexes(self.grant()),
+            Request::Orphans { skip } => orphan_page(&self.dataplane.orphans(), skip as usize),
+            Request::GateStatus => Answer::Gate(self.guard.status()),
+        };
+        self.tell(id, answer);
+    }
+
+    fn grant(&mut self) -> Option<crate::tickets::IndexRange> {
+        let newest = self.ring.epochs().last().map(|(key_id, ..)| key_id);
+        match self.ring.grant(GRANT, wall_clock()) {
+            Ok(range) => {
+                // The engine has to know the epoch before it holds an index of it.
+                if Some(range.key_id) != newest {
+                    self.publish_epochs();
+                }
+                Some(range)
+            }
+            Err(error) => {
+                error!("ticket ring: {error}");
+                None
+            }
+        }
+    }
+
+    fn hello(&mut self, id: u64) {
+        let orphans = u32::try_from(self.dataplane.orphans().len()).unwrap_or(u32::MAX);
+        let hello = Answer::Hello(Hello {
+            sockets: self
+                .sockets
+                .iter()
+                .map(|socket| socket.listen().service)
+                .collect(),
+            epochs: self.epoch_keys(),
+            node: self.node.id(),
+            spi_keys: SpiKeys(*self.node.spi_keys()),
+            boot: BootInfo {
+                boot_id: self.boot_id,
+                engines_before: self.engines,
+                orphans,
+            },
+        });
+        let bitmaps = self.ring.epochs().map(|(_, _, file)| file.as_fd());
+        let descriptors: Vec<BorrowedFd<'_>> = self
+            .sockets
+            .iter()
+            .map(AsFd::as_fd)
+            .chain(bitmaps)
+            .collect();
+        let sent = self.engine.as_mut().map(|engine| {
+            engine
+                .channel
+                .send(&FromKeeper { id, answer: hello }, &descriptors)
+        });
+        self.check(sent);
+    }
+
+    fn publish_epochs(&mut self) {
+        self.guard.set_keys(&self.ring, &self.node);
+        let answer = Answer::Epochs(self.epoch_keys());
+        let bitmaps: Vec<BorrowedFd<'_>> = self
+            .ring
+            .epochs()
+            .map(|(_, _, file)| file.as_fd())
+            .collect();
+        let sent = self
+            .engine
+            .as_mut()
+            .map(|engine| engine.channel.send(&FromKeeper { id: 0, answer }, &bitmaps));
+        self.check(sent);
+    }
+
+    fn tell(&mut self, id: u64, answer: Answer) {
+        let sent = self
+            .engine
+            .as_mut()
+            .map(|engine| engine.channel.send(&FromKeeper { id, answer }, &[]));
+        self.check(sent);
+    }
+
+    /// An engine that does not take its answers is replaced.
+    fn check(&mut self, sent: Option<Result<(), ChannelError>>) {
+        if let Some(Err(error)) = sent {
+            warn!("{error}");
+            self.reap(boot_clock());
+        }
+    }
+
+    fn epoch_keys(&self) -> Vec<EpochKey> {
+        self.ring
+            .epochs()
+            .map(|(key_id, root, _)| EpochKey { key_id, root })
+            .collect()
+    }
+
+    fn close(mut self, goodbye: bool) -> Result<(), KeeperError> {
+        if goodbye {
+            self.dataplane.clear();
+            self.guard.detach();
+        }
+        self.ring.close()?;
+        info!("stopped");
+        Ok(())
+    }
+}
+
+fn orphan_page(orphans: &[Orphan], skip: usize) -> Answer {
+    let mut room = ORPHAN_PAGE;
+    let page: Vec<OrphanShape> = orphans
+        .iter()
+        .skip(skip)
+        .map_while(|orphan| {
+            let size = 32 + orphan.owner.0.len() + 5 * orphan.spis.len();
+            room = room.checked_sub(size + 48 * orphan.remote_ts.len())?;
+            Some(OrphanShape {
+                owner: orphan.owner.0.to_string(),
+                spis: orphan.spis.clone(),
+                remote_ts: orphan.remote_ts.clone(),
+            })
+        })
+        .collect();
+    let more = skip + page.len() < orphans.len();
+    Answer::Orphans { page, more }
+}
+
+fn announce(notice: Notice) {
+    match notice {
+        Notice::Fresh => info!("no ticket ring found: a fresh one was made"),
+        Notice::PowerLoss => warn!(
+            "the machine went down without warning: tickets used in its last second may be \
+             accepted once more"
+        ),
+        Notice::Retired(key_id, why) => warn!(key_id, why, "a ticket epoch was retired early"),
+    }
+}
+
+fn make_folder(path: &Path, mode: u32) -> Result<(), KeeperError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|source| KeeperError::Folder {
+            path: path.into(),
+            source,
+        })
+}
+
+fn lock(folder: &Path) -> Result<File, KeeperError> {
+    let path = folder.join("lock");
+    let open = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path);
+    let file = open.map_err(|source| KeeperError::Folder {
+        path: path.clone(),
+        source,
+    })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(KeeperError::Running(folder.into())),
+        Err(fs::TryLockError::Error(source)) => Err(KeeperError::Folder { path, source }),
+    }
+}
+
+/// Time since boot, counting suspend: the clock of all deadlines.
+fn boot_clock() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map(Duration::from)
+        .unwrap_or_default()
+}
+
+fn wall_clock() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+/// The kernel's name for this boot; all zero where /proc does not say, which counts as one boot.
+fn boot_id() -> [u8; 16] {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&digits, 16)
+        .unwrap_or_default()
+        .to_be_bytes()
+}

@@ -1,0 +1,373 @@
+//! What keeper and engine say to each other: one postcard message a datagram, with descriptors beside
+//! it where the message says so. Both ends are the same binary, so there is no version.
+//!
+//! | engine asks                | keeper answers                                                  |
+//! |----------------------------|-----------------------------------------------------------------|
+//! | `Hello`                    | `Hello`, with all sockets, then all bitmaps, as descriptors      |
+//! | `Kernel`                   | `Done` with the same operation number                           |
+//! | `Usage`, `Orphans`         | the same word; orphans come in pages                            |
+//! | `ReserveIndexes`           | `Indexes`; after `Epochs`, if the epoch changed on the way      |
+//! | `NewEpoch`                 | `Epochs`, with all bitmaps as descriptors                       |
+//! | `GateStatus`               | `Gate`                                                          |
+//! | (nothing)                  | `Epochs` on rotation; `Stop` when it is time to leave           |
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use ike::{
+    crypto::Secret,
+    io::Path,
+    kernel::{ChildInstall, EspCipher, EspKey, KernelOp, Owner},
+    wire::ts::TrafficSelector,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{kernel::Usage, tickets::IndexRange, udp::Service};
+
+/// Longest message in either direction.
+pub const MAX_MESSAGE: usize = 64 << 10;
+/// Descriptors beside one message: two sockets for each listening address, and the bitmaps.
+pub const MAX_DESCRIPTORS: usize = 192;
+
+/// Engine to keeper.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct ToKeeper {
+    /// Returned with the answer.
+    pub id: u64,
+    /// What is wanted.
+    pub request: Request,
+}
+
+/// Keeper to engine.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct FromKeeper {
+    /// Of the request; 0 for what nobody asked for.
+    pub id: u64,
+    /// What there is to say.
+    pub answer: Answer,
+}
+
+/// What an engine can ask for.
+#[derive(Debug, Deserialize, Serialize)]
+pub enum Request {
+    /// First message of every engine.
+    Hello,
+    /// Change SAs or policies.
+    Kernel {
+        /// The core's number of it.
+        op: u64,
+        /// What to do.
+        #[serde(with = "KernelOpShape")]
+        what: KernelOp,
+    },
+    /// Counters of an owner's Child SA.
+    Usage {
+        /// Whose.
+        owner: String,
+    },
+    /// Start a new ticket epoch now.
+    NewEpoch,
+    /// Fresh ticket indexes.
+    ReserveIndexes,
+    /// What is in the kernel without an owner, past this many that are known already.
+    Orphans {
+        /// How many to leave out.
+        skip: u32,
+    },
+    /// Where the gate stands and what it counted.
+    GateStatus,
+}
+
+/// What a keeper can say.
+#[derive(Debug, Deserialize, Serialize)]
+pub enum Answer {
+    /// To [`Request::Hello`].
+    Hello(Hello),
+    /// To [`Request::Kernel`].
+    Done {
+        /// The core's number of it.
+        op: u64,
+        /// Or the kernel's own words.
+        result: Result<(), String>,
+    },
+    /// To [`Request::Usage`].
+    Usage(Option<Usage>),
+    /// All live epochs, oldest first; their bitmaps come beside it in the same order.
+    Epochs(Vec<EpochKey>),
+    /// To [`Request::ReserveIndexes`]; `None` while there are none to be had.
+    Indexes(Option<IndexRange>),
+    /// To [`Request::Orphans`]: one page, and whether there are more.
+    Orphans {
+        /// Some of them.
+        page: Vec<OrphanShape>,
+        /// Whether to ask again.
+        more: bool,
+    },
+    /// To [`Request::GateStatus`].
+    Gate(GateStatus),
+    /// The engine is to end within [`super::STOP_SECONDS`].
+    Stop {
+        /// With a DELETE to every peer, or so that everything can be resumed.
+        goodbye: bool,
+    },
+}
+
+/// All an engine needs to begin.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Hello {
+    /// What the descriptors of the sockets are, in order.
+    pub sockets: Vec<Service>,
+    /// All live epochs, oldest first, whose bitmaps follow the sockets.
+    pub epochs: Vec<EpochKey>,
+    /// Our octet in SPIs and tickets.
+    pub node: u8,
+    /// The present `k_spi`, then the one before.
+    pub spi_keys: SpiKeys,
+    /// How this start came about.
+    pub boot: BootInfo,
+}
+
+/// How this start came about.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct BootInfo {
+    /// The kernel's boot id.
+    pub boot_id: [u8; 16],
+    /// Engines that this keeper has started before.
+    pub engines_before: u32,
+    /// Owners of what is in the kernel without an answerable engine.
+    pub orphans: u32,
+}
+
+/// The two live keys behind the check of our SPIs.
+#[derive(
+    Clone, Deserialize, Eq, PartialEq, Serialize, zeroize::Zeroize, zeroize::ZeroizeOnDrop,
+)]
+pub struct SpiKeys(pub [[u8; 16]; 2]);
+
+impl std::fmt::Debug for SpiKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SpiKeys(..)")
+    }
+}
+
+/// One epoch's id and root.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct EpochKey {
+    /// Epoch.
+    pub key_id: u8,
+    /// Root of its keys.
+    #[serde(with = "secret")]
+    pub root: Secret,
+}
+
+/// One owner's orphans.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct OrphanShape {
+    /// Whose.
+    pub owner: String,
+    /// SPIs of its states.
+    pub spis: Vec<u32>,
+    /// Networks of the peer's side.
+    #[serde(with = "selectors")]
+    pub remote_ts: Vec<TrafficSelector>,
+}
+
+/// The gate, for `ikectl gate`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GateStatus {
+    /// Where it stands.
+    pub attachments: Vec<GateAttachment>,
+    /// Name, packets, octets.
+    pub counters: Vec<(String, u64, u64)>,
+    /// Why there is none, or why it could not be read.
+    pub trouble: Option<String>,
+}
+
+/// The gate on one interface.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GateAttachment {
+    /// The interface.
+    pub interface: String,
+    /// `native`, `generic` or `none`.
+    pub mode: String,
+    /// Why it is not native.
+    pub reason: String,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(remote = "KernelOp")]
+enum KernelOpShape {
+    Install(#[serde(with = "child")] Box<ChildInstall>),
+    Remove {
+        #[serde(with = "owner")]
+        owner: Owner,
+        inbound: u32,
+        outbound: u32,
+    },
+    Block {
+        #[serde(with = "owner")]
+        owner: Owner,
+        #[serde(with = "selectors")]
+        local_ts: Vec<TrafficSelector>,
+        #[serde(with = "selectors")]
+        remote_ts: Vec<TrafficSelector>,
+    },
+    Release {
+        #[serde(with = "owner")]
+        owner: Owner,
+    },
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(remote = "ChildInstall")]
+struct ChildInstallShape {
+    #[serde(with = "owner")]
+    owner: Owner,
+    #[serde(with = "PathShape")]
+    path: Path,
+    udp_encap: bool,
+    #[serde(with = "EspCipherShape")]
+    cipher: EspCipher,
+    #[serde(with = "EspKeyShape")]
+    inbound: EspKey,
+    #[serde(with = "EspKeyShape")]
+    outbound: EspKey,
+    esn: bool,
+    #[serde(with = "selectors")]
+    local_ts: Vec<TrafficSelector>,
+    #[serde(with = "selectors")]
+    remote_ts: Vec<TrafficSelector>,
+    hard_lifetime: Duration,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(remote = "Path")]
+struct PathShape {
+    local: SocketAddr,
+    remote: SocketAddr,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(remote = "EspKey")]
+struct EspKeyShape {
+    spi: u32,
+    #[serde(with = "secret")]
+    key: Secret,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(remote = "EspCipher")]
+enum EspCipherShape {
+    AesGcm128,
+    AesGcm256,
+    ChaCha20Poly1305,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(remote = "TrafficSelector")]
+struct SelectorShape {
+    protocol: u8,
+    start_port: u16,
+    end_port: u16,
+    start: std::net::IpAddr,
+    end: std::net::IpAddr,
+}
+
+mod child {
+    use super::{ChildInstall, ChildInstallShape};
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        child: &ChildInstall,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        ChildInstallShape::serialize(child, serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Box<ChildInstall>, D::Error> {
+        ChildInstallShape::deserialize(deserializer).map(Box::new)
+    }
+}
+
+mod owner {
+    use serde::Deserialize;
+
+    use super::{Arc, Owner};
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        owner: &Owner,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&owner.0)
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Owner, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Ok(Owner(Arc::from(name)))
+    }
+}
+
+mod selectors {
+    use serde::{Deserialize, Serialize};
+
+    use super::{SelectorShape, TrafficSelector};
+
+    #[derive(Deserialize, Serialize)]
+    struct Wrapped(#[serde(with = "SelectorShape")] TrafficSelector);
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        selectors: &[TrafficSelector],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(selectors.iter().copied().map(Wrapped))
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<TrafficSelector>, D::Error> {
+        let wrapped = Vec::<Wrapped>::deserialize(deserializer)?;
+        Ok(wrapped
+            .into_iter()
+            .map(|Wrapped(selector)| selector)
+            .collect())
+    }
+}
+
+/// Key octets go from the secret to the message and back without a copy that nobody wipes.
+mod secret {
+    use std::fmt;
+
+    use super::Secret;
+
+    struct Octets;
+
+    impl serde::de::Visitor<'_> for Octets {
+        type Value = Secret;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("key octets")
+        }
+
+        fn visit_bytes<E: serde::de::Error>(self, octets: &[u8]) -> Result<Secret, E> {
+            Ok(Secret::from(octets))
+        }
+    }
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        secret: &Secret,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(secret.expose())
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Secret, D::Error> {
+        deserializer.deserialize_bytes(Octets)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! Round trips through the real pair.
+
+use std::os::fd::AsFd;
+
+use super::*;
+use crate::keeper::channel::{Channel, ChannelError};
+
+fn pair() -> (Channel, Channel) {
+    let (keeper, engine) = Channel::pair().expect("pair");
+    (keeper, Channel::new(engine))
+}
+
+fn install() -> KernelOp {
+    let address = |text: &str| text.parse().expect("address");
+    KernelOp::Install(Box::new(ChildInstall {
+        owner: Owner(Arc::from("office/net/carol")),
+        path: Path {
+            local: address("192.0.2.1:4500"),
+            remote: address("[2001:db8::1]:500"),
+        },
+        udp_encap: true,
+        cipher: EspCipher::ChaCha20Poly1305,
+        inbound: EspKey {
+            spi: 1,
+            key: Secret::new((0..36).collect()),
+        },
+        outbound: EspKey {
+            spi: u32::MAX,
+            key: Secret::new(vec![7; 36]),
+        },
+        esn: true,
+        local_ts: vec![TrafficSelector::from_text("10.0.0.0/8").expect("network")],
+        remote_ts: vec![TrafficSelector::from_text("::/0").expect("network"); 16],
+        hard_lifetime: Duration::from_hours(1),
+    }))
+}
+
+#[test]
+fn every_kernel_operation_survives_the_pair() {
+    let (mut keeper, mut engine) = pair();
+    let owner = Owner(Arc::from("a"));
+    let ts = vec![TrafficSelector::from_text("192.0.2.0/24").expect("network")];
+    let operations = [
+        install(),
+        KernelOp::Remove {
+            owner: owner.clone(),
+            inbound: 1,
+            outbound: 2,
+        },
+        KernelOp::Block {
+            owner: owner.clone(),
+            local_ts: ts.clone(),
+            remote_ts: ts,
+        },
+        KernelOp::Release { owner },
+    ];
+    for what in operations {
+        let sent = format!("{what:?}");
+        let request = Request::Kernel { op: 9, what };
+        engine
+            .send(&ToKeeper { id: 5, request }, &[])
+            .expect("send");
+        let (message, _) = keeper
+            .receive::<ToKeeper>()
+            .expect("receive")
+            .expect("a message");
+        assert_eq!(message.id, 5);
+        let Request::Kernel { op: 9, what } = message.request else {
+            panic!("another request");
+        };
+        assert_eq!(format!("{what:?}"), sent);
+        if let (KernelOp::Install(got), KernelOp::Install(sent)) = (what, install()) {
+            assert_eq!(got.inbound.key, sent.inbound.key);
+            assert_eq!(got.outbound.key, sent.outbound.key);
+        }
+    }
+}
+
+#[test]
+fn descriptors_come_along() {
+    let (mut keeper, mut engine) = pair();
+    let file = tempfile::tempfile().expect("file");
+    file.set_len(77).expect("length");
+    let epochs = vec![EpochKey {
+        key_id: 3,
+        root: Secret::new(vec![1; 32]),
+    }];
+    let answer = Answer::Epochs(epochs);
+    keeper
+        .send(&FromKeeper { id: 0, answer }, &[file.as_fd(); 2])
+        .expect("send");
+    let (message, descriptors) = engine
+        .receive::<FromKeeper>()
+        .expect("receive")
+        .expect("a message");
+    assert!(matches!(message.answer, Answer::Epochs(epochs) if epochs[0].root.len() == 32));
+    assert_eq!(descriptors.len(), 2);
+    let file = std::fs::File::from(descriptors.into_iter().next().expect("one"));
+    assert_eq!(file.metadata().expect("metadata").len(), 77);
+}
+
+#[test]
+fn rubbish_and_overlong_messages_are_errors_and_a_closed_end_is_the_end() {
+    let (mut keeper, mut engine) = pair();
+    let owner = "x".repeat(MAX_MESSAGE);
+    let request = Request::Usage { owner };
+    let sent = engine.send(&ToKeeper { id: 1, request }, &[]);
+    assert!(matches!(sent, Err(ChannelError::Message)));
+    engine.send(&(u64::MAX, u64::MAX), &[]).expect("send");
+    assert!(matches!(
+        keeper.receive::<ToKeeper>(),
+        Err(ChannelError::Message)
+    ));
+    drop(engine);
+    assert!(keeper.receive::<ToKeeper>().expect("end").is_none());
+}
+
+#[test]
+fn nothing_secret_is_printed() {
+    let text = format!("{:?} {:?}", install(), SpiKeys([[0x5a; 16]; 2]));
+    assert!(!text.contains("7, 7") && !text.contains("90, 90"), "{text}");
+}

@@ -1,0 +1,360 @@
+//! The keeper as a process, with an engine that only says what it was given: what survives the death
+//! of either, and what an orderly stop does. Runs without root; sockets are on loopback.
+
+use std::{
+    env,
+    fs::{self, OpenOptions},
+    io::Write,
+    net::{SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use ike::{
+    io::TicketLedger,
+    kernel::{KernelOp, OpId, Owner},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use rekindled::{
+    keeper::{self, DataplaneKind, EngineStart, KeeperEvent, KeeperOptions},
+    tickets::RingOptions,
+    udp::{Listen, MAX_DATAGRAM, Service},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn main() {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["keeper-role", folder] => keeper_role(Path::new(folder)),
+        ["engine-role", folder] => engine_role(Path::new(folder)),
+        _ => run_all(),
+    }
+}
+
+fn run_all() {
+    let cases: [(&str, fn()); 6] = [
+        (
+            "an_engine_gets_sockets_and_no_privileges",
+            an_engine_gets_sockets_and_no_privileges,
+        ),
+        (
+            "a_killed_engine_is_replaced_and_nothing_is_lost",
+            a_killed_engine_is_replaced,
+        ),
+        (
+            "a_killed_keeper_takes_its_engine_along_and_comes_back",
+            a_killed_keeper_comes_back,
+        ),
+        ("sigterm_says_goodbye", sigterm_says_goodbye),
+        (
+            "an_engine_that_will_not_end_is_ended",
+            an_engine_that_will_not_end_is_ended,
+        ),
+        ("one_folder_has_one_keeper", one_folder_has_one_keeper),
+    ];
+    for (name, case) in cases {
+        case();
+        println!("{name} ... ok");
+    }
+}
+
+fn an_engine_gets_sockets_and_no_privileges() {
+    let house = House::new();
+    let _keeper = house.keeper();
+    house.wait_for("ready 1");
+    assert_eq!(house.all("socket").len(), 2);
+    assert_eq!(house.all("node"), ["9"]);
+    assert_eq!(house.all("effective"), ["0000000000000000"]);
+    assert_eq!(house.all("permitted"), ["0000000000000000"]);
+    assert_eq!(house.all("new_privileges_barred"), ["1"]);
+    assert_eq!(house.all("kernel"), ["5 Ok(())"]);
+    assert_eq!(house.all("first_use"), ["true"]);
+}
+
+fn a_killed_engine_is_replaced() {
+    let house = House::new();
+    let _keeper = house.keeper();
+    house.wait_for("ready 1");
+    let natt: SocketAddr = house.all("socket")[1].parse().expect("address");
+    let first = house.pid();
+    kill(first, Signal::SIGKILL).expect("kill");
+    // Into the queue that nobody reads at the moment.
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    peer.send_to(b"\0\0\0\0while you were out", natt)
+        .expect("send");
+    house.wait_for("ready 2");
+    assert_ne!(house.pid(), first);
+    let sockets = house.all("socket");
+    assert_eq!(sockets[..2], sockets[2..]);
+    assert_eq!(house.all("engines_before"), ["0", "1"]);
+    let indexes = house.all("index");
+    assert_eq!(
+        indexes[0].split(' ').next(),
+        indexes[1].split(' ').next(),
+        "same epoch"
+    );
+    assert_ne!(indexes[0], indexes[1]);
+    assert_eq!(house.all("was_used"), ["false", "true"]);
+    house.wait_for("datagram while you were out");
+}
+
+fn a_killed_keeper_comes_back() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    house.wait_for("ready 1");
+    let engine = house.pid();
+    keeper.0.kill().expect("kill");
+    keeper.0.wait().expect("wait");
+    within(
+        || kill(engine, None).is_err(),
+        "the engine to die with its keeper",
+    );
+    let _keeper = house.keeper();
+    house.wait_for("ready 2");
+    let indexes = house.all("index");
+    assert_eq!(
+        indexes[0].split(' ').next(),
+        indexes[1].split(' ').next(),
+        "same epoch"
+    );
+    assert_ne!(indexes[0], indexes[1]);
+    assert_eq!(house.all("was_used"), ["false", "true"]);
+}
+
+fn sigterm_says_goodbye() {
+    for (signal, word) in [
+        (Signal::SIGTERM, "stop true"),
+        (Signal::SIGQUIT, "stop false"),
+    ] {
+        let house = House::new();
+        let mut keeper = house.keeper();
+        house.wait_for("ready 1");
+        kill(keeper.pid(), signal).expect("signal");
+        assert!(keeper.0.wait().expect("wait").success());
+        house.wait_for(word);
+        let _keeper = house.keeper();
+        house.wait_for("ready 2");
+        assert_eq!(house.all("was_used"), ["false", "true"]);
+    }
+}
+
+fn an_engine_that_will_not_end_is_ended() {
+    let house = House::new();
+    fs::write(house.path().join("stubborn"), "").expect("write");
+    let mut keeper = house.keeper();
+    house.wait_for("ready 1");
+    let engine = house.pid();
+    let asked = Instant::now();
+    kill(keeper.pid(), Signal::SIGTERM).expect("signal");
+    assert!(keeper.0.wait().expect("wait").success());
+    let took = asked.elapsed();
+    assert!(
+        took >= Duration::from_secs(keeper::STOP_SECONDS),
+        "{took:?}"
+    );
+    assert!(
+        took < Duration::from_secs(keeper::STOP_SECONDS + 3),
+        "{took:?}"
+    );
+    assert!(kill(engine, None).is_err());
+}
+
+fn one_folder_has_one_keeper() {
+    let house = House::new();
+    let _keeper = house.keeper();
+    house.wait_for("ready 1");
+    let mut second = house.command();
+    let output = second.stderr(Stdio::piped()).output().expect("run");
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("another rekindled"), "{said}");
+}
+
+/// A state folder, and what the engines in it have said.
+struct House(tempfile::TempDir);
+
+struct Running(Child);
+
+impl Running {
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id().cast_signed())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail if it has ended, which is what they are for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl House {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("folder"))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env::current_exe().expect("this program"));
+        command.arg("keeper-role").arg(self.path());
+        command
+    }
+
+    fn keeper(&self) -> Running {
+        Running(self.command().spawn().expect("spawn"))
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.path().join("said")).unwrap_or_default()
+    }
+
+    /// Everything said under one word, in order.
+    fn all(&self, word: &str) -> Vec<String> {
+        let said = self.said();
+        let lines = said.lines().filter_map(|line| line.split_once(' '));
+        lines
+            .filter(|(first, _)| *first == word)
+            .map(|(_, rest)| rest.to_owned())
+            .collect()
+    }
+
+    fn pid(&self) -> Pid {
+        let pid = self.all("pid").pop().expect("an engine");
+        Pid::from_raw(pid.parse().expect("a number"))
+    }
+
+    fn wait_for(&self, line: &str) {
+        within(|| self.said().lines().any(|said| said == line), line);
+    }
+}
+
+fn within(condition: impl Fn() -> bool, what: &str) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "waited in vain for: {what}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+fn keeper_role(folder: &Path) {
+    let listen = |service| Listen {
+        address: "127.0.0.1:0".parse().expect("address"),
+        service,
+    };
+    let options = KeeperOptions {
+        state_dir: folder.join("state"),
+        run_dir: folder.join("run"),
+        listen: vec![listen(Service::Ike), listen(Service::Natt)],
+        gate: None,
+        engine: vec![
+            env::current_exe().expect("this program").into(),
+            "engine-role".into(),
+            folder.into(),
+        ],
+        dataplane: DataplaneKind::None,
+        node: Some(9),
+        ring: RingOptions {
+            ticket_seconds: 3600,
+            strict_after_power_loss: false,
+        },
+    };
+    if let Err(error) = keeper::run(options) {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}
+
+fn engine_role(folder: &Path) {
+    let mut start = EngineStart::from_keeper().expect("a keeper");
+    let diary = Diary(folder.join("said"));
+    diary.say("pid", std::process::id());
+    diary.say("node", start.node);
+    diary.say("engines_before", start.boot.engines_before);
+    for socket in &start.sockets {
+        diary.say("socket", socket.listen().address);
+    }
+    let status = fs::read_to_string("/proc/self/status").expect("status");
+    for (field, word) in [
+        ("CapEff:", "effective"),
+        ("CapPrm:", "permitted"),
+        ("NoNewPrivs:", "new_privileges_barred"),
+    ] {
+        let value = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .expect("field");
+        diary.say(word, value.trim());
+    }
+    let index = (0..200).find_map(|_| {
+        let index = start.ledger.next_index();
+        if index.is_none() {
+            sleep(Duration::from_millis(20));
+        }
+        index
+    });
+    let (key_id, index) = index.expect("an index within four seconds");
+    diary.say("index", format_args!("{key_id} {index}"));
+    diary.say("was_used", start.ledger.is_used(key_id, 0));
+    diary.say("first_use", start.ledger.mark_used(key_id, 0));
+    let owner = Owner("test/net/peer".into());
+    start
+        .client
+        .kernel(OpId(5), KernelOp::Release { owner })
+        .expect("send");
+    if let Some(KeeperEvent::Kernel { op, result }) = start.events.blocking_recv() {
+        diary.say("kernel", format_args!("{} {result:?}", op.0));
+    }
+    let lives = fs::read_to_string(folder.join("said")).expect("diary");
+    diary.say(
+        "ready",
+        lives
+            .lines()
+            .filter(|line| line.starts_with("pid "))
+            .count(),
+    );
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    loop {
+        for socket in &start.sockets {
+            let received = socket.receive(&mut buffer, |_, message| {
+                diary.say("datagram", String::from_utf8_lossy(message));
+            });
+            received.expect("receive");
+        }
+        match start.events.try_recv() {
+            Ok(KeeperEvent::Stop { goodbye }) => {
+                diary.say("stop", goodbye);
+                if !folder.join("stubborn").exists() {
+                    return;
+                }
+            }
+            Ok(KeeperEvent::Lost) => return,
+            _ => sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+/// What the engine has to say, for the test to read.
+struct Diary(PathBuf);
+
+impl Diary {
+    fn say(&self, word: &str, what: impl std::fmt::Display) {
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.0)
+            .expect("diary");
+        file.write_all(format!("{word} {what}\n").as_bytes())
+            .expect("write");
+    }
+}
