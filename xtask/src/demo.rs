@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::lab::{Kernel, Lab};
@@ -33,11 +33,18 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     let binaries = build::host(places, true)?;
     build::gate(places)?;
 
+    let program = binaries.join("demo");
+    ensure!(
+        program.is_file(),
+        "{} was not built: tests/src/bin/demo.rs",
+        program.display()
+    );
+
     let folder = places.root.join("target/lab");
     fs::create_dir_all(&folder)?;
     let result = ResultFile(folder.join(format!("demo-{}.json", std::process::id())));
-    let command = [binaries.join("demo"), "--result".into(), result.0.clone()]
-        .map(|word| word.display().to_string());
+    let command =
+        [program, "--result".into(), result.0.clone()].map(|word| word.display().to_string());
     let lab = Lab {
         kernel: Kernel::with_esp(places)?,
         interactive: false,

@@ -48,13 +48,14 @@ pub(crate) enum Kernel {
 }
 
 pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
-    if arguments.kernel != Some(Kernel::Host) {
-        setup::ensure_only(places, &LAB, arguments.yes)?;
-    }
     let kernel = match arguments.kernel {
         Some(kernel) => kernel,
-        None => Kernel::with_esp(places)?,
+        None if host_has_esp() => Kernel::Host,
+        None => Kernel::Uml,
     };
+    if kernel == Kernel::Uml {
+        setup::ensure_only(places, &LAB, arguments.yes)?;
+    }
     let mut command = arguments.command.clone();
     let interactive = command.is_empty();
     if interactive {

@@ -23,6 +23,8 @@ pub(crate) struct Group {
     wants: &'static [&'static str],
     /// Measured on Debian 12: megabytes unpacked.
     pub(crate) unpacked: u64,
+    /// A system that has this program needs no copy in the cache.
+    program: Option<&'static str>,
 }
 
 /// Debian's compiler and the LLVM of the same major that the linker needs.
@@ -37,6 +39,7 @@ pub(crate) const BPF_WITH_COMPILER: Group = Group {
         "libzstd-dev",
     ],
     unpacked: 1_400,
+    program: None,
 };
 
 /// Only LLVM, where rustup's toolchain has rust-src.
@@ -45,6 +48,7 @@ pub(crate) const BPF_LINKER_ONLY: Group = Group {
     purpose: "LLVM 22 for bpf-linker",
     wants: &["llvm-22-dev", "libpolly-22-dev", "libzstd-dev"],
     unpacked: 650,
+    program: Some("llvm-config-22"),
 };
 
 /// A kernel with ESP, and the tools of the tests.
@@ -60,6 +64,7 @@ pub(crate) const LAB: Group = Group {
         "ethtool",
     ],
     unpacked: 190,
+    program: Some("linux.uml"),
 };
 
 /// The foreign IKE daemon.
@@ -74,6 +79,7 @@ pub(crate) const PEERS: Group = Group {
         "libcharon-extra-plugins",
     ],
     unpacked: 10,
+    program: Some("charon-systemd"),
 };
 
 impl Group {
@@ -95,6 +101,17 @@ impl Group {
     /// The unpacked folder, if it is complete.
     pub(crate) fn found(&self, places: &Places) -> Option<PathBuf> {
         Some(self.folder(places)).filter(|folder| folder.is_dir())
+    }
+
+    /// Where it was found: in the cache, or on this system.
+    pub(crate) fn anywhere(&self, places: &Places) -> Option<PathBuf> {
+        self.found(places)
+            .or_else(|| self.program.and_then(shell::which))
+    }
+
+    /// What to install on a system without apt, or whose archive lacks something.
+    pub(crate) fn by_hand(&self) -> String {
+        format!("install what this system calls {}", self.wants.join(", "))
     }
 
     /// What apt would download, in octets.

@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::packages::{Group, LAB, PEERS};
@@ -59,7 +59,7 @@ pub(crate) fn ensure(places: &Places, yes: bool) -> Result<Vec<String>> {
     let mut missing = Vec::new();
     for need in absent {
         let result = match need.source {
-            Source::Packages(group) => group.fetch(places),
+            Source::Packages(group) => group.fetch(places).with_context(|| group.by_hand()),
             Source::Linker => Compiler::find(places)
                 .and_then(|compiler| toolchain::install_linker(places, &compiler)),
             Source::Host(how) => Err(anyhow::anyhow!("{how}")),
@@ -73,11 +73,11 @@ pub(crate) fn ensure(places: &Places, yes: bool) -> Result<Vec<String>> {
 
 /// Fetches one group, after asking; for a verb that needs no more.
 pub(crate) fn ensure_only(places: &Places, group: &'static Group, yes: bool) -> Result<()> {
-    if group.found(places).is_some() {
+    if group.anywhere(places).is_some() {
         return Ok(());
     }
     ask_once(places, &[packages(places, group)], yes)?;
-    group.fetch(places)
+    group.fetch(places).with_context(|| group.by_hand())
 }
 
 fn ask_once(places: &Places, needs: &[Need], yes: bool) -> Result<()> {
@@ -131,7 +131,7 @@ fn needs(places: &Places) -> Vec<Need> {
 
 fn packages(places: &Places, group: &'static Group) -> Need {
     let found = group
-        .found(places)
+        .anywhere(places)
         .map(|folder| folder.display().to_string());
     Need {
         what: group.purpose,
