@@ -32,6 +32,7 @@ const NLM_F_CREATE: u16 = 0x400;
 pub(super) const XFRM_MSG_NEWSA: u16 = 0x10;
 pub(super) const XFRM_MSG_DELSA: u16 = 0x11;
 pub(super) const XFRM_MSG_GETSA: u16 = 0x12;
+pub(super) const XFRM_MSG_NEWPOLICY: u16 = 0x13;
 pub(super) const XFRM_MSG_DELPOLICY: u16 = 0x14;
 pub(super) const XFRM_MSG_GETPOLICY: u16 = 0x15;
 pub(super) const XFRM_MSG_UPDPOLICY: u16 = 0x19;
@@ -181,14 +182,23 @@ impl Request {
         request.finish()
     }
 
-    /// Puts a policy into its slot, whether or not there is one already: NEWPOLICY would answer
-    /// EEXIST.
+    /// Puts a policy into a slot that is ours, whether or not the kernel still has it.
     pub(super) fn put_policy(policy: &Policy) -> Self {
-        let what = match policy.content {
-            Content::Block => "putting a block policy",
-            Content::Ipsec { .. } => "putting an IPsec policy",
-        };
-        let mut request = Self::new(what, XFRM_MSG_UPDPOLICY, 0);
+        Self::policy("putting a policy", XFRM_MSG_UPDPOLICY, policy)
+    }
+
+    /// Puts a policy into a slot that should be empty. If another program holds it the kernel answers
+    /// EEXIST, where an update would have replaced what is not ours.
+    pub(super) fn add_policy(policy: &Policy) -> Self {
+        Self::policy(
+            "adding a policy where nobody else has one",
+            XFRM_MSG_NEWPOLICY,
+            policy,
+        )
+    }
+
+    fn policy(what: &'static str, kind: u16, policy: &Policy) -> Self {
+        let mut request = Self::new(what, kind, 0);
         let action = match policy.content {
             Content::Block => XFRM_POLICY_BLOCK,
             Content::Ipsec { .. } => XFRM_POLICY_ALLOW,

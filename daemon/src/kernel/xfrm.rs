@@ -33,6 +33,8 @@ pub struct Xfrm {
     journal: Journal,
     held: BTreeMap<u32, Held>,
     slots: HashMap<PolicyKey, Slot>,
+    /// Policies of our reqid range whose owner the journal does not name any more.
+    abandoned: HashSet<PolicyKey>,
 }
 
 /// What one owner has.
@@ -70,6 +72,7 @@ impl Xfrm {
             journal: Journal::open(folder.join("reqids"))?,
             held: BTreeMap::new(),
             slots: HashMap::new(),
+            abandoned: HashSet::new(),
         };
         xfrm.tune_spd()?;
         xfrm.adopt()?;
@@ -155,7 +158,7 @@ impl Xfrm {
         if unknown > 0 {
             warn!(
                 unknown,
-                "reqids of our range that the journal does not know: left alone"
+                "reqids of our range that the journal does not know: left alone until a login needs them"
             );
         }
         if !self.held.is_empty() {
@@ -260,11 +263,7 @@ impl Xfrm {
                 Request::delete_state(outbound.id),
             ),
         ];
-        steps.extend(
-            policies
-                .iter()
-                .map(|policy| (Request::put_policy(policy), self.undo(policy))),
-        );
+        steps.extend(policies.iter().map(|policy| self.step(policy)));
         self.all_or_nothing(steps)?;
 
         for policy in policies {
@@ -289,15 +288,20 @@ impl Xfrm {
         Ok(())
     }
 
-    /// What brings a slot back to what it holds now.
-    fn undo(&self, policy: &Policy) -> Request {
-        match self.slots.get(&policy.key) {
-            Some(slot) => Request::put_policy(&Policy {
-                key: policy.key,
+    /// What fills a slot, and what brings it back to what it holds now.
+    fn step(&self, policy: &Policy) -> (Request, Request) {
+        let key = policy.key;
+        if let Some(slot) = self.slots.get(&key) {
+            let before = Policy {
+                key,
                 reqid: slot.reqid,
                 content: slot.content,
-            }),
-            None => Request::delete_policy(&policy.key),
+            };
+            (Request::put_policy(policy), Request::put_policy(&before))
+        } else if self.abandoned.contains(&key) {
+            (Request::put_policy(policy), Request::delete_policy(&key))
+        } else {
+            (Request::add_policy(policy), Request::delete_policy(&key))
         }
     }
 
@@ -408,15 +412,7 @@ impl Xfrm {
                 content: Content::Block,
             })
             .collect();
-        let steps = free
-            .iter()
-            .map(|policy| {
-                (
-                    Request::put_policy(policy),
-                    Request::delete_policy(&policy.key),
-                )
-            })
-            .collect();
+        let steps = free.iter().map(|policy| self.step(policy)).collect();
         self.all_or_nothing(steps)?;
         for key in &keys {
             let slot = self.slots.entry(*key).or_insert_with(|| Slot {
