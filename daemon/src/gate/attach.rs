@@ -102,6 +102,36 @@ fn make_private(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes what an earlier daemon pinned and this one does not use: links on interfaces that are no
+/// longer configured, maps of other versions. Comes after attaching, so that no gate stands open.
+pub(super) fn discard_leftovers(options: &GateOptions) -> Result<(), GateError> {
+    let failed = |source| GateError::PinFolder {
+        path: options.pin_dir.clone(),
+        source,
+    };
+    discard(options).map_err(failed)
+}
+
+fn discard(options: &GateOptions) -> io::Result<()> {
+    for entry in fs::read_dir(options.pin_dir.join(LINKS))? {
+        let entry = entry?;
+        let used = |name: &String| entry.file_name() == name.as_str();
+        if !options.interfaces.iter().any(used) {
+            fs::remove_file(entry.path())?;
+            wait_until_free(&entry.file_name().to_string_lossy());
+        }
+    }
+    let current = format!("v{ABI_VERSION}");
+    for entry in fs::read_dir(&options.pin_dir)? {
+        let entry = entry?;
+        let used = entry.file_name() == LINKS || entry.file_name() == current.as_str();
+        if entry.file_type()?.is_dir() && !used {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes every pin below `pin_dir`, and with the last one the maps and links themselves.
 pub(super) fn remove_pins(pin_dir: &Path) -> Result<(), GateError> {
     let failed = |source| GateError::PinFolder {
@@ -158,14 +188,16 @@ impl Links {
 type Outcome = Result<(PinnedLink, Attached, String), String>;
 
 fn attach(objects: &mut Objects, interface: &str, pin: &Path, mode: Mode) -> Outcome {
+    // First of all, because it refuses names that would lead out of the folder of pins.
+    Interface::find(interface).map_err(|error| error.to_string())?;
     if let Some(link) = swap(objects, interface, pin, mode) {
         let native = Interface::find(interface).is_ok_and(|now| now.xdp.is_some_and(|x| x.native));
-        let mode = if native {
-            Attached::Native
+        return Ok(if native {
+            (link, Attached::Native, String::new())
         } else {
-            Attached::Generic
-        };
-        return Ok((link, mode, String::new()));
+            let reason = "under the generic link of an earlier daemon".to_owned();
+            (link, Attached::Generic, reason)
+        });
     }
     let found = Interface::find(interface).map_err(|error| error.to_string())?;
     if let Some(taken) = found.xdp {

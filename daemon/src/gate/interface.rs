@@ -67,7 +67,8 @@ const NAME_MAX: usize = 15;
 const ANSWER_LEN: usize = 64 * 1024;
 
 fn request(name: &str) -> io::Result<Vec<u8>> {
-    if name.is_empty() || name.len() > NAME_MAX || name.contains('\0') {
+    let odd = name.contains(['\0', '/']) || matches!(name, "" | "." | "..");
+    if odd || name.len() > NAME_MAX {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "not an interface name",
@@ -168,6 +169,7 @@ mod tests {
     fn an_interface_that_is_not_there_is_an_error() {
         assert!(Interface::find("nothere0").is_err());
         assert!(Interface::find("").is_err());
+        assert!(Interface::find("../v1").is_err());
         assert!(Interface::find("a-name-that-is-too-long").is_err());
     }
 

@@ -131,6 +131,7 @@ impl Gate {
             .iter()
             .map(|interface| links.attach(&mut objects, interface, options))
             .collect();
+        attach::discard_leftovers(options)?;
         let loaded = objects.into_loaded();
         Ok(Self {
             options: options.clone(),

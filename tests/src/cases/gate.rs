@@ -274,8 +274,21 @@ fn restart(lab: &mut Lab) -> Result<()> {
         dropped == sent + forged.len() as u64,
         "{dropped} counted, {sent} sent: maps were lost"
     );
+    drop(gate);
+
+    let nowhere = GateOptions {
+        interfaces: Vec::new(),
+        ..options
+    };
+    let gate = cable.attach(&nowhere)?;
+    ensure!(
+        !pin.exists(),
+        "a link that is not configured is still there"
+    );
+    cable.send(corpus::LOCAL[0], &forged)?;
+    let got = cable.received()?.len();
+    ensure!(got == forged.len(), "the gate still stands: {got} arrived");
     gate.detach()?;
-    ensure!(!pin.exists(), "the pin is still there");
     Ok(())
 }
 
@@ -335,6 +348,8 @@ fn misfits(lab: &mut Lab) -> Result<()> {
     let maps = options.pin_dir.join(format!("v{}", abi::ABI_VERSION));
     let private = |folder: &Path| DirBuilder::new().recursive(true).mode(0o700).create(folder);
     private(&maps)?;
+    let former = options.pin_dir.join("v0");
+    private(&former)?;
     let pin = maps.join(abi::LOCAL);
     let few = EbpfLoader::new()
         .map_max_entries(abi::LOCAL, 7)
@@ -346,6 +361,7 @@ fn misfits(lab: &mut Lab) -> Result<()> {
         "no misfit to find"
     );
     let mut gate = Gate::attach(&options)?;
+    ensure!(!former.exists(), "maps of another version are still there");
     let many: Vec<_> = (0..100u8)
         .map(|last| IpAddr::from([192, 0, 2, last]))
         .collect();
