@@ -64,11 +64,17 @@ const FLAVOURS: [Flavour; 2] = [
     },
 ];
 
-/// Builds the gate and returns its objects.
-pub(crate) fn gate(places: &Places) -> Result<Vec<PathBuf>> {
+/// Whether the gate could be built; the error says what is missing.
+pub(crate) fn tools(places: &Places) -> Result<(Compiler, PathBuf)> {
     let compiler = Compiler::find(places)?;
     let linker = toolchain::linker(places, &compiler)
         .context("no bpf-linker for this compiler: run `cargo xtask setup`")?;
+    Ok((compiler, linker))
+}
+
+/// Builds the gate and returns its objects.
+pub(crate) fn gate(places: &Places) -> Result<Vec<PathBuf>> {
+    let (compiler, linker) = tools(places)?;
     fs::create_dir_all(places.objects())?;
     // Only this machine is known to take unaligned packet loads; others use the portable object.
     let fitting = |flavour: &&Flavour| !flavour.direct || cfg!(target_arch = "x86_64");

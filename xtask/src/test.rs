@@ -165,16 +165,22 @@ fn suites(places: &Places, arguments: &Arguments) -> Vec<Row> {
     if let Err(error) = build::host(places, false) {
         return wanted
             .iter()
-            .map(|suite| Row::not_run(suite.name, &error))
+            .map(|suite| Row::failed(suite.name, &error))
             .collect();
     }
     // Cases that need an object skip themselves; only the gate's own suite is nothing without.
-    let gate = build::gate(places);
+    let missing = build::tools(places).err();
+    let broken = if missing.is_none() {
+        build::gate(places).err()
+    } else {
+        None
+    };
     let run_all = |place| {
         let mut rows = Vec::new();
         for suite in wanted.iter().filter(|suite| suite.place == place) {
-            let row = match &gate {
-                Err(error) if suite.gate => Row::not_run(suite.name, error),
+            let row = match (&missing, &broken) {
+                (Some(error), _) if suite.gate => Row::not_run(suite.name, error),
+                (_, Some(error)) if suite.gate => Row::failed(suite.name, error),
                 _ => suite.run(places, arguments.full),
             };
             rows.push(row);

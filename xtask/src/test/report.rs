@@ -26,7 +26,15 @@ impl Row {
         }
     }
 
-    /// A suite that could not even start.
+    /// A suite whose programs do not build.
+    pub(super) fn failed(suite: &'static str, why: &anyhow::Error) -> Self {
+        println!("{suite} | {why:#}");
+        let mut row = Self::new(suite);
+        row.failed = 1;
+        row
+    }
+
+    /// A suite that this machine cannot run.
     pub(super) fn not_run(suite: &'static str, why: &anyhow::Error) -> Self {
         let mut row = Self::new(suite);
         row.not_run.push((suite.to_owned(), format!("{why:#}")));
