@@ -1,5 +1,6 @@
 //! The cases of each suite. A case's name is a sentence that is true when it passes.
 
+pub mod dataplane;
 pub mod esp;
 pub mod gate;
 pub mod interop;

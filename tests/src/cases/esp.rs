@@ -5,16 +5,21 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use super::dataplane;
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
 use crate::ping::ping;
 use crate::suite::{Case, Lab};
 
 /// In the order in which they run.
-pub const CASES: &[Case] = &[Case {
-    name: "hand_made_sas_carry_a_ping_as_esp",
-    run: hand_made_sas,
-}];
+pub const CASES: &[Case] = &[
+    Case {
+        name: "hand_made_sas_carry_a_ping_as_esp",
+        run: hand_made_sas,
+    },
+    dataplane::UNDO,
+    dataplane::REPLACE,
+];
 
 const LEFT: &str = "192.0.2.1";
 const RIGHT: &str = "192.0.2.2";

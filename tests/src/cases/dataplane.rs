@@ -1,0 +1,173 @@
+//! The keeper's data plane against a real kernel, without any IKE: what an owner has in the kernel
+//! after each change, and after a crash between two.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Result, anyhow, ensure};
+use ike::{
+    crypto::Secret,
+    io,
+    kernel::{ChildInstall, EspCipher, EspKey, KernelOp, Owner},
+    wire::ts::TrafficSelector,
+};
+use rekindled::kernel::{Dataplane, Xfrm};
+
+use crate::netns::Namespace;
+use crate::suite::{Case, Lab};
+
+/// On every kernel that has xfrm.
+pub const BLOCKS: Case = Case {
+    name: "block_policies_survive_a_crash_and_foreign_ones_survive_us",
+    run: blocks,
+};
+/// On every kernel that has xfrm: without ESP it refuses the SA, with ESP the policy.
+pub const UNDO: Case = Case {
+    name: "a_refused_install_leaves_nothing_behind",
+    run: undo,
+};
+/// On kernels with ESP.
+pub const REPLACE: Case = Case {
+    name: "a_second_install_replaces_the_orphans_of_the_first",
+    run: replace,
+};
+
+const DEADLINE: Duration = Duration::from_hours(1);
+const FOREIGN: &str = "src 10.1.0.0/16 dst 10.2.0.7/32";
+
+fn blocks(lab: &mut Lab) -> Result<()> {
+    let ns = Namespace::new("blocks")?;
+    ns.ip("xfrm policy add dir out src 172.16.0.0/16 dst 172.17.0.0/16 action block priority 7")?;
+    let mut xfrm = open(&ns, lab.work())?;
+    let (local_ts, remote_ts) = selectors();
+    let owner = owner("carol");
+    apply(
+        &mut xfrm,
+        &KernelOp::Block {
+            owner,
+            local_ts,
+            remote_ts,
+        },
+    )?;
+    ensure!(ns.ip("xfrm policy")?.matches("10.2.0.7/32").count() == 3);
+    drop(xfrm);
+    let mut xfrm = open(&ns, lab.work())?;
+    ensure!(ns.ip("xfrm policy")?.matches("10.2.0.7/32").count() == 3);
+    ensure!(xfrm.orphans().len() == 1, "{:?}", xfrm.orphans());
+    ensure!(xfrm.expire_orphans(DEADLINE / 2) == 0);
+    ensure!(xfrm.expire_orphans(DEADLINE) == 1);
+    let left = ns.ip("xfrm policy")?;
+    ensure!(
+        !left.contains("10.2.0.7") && left.contains("172.17.0.0/16"),
+        "{left}"
+    );
+    Ok(())
+}
+
+fn undo(lab: &mut Lab) -> Result<()> {
+    let ns = Namespace::new("undo")?;
+    ns.ip(&format!(
+        "xfrm policy add dir out {FOREIGN} action block priority 7"
+    ))?;
+    let before = ns.ip("xfrm policy")?;
+    let mut xfrm = open(&ns, lab.work())?;
+    let refused = xfrm.apply(&install("carol", 0x1001, 0x2001));
+    let text = refused
+        .err()
+        .ok_or_else(|| anyhow!("the install went through"))?
+        .text;
+    ensure!(
+        text.contains("(EEXIST)") || text.contains("AEAD algorithm not found"),
+        "{text}"
+    );
+    ensure!(ns.ip("xfrm state")?.is_empty(), "states are left");
+    ensure!(ns.ip("xfrm policy")? == before, "policies have changed");
+    Ok(())
+}
+
+fn replace(lab: &mut Lab) -> Result<()> {
+    let ns = Namespace::new("replace")?;
+    let mut xfrm = open(&ns, lab.work())?;
+    apply(&mut xfrm, &install("carol", 0x1001, 0x2001))?;
+    ensure!(xfrm.usage(&owner("carol")).is_some());
+    drop(xfrm);
+
+    let mut xfrm = open(&ns, lab.work())?;
+    let orphans = xfrm.orphans();
+    ensure!(
+        orphans.len() == 1 && orphans[0].spis.len() == 2,
+        "{orphans:?}"
+    );
+    ensure!(orphans[0].remote_ts == selectors().1, "{orphans:?}");
+    apply(&mut xfrm, &install("carol", 0x1002, 0x2002))?;
+    ensure!(xfrm.orphans().is_empty());
+    let states = ns.ip("xfrm state")?;
+    ensure!(states.matches("proto esp").count() == 2, "{states}");
+    ensure!(
+        states.contains("0x00001002") && states.contains("0x00002002"),
+        "{states}"
+    );
+
+    // The removal of the old SA comes late: the new one's policies stand.
+    apply(&mut xfrm, &remove(0x1001, 0x2001))?;
+    ensure!(ns.ip("xfrm policy")?.matches("tmpl").count() == 3);
+    apply(&mut xfrm, &remove(0x1002, 0x2002))?;
+    let policies = ns.ip("xfrm policy")?;
+    ensure!(policies.matches("action block").count() == 3, "{policies}");
+    ensure!(ns.ip("xfrm state")?.is_empty());
+    apply(
+        &mut xfrm,
+        &KernelOp::Release {
+            owner: owner("carol"),
+        },
+    )?;
+    ensure!(ns.ip("xfrm policy")?.is_empty());
+    Ok(())
+}
+
+fn open(ns: &Namespace, folder: &Path) -> Result<Xfrm> {
+    Ok(ns.within(|| Xfrm::open(folder, DEADLINE))??)
+}
+
+fn apply(xfrm: &mut Xfrm, op: &KernelOp) -> Result<()> {
+    xfrm.apply(op).map_err(|failed| anyhow!(failed.text))
+}
+
+fn owner(peer: &str) -> Owner {
+    Owner(Arc::from(format!("office/net/{peer}")))
+}
+
+fn selectors() -> (Vec<TrafficSelector>, Vec<TrafficSelector>) {
+    let read = |text| TrafficSelector::from_text(text).into_iter().collect();
+    (read("10.1.0.0/16"), read("10.2.0.7/32"))
+}
+
+fn remove(inbound: u32, outbound: u32) -> KernelOp {
+    KernelOp::Remove {
+        owner: owner("carol"),
+        inbound,
+        outbound,
+    }
+}
+
+fn install(peer: &str, inbound: u32, outbound: u32) -> KernelOp {
+    let (local_ts, remote_ts) = selectors();
+    let key = |spi| EspKey {
+        spi,
+        key: Secret::new(vec![7; EspCipher::AesGcm128.key_octets()]),
+    };
+    KernelOp::Install(Box::new(ChildInstall {
+        owner: owner(peer),
+        path: io::Path {
+            local: ([192, 0, 2, 1], 4500).into(),
+            remote: ([192, 0, 2, 2], 4500).into(),
+        },
+        udp_encap: true,
+        cipher: EspCipher::AesGcm128,
+        inbound: key(inbound),
+        outbound: key(outbound),
+        esn: true,
+        local_ts,
+        remote_ts,
+        hard_lifetime: Duration::from_mins(10),
+    }))
+}
