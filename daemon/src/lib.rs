@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod control;
+pub mod engine;
 pub mod gate;
 pub mod keeper;
 pub mod kernel;

@@ -27,6 +27,7 @@ use nix::{
     },
 };
 use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
 
 use crate::kernel::{POLICY_INFO, socket_bypass};
 
@@ -206,6 +207,14 @@ impl UdpSocket {
         })
     }
 
+    /// The socket with its readiness watched by the present runtime.
+    #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
+    pub fn watched(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: the descriptor is owned by `fd`, which nothing replaces and only the drop of the
+        // socket closes, and tokio drops the registration before that.
+        unsafe { AsyncFd::register(self) }.map_err(Into::into)
+    }
+
     /// The address it is bound to, and the service it was opened for.
     #[must_use]
     pub const fn listen(&self) -> Listen {
@@ -303,10 +312,18 @@ impl UdpSocket {
     /// Sends one IKE message from the path's local address. What cannot leave now is dropped and
     /// counted: IKE repeats itself.
     pub fn send(&self, path: &Path, message: &[u8]) {
-        let marker: &[u8] = match self.service {
-            Service::Ike => &[],
-            Service::Natt => &NON_ESP_MARKER,
-        };
+        match self.service {
+            Service::Ike => self.transmit(path, &[], message),
+            Service::Natt => self.transmit(path, &NON_ESP_MARKER, message),
+        }
+    }
+
+    /// Sends one octet that keeps a NAT mapping alive (RFC 3948, 2.3).
+    pub fn send_keepalive(&self, path: &Path) {
+        self.transmit(path, &[], &[KEEPALIVE]);
+    }
+
+    fn transmit(&self, path: &Path, marker: &[u8], message: &[u8]) {
         let parts = [IoSlice::new(marker), IoSlice::new(message)];
         let to = SockaddrStorage::from(path.remote);
         let flags = MsgFlags::MSG_NOSIGNAL;
@@ -421,6 +438,8 @@ mod tests {
     }
 
     fn read(socket: &UdpSocket) -> (Vec<(Path, Vec<u8>)>, Received) {
+        // Loopback delivers from a soft interrupt, which a busy machine puts off.
+        sleep(Duration::from_millis(100));
         let mut buffer = vec![0; MAX_DATAGRAM];
         let mut got = Vec::new();
         let received = socket

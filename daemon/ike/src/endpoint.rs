@@ -1,7 +1,7 @@
 //! One IKEv2 endpoint: all its connections and IKE SAs, in both roles. Inputs are routed to the
 //! exchange they belong to; outputs queue up until the caller takes them.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 
 use gate_abi::{
     sip::{SipKey, siphash24_128},
@@ -109,6 +109,8 @@ pub(crate) struct Slot {
     pub wanted: bool,
     pub retry_at: Option<Duration>,
     pub retries: u32,
+    /// Where the routing table says a first message leaves from.
+    pub dial_from: Option<IpAddr>,
 }
 
 /// All IKE SAs of one worker.
@@ -150,6 +152,7 @@ impl Endpoint {
             wanted: false,
             retry_at: None,
             retries: 0,
+            dial_from: None,
         };
         Self {
             slots: connections.into_iter().map(slot).collect(),
@@ -216,9 +219,43 @@ impl Endpoint {
         self.keyring.add(root);
     }
 
-    /// An epoch whose last ticket has expired.
-    pub fn retire_ticket_root(&mut self, key_id: u8) {
-        self.keyring.retire(key_id);
+    /// Forgets every epoch that is not among these: their last tickets have expired.
+    pub fn retain_ticket_roots(&mut self, live: &[u8]) {
+        self.keyring.retain(live);
+    }
+
+    /// The epoch added last, which new tickets are sealed with.
+    #[must_use]
+    pub fn newest_ticket_root(&self) -> Option<u8> {
+        self.keyring.newest()
+    }
+
+    /// Names of all connections.
+    #[must_use]
+    pub fn connections(&self) -> Vec<Arc<str>> {
+        self.slots
+            .iter()
+            .map(|slot| Arc::clone(&slot.config.name))
+            .collect()
+    }
+
+    /// Whether there is no IKE SA that anybody would miss.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.table
+            .iter()
+            .all(|sa| matches!(sa.state, State::Lingering(_)))
+    }
+
+    /// The address to dial from, for a connection whose configuration leaves it to the routing table.
+    pub fn set_local_address(&mut self, connection: &str, address: IpAddr) {
+        let slot = self
+            .slots
+            .iter_mut()
+            .find(|slot| &*slot.config.name == connection);
+        if let Some(slot) = slot {
+            slot.dial_from = Some(address);
+        }
     }
 
     /// Counts of what came in and was not acted on.

@@ -114,6 +114,13 @@ pub fn bind(path: &Path) -> Result<Bound, ControlError> {
     })
 }
 
+impl Bound {
+    /// A second descriptor of the listener, for [`serve`].
+    pub fn listener(&self) -> io::Result<StdListener> {
+        self.listener.try_clone()
+    }
+}
+
 impl Drop for Bound {
     fn drop(&mut self) {
         // Gone already if somebody cleaned the folder; nothing is lost then.

@@ -17,6 +17,7 @@ use crate::{
         proposal::{IkeSuite, answer_ike, choose_ike, offer_ike},
         window::{Due, Outstanding},
     },
+    trust,
     view::Closed,
     wire::{
         encrypted,
@@ -151,12 +152,8 @@ impl Endpoint {
         answer.payload(PayloadKind::KE, |out| emit_ke(key_share.as_ref(), out));
         answer.octets(PayloadKind::NONCE, &nr);
         Nat::announce(&mut answer, sa.spi_i, sa.spi_r, &path);
-        let authorities = self.authority_hashes_at(&path);
-        if !authorities.is_empty() {
-            answer.payload(PayloadKind::CERTREQ, |out| {
-                crate::trust::emit_request(&authorities, out);
-            });
-        }
+        let candidates = self.slots_at(&path).map(|connection| &**connection);
+        trust::emit_request(candidates, &mut answer);
         let hashes = notify_data(chain, NotifyKind::SIGNATURE_HASH_ALGORITHMS);
         if hashes.is_some() {
             answer.notify(NotifyKind::SIGNATURE_HASH_ALGORITHMS, &SHA2_256);
@@ -305,12 +302,13 @@ impl Endpoint {
 
     /// Addresses of a connection's first message.
     pub(crate) fn dial(&self, slot: usize) -> Result<(Arc<Connection>, Path), CommandRefused> {
-        let config = self.slots.get(slot).map(|slot| Arc::clone(&slot.config));
-        let config = config.ok_or(CommandRefused::NoConnection)?;
+        let held = self.slots.get(slot).ok_or(CommandRefused::NoConnection)?;
+        let config = Arc::clone(&held.config);
         if self.table.len() >= self.settings.max_sas {
             return Err(CommandRefused::Full);
         }
-        let (Some(local), Some(remote)) = (config.local_addr, config.remote_addr) else {
+        let local = config.local_addr.or(held.dial_from);
+        let (Some(local), Some(remote)) = (local, config.remote_addr) else {
             return Err(CommandRefused::CannotInitiate);
         };
         let path = Path {
@@ -393,12 +391,6 @@ impl Endpoint {
     fn suites_at(&self, path: &Path) -> Vec<IkeSuite> {
         self.slots_at(path)
             .flat_map(|config| config.ike_suites.iter().copied())
-            .collect()
-    }
-
-    fn authority_hashes_at(&self, path: &Path) -> Vec<[u8; 20]> {
-        self.slots_at(path)
-            .flat_map(|config| crate::trust::authority_hashes(config))
             .collect()
     }
 

@@ -69,14 +69,31 @@ pub struct Chosen<T> {
     pub suite: T,
 }
 
-/// Appends the SA payload that offers the suites, each as a proposal of its own, best first.
+/// Appends the SA payload that offers the suites, best first. Suites that are every combination of
+/// their parts, as from one proposal string, go into one proposal and save a few hundred octets; others
+/// each get their own.
 pub fn offer_ike(suites: &[IkeSuite], out: &mut Vec<u8>) {
-    let offers: Vec<_> = numbered(suites)
-        .map(|(number, suite)| Offer {
+    let parts = distinct(suites.iter().flat_map(|suite| suite.transforms()));
+    let of_kind = |kind| parts.iter().filter(|part| part.kind == kind).count();
+    let product: usize = [transform::ENCR, transform::PRF, transform::KE]
+        .into_iter()
+        .map(of_kind)
+        .product();
+    let all = distinct(suites.iter().copied()).len() == product;
+    let proposals: Vec<Vec<Transform>> = if all {
+        vec![parts]
+    } else {
+        suites
+            .iter()
+            .map(|suite| suite.transforms().to_vec())
+            .collect()
+    };
+    let offers: Vec<_> = numbered(proposals)
+        .map(|(number, transforms)| Offer {
             number,
             protocol: PROTOCOL_IKE,
             spi: &[],
-            transforms: suite.transforms().to_vec(),
+            transforms,
         })
         .collect();
     sa::emit(&offers, out);
@@ -138,20 +155,18 @@ pub struct EspChoice {
 
 /// Appends the SA payload that offers the ciphers for a Child SA, with and without ESN.
 pub fn offer_esp(ciphers: &[EspCipher], spi: u32, out: &mut Vec<u8>) {
+    let mut transforms = distinct(ciphers.iter().map(|cipher| esp_transform(*cipher)));
+    transforms.extend([esn_transform(true), esn_transform(false)]);
     let spi = spi.to_be_bytes();
-    let offers: Vec<_> = numbered(ciphers)
-        .map(|(number, cipher)| Offer {
-            number,
+    sa::emit(
+        &[Offer {
+            number: 1,
             protocol: PROTOCOL_ESP,
             spi: &spi,
-            transforms: vec![
-                esp_transform(cipher),
-                esn_transform(true),
-                esn_transform(false),
-            ],
-        })
-        .collect();
-    sa::emit(&offers, out);
+            transforms,
+        }],
+        out,
+    );
 }
 
 /// Appends the SA payload that says what was chosen for a Child SA.
@@ -205,10 +220,18 @@ fn covers(proposal: &Proposal<'_>, wanted: &[Transform]) -> bool {
             .all(|t| wanted.iter().any(|want| want.kind == t.kind) || none_is_enough(t.kind))
 }
 
-fn numbered<T: Copy>(list: &[T]) -> impl Iterator<Item = (u8, T)> {
-    (1..=u8::MAX)
-        .zip(list.iter().copied())
-        .take(sa::MAX_PROPOSALS)
+fn numbered<T>(list: Vec<T>) -> impl Iterator<Item = (u8, T)> {
+    (1..=u8::MAX).zip(list).take(sa::MAX_PROPOSALS)
+}
+
+/// The first of each, in order. Transforms of one kind stay together, as their order is meant.
+fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    all.fold(Vec::new(), |mut seen, one| {
+        if !seen.contains(&one) {
+            seen.push(one);
+        }
+        seen
+    })
 }
 
 const fn esp_transform(cipher: EspCipher) -> Transform {
@@ -246,6 +269,27 @@ mod tests {
         prf: Prf::HmacSha384,
         group: Group::P384,
     };
+
+    #[test]
+    fn all_combinations_of_their_parts_go_into_one_proposal() {
+        let mut suites = Vec::new();
+        for encryption in [Encryption::AesGcm256, Encryption::AesGcm128] {
+            for group in [Group::X25519, Group::P256] {
+                suites.push(IkeSuite {
+                    encryption,
+                    prf: Prf::HmacSha256,
+                    group,
+                });
+            }
+        }
+        let mut body = Vec::new();
+        offer_ike(&suites, &mut body);
+        assert_eq!(sa::parse(&body).unwrap().count(), 1);
+        for suite in suites {
+            let chosen = choose_ike(&body, &[suite], None).unwrap().unwrap();
+            assert_eq!(chosen, Chosen { number: 1, suite });
+        }
+    }
 
     #[test]
     fn our_order_decides_but_the_key_exchange_at_hand_comes_first() {

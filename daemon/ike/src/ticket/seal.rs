@@ -128,6 +128,17 @@ impl Keyring {
         self.epochs.retain(|epoch| epoch.key_id != key_id);
     }
 
+    /// Forgets all epochs but these.
+    pub fn retain(&mut self, live: &[u8]) {
+        self.epochs.retain(|epoch| live.contains(&epoch.key_id));
+    }
+
+    /// Id of the epoch added last.
+    #[must_use]
+    pub fn newest(&self) -> Option<u8> {
+        self.epochs.last().map(|epoch| epoch.key_id)
+    }
+
     /// Seals a state. `expiry` in Unix seconds is rounded down to a minute. `None` if the epoch is
     /// not in the ring or the state is too long for any ticket.
     #[must_use]

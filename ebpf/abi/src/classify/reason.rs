@@ -42,6 +42,16 @@ macro_rules! reasons {
                     $(Self::$reason => $name,)+
                 }
             }
+
+            /// The one verdict this is a reason for: those to drop come last.
+            #[must_use]
+            pub const fn verdict(self) -> Verdict {
+                if (self as u32) < Self::Keepalive as u32 {
+                    Verdict::Pass(self)
+                } else {
+                    Verdict::Drop(self)
+                }
+            }
         }
     };
 }

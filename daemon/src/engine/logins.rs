@@ -1,0 +1,80 @@
+//! Counts and log lines of what the core reports: one line for each outcome, none for each packet.
+
+use ike::io::Event;
+use tracing::{info, warn};
+
+/// Totals since the engine's start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Logins {
+    pub(super) connections: u64,
+    pub(super) full: u64,
+    pub(super) resumed: u64,
+    pub(super) failed: u64,
+    pub(super) tickets_issued: u64,
+    pub(super) tickets_refused: u64,
+}
+
+impl Logins {
+    pub(super) fn new(connections: usize) -> Self {
+        Self {
+            connections: connections as u64,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn count(&mut self, event: &Event) {
+        match event {
+            Event::Established { resumed: true, .. } => self.resumed += 1,
+            Event::Established { resumed: false, .. } => self.full += 1,
+            Event::UpFailed { .. } => self.failed += 1,
+            Event::TicketIssued { .. } => self.tickets_issued += 1,
+            Event::TicketRefused { .. } => self.tickets_refused += 1,
+            Event::Closed { .. }
+            | Event::Suspended { .. }
+            | Event::TicketReceived { .. }
+            | Event::KernelFailed { .. } => {}
+        }
+    }
+}
+
+pub(super) fn log(event: &Event) {
+    match event {
+        Event::Established {
+            sa,
+            connection,
+            peer,
+            resumed,
+            took,
+            ..
+        } => {
+            let how = if *resumed { "resumed" } else { "full" };
+            info!(
+                "{connection}[{sa}] {peer}: established ({how}, {} ms)",
+                took.as_millis()
+            );
+        }
+        Event::Closed {
+            sa,
+            connection,
+            reason,
+        } => info!("{connection}[{sa}]: closed ({reason})"),
+        Event::Suspended { connection } => info!("{connection}: suspended"),
+        Event::UpFailed { connection, reason } => warn!("{connection}: not up ({reason})"),
+        Event::TicketReceived {
+            connection,
+            octets,
+            lifetime,
+        } => {
+            info!(
+                "{connection}: ticket of {octets} octets, good for {} s",
+                lifetime.as_secs()
+            );
+        }
+        Event::TicketIssued { connection, octets } => {
+            tracing::debug!("{connection}: issued a ticket of {octets} octets");
+        }
+        // Anybody can cause these, as often as he likes: counted, and seen at debug only.
+        Event::TicketRefused { from, why } => tracing::debug!("{from}: ticket refused ({why})"),
+        Event::KernelFailed { connection, text } => warn!("{connection}: kernel: {text}"),
+    }
+}

@@ -1,0 +1,379 @@
+//! The engine: one thread that feeds the core with datagrams, deadlines, the kernel's answers and the
+//! operator's commands, and carries out what comes back. It has no privileges; what needs some, the
+//! keeper does.
+
+mod environment;
+mod logins;
+mod operator;
+
+use std::{
+    future::poll_fn,
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket as StdUdpSocket},
+    sync::Arc,
+    task::{self, Poll, Waker},
+    time::Duration,
+};
+
+use gate_abi::sip::SipKey;
+use ike::{
+    Context, Endpoint, Settings,
+    io::{Command, Event, Input, Output, Path, Stamp},
+};
+use tokio::{io::unix::AsyncFd, sync::mpsc};
+use tracing::{debug, info, warn};
+
+use self::{environment::Environment, logins::Logins, operator::Waiting};
+use crate::{
+    config::Config,
+    control::{self, ControlError, ControlRequest, QUEUE},
+    keeper::{Client, EngineStart, KeeperEvent, STOP_SECONDS},
+    tickets::Ledger,
+    udp::{MAX_DATAGRAM, UdpSocket},
+};
+
+/// How long the last DELETEs may take; the keeper waits a little longer.
+const GOODBYE: Duration = Duration::from_secs(STOP_SECONDS - 1);
+/// Before a connection that is to be up is tried again.
+const RETRY_START: Duration = Duration::from_secs(5);
+
+/// Why an engine cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The control socket could not be made.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The runtime or a socket failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The keeper is gone, and with it the sockets' owner and the kernel.
+    #[error("the keeper is gone")]
+    KeeperLost,
+}
+
+/// Runs until the keeper says otherwise.
+pub fn run(start: EngineStart, config: Config) -> Result<(), EngineError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let control = control::bind(&config.daemon.run_dir.join("control.sock"))?;
+        let (ask, requests) = mpsc::channel(QUEUE);
+        let listener = control.listener()?;
+        tokio::spawn(async move {
+            let Err(error) = control::serve(listener, ask).await;
+            warn!("control socket: {error}");
+        });
+        Engine::new(start, config)?.serve(requests).await
+    })
+}
+
+struct Engine {
+    endpoint: Endpoint,
+    environment: Environment,
+    ledger: Ledger,
+    client: Client,
+    sockets: Vec<AsyncFd<UdpSocket>>,
+    buffer: Vec<u8>,
+    waiting: Waiting,
+    logins: Logins,
+    start_up: Vec<Arc<str>>,
+    /// Connections to be started, and when.
+    starts: Vec<(Duration, Arc<str>)>,
+    /// Peers of connections without a local address of their own, which the routing table chooses.
+    dialled: Vec<(Arc<str>, SocketAddr)>,
+    events: mpsc::UnboundedReceiver<KeeperEvent>,
+    stop_at: Option<Duration>,
+    started: Duration,
+}
+
+impl Engine {
+    fn new(start: EngineStart, config: Config) -> io::Result<Self> {
+        let now = now();
+        let Config {
+            daemon,
+            connections,
+            private_keys,
+            start_up,
+            ..
+        } = config;
+        let settings = Settings {
+            node: start.node,
+            ike_port: daemon.ike_port,
+            natt_port: daemon.natt_port,
+            ..Settings::default()
+        };
+        let dialled = connections
+            .iter()
+            .filter(|connection| connection.local_addr.is_none())
+            .filter_map(|connection| {
+                let remote = SocketAddr::new(connection.remote_addr?, connection.remote_port);
+                Some((Arc::clone(&connection.name), remote))
+            })
+            .collect();
+        let mut environment = Environment::new(private_keys);
+        let [spi_key, _] = start.spi_keys;
+        let spi_key = SipKey::from_octets(spi_key);
+        let logins = Logins::new(connections.len());
+        let roots = &start.epochs.roots;
+        let endpoint = Endpoint::new(settings, connections, spi_key, roots, now, &mut environment);
+        let sockets = start
+            .sockets
+            .into_iter()
+            .map(UdpSocket::watched)
+            .collect::<io::Result<Vec<_>>>()?;
+        info!(
+            sockets = sockets.len(),
+            epochs = roots.len(),
+            orphans = start.boot.orphans,
+            engines_before = start.boot.engines_before,
+            "engine started"
+        );
+        Ok(Self {
+            endpoint,
+            environment,
+            ledger: start.ledger,
+            client: start.client,
+            sockets,
+            buffer: vec![0; MAX_DATAGRAM],
+            waiting: Waiting::default(),
+            logins,
+            starts: start_up
+                .iter()
+                .map(|name| (now.boot, Arc::clone(name)))
+                .collect(),
+            start_up,
+            dialled,
+            events: start.events,
+            stop_at: None,
+            started: now.boot,
+        })
+    }
+
+    /// The loop. Order of trust: what the keeper says, what the operator says, then the network.
+    async fn serve(
+        mut self,
+        mut requests: mpsc::Receiver<ControlRequest>,
+    ) -> Result<(), EngineError> {
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                event = self.events.recv() => match event {
+                    Some(KeeperEvent::Lost) | None => return Err(EngineError::KeeperLost),
+                    Some(event) => self.keeper_says(event),
+                },
+                Some(request) = requests.recv() => self.operator_says(request),
+                () = tokio::time::sleep(wake) => self.deadlines(),
+                socket = readable(&self.sockets) => self.receive(socket)?,
+            }
+            self.carry_out();
+            if self.may_leave() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn next_wake(&self) -> Duration {
+        let starts = self.starts.iter().map(|(at, _)| *at);
+        let next = self
+            .endpoint
+            .next_deadline()
+            .into_iter()
+            .chain(starts)
+            .chain(self.stop_at);
+        // Once a second at the latest, so that a clock that jumps costs no more than that.
+        let longest = Duration::from_secs(1);
+        next.min()
+            .map_or(longest, |at| at.saturating_sub(now().boot).min(longest))
+    }
+
+    fn receive(&mut self, socket: usize) -> io::Result<()> {
+        let Self {
+            endpoint,
+            environment,
+            ledger,
+            sockets,
+            buffer,
+            ..
+        } = self;
+        let Some(socket) = sockets.get(socket) else {
+            return Ok(());
+        };
+        // The guard comes before the read: what arrives between an empty read and the clearing of
+        // its readiness would else be forgotten until the next datagram.
+        let mut unwoken = task::Context::from_waker(Waker::noop());
+        let Poll::Ready(guard) = socket.poll_read_ready(&mut unwoken) else {
+            return Ok(());
+        };
+        let stamp = now();
+        let received = socket.get_ref().receive(buffer, |path, message| {
+            let mut cx = Context {
+                now: stamp,
+                env: environment,
+                ledger,
+            };
+            endpoint.handle(Input::Datagram { path, message }, &mut cx);
+        })?;
+        if received.drained {
+            guard?.clear_ready();
+        }
+        Ok(())
+    }
+
+    fn deadlines(&mut self) {
+        self.feed(Input::Deadline);
+        let now = now().boot;
+        let due: Vec<_> = self.starts.extract_if(.., |(at, _)| *at <= now).collect();
+        for (_, connection) in due {
+            self.command(Command::Up(connection))
+                .unwrap_or_else(|refused| debug!("{refused}"));
+        }
+    }
+
+    fn keeper_says(&mut self, event: KeeperEvent) {
+        match event {
+            KeeperEvent::Kernel { op, result } => self.feed(Input::Kernel { op, result }),
+            KeeperEvent::Epochs(epochs) => {
+                let live: Vec<u8> = epochs.roots.iter().map(|root| root.key_id).collect();
+                for root in &epochs.roots {
+                    self.endpoint.add_ticket_root(root);
+                }
+                self.endpoint.retain_ticket_roots(&live);
+                self.ledger.set_epochs(&epochs);
+            }
+            KeeperEvent::Stop { goodbye } => {
+                let now = now().boot;
+                self.starts.clear();
+                self.start_up.clear();
+                self.stop_at = Some(if goodbye { now + GOODBYE } else { now });
+                if goodbye {
+                    self.say_goodbye();
+                }
+            }
+            KeeperEvent::Lost => {}
+        }
+    }
+
+    fn say_goodbye(&mut self) {
+        for connection in self.endpoint.connections() {
+            // Refused for whatever is not up.
+            let _not_up = self.command(Command::Down(connection));
+        }
+    }
+
+    fn may_leave(&self) -> bool {
+        self.stop_at
+            .is_some_and(|at| at <= now().boot || self.endpoint.is_idle())
+    }
+
+    fn feed(&mut self, input: Input<'_>) {
+        let (env, ledger) = (&mut self.environment, &mut self.ledger);
+        self.endpoint.handle(
+            input,
+            &mut Context {
+                now: now(),
+                env,
+                ledger,
+            },
+        );
+    }
+
+    fn command(&mut self, command: Command) -> Result<(), ike::CommandRefused> {
+        if let Command::Up(name) = &command {
+            self.choose_local_address(&name.clone());
+        }
+        let (env, ledger) = (&mut self.environment, &mut self.ledger);
+        self.endpoint.command(
+            &command,
+            &mut Context {
+                now: now(),
+                env,
+                ledger,
+            },
+        )
+    }
+
+    /// Asks the routing table which of our addresses the peer would see. Nothing is sent.
+    fn choose_local_address(&mut self, name: &Arc<str>) {
+        let Some((_, remote)) = self.dialled.iter().find(|(dialled, _)| dialled == name) else {
+            return;
+        };
+        if let Ok(local) = source_address(*remote) {
+            self.endpoint.set_local_address(name, local);
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.endpoint.poll_output() {
+            match output {
+                Output::Datagram { path, message } => self.send(&path, |socket, path| {
+                    socket.send(path, &message);
+                }),
+                Output::Keepalive { path } => self.send(&path, UdpSocket::send_keepalive),
+                Output::Kernel { op, what } => {
+                    if let Err(error) = self.client.kernel(op, what) {
+                        let result = Err(ike::kernel::KernelFailed {
+                            text: error.to_string(),
+                        });
+                        self.feed(Input::Kernel { op, result });
+                    }
+                }
+                Output::Event(event) => self.happened(event),
+            }
+        }
+    }
+
+    fn send(&self, path: &Path, how: impl Fn(&UdpSocket, &Path)) {
+        let socket = self
+            .sockets
+            .iter()
+            .find(|socket| socket.get_ref().serves(&path.local));
+        match socket {
+            Some(socket) => how(socket.get_ref(), path),
+            None => debug!(local = %path.local, "no socket for this address"),
+        }
+    }
+
+    fn happened(&mut self, event: Event) {
+        self.logins.count(&event);
+        logins::log(&event);
+        if let Event::UpFailed { connection, .. } = &event
+            && self.start_up.contains(connection)
+        {
+            self.starts
+                .push((now().boot + RETRY_START, Arc::clone(connection)));
+        }
+        self.waiting.resolve(&event);
+    }
+}
+
+/// The first socket with something to read. One that failed counts as well: its read says why.
+async fn readable(sockets: &[AsyncFd<UdpSocket>]) -> usize {
+    poll_fn(|cx| {
+        let ready = sockets
+            .iter()
+            .position(|socket| socket.poll_read_ready(cx).is_ready());
+        ready.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+fn source_address(remote: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = match remote {
+        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let probe = StdUdpSocket::bind((any, 0))?;
+    probe.connect(remote)?;
+    Ok(probe.local_addr()?.ip())
+}
+
+/// Both clocks, now.
+fn now() -> Stamp {
+    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Stamp {
+        boot: crate::gate::boot_clock(),
+        wall: wall.map_or(0, |wall| wall.as_secs()),
+    }
+}

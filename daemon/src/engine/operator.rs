@@ -1,0 +1,263 @@
+//! What operators ask through the control socket, and who waits for which event of the core.
+
+use std::sync::Arc;
+
+use gate_abi::classify::{Reason, Verdict};
+use ike::{
+    CommandRefused,
+    io::{Command, Event},
+    view::{Closed, SaState},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::getppid,
+};
+use tokio::sync::oneshot;
+use tracing::info;
+
+use super::{Engine, now};
+use crate::{
+    control::{
+        CommandError, ControlRequest, GateReport, GateVerdict, SaReport, StatusReport, Traffic,
+        UpDone,
+    },
+    keeper::GateStatus,
+};
+
+/// Commands that end with an event. Each belongs to a client of the control socket, whose number and
+/// patience are bounded there.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    up: Vec<Client<UpDone>>,
+    down: Vec<Client<()>>,
+}
+
+/// Who waits for a connection's next event of some kind.
+type Client<T> = (Arc<str>, oneshot::Sender<Result<T, CommandError>>);
+
+impl Waiting {
+    /// Answers whoever waited for this. An answer nobody waits for any more is dropped.
+    pub(super) fn resolve(&mut self, event: &Event) {
+        self.up.retain(|(_, reply)| !reply.is_closed());
+        self.down.retain(|(_, reply)| !reply.is_closed());
+        match event {
+            Event::Established {
+                sa,
+                connection,
+                resumed,
+                took,
+                ..
+            } => {
+                let done = UpDone {
+                    sa: *sa,
+                    resumed: *resumed,
+                    took: Some(*took),
+                };
+                answer(&mut self.up, connection, &Ok(done));
+            }
+            Event::UpFailed { connection, reason } => {
+                answer(&mut self.up, connection, &Err(CommandError::Ended(*reason)));
+            }
+            Event::KernelFailed { connection, text } => {
+                answer(
+                    &mut self.up,
+                    connection,
+                    &Err(CommandError::Kernel(text.clone())),
+                );
+            }
+            Event::Closed {
+                connection, reason, ..
+            } => {
+                let outcome = match reason {
+                    Closed::Down | Closed::PeerDeleted | Closed::Timeout => Ok(()),
+                    other => Err(CommandError::Ended(*other)),
+                };
+                answer(&mut self.down, connection, &outcome);
+            }
+            Event::Suspended { .. }
+            | Event::TicketIssued { .. }
+            | Event::TicketReceived { .. }
+            | Event::TicketRefused { .. } => {}
+        }
+    }
+}
+
+fn answer<T: Clone>(
+    waiting: &mut Vec<Client<T>>,
+    connection: &Arc<str>,
+    outcome: &Result<T, CommandError>,
+) {
+    for (_, reply) in waiting.extract_if(.., |(name, _)| name == connection) {
+        let _gone = reply.send(outcome.clone());
+    }
+}
+
+impl Engine {
+    pub(super) fn operator_says(&mut self, request: ControlRequest) {
+        match request {
+            ControlRequest::Status { reply } => self.status(reply),
+            ControlRequest::Sas { id, reply } => self.sas(id, reply),
+            ControlRequest::Up { connection, reply } => {
+                match self.command(Command::Up(Arc::clone(&connection))) {
+                    Ok(()) => self.waiting.up.push((connection, reply)),
+                    Err(CommandRefused::UpAlready) => match self.up_already(&connection) {
+                        Some(done) => drop(reply.send(Ok(done))),
+                        None => self.waiting.up.push((connection, reply)),
+                    },
+                    Err(refused) => drop(reply.send(Err(error_of(refused)))),
+                }
+            }
+            ControlRequest::Down { connection, reply } => {
+                match self.command(Command::Down(Arc::clone(&connection))) {
+                    Ok(()) if self.has_sa(&connection) => {
+                        self.waiting.down.push((connection, reply));
+                    }
+                    outcome => drop(reply.send(outcome.map_err(error_of))),
+                }
+            }
+            ControlRequest::Suspend { connection, reply } => {
+                let outcome = self.command(Command::Suspend(connection));
+                let _gone = reply.send(outcome.map_err(error_of));
+            }
+            ControlRequest::Gate { reply } => {
+                let client = self.client.clone();
+                tokio::spawn(async move {
+                    let status = client.gate_status().await.unwrap_or_default();
+                    let _gone = reply.send(gate_report(&status));
+                });
+            }
+            ControlRequest::Shutdown { delete, reply } => {
+                // The keeper ends first and takes us along; it is our parent and has our user.
+                let signal = if delete {
+                    Signal::SIGTERM
+                } else {
+                    Signal::SIGQUIT
+                };
+                info!(delete, "shutdown on the operator's word");
+                let sent = kill(getppid(), signal);
+                let failed = |errno: nix::Error| CommandError::Kernel(errno.to_string());
+                let _gone = reply.send(sent.map_err(failed));
+            }
+        }
+    }
+
+    fn status(&self, reply: oneshot::Sender<StatusReport>) {
+        let now = now();
+        let views = self.endpoint.sas(now);
+        let count = |state| views.iter().filter(|view| view.state == state).count() as u64;
+        let mut report = StatusReport {
+            uptime: now.boot.saturating_sub(self.started),
+            connections: self.logins.connections,
+            established: count(SaState::Established),
+            half_open: count(SaState::HalfOpen),
+            suspended: count(SaState::Suspended),
+            child_sas: views.iter().filter(|view| view.child.is_some()).count() as u64,
+            full_logins: self.logins.full,
+            resumed_logins: self.logins.resumed,
+            failed_logins: self.logins.failed,
+            tickets_issued: self.logins.tickets_issued,
+            tickets_refused: self.logins.tickets_refused,
+            ticket_key_id: self.endpoint.newest_ticket_root(),
+            ..StatusReport::default()
+        };
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            let gate = gate_report(&client.gate_status().await.unwrap_or_default());
+            report.gate_mode = gate.mode;
+            report
+                .attention
+                .extend(gate.reason.map(|reason| format!("gate: {reason}")));
+            let _gone = reply.send(report);
+        });
+    }
+
+    fn sas(&self, id: Option<u64>, reply: oneshot::Sender<Vec<SaReport>>) {
+        let mut views = self.endpoint.sas(now());
+        views.retain(|view| id.is_none_or(|id| view.id == id));
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            let mut reports = Vec::with_capacity(views.len());
+            for view in views {
+                let usage = match &view.child {
+                    Some(child) => client.usage(&child.owner).await.ok().flatten(),
+                    None => None,
+                };
+                let traffic = usage.map(|usage| Traffic {
+                    in_bytes: usage.in_bytes,
+                    in_packets: usage.in_packets,
+                    out_bytes: usage.out_bytes,
+                    out_packets: usage.out_packets,
+                });
+                reports.push(SaReport { view, traffic });
+            }
+            let _gone = reply.send(reports);
+        });
+    }
+
+    fn up_already(&self, connection: &Arc<str>) -> Option<UpDone> {
+        let up = |view: &&ike::view::SaView| {
+            view.connection.as_ref() == Some(connection) && view.state == SaState::Established
+        };
+        let views = self.endpoint.sas(now());
+        let view = views.iter().find(up)?;
+        Some(UpDone {
+            sa: view.id,
+            resumed: view.resumed,
+            took: None,
+        })
+    }
+
+    fn has_sa(&self, connection: &Arc<str>) -> bool {
+        let of_it = |view: &ike::view::SaView| view.connection.as_ref() == Some(connection);
+        self.endpoint.sas(now()).iter().any(of_it)
+    }
+}
+
+const fn error_of(refused: CommandRefused) -> CommandError {
+    match refused {
+        CommandRefused::NoConnection => CommandError::UnknownConnection,
+        CommandRefused::CannotInitiate => CommandError::NoPeerAddress,
+        CommandRefused::NotUp | CommandRefused::UpAlready => CommandError::NotUp,
+        CommandRefused::NoTicket => CommandError::NoTicket,
+        CommandRefused::Full => CommandError::Ended(Closed::Limit),
+    }
+}
+
+/// The best mode on any interface speaks for the gate; what keeps it from better is said beside it.
+fn gate_report(status: &GateStatus) -> GateReport {
+    let modes = ["native", "generic"];
+    let has = |mode: &&str| status.attachments.iter().any(|on| on.mode == **mode);
+    let mode = modes.into_iter().find(has).unwrap_or("none");
+    let reasons = status.attachments.iter().filter(|on| !on.reason.is_empty());
+    let reasons: Vec<_> = reasons
+        .map(|on| format!("{}: {}", on.interface, on.reason))
+        .chain(status.trouble.clone())
+        .collect();
+    let verdicts = Reason::ALL.iter().filter_map(|reason| {
+        let name = reason.name();
+        let (_, packets, _) = status
+            .counters
+            .iter()
+            .find(|(counter, ..)| counter == name)?;
+        let verdict = match reason.verdict() {
+            Verdict::Pass(_) => "pass",
+            Verdict::Drop(_) => "drop",
+        };
+        Some(GateVerdict {
+            verdict,
+            reason: name,
+            packets: *packets,
+        })
+    });
+    GateReport {
+        mode,
+        reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
+        interfaces: status
+            .attachments
+            .iter()
+            .map(|on| on.interface.clone())
+            .collect(),
+        program_id: None,
+        verdicts: verdicts.collect(),
+    }
+}
