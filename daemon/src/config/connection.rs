@@ -339,22 +339,25 @@ fn remote_proof(section: &Section<'_>, shared: &Shared<'_>) -> Option<Proof> {
         );
         return None;
     };
-    let mut authorities = Vec::new();
+    let mut anchors = TrustAnchors::default();
     let mut sound = true;
     for (name, element) in entry.strings()? {
-        match shared.around.folders.authorities(name) {
-            Ok(found) => authorities.extend(found),
-            Err(what) => {
-                element.fail(what);
-                sound = false;
-            }
+        let found = shared.around.folders.authorities(name).and_then(|found| {
+            found.iter().try_for_each(|authority| {
+                let taken = anchors.add(authority);
+                taken.map_err(|error| format!("{name}: {error}"))
+            })
+        });
+        if let Err(what) = found {
+            element.fail(what);
+            sound = false;
         }
     }
-    if sound && authorities.is_empty() {
+    if sound && anchors.is_empty() {
         entry.fail("is empty; name at least one CA");
         return None;
     }
-    sound.then_some(Proof::Certificate(TrustAnchors { authorities }))
+    sound.then_some(Proof::Certificate(anchors))
 }
 
 fn file<T>(

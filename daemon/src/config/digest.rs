@@ -54,8 +54,8 @@ fn canonical(connection: &Connection) -> String {
     match &remote.proof {
         Proof::PreShared(secret) => lines.add("remote.psk", &hash_of(secret)),
         Proof::Certificate(anchors) => {
-            for der in &anchors.authorities {
-                lines.add("remote.ca", &hash(der));
+            for fingerprint in anchors.fingerprints() {
+                lines.add("remote.ca", &hex(fingerprint));
             }
         }
     }

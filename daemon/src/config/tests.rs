@@ -330,9 +330,7 @@ fn certificates_and_both_key_formats_are_read() {
             panic!("a chain")
         };
         assert_eq!(chain.certificates.len(), 1);
-        assert!(
-            matches!(&rw.remote.proof, Proof::Certificate(anchors) if anchors.authorities.len() == 1)
-        );
+        assert!(matches!(&rw.remote.proof, Proof::Certificate(anchors) if anchors.len() == 1));
         assert!(rw.remote.id.is_none());
         let key = config.private_keys.get("rw").expect("a key");
         let signature = key
@@ -381,6 +379,9 @@ fn bad_certificate_files_are_named() {
         );
     }
     folder.put("gw.key", KEY_SEC1, 0o600);
+    folder.put("ca.pem", &[0x30, 0], 0o644);
+    assert!(folder.problems()[0].contains("ca.pem: is not an X.509 certificate"));
+    folder.put("ca.pem", AUTHORITY, 0o644);
     folder.put("gw.pem", AUTHORITY, 0o644);
     assert!(folder.problems()[0].contains("does not belong to the first certificate"));
     folder.put("gw.pem", b"-----BEGIN CERTIFICATE-----\nAAAA", 0o644);

@@ -37,8 +37,6 @@ use crate::{
 /// Shared Key Message Integrity Code (RFC 7296, 3.8); also what both open implementations of RFC 5723
 /// send on resumption.
 const SHARED_KEY_MIC: u8 = 2;
-/// Digital Signature (RFC 7427, 3).
-const DIGITAL_SIGNATURE: u8 = 14;
 
 /// How long the last answer of a dead SA is kept for a retransmission of its request.
 const LINGER: std::time::Duration = std::time::Duration::from_secs(30);
@@ -82,12 +80,7 @@ impl Endpoint {
             ))
         } else {
             trust::emit_chain(&connection, &mut chain);
-            let authorities = trust::authority_hashes(&connection);
-            if !authorities.is_empty() {
-                chain.payload(PayloadKind::CERTREQ, |out| {
-                    trust::emit_request(&authorities, out);
-                });
-            }
+            trust::emit_request(std::iter::once(&*connection), &mut chain);
             prove(&connection, suite, &octets, peer_hashes_sha256, cx)
         };
         let Some((method, proof)) = proof else {
@@ -709,12 +702,10 @@ fn prove(
 ) -> Option<(u8, Secret)> {
     match &connection.local.credential {
         Credential::PreShared(key) => Some((SHARED_KEY_MIC, pre_shared_mic(suite, key, octets))),
-        Credential::Certificate(_) if peer_hashes_sha256 => {
-            let signature = trust::sign(connection, octets, cx.env)?;
-            Some((DIGITAL_SIGNATURE, Secret::new(signature)))
+        Credential::Certificate(_) => {
+            let (method, auth) = trust::sign(connection, octets, peer_hashes_sha256, cx.env)?;
+            Some((method, Secret::new(auth)))
         }
-        // Without RFC 7427 on the other side there is no common way to sign.
-        Credential::Certificate(_) => None,
     }
 }
 
@@ -732,16 +723,16 @@ fn proven(
             let holds = claim.method == SHARED_KEY_MIC && equal(claim.proof, expected.expose());
             holds.then_some((AuthMethod::PreShared, None))
         }
-        Proof::Certificate(anchors) if claim.method == DIGITAL_SIGNATURE => {
+        Proof::Certificate(anchors) => {
             let certificates: Vec<_> = chain.all(PayloadKind::CERT).collect();
             let signed = trust::Signed {
                 octets: claim.octets,
+                method: claim.method,
                 auth: claim.proof,
             };
             let facts = trust::verify(anchors, &certificates, claim.id, &signed, now.wall).ok()?;
             Some((AuthMethod::Certificate, Some(facts)))
         }
-        Proof::Certificate(_) => None,
     }
 }
 

@@ -1,0 +1,178 @@
+//! Certificates in IKE_AUTH: our own chain and signature, the authorities we ask for, and whether a
+//! peer's chain, identity and signature hold together (RFC 7296, 3.6 to 3.8; RFC 7427; RFC 4945).
+
+mod leaf;
+mod path;
+mod proof;
+
+use ring::digest::{SHA256, digest};
+use rustls_pki_types::CertificateDer;
+use thiserror::Error;
+
+pub(crate) use self::proof::sign;
+use crate::{
+    crypto::{TrustAnchors, sign::KEY_HASH_LEN},
+    peer::{Connection, Credential, Proof},
+    ticket::state::CertificateFacts,
+    wire::{id::Identity, payload::ChainWriter, payload::PayloadKind},
+};
+
+/// Certificates looked at in one IKE_AUTH message, the leaf included.
+pub const MAX_CERTIFICATES: usize = 4;
+/// Longest certificate looked at, in octets; P-256 ones have about 500.
+pub const MAX_CERTIFICATE_OCTETS: usize = 8192;
+/// Authorities named in one CERTREQ. The list goes to strangers, so it must not grow with the
+/// configuration.
+pub const MAX_AUTHORITIES_NAMED: usize = 32;
+
+/// What a peer signed, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Signed<'a> {
+    /// The octets of RFC 7296, 2.15.
+    pub octets: &'a [u8],
+    /// Auth Method of its AUTH payload.
+    pub method: u8,
+    /// Authentication Data of its AUTH payload.
+    pub auth: &'a [u8],
+}
+
+/// Why a peer's certificate proves nothing.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub enum TrustError {
+    /// No X.509 certificate came.
+    #[error("the peer sent no certificate")]
+    NoCertificate,
+    /// More certificates came than we follow.
+    #[error("the peer sent more than {MAX_CERTIFICATES} certificates")]
+    TooManyCertificates,
+    /// A certificate is longer than we read.
+    #[error("a certificate has more than {MAX_CERTIFICATE_OCTETS} octets")]
+    TooLong,
+    /// Not an X.509 certificate of version 3, or its extensions cannot be read.
+    #[error("the certificate is malformed")]
+    Malformed,
+    /// An authentication method, algorithm or key that we do not do.
+    #[error("the signature is not ECDSA on P-256 with SHA2-256")]
+    Algorithm,
+    /// No path leads to an authority of the connection.
+    #[error("no configured authority stands behind the certificate")]
+    UnknownAuthority,
+    /// The validity of a certificate on the path has not begun.
+    #[error("the certificate is not valid yet")]
+    NotYetValid,
+    /// The validity of a certificate on the path is over.
+    #[error("the certificate has expired")]
+    Expired,
+    /// The key may not sign (RFC 4945, 5.1.3.2).
+    #[error("the certificate's key usage excludes signatures")]
+    KeyUsage,
+    /// The certificate is for other purposes (RFC 4945, 5.1.3.12).
+    #[error("the certificate's extended key usage excludes IKE")]
+    ExtendedKeyUsage,
+    /// Any other rule of RFC 5280 that the path breaks.
+    #[error("the certificate's path breaks a rule of RFC 5280")]
+    Path,
+    /// The certificate does not name the identity that the peer claims.
+    #[error("the certificate does not name the peer's identity")]
+    Identity,
+    /// The certificate's key did not sign what the peer had to sign.
+    #[error("the signature is wrong")]
+    Signature,
+}
+
+/// Whether a peer's certificates lead to an authority, name the identity, and made the signature.
+///
+/// `certificates` are the bodies of its CERT payloads in the order sent, the leaf's first (RFC 7296,
+/// 3.6). The order of the checks is always shape, path, identity, signature.
+pub fn verify(
+    anchors: &TrustAnchors,
+    certificates: &[&[u8]],
+    id: &Identity,
+    signed: &Signed<'_>,
+    wall: u64,
+) -> Result<CertificateFacts, TrustError> {
+    let presented = x509_of(certificates)?;
+    let (first, intermediates) = presented.split_first().ok_or(TrustError::NoCertificate)?;
+    let leaf = leaf::Leaf::parse(first)?;
+    let signature = proof::Signature::parse(signed)?;
+
+    let end_entity = path::walk(anchors, first, intermediates, wall)?;
+    leaf.may_sign()?;
+
+    if !leaf.names(id, end_entity.subject()) {
+        return Err(TrustError::Identity);
+    }
+    signature.check(&end_entity, signed.octets)?;
+
+    let fingerprint = digest(&SHA256, first);
+    Ok(CertificateFacts {
+        fingerprint: fingerprint
+            .as_ref()
+            .first_chunk()
+            .copied()
+            .unwrap_or_default(),
+        not_after: leaf.not_after(),
+    })
+}
+
+/// The X.509 certificates among CERT payloads. Other encodings (a CRL, a URL) are passed over, as
+/// nothing depends on them; of what is looked at neither number nor length is the peer's to choose.
+fn x509_of<'a>(bodies: &[&'a [u8]]) -> Result<Vec<CertificateDer<'a>>, TrustError> {
+    let x509: Vec<_> = bodies
+        .iter()
+        .filter_map(|body| match body.split_first()? {
+            (&X509_SIGNATURE, der) => Some(CertificateDer::from(der)),
+            _ => None,
+        })
+        .collect();
+    if x509.len() > MAX_CERTIFICATES {
+        return Err(TrustError::TooManyCertificates);
+    }
+    if x509.iter().any(|der| der.len() > MAX_CERTIFICATE_OCTETS) {
+        return Err(TrustError::TooLong);
+    }
+    Ok(x509)
+}
+
+/// Appends our certificates, leaf first; nothing for a connection with a pre-shared key. They go out
+/// whether the peer asked or not: a CERTREQ is a hint (RFC 7296, 3.7).
+pub(crate) fn emit_chain(connection: &Connection, chain: &mut ChainWriter) {
+    let Credential::Certificate(ours) = &connection.local.credential else {
+        return;
+    };
+    for certificate in &ours.certificates {
+        chain.payload(PayloadKind::CERT, |out| {
+            out.push(X509_SIGNATURE);
+            out.extend_from_slice(certificate);
+        });
+    }
+}
+
+/// Appends a CERTREQ that names the authorities of these connections; strongSwan sends its
+/// certificate only if asked. Nothing if none of them wants a certificate.
+pub(crate) fn emit_request<'a>(
+    connections: impl Iterator<Item = &'a Connection>,
+    chain: &mut ChainWriter,
+) {
+    let mut named: Vec<[u8; KEY_HASH_LEN]> = Vec::new();
+    for connection in connections {
+        let Proof::Certificate(anchors) = &connection.remote.proof else {
+            continue;
+        };
+        for hash in anchors.key_hashes() {
+            if named.len() < MAX_AUTHORITIES_NAMED && !named.contains(hash) {
+                named.push(*hash);
+            }
+        }
+    }
+    if named.is_empty() {
+        return;
+    }
+    chain.payload(PayloadKind::CERTREQ, |out| {
+        out.push(X509_SIGNATURE);
+        out.extend_from_slice(named.as_flattened());
+    });
+}
+
+/// X.509 Certificate - Signature (RFC 7296, 3.6).
+const X509_SIGNATURE: u8 = 4;
