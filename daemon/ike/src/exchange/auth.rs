@@ -703,7 +703,7 @@ fn prove(
     match &connection.local.credential {
         Credential::PreShared(key) => Some((SHARED_KEY_MIC, pre_shared_mic(suite, key, octets))),
         Credential::Certificate(_) => {
-            let (method, auth) = trust::sign(connection, octets, peer_hashes_sha256, cx.env)?;
+            let (method, auth) = trust::sign(&connection.name, octets, peer_hashes_sha256, cx.env)?;
             Some((method, Secret::new(auth)))
         }
     }

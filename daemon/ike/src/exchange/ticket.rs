@@ -33,11 +33,17 @@ impl Endpoint {
             answer.notify(NotifyKind::TICKET_NACK, &[]);
             return;
         }
-        // Never longer than the IKE SA may live without re-authentication (RFC 5723, 6.2).
+        // Never longer than the IKE SA may live without re-authentication (RFC 5723, 6.2), nor than
+        // the certificate is valid that this was done with.
+        let certificate = live.origin.certificate.as_ref();
+        let validity = certificate.map_or(Duration::MAX, |facts| {
+            Duration::from_secs(facts.not_after.saturating_sub(cx.now.wall))
+        });
         let lifetime = connection
             .resume
             .ticket_lifetime
-            .min(connection.ike_lifetime);
+            .min(connection.ike_lifetime)
+            .min(validity);
         match self.issue(sa, live, lifetime, cx) {
             Some(ticket) => {
                 let mut data = (lifetime.as_secs() as u32).to_be_bytes().to_vec();

@@ -10,7 +10,6 @@ use crate::{
         sign::{P256_DER, P256_FIXED, fixed_from_der},
     },
     io::Env,
-    peer::Connection,
 };
 
 /// ECDSA with SHA-256 on the P-256 curve (RFC 4754, 7).
@@ -24,15 +23,15 @@ const ECDSA_WITH_SHA256: [u8; 13] = [
 ];
 
 /// Our own Auth Method and Authentication Data in a full exchange. `hashes` says whether the peer
-/// announced SHA2-256 for RFC 7427.
+/// announced SHA2-256 for RFC 7427; one that did not gets the older form.
 pub(crate) fn sign(
-    connection: &Connection,
+    connection: &str,
     octets: &[u8],
     hashes: bool,
     env: &mut dyn Env,
 ) -> Option<(u8, Vec<u8>)> {
     let signature = env
-        .sign(&connection.name, SignatureScheme::EcdsaP256Sha256, octets)
+        .sign(connection, SignatureScheme::EcdsaP256Sha256, octets)
         .ok()?;
     if hashes {
         let auth = [&ECDSA_WITH_SHA256, signature.as_slice()].concat();
@@ -75,5 +74,47 @@ impl<'a> Signature<'a> {
                 Error::InvalidSignatureForPublicKey => TrustError::Signature,
                 _ => TrustError::Algorithm,
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{Group, KeyShare, SignError};
+
+    /// Signs everything with r = 1 and s = 2.
+    struct OneTwo;
+
+    impl Env for OneTwo {
+        fn random(&mut self, _: &mut [u8]) {}
+
+        fn new_key_share(&mut self, _: Group) -> Option<Box<dyn KeyShare>> {
+            None
+        }
+
+        fn sign(
+            &mut self,
+            connection: &str,
+            _: SignatureScheme,
+            _: &[u8],
+        ) -> Result<Vec<u8>, SignError> {
+            let known = connection == "home";
+            known
+                .then(|| vec![0x30, 6, 2, 1, 1, 2, 1, 2])
+                .ok_or(SignError)
+        }
+    }
+
+    #[test]
+    fn the_form_follows_what_the_peer_announced() {
+        let (method, auth) = sign("home", b"octets", true, &mut OneTwo).expect("signs");
+        assert_eq!(method, 14);
+        assert_eq!(auth[..2], [12, 0x30]);
+        assert_eq!(auth[13..], [0x30, 6, 2, 1, 1, 2, 1, 2]);
+        let (method, auth) = sign("home", b"octets", false, &mut OneTwo).expect("signs");
+        assert_eq!((method, auth.len()), (9, 64));
+        assert_eq!((auth[31], auth[63]), (1, 2));
+        assert_eq!(auth.iter().map(|octet| u32::from(*octet)).sum::<u32>(), 3);
+        assert_eq!(sign("away", b"octets", true, &mut OneTwo), None);
     }
 }

@@ -11,113 +11,19 @@ use std::{
 use gate_abi::sip::SipKey;
 use ike::{
     CommandRefused, Context, Endpoint, Settings,
-    crypto::{Encryption, Group, KeyShare, KeyShareError, Prf, Secret, SignError, SignatureScheme},
-    io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
+    crypto::{Encryption, Group, Prf, Secret},
+    io::{Command, Event, Input, Output, Path, Stamp, TicketRoot},
     kernel::{ChildInstall, EspCipher, KernelFailed, KernelOp, OpId},
     peer::{Child, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume},
     sa::proposal::IkeSuite,
     wire::{id::Identity, ts::TrafficSelector},
 };
-use ring::digest::{SHA256, digest};
+
+pub(crate) use crate::env::{MemoryLedger, Rng, SeedEnv};
 
 pub(crate) const WALL: u64 = 1_800_000_000;
 pub(crate) const CLIENT: &str = "192.0.2.10";
 pub(crate) const GATEWAY: &str = "198.51.100.1";
-
-/// SplitMix64: small, seedable, good enough to shuffle datagrams.
-#[derive(Clone, Debug)]
-pub(crate) struct Rng(pub u64);
-
-impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn percent(&mut self, percent: u64) -> bool {
-        self.next() % 100 < percent
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
-
-/// Seeded randomness and a key exchange double: both sides hash both public values.
-#[derive(Debug)]
-pub(crate) struct SeedEnv(pub Rng);
-
-struct Double {
-    group: Group,
-    public: Vec<u8>,
-}
-
-impl KeyShare for Double {
-    fn group(&self) -> Group {
-        self.group
-    }
-
-    fn public(&self) -> &[u8] {
-        &self.public
-    }
-
-    fn agree(self: Box<Self>, peer: &[u8]) -> Result<Secret, KeyShareError> {
-        if peer.len() != self.public.len() {
-            return Err(KeyShareError);
-        }
-        let (a, b) = (
-            self.public.as_slice().min(peer),
-            self.public.as_slice().max(peer),
-        );
-        Ok(Secret::from(digest(&SHA256, &[a, b].concat()).as_ref()))
-    }
-}
-
-impl Env for SeedEnv {
-    fn random(&mut self, out: &mut [u8]) {
-        for chunk in out.chunks_mut(8) {
-            let word = self.0.next().to_le_bytes();
-            chunk.copy_from_slice(&word[..chunk.len()]);
-        }
-    }
-
-    fn new_key_share(&mut self, group: Group) -> Option<Box<dyn KeyShare>> {
-        let mut public = vec![0; group.public_len()];
-        self.random(&mut public);
-        Some(Box::new(Double { group, public }))
-    }
-
-    fn sign(&mut self, _: &str, _: SignatureScheme, _: &[u8]) -> Result<Vec<u8>, SignError> {
-        Err(SignError)
-    }
-}
-
-/// A ledger in memory.
-#[derive(Debug, Default)]
-pub(crate) struct MemoryLedger {
-    pub(crate) key_id: u8,
-    pub(crate) next: u32,
-    pub(crate) used: HashSet<(u8, u32)>,
-    pub(crate) exhausted: bool,
-}
-
-impl TicketLedger for MemoryLedger {
-    fn next_index(&mut self) -> Option<(u8, u32)> {
-        self.next += 1;
-        (!self.exhausted).then_some((self.key_id, self.next))
-    }
-
-    fn is_used(&self, key_id: u8, index: u32) -> bool {
-        self.used.contains(&(key_id, index))
-    }
-
-    fn mark_used(&mut self, key_id: u8, index: u32) -> bool {
-        self.used.insert((key_id, index))
-    }
-}
 
 /// What the kernel would have.
 #[derive(Debug, Default)]
@@ -178,7 +84,10 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(seed: u64, connections: fn() -> Vec<Connection>, settings: Settings) -> Self {
-        let mut env = SeedEnv(Rng(seed));
+        let mut env = SeedEnv {
+            rng: Rng(seed),
+            keys: BTreeMap::new(),
+        };
         let roots = vec![(7, vec![seed as u8; 32])];
         let ledger = MemoryLedger {
             key_id: 7,

@@ -1,7 +1,12 @@
 //! Exchanges between two cores in one thread under a virtual clock.
 
 mod bed;
+mod certificates;
+mod chains;
+mod env;
 mod handshake;
 mod hostile;
+mod pki;
 mod resume;
 mod seeds;
+mod tap;

@@ -1,0 +1,141 @@
+//! What a core asks its surroundings for, made from a seed: chance, key exchanges, signatures, and a
+//! ticket ledger in memory.
+
+use std::collections::{BTreeMap, HashSet};
+
+use ike::{
+    crypto::{Group, KeyShare, KeyShareError, Secret, SignError, SignatureScheme},
+    io::{Env, TicketLedger},
+};
+use ring::{
+    digest::{SHA256, digest},
+    signature::{EcdsaKeyPair, EcdsaSigningAlgorithm},
+};
+
+/// SplitMix64: small, seedable, good enough to shuffle datagrams.
+#[derive(Clone, Debug)]
+pub(crate) struct Rng(pub u64);
+
+impl Rng {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn percent(&mut self, percent: u64) -> bool {
+        self.next() % 100 < percent
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+/// Seeded randomness, a key exchange double (both sides hash both public values), and real private
+/// keys by connection for whoever has certificates. `ring` signs with randomness of its own.
+#[derive(Debug)]
+pub(crate) struct SeedEnv {
+    pub(crate) rng: Rng,
+    pub(crate) keys: BTreeMap<&'static str, EcdsaKeyPair>,
+}
+
+struct Double {
+    group: Group,
+    public: Vec<u8>,
+}
+
+impl KeyShare for Double {
+    fn group(&self) -> Group {
+        self.group
+    }
+
+    fn public(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn agree(self: Box<Self>, peer: &[u8]) -> Result<Secret, KeyShareError> {
+        if peer.len() != self.public.len() {
+            return Err(KeyShareError);
+        }
+        Ok(shared_secret(&self.public, peer))
+    }
+}
+
+/// What the double agrees on. Whoever sees both public values can compute it, so that a test can
+/// read and rewrite what is encrypted.
+pub(crate) fn shared_secret(one: &[u8], other: &[u8]) -> Secret {
+    let (a, b) = (one.min(other), one.max(other));
+    Secret::from(digest(&SHA256, &[a, b].concat()).as_ref())
+}
+
+impl Env for SeedEnv {
+    fn random(&mut self, out: &mut [u8]) {
+        for chunk in out.chunks_mut(8) {
+            let word = self.rng.next().to_le_bytes();
+            chunk.copy_from_slice(&word[..chunk.len()]);
+        }
+    }
+
+    fn new_key_share(&mut self, group: Group) -> Option<Box<dyn KeyShare>> {
+        let mut public = vec![0; group.public_len()];
+        self.random(&mut public);
+        Some(Box::new(Double { group, public }))
+    }
+
+    fn sign(
+        &mut self,
+        connection: &str,
+        scheme: SignatureScheme,
+        octets: &[u8],
+    ) -> Result<Vec<u8>, SignError> {
+        let SignatureScheme::EcdsaP256Sha256 = scheme;
+        let key = self.keys.get(connection).ok_or(SignError)?;
+        Ok(sign(key, octets))
+    }
+}
+
+/// A private key from PKCS#8.
+#[expect(
+    clippy::disallowed_types,
+    reason = "ring blinds what it does with a private key by randomness of its own"
+)]
+pub(crate) fn key_pair(form: &'static EcdsaSigningAlgorithm, pkcs8: &[u8]) -> EcdsaKeyPair {
+    EcdsaKeyPair::from_pkcs8(form, pkcs8, &ring::rand::SystemRandom::new()).expect("a P-256 key")
+}
+
+/// A signature in the form of the key.
+#[expect(
+    clippy::disallowed_types,
+    reason = "ring takes the nonce of a signature from nowhere else"
+)]
+pub(crate) fn sign(key: &EcdsaKeyPair, octets: &[u8]) -> Vec<u8> {
+    let signature = key.sign(&ring::rand::SystemRandom::new(), octets);
+    signature.expect("signs").as_ref().to_vec()
+}
+
+/// A ledger in memory.
+#[derive(Debug, Default)]
+pub(crate) struct MemoryLedger {
+    pub(crate) key_id: u8,
+    pub(crate) next: u32,
+    pub(crate) used: HashSet<(u8, u32)>,
+    pub(crate) exhausted: bool,
+}
+
+impl TicketLedger for MemoryLedger {
+    fn next_index(&mut self) -> Option<(u8, u32)> {
+        self.next += 1;
+        (!self.exhausted).then_some((self.key_id, self.next))
+    }
+
+    fn is_used(&self, key_id: u8, index: u32) -> bool {
+        self.used.contains(&(key_id, index))
+    }
+
+    fn mark_used(&mut self, key_id: u8, index: u32) -> bool {
+        self.used.insert((key_id, index))
+    }
+}

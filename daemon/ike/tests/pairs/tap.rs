@@ -1,0 +1,156 @@
+//! Reads and rewrites what two cores encrypt. The key exchange double gives its secret away to
+//! whoever sees both public values, and a test knows the gateway's ticket keys.
+
+use std::time::Duration;
+
+use ike::{
+    crypto::{
+        Encryption, Prf, Secret,
+        aead::Aead,
+        keymat::{Exchanged, KeyMaterial},
+    },
+    io::TicketRoot,
+    ticket::{TicketState, seal::Keyring},
+    wire::{
+        encrypted,
+        header::Header,
+        notify::NotifyKind,
+        payload::{Chain, ChainWriter, PayloadKind},
+    },
+};
+
+use crate::{bed::Pair, env::shared_secret};
+
+/// Octets in front of the public value in a KE payload.
+const KE_HEADER: usize = 4;
+const IKE_AUTH: u8 = 35;
+
+/// The payloads of a message, in order.
+pub(crate) type Payloads = Vec<(PayloadKind, Vec<u8>)>;
+
+/// The keys of an exchange under way.
+pub(crate) struct Tap {
+    from_initiator: Aead,
+    from_responder: Aead,
+}
+
+impl Tap {
+    /// On the exchange whose first two messages the pair has sent, of either kind. The suite is the
+    /// first of the bed's.
+    pub(crate) fn on(pair: &Pair) -> Self {
+        let [request, response] = [0, 1].map(|i| clear(&pair.sent[i].message));
+        let (header, _) = Header::parse(&pair.sent[1].message).expect("a header");
+        let exchanged = Exchanged {
+            ni: body(&request, PayloadKind::NONCE),
+            nr: body(&response, PayloadKind::NONCE),
+            spi_i: header.spi_i,
+            spi_r: header.spi_r,
+        };
+        let (which, encryption) = (Prf::HmacSha256, Encryption::AesGcm256);
+        let keys = if request.iter().any(|(kind, _)| *kind == PayloadKind::KE) {
+            let [one, other] =
+                [&request, &response].map(|side| &body(side, PayloadKind::KE)[KE_HEADER..]);
+            let shared = shared_secret(one, other);
+            KeyMaterial::from_exchange(which, encryption, &shared, &exchanged)
+        } else {
+            let state = ticket_of(pair).0;
+            KeyMaterial::from_ticket(which, encryption, &state.sk_d, &exchanged)
+        };
+        let aead = |key| Aead::new(encryption, key).expect("the suite's length");
+        Self {
+            from_initiator: aead(&keys.sk_ei),
+            from_responder: aead(&keys.sk_er),
+        }
+    }
+
+    /// The payloads inside a protected message.
+    pub(crate) fn read(&self, message: &[u8]) -> Payloads {
+        let (header, _) = Header::parse(message).expect("a header");
+        let plain = encrypted::open(&header, message, self.aead(&header)).expect("our keys");
+        listed(&Chain::parse(plain.first, &plain.octets).expect("well formed"))
+    }
+
+    fn rewrite(&self, message: &[u8], payloads: Payloads) -> Vec<u8> {
+        let (header, _) = Header::parse(message).expect("a header");
+        let mut chain = ChainWriter::new();
+        for (kind, body) in payloads {
+            chain.octets(kind, &body);
+        }
+        encrypted::seal(&header, chain, 77, self.aead(&header))
+    }
+
+    fn aead(&self, header: &Header) -> &Aead {
+        if header.from_initiator {
+            &self.from_initiator
+        } else {
+            &self.from_responder
+        }
+    }
+}
+
+/// Lets time pass until the IKE_AUTH request or response is on its way, rewrites it, and lets a
+/// second pass.
+pub(crate) fn meddle(pair: &mut Pair, response: bool, edit: impl FnOnce(&mut Payloads)) {
+    let at = (0..100).find_map(|_| {
+        pair.run(Duration::from_millis(1));
+        pair.flying.iter().position(|flight| {
+            Header::parse(&flight.message).is_ok_and(|(header, _)| {
+                header.exchange.number() == IKE_AUTH && header.response == response
+            })
+        })
+    });
+    let at = at.expect("an IKE_AUTH message flies");
+    let tap = Tap::on(pair);
+    let mut payloads = tap.read(&pair.flying[at].message);
+    edit(&mut payloads);
+    pair.flying[at].message = tap.rewrite(&pair.flying[at].message, payloads);
+    pair.run(Duration::from_secs(1));
+}
+
+/// The IKE_AUTH messages sent so far, opened: request, then response.
+pub(crate) fn auth_messages(pair: &Pair) -> Vec<Payloads> {
+    let tap = Tap::on(pair);
+    let messages = pair.sent.iter().map(|sent| &sent.message);
+    messages
+        .filter(|message| message[18] == IKE_AUTH)
+        .map(|message| tap.read(message))
+        .collect()
+}
+
+/// What is in the ticket of the first message sent, and the ticket's length.
+pub(crate) fn ticket_of(pair: &Pair) -> (TicketState, usize) {
+    let (header, octets) = Header::parse(&pair.sent[0].message).expect("a header");
+    let chain = Chain::parse(header.next, octets).expect("well formed");
+    let ticket = chain
+        .notifies()
+        .find(|notify| notify.kind == NotifyKind::TICKET_OPAQUE)
+        .expect("a resumption")
+        .data;
+    let mut ring = Keyring::new(pair.gateway.settings.node);
+    let (key_id, root) = pair.gateway.roots.last().expect("an epoch");
+    ring.add(&TicketRoot {
+        key_id: *key_id,
+        root: Secret::from(root.as_slice()),
+    });
+    let opened = ring.open(ticket, pair.now.wall).expect("the gateway's");
+    (opened.state, ticket.len())
+}
+
+/// The payloads of a message in clear.
+pub(crate) fn clear(message: &[u8]) -> Payloads {
+    let (header, octets) = Header::parse(message).expect("a header");
+    listed(&Chain::parse(header.next, octets).expect("well formed"))
+}
+
+/// The body of the first payload of a kind.
+pub(crate) fn body(payloads: &Payloads, kind: PayloadKind) -> &[u8] {
+    let found = payloads.iter().find(|(found, _)| *found == kind);
+    &found.expect("a payload of the kind").1
+}
+
+fn listed(chain: &Chain<'_>) -> Payloads {
+    chain
+        .payloads()
+        .map(|payload| (payload.kind, payload.body.to_vec()))
+        .collect()
+}
