@@ -68,8 +68,7 @@ fn keeper(file: &Path) -> Result<()> {
 fn engine(file: &Path) -> Result<()> {
     let config = Config::load(file)?;
     log_from(config.log.level)?;
-    let _start = EngineStart::from_keeper()?;
-    anyhow::bail!("this build has no protocol engine")
+    Ok(rekindled::engine::run(EngineStart::from_keeper()?, config)?)
 }
 
 fn log_from(level: LogLevel) -> Result<()> {

@@ -5,3 +5,4 @@ pub mod esp;
 pub mod gate;
 pub mod interop;
 pub mod namespaces;
+pub mod tunnel;

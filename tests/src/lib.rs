@@ -10,4 +10,5 @@ pub mod packet;
 pub mod peer;
 pub mod ping;
 pub mod process;
+pub mod site;
 pub mod suite;

@@ -41,7 +41,9 @@ pub struct Lab {
 impl Lab {
     /// A fresh lab for one program that is no suite, such as the demo.
     pub fn new(name: &str) -> Result<Self> {
-        let work = env::temp_dir().join(format!("rekindle-{}-{name}", process::id()));
+        // Short: the path of a Unix socket inside has 107 octets at most.
+        let short: String = name.chars().take(SHORT_NAME).collect();
+        let work = env::temp_dir().join(format!("rekindle-{}-{short}", process::id()));
         fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
         Ok(Self { work })
     }
@@ -192,6 +194,8 @@ fn message(cause: &dyn std::any::Any) -> &str {
         .unwrap_or("no message")
 }
 
+/// Of a case's name, in its folder's.
+const SHORT_NAME: usize = 12;
 /// Set by the lab to its kernel's name.
 const LAB: &str = "REKINDLE_LAB";
 /// Set by xtask to the folder of the gate's objects.

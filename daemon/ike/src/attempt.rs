@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     endpoint::{CommandRefused, Context, Endpoint},
-    exchange::owner,
+    exchange::{block, owner},
     io::{Event, Stamp},
     kernel::KernelOp,
     peer::Connection,
@@ -33,13 +33,9 @@ impl Endpoint {
         {
             return Err(CommandRefused::UpAlready);
         }
-        if let Some(peer) = &connection.remote.id {
+        if let Some((_, block)) = block(&connection) {
             // Stands until `down`, whatever becomes of the SA: nothing leaves in clear.
-            self.kernel(KernelOp::Block {
-                owner: owner(&connection, peer),
-                local_ts: connection.child.local_ts.clone(),
-                remote_ts: connection.child.remote_ts.clone(),
-            });
+            self.kernel(block);
         }
         self.begin(slot, cx)
     }

@@ -12,7 +12,7 @@ use crate::{
     counters::{Counter, Counters},
     defence::{budget::HalfOpenBudget, cookie::CookieJar},
     io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
-    kernel::{KernelFailed, KernelOp, OpId},
+    kernel::{KernelFailed, KernelOp, OpId, Owner},
     peer::Connection,
     sa::{
         ike_sa::{IkeSa, State},
@@ -228,6 +228,19 @@ impl Endpoint {
     #[must_use]
     pub fn newest_ticket_root(&self) -> Option<u8> {
         self.keyring.newest()
+    }
+
+    /// Blocks the flows of connections that an earlier run has left kernel state of, until `down`.
+    pub fn keep_blocked(&mut self, owners: &[Owner]) {
+        let held: Vec<_> = self
+            .slots
+            .iter()
+            .filter_map(|slot| crate::exchange::block(&slot.config))
+            .filter(|(owner, _)| owners.contains(owner))
+            .collect();
+        for (_, block) in held {
+            self.kernel(block);
+        }
     }
 
     /// Names of all connections.

@@ -64,7 +64,9 @@ pub fn run(start: EngineStart, config: Config) -> Result<(), EngineError> {
             let Err(error) = control::serve(listener, ask).await;
             warn!("control socket: {error}");
         });
-        Engine::new(start, config)?.serve(requests).await
+        let mut engine = Engine::new(start, config)?;
+        engine.adopt().await;
+        engine.serve(requests).await
     })
 }
 
@@ -148,6 +150,18 @@ impl Engine {
             stop_at: None,
             started: now.boot,
         })
+    }
+
+    /// Keeps what an earlier engine had blocked: its operator has not said `down`.
+    async fn adopt(&mut self) {
+        match self.client.orphans().await {
+            Ok(orphans) => {
+                let owners: Vec<_> = orphans.into_iter().map(|orphan| orphan.owner).collect();
+                self.endpoint.keep_blocked(&owners);
+                self.carry_out();
+            }
+            Err(error) => warn!("what is in the kernel could not be asked: {error}"),
+        }
     }
 
     /// The loop. Order of trust: what the keeper says, what the operator says, then the network.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::dataplane;
+use super::{dataplane, tunnel};
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
 use crate::ping::ping;
@@ -19,6 +19,8 @@ pub const CASES: &[Case] = &[
     },
     dataplane::UNDO,
     dataplane::REPLACE,
+    tunnel::RESUMES,
+    tunnel::BEHIND_NAT,
 ];
 
 const LEFT: &str = "192.0.2.1";

@@ -137,6 +137,17 @@ pub(crate) fn owner(connection: &Connection, peer: &Identity) -> Owner {
     })
 }
 
+/// The block policy of a connection whose flow can be known before anybody has connected.
+pub(crate) fn block(connection: &Connection) -> Option<(Owner, KernelOp)> {
+    let owner = owner(connection, connection.remote.id.as_ref()?);
+    let block = KernelOp::Block {
+        owner: owner.clone(),
+        local_ts: connection.child.local_ts.clone(),
+        remote_ts: connection.child.remote_ts.clone(),
+    };
+    Some((owner, block))
+}
+
 /// The Child SA of the terms, and what the kernel has to be told.
 pub(super) fn agreed(
     connection: &Connection,

@@ -8,7 +8,7 @@ mod init;
 mod resume;
 mod ticket;
 
-pub(crate) use child::owner;
+pub(crate) use child::{block, owner};
 
 use crate::wire::{
     notify::NotifyKind,

@@ -1,0 +1,232 @@
+//! One machine with Rekindle on it: a namespace, a folder with configuration and state, the daemon
+//! and its tool.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::{netns::Namespace, process::Daemon, suite::Lab};
+
+/// A daemon to come, or one that runs.
+pub struct Site<'a> {
+    namespace: &'a Namespace,
+    folder: PathBuf,
+    program: PathBuf,
+    tool: PathBuf,
+    daemon: Option<Daemon>,
+}
+
+/// What the configuration of a site says besides its connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting<'a> {
+    /// `auto`, `native`, `generic` or `off`.
+    pub gate: &'a str,
+    /// `xfrm` or `none`.
+    pub dataplane: &'a str,
+    /// This gateway's number.
+    pub node: u8,
+}
+
+impl<'a> Site<'a> {
+    /// Writes the configuration; nothing runs yet.
+    pub fn prepare(
+        lab: &Lab,
+        namespace: &'a Namespace,
+        setting: Setting<'_>,
+        connections: &str,
+    ) -> Result<Self> {
+        let folder = lab.work().join(format!("rekindle-{}", namespace.name()));
+        fs::create_dir_all(&folder)?;
+        let objects = lab.object("gate-portable.o")?;
+        let objects = objects.parent().context("an object lies in a folder")?;
+        let text = format!(
+            "[daemon]\nstate_dir = \"{state}\"\nrun_dir = \"{run}\"\nnode = {node}\n\
+             dataplane = \"{dataplane}\"\n\
+             [gate]\nmode = \"{gate}\"\nobjects_dir = \"{objects}\"\n\
+             [log]\nlevel = \"debug\"\n{connections}",
+            state = folder.join("state").display(),
+            run = folder.join("run").display(),
+            node = setting.node,
+            dataplane = setting.dataplane,
+            gate = setting.gate,
+            objects = objects.display(),
+        );
+        let file = folder.join("rekindle.toml");
+        fs::write(&file, text)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+        let (program, tool) = (lab.binary("rekindled")?, lab.binary("ikectl")?);
+        Ok(Self {
+            namespace,
+            folder,
+            program,
+            tool,
+            daemon: None,
+        })
+    }
+
+    /// Where certificates and keys go: `x509`, `x509ca`, `private`.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Starts keeper and engine, and waits until they answer.
+    pub fn start(&mut self, lab: &Lab) -> Result<()> {
+        let name = format!("rekindled-{}", self.namespace.name());
+        let mut command = self.namespace.command(&self.program);
+        command
+            .arg("--config")
+            .arg(self.folder.join("rekindle.toml"));
+        let mut daemon = Daemon::start(lab, &name, &mut command)?;
+        daemon.wait_for_path(&self.socket(), START)?;
+        self.daemon = Some(daemon);
+        let deadline = Instant::now() + START;
+        while self.ikectl("status").is_err() {
+            ensure!(Instant::now() < deadline, "{name} does not answer");
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// SIGKILL to keeper and engine; returns once both are gone.
+    pub fn kill(&mut self) -> Result<()> {
+        let daemon = self.daemon.take().context("it runs")?;
+        let engine = self.engine_of(daemon.pid())?;
+        kill(engine, Signal::SIGKILL)?;
+        daemon.signal(Signal::SIGKILL)?;
+        drop(daemon);
+        wait_gone(engine)
+    }
+
+    /// SIGKILL to the engine alone.
+    pub fn kill_engine(&self) -> Result<Pid> {
+        let engine = self.engine()?;
+        kill(engine, Signal::SIGKILL)?;
+        Ok(engine)
+    }
+
+    /// SIGSTOP or SIGCONT to the keeper, so that no engine is started meanwhile.
+    pub fn signal_keeper(&self, signal: Signal) -> Result<()> {
+        self.daemon.as_ref().context("it runs")?.signal(signal)
+    }
+
+    /// The engine's process.
+    pub fn engine(&self) -> Result<Pid> {
+        self.engine_of(self.daemon.as_ref().context("it runs")?.pid())
+    }
+
+    /// SIGTERM: says goodbye to all peers.
+    pub fn stop(&mut self) -> Result<()> {
+        let mut daemon = self.daemon.take().context("it runs")?;
+        daemon.signal(Signal::SIGTERM)?;
+        let status = daemon.wait_for_end(STOP)?;
+        ensure!(status.success(), "rekindled ended with {status}");
+        Ok(())
+    }
+
+    /// Runs `ikectl -j` with arguments split at blanks, and returns the answer without its envelope.
+    pub fn ikectl(&self, arguments: &str) -> Result<Value> {
+        let output = self
+            .namespace
+            .command(&self.tool)
+            .arg("--json")
+            .arg("--socket")
+            .arg(self.socket())
+            .args(arguments.split_whitespace())
+            .stdin(Stdio::null())
+            .output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let told = String::from_utf8_lossy(&output.stdout);
+            bail!("ikectl {arguments}: {} {}", said.trim(), told.trim());
+        }
+        let answer: Value = serde_json::from_slice(&output.stdout)?;
+        let Value::Object(fields) = answer else {
+            bail!("ikectl {arguments}: no object")
+        };
+        let answer = fields.into_iter().find(|(key, _)| key != "rekindle");
+        Ok(answer.context("an answer beside the envelope")?.1)
+    }
+
+    /// The one established IKE SA.
+    pub fn established(&self) -> Result<Value> {
+        let all = self.ikectl("sa")?;
+        let up = |sa: &&Value| sa["state"] == "established";
+        let up: Vec<_> = all
+            .as_array()
+            .context("a list")?
+            .iter()
+            .filter(up)
+            .cloned()
+            .collect();
+        let [one] = up.as_slice() else {
+            bail!("{} established SAs: {all}", up.len())
+        };
+        Ok(one.clone())
+    }
+
+    /// Packets the gate has counted under a reason.
+    pub fn gate_count(&self, reason: &str) -> Result<u64> {
+        let gate = self.ikectl("gate")?;
+        let counters = gate["counters"].as_array().context("counters")?;
+        let counter = counters.iter().find(|counter| counter["reason"] == reason);
+        Ok(counter
+            .and_then(|counter| counter["packets"].as_u64())
+            .unwrap_or(0))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("run/control.sock")
+    }
+
+    fn engine_of(&self, keeper: Pid) -> Result<Pid> {
+        let deadline = Instant::now() + START;
+        loop {
+            if let Some(engine) = child_of(keeper) {
+                return Ok(engine);
+            }
+            ensure!(Instant::now() < deadline, "the keeper has no engine");
+            thread::sleep(POLL);
+        }
+    }
+}
+
+/// The first living child of a process.
+fn child_of(parent: Pid) -> Option<Pid> {
+    fs::read_dir("/proc")
+        .ok()?
+        .filter_map(Result::ok)
+        .find_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            // The name in parentheses may hold anything; what follows it is state and parent.
+            let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+            let (state, ppid) = (fields.next()?, fields.next()?);
+            (state != "Z" && ppid == parent.to_string()).then(|| Pid::from_raw(pid))
+        })
+}
+
+fn wait_gone(process: Pid) -> Result<()> {
+    let deadline = Instant::now() + START;
+    while Path::new(&format!("/proc/{process}")).exists() {
+        ensure!(Instant::now() < deadline, "process {process} does not go");
+        thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+const START: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(10);
