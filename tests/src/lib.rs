@@ -5,6 +5,7 @@
 
 pub mod capture;
 pub mod cases;
+pub mod flood;
 pub mod netns;
 pub mod packet;
 pub mod peer;
