@@ -26,11 +26,7 @@ impl Endpoint {
     /// Brings a connection up on the operator's word.
     pub(crate) fn up(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
         let (connection, _) = self.dial(slot)?;
-        if self
-            .table
-            .iter()
-            .any(|sa| of_connection(sa, &connection) && sa.is_alive())
-        {
+        if self.is_alive(&connection) {
             return Err(CommandRefused::UpAlready);
         }
         if let Some((_, block)) = block(&connection) {
@@ -42,12 +38,13 @@ impl Endpoint {
 
     /// Takes a connection down on the operator's word: DELETE, no ticket, no block policy.
     pub(crate) fn down(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
+        let retrying = self.retries.remove(&slot).is_some();
         let Some(slot) = self.slots.get_mut(slot) else {
             return Err(CommandRefused::NoConnection);
         };
         let connection = Arc::clone(&slot.config);
-        let asleep = slot.record.take().is_some() || slot.suspended || slot.retry_at.is_some();
-        (slot.suspended, slot.wanted, slot.retry_at) = (false, false, None);
+        let asleep = slot.record.take().is_some() || slot.suspended || retrying;
+        (slot.suspended, slot.wanted) = (false, false);
         let ids = self.ids_of(&connection);
         let found = !ids.is_empty();
         for sa in ids {
@@ -97,7 +94,7 @@ impl Endpoint {
             return Err(CommandRefused::NoTicket);
         }
         if let Some(slot) = self.slot_mut(&connection) {
-            (slot.suspended, slot.wanted, slot.retry_at) = (true, false, None);
+            (slot.suspended, slot.wanted) = (true, false);
         }
         if let Some(sa) = self.table.check_out(id) {
             self.close(sa, Closed::Suspended, cx);
@@ -110,11 +107,13 @@ impl Endpoint {
 
     /// Resumes if there is something to resume, else starts from nothing.
     fn begin(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
+        // Before the record is touched: a connection that cannot be dialled keeps it.
+        self.dial(slot)?;
         let Some(held) = self.slots.get_mut(slot) else {
             return Err(CommandRefused::NoConnection);
         };
-        held.retry_at = None;
         let record = held.record.take();
+        self.retries.remove(&slot);
         match record.filter(|record| is_presentable(record, &held.config, cx.now)) {
             Some(record) => self.start_resume(slot, record, cx),
             None => self.start_full(slot, cx),
@@ -123,7 +122,7 @@ impl Endpoint {
 
     /// Starts a full exchange beside a resumption that is not getting anywhere.
     pub(crate) fn race(&mut self, connection: &Connection, cx: &mut Context<'_>) {
-        if let Some(slot) = self.slot_of(connection) {
+        if let Some(slot) = self.slot_of(&connection.name) {
             // A full table just means no race; the resumption goes on alone.
             let _ = self.start_full(slot, cx);
         }
@@ -132,14 +131,13 @@ impl Endpoint {
     /// Whether another attempt of the connection has got as far as IKE_AUTH. Only one may: whichever
     /// IKE_AUTH the responder answers last would replace what the other set up.
     pub(crate) fn attempt_in_auth(&self, connection: &Arc<str>, but: u64) -> bool {
-        self.table.iter().any(|sa| {
-            sa.id != but
-                && matches!(sa.state, State::AuthSent(_) | State::Installing(..))
-                && sa.initiator
-                && sa
-                    .connection()
-                    .is_some_and(|config| config.name == *connection)
-        })
+        let in_auth = |sa: &IkeSa| matches!(sa.state, State::AuthSent(_) | State::Installing(..));
+        let others = self
+            .table
+            .attempts_at(connection)
+            .into_iter()
+            .filter(|id| *id != but);
+        others.filter_map(|id| self.table.get(id)).any(in_auth)
     }
 
     /// Drops an attempt that another one has overtaken.
@@ -171,14 +169,10 @@ impl Endpoint {
         was_resumption: bool,
         cx: &mut Context<'_>,
     ) {
-        if self
-            .table
-            .iter()
-            .any(|sa| of_connection(sa, connection) && sa.is_attempt())
-        {
+        if !self.table.attempts_at(&connection.name).is_empty() {
             return;
         }
-        let Some(slot) = self.slot_of(connection) else {
+        let Some(slot) = self.slot_of(&connection.name) else {
             return;
         };
         if was_resumption && self.start_full(slot, cx).is_ok() {
@@ -188,47 +182,52 @@ impl Endpoint {
             connection: Arc::clone(&connection.name),
             reason,
         });
-        if let Some(slot) = self.slots.get_mut(slot).filter(|slot| slot.wanted) {
-            slot.retry_at = Some(cx.now.boot + back_off(slot.retries, cx));
-            slot.retries = slot.retries.saturating_add(1);
+        self.retry_later(slot, cx);
+    }
+
+    /// A connection that has been up is to come up again by itself.
+    fn retry_later(&mut self, slot: usize, cx: &mut Context<'_>) {
+        if let Some(held) = self.slots.get_mut(slot).filter(|held| held.wanted) {
+            self.retries
+                .insert(slot, cx.now.boot + back_off(held.retries, cx));
+            held.retries = held.retries.saturating_add(1);
         }
     }
 
     /// An attempt has come to an SA: the others are not needed any more.
     pub(crate) fn attempt_succeeded(&mut self, connection: &Connection, id: u64) {
-        let rival = |sa: &&IkeSa| sa.id != id && sa.is_attempt() && of_connection(sa, connection);
-        let rivals: Vec<_> = self.table.iter().filter(rival).map(|sa| sa.id).collect();
-        for rival in rivals {
-            if let Some(sa) = self.table.check_out(rival) {
+        for rival in self.table.attempts_at(&connection.name) {
+            if let Some(sa) = self.table.check_out(rival).filter(|sa| sa.id != id) {
                 self.table.forget(&sa);
             }
         }
-        if let Some(slot) = self.slot_mut(connection) {
-            (slot.wanted, slot.suspended, slot.retries, slot.retry_at) = (true, false, 0, None);
+        let Some(slot) = self.slot_of(&connection.name) else {
+            return;
+        };
+        self.retries.remove(&slot);
+        if let Some(slot) = self.slots.get_mut(slot) {
+            (slot.wanted, slot.suspended, slot.retries) = (true, false, 0);
         }
     }
 
     /// Brings back a connection that was lost.
-    pub(crate) fn retry_due(&mut self, slot: usize, cx: &mut Context<'_>) {
-        let now = cx.now.boot;
-        let Some(held) = self.slots.get_mut(slot) else {
+    pub(crate) fn retry(&mut self, slot: usize, cx: &mut Context<'_>) {
+        let Some(connection) = self.slots.get(slot).map(|held| Arc::clone(&held.config)) else {
             return;
         };
-        if held.retry_at.take_if(|at| *at <= now).is_none() {
-            return;
+        if !self.is_alive(&connection) && self.begin(slot, cx).is_err() {
+            // A full table, or no route to the peer at the moment.
+            self.retries.insert(slot, cx.now.boot + LONGEST_RETRY);
         }
-        let connection = Arc::clone(&held.config);
-        let busy = self
-            .table
-            .iter()
-            .any(|sa| of_connection(sa, &connection) && sa.is_alive());
-        if !busy && let Err(refused) = self.begin(slot, cx) {
-            // Nothing but a full table gets here; try again later.
-            debug_assert_eq!(refused, CommandRefused::Full);
-            if let Some(held) = self.slots.get_mut(slot) {
-                held.retry_at = Some(now + LONGEST_RETRY);
+    }
+
+    /// Whether the connection is up or on its way.
+    fn is_alive(&self, connection: &Connection) -> bool {
+        !self.table.attempts_at(&connection.name).is_empty()
+            || match &connection.remote.id {
+                Some(peer) => !self.table.of_owner(&owner(connection, peer)).is_empty(),
+                None => !self.ids_of(connection).is_empty(),
             }
-        }
     }
 
     /// Ends an SA and everything that hangs on it.
@@ -313,14 +312,14 @@ impl Endpoint {
         if let Some((name, _)) = issued.filter(|_| deleted) {
             cx.ledger.mark_used(name.key_id, name.index);
         }
-        if initiator && let Some(slot) = self.slot_mut(&connection) {
-            if deleted {
+        if initiator {
+            if let Some(slot) = self.slot_mut(&connection).filter(|_| deleted) {
                 // RFC 5723, 6.2: the ticket goes with its SA, whoever deletes it.
                 slot.record = None;
             }
-            if slot.wanted && !matches!(reason, Closed::Down | Closed::Suspended | Closed::Replaced)
-            {
-                slot.retry_at = Some(cx.now.boot + back_off(slot.retries, cx));
+            let over = matches!(reason, Closed::Down | Closed::Suspended | Closed::Replaced);
+            if let Some(slot) = self.slot_of(&connection.name).filter(|_| !over) {
+                self.retry_later(slot, cx);
             }
         }
         self.event(Event::Closed {
@@ -367,11 +366,6 @@ impl IkeSa {
             State::Lingering(lingering) => Some(lingering.until),
             State::Gone => None,
         }
-    }
-
-    /// On its way or up, as far as an operator is concerned.
-    fn is_alive(&self) -> bool {
-        self.is_attempt() || matches!(self.state, State::Up(_) | State::Installing(..))
     }
 }
 

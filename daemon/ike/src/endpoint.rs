@@ -1,7 +1,12 @@
 //! One IKEv2 endpoint: all its connections and IKE SAs, in both roles. Inputs are routed to the
 //! exchange they belong to; outputs queue up until the caller takes them.
 
-use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use gate_abi::{
     sip::{SipKey, siphash24_128},
@@ -107,7 +112,6 @@ pub(crate) struct Slot {
     pub suspended: bool,
     /// Has been up by our own doing and is to come back when lost.
     pub wanted: bool,
-    pub retry_at: Option<Duration>,
     pub retries: u32,
     /// Where the routing table says a first message leaves from.
     pub dial_from: Option<IpAddr>,
@@ -118,6 +122,9 @@ pub(crate) struct Slot {
 pub struct Endpoint {
     pub(crate) settings: Settings,
     pub(crate) slots: Vec<Slot>,
+    slot_by_name: HashMap<Arc<str>, usize>,
+    /// Lost connections that are to come back, and when.
+    pub(crate) retries: BTreeMap<usize, Duration>,
     pub(crate) table: SaTable,
     pub(crate) keyring: Keyring,
     pub(crate) cookies: CookieJar,
@@ -150,12 +157,17 @@ impl Endpoint {
             record: None,
             suspended: false,
             wanted: false,
-            retry_at: None,
             retries: 0,
             dial_from: None,
         };
+        let slots: Vec<_> = connections.into_iter().map(slot).collect();
+        let names = slots.iter().enumerate();
         Self {
-            slots: connections.into_iter().map(slot).collect(),
+            slot_by_name: names
+                .map(|(at, slot)| (Arc::clone(&slot.config.name), at))
+                .collect(),
+            slots,
+            retries: BTreeMap::new(),
             table: SaTable::default(),
             keyring,
             cookies: CookieJar::new(now, env),
@@ -190,11 +202,7 @@ impl Endpoint {
         cx: &mut Context<'_>,
     ) -> Result<(), CommandRefused> {
         let (Command::Up(name) | Command::Down(name) | Command::Suspend(name)) = command;
-        let slot = self
-            .slots
-            .iter()
-            .position(|slot| slot.config.name == *name)
-            .ok_or(CommandRefused::NoConnection)?;
+        let slot = self.slot_of(name).ok_or(CommandRefused::NoConnection)?;
         match command {
             Command::Up(_) => self.up(slot, cx),
             Command::Down(_) => self.down(slot, cx),
@@ -210,7 +218,7 @@ impl Endpoint {
     /// When to call with [`Input::Deadline`] at the latest, on the boot clock.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        let retries = self.slots.iter().filter_map(|slot| slot.retry_at);
+        let retries = self.retries.values().copied();
         self.table.next_deadline().into_iter().chain(retries).min()
     }
 
@@ -262,11 +270,8 @@ impl Endpoint {
 
     /// The address to dial from, for a connection whose configuration leaves it to the routing table.
     pub fn set_local_address(&mut self, connection: &str, address: IpAddr) {
-        let slot = self
-            .slots
-            .iter_mut()
-            .find(|slot| &*slot.config.name == connection);
-        if let Some(slot) = slot {
+        let slot = self.slot_of(connection);
+        if let Some(slot) = slot.and_then(|slot| self.slots.get_mut(slot)) {
             slot.dial_from = Some(address);
         }
     }
@@ -289,7 +294,7 @@ impl Endpoint {
         let live = self
             .table
             .iter()
-            .filter_map(|sa| crate::view::of_sa(sa, &self.slots, now));
+            .filter_map(|sa| crate::view::of_sa(sa, self, now));
         let asleep = self
             .slots
             .iter()
@@ -407,8 +412,13 @@ impl Endpoint {
                 State::Lingering(_) | State::Gone => self.table.forget(&sa),
             }
         }
-        for slot in 0..self.slots.len() {
-            self.retry_due(slot, cx);
+        let now = cx.now.boot;
+        for (slot, _) in self
+            .retries
+            .extract_if(.., |_, at| *at <= now)
+            .collect::<Vec<_>>()
+        {
+            self.retry(slot, cx);
         }
     }
 
@@ -485,8 +495,7 @@ impl Endpoint {
             let mut octets = [0; 4];
             env.random(&mut octets);
             let spi = u32::from_be_bytes(octets);
-            let taken = self.table.iter().any(|sa| sa.child_spi() == Some(spi));
-            if spi > 255 && !taken {
+            if spi > 255 && !self.table.has_esp_spi(spi) {
                 return spi;
             }
         }
@@ -520,16 +529,23 @@ impl Endpoint {
         self.send(path, encrypted::clear(&answer, chain));
     }
 
-    pub(crate) fn slot_of(&self, connection: &Connection) -> Option<usize> {
-        self.slots
-            .iter()
-            .position(|slot| slot.config.name == connection.name)
+    /// The slot of a connection, by name.
+    pub(crate) fn slot_of(&self, name: &str) -> Option<usize> {
+        self.slot_by_name.get(name).copied()
+    }
+
+    /// Client: the session of a connection that can be resumed.
+    pub(crate) fn record_of(&self, name: &str) -> Option<&SessionRecord> {
+        self.slots.get(self.slot_of(name)?)?.record.as_ref()
+    }
+
+    pub(crate) fn config_of(&self, name: &str) -> Option<&Arc<Connection>> {
+        self.slots.get(self.slot_of(name)?).map(|slot| &slot.config)
     }
 
     pub(crate) fn slot_mut(&mut self, connection: &Connection) -> Option<&mut Slot> {
-        self.slots
-            .iter_mut()
-            .find(|slot| slot.config.name == connection.name)
+        let slot = self.slot_of(&connection.name)?;
+        self.slots.get_mut(slot)
     }
 }
 

@@ -3,10 +3,9 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    endpoint::Slot,
+    endpoint::{Endpoint, Slot},
     io::{Path, Stamp},
     sa::ike_sa::{IkeSa, Live, Purpose, State},
-    ticket::SessionRecord,
     wire::{id::Identity, ts::TrafficSelector},
 };
 
@@ -154,7 +153,7 @@ impl fmt::Display for Closed {
 }
 
 /// What an operator sees of an SA; nothing of one that is only kept for a retransmission.
-pub(crate) fn of_sa(sa: &IkeSa, slots: &[Slot], now: Stamp) -> Option<SaView> {
+pub(crate) fn of_sa(sa: &IkeSa, endpoint: &Endpoint, now: Stamp) -> Option<SaView> {
     let mut view = SaView {
         id: sa.id,
         connection: sa.connection().map(|config| Arc::clone(&config.name)),
@@ -188,7 +187,9 @@ pub(crate) fn of_sa(sa: &IkeSa, slots: &[Slot], now: Stamp) -> Option<SaView> {
             view.age = Some(now.boot.saturating_sub(live.established));
             view.ticket_left = match live.issued {
                 Some((_, expiry)) => Some(Duration::from_secs(expiry.saturating_sub(now.wall))),
-                None => record_of(slots, live).and_then(|record| record.left(now)),
+                None => endpoint
+                    .record_of(&live.connection.name)
+                    .and_then(|record| record.left(now)),
             };
         }
         State::Lingering(_) | State::Gone => return None,
@@ -213,13 +214,6 @@ fn fill(view: &mut SaView, live: &Live, now: Stamp) {
         local_ts: child.local_ts.clone(),
         remote_ts: child.remote_ts.clone(),
     });
-}
-
-fn record_of<'a>(slots: &'a [Slot], live: &Live) -> Option<&'a SessionRecord> {
-    let slot = slots
-        .iter()
-        .find(|slot| slot.config.name == live.connection.name)?;
-    slot.record.as_ref()
 }
 
 /// What an operator sees of a connection that sleeps on a ticket.

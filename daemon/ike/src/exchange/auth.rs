@@ -3,13 +3,16 @@
 
 use std::sync::Arc;
 
-use super::child::ChildError;
+use super::{
+    judge::{Accepted, Agreed, Asked, judge_response},
+    proof::{SHARED_KEY_MIC, emit_auth, prove},
+};
 use crate::{
     counters::Counter,
-    crypto::{Secret, keymat::KeyMaterial, prf::prf, secret::equal},
+    crypto::{keymat::KeyMaterial, prf::prf},
     endpoint::{Context, Endpoint},
     io::{Path, Stamp},
-    peer::{Connection, Credential, Proof},
+    peer::Connection,
     sa::{
         ike_sa::{
             AuthSent, FirstExchange, HalfOpen, IkeSa, Installing, Lingering, Live, Origin,
@@ -19,48 +22,46 @@ use crate::{
         proposal::IkeSuite,
         window::{Due, Outstanding, Window},
     },
-    ticket::{
-        SessionRecord,
-        state::{AuthMethod, CertificateFacts},
-    },
+    ticket::SessionRecord,
     trust,
     view::Closed,
     wire::{
-        encrypted::Plain,
         header::{Exchange, Header},
-        id::Identity,
         notify::NotifyKind,
-        payload::{Chain, ChainWriter, PayloadKind},
+        payload::{ChainWriter, PayloadKind},
     },
 };
 
-/// Shared Key Message Integrity Code (RFC 7296, 3.8); also what both open implementations of RFC 5723
-/// send on resumption.
-const SHARED_KEY_MIC: u8 = 2;
-
 /// How long the last answer of a dead SA is kept for a retransmission of its request.
 const LINGER: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// What a first exchange came to, on the initiator's side.
+pub(crate) struct Opening {
+    pub connection: Arc<Connection>,
+    pub first: FirstExchange,
+    pub suite: IkeSuite,
+    pub keys: KeyMaterial,
+    pub nat: Nat,
+    /// Whether the peer can check RFC 7427 signatures with SHA-256.
+    pub peer_hashes_sha256: bool,
+    /// The record whose ticket was accepted.
+    pub resumed: Option<SessionRecord>,
+}
 
 /// Wrong keys or changed octets do not end a half-open SA, or anybody could end it; but an IKE_AUTH
 /// that opens and proves nothing does.
 impl Endpoint {
     /// Initiator: proves itself and asks for a Child SA.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "everything the first exchange came to"
-    )]
-    pub(crate) fn send_auth(
-        &mut self,
-        mut sa: IkeSa,
-        connection: Arc<Connection>,
-        first: FirstExchange,
-        suite: IkeSuite,
-        keys: KeyMaterial,
-        nat: Nat,
-        resumed: Option<SessionRecord>,
-        peer_hashes_sha256: bool,
-        cx: &mut Context<'_>,
-    ) {
+    pub(crate) fn send_auth(&mut self, mut sa: IkeSa, opening: Opening, cx: &mut Context<'_>) {
+        let Opening {
+            connection,
+            first,
+            suite,
+            keys,
+            nat,
+            resumed,
+            peer_hashes_sha256,
+        } = opening;
         let Some(mut protection) = Protection::new(suite, &keys, true) else {
             return self.attempt_failed(sa, &connection, Closed::Protocol, cx);
         };
@@ -173,85 +174,6 @@ impl Endpoint {
                 self.last_word(sa, ripe.protection, header, message, chain, cx);
             }
         }
-    }
-
-    /// Everything an IKE_AUTH request must show, or the notification that says what it lacks.
-    fn judge_request(
-        &mut self,
-        sa: &IkeSa,
-        ripe: &Ripe,
-        asked: &Asked<'_>,
-        plain: &Plain,
-        cx: &Context<'_>,
-    ) -> Result<Accepted, NotifyKind> {
-        let syntax = |_| NotifyKind::INVALID_SYNTAX;
-        let refused = NotifyKind::AUTHENTICATION_FAILED;
-        let chain = Chain::parse(plain.first, &plain.octets).map_err(syntax)?;
-        let id = |kind| chain.one(kind).map(Identity::parse).transpose();
-        let id_i = id(PayloadKind::ID_I)
-            .map_err(syntax)?
-            .ok_or(NotifyKind::INVALID_SYNTAX)?;
-        let id_r = id(PayloadKind::ID_R).map_err(syntax)?;
-        // No AUTH payload asks for EAP (RFC 7296, 2.16), which neither we nor a resumption have.
-        let (method, proof) = chain
-            .one(PayloadKind::AUTH)
-            .and_then(parse_auth)
-            .ok_or(refused)?;
-        let octets = asked
-            .first
-            .initiator_octets(ripe.suite.prf, &ripe.keys, &id_i);
-        let (connection, auth, certificate) = match &ripe.ticket {
-            Some(ticket) => {
-                let state = &ticket.state;
-                let expected = prf(ripe.suite.prf, ripe.keys.sk_pi.expose(), &[&octets]);
-                let same = id_i == state.id_i && id_r.is_none_or(|id_r| id_r == state.id_r);
-                let no_cert = chain.one(PayloadKind::CERT).is_none();
-                let proven = method == SHARED_KEY_MIC && equal(proof, expected.expose());
-                if !(same && no_cert && proven) {
-                    return Err(refused);
-                }
-                let slot = self
-                    .slots
-                    .iter()
-                    .find(|slot| slot.config.name == state.connection);
-                let config = slot.map(|slot| Arc::clone(&slot.config)).ok_or(refused)?;
-                (config, state.auth, state.certificate.clone())
-            }
-            None => self
-                .slots_at(&sa.path)
-                .filter(|config| {
-                    config.ike_suites.contains(&ripe.suite)
-                        && id_r.as_ref().is_none_or(|id_r| *id_r == config.local.id)
-                        && config.remote.id.as_ref().is_none_or(|id| *id == id_i)
-                })
-                .find_map(|config| {
-                    let claim = Claim {
-                        id: &id_i,
-                        method,
-                        proof,
-                        octets: &octets,
-                    };
-                    let (auth, facts) = proven(config, ripe.suite, &claim, &chain, cx.now)?;
-                    Some((Arc::clone(config), auth, facts))
-                })
-                .ok_or(refused)?,
-        };
-        let child = super::child::negotiate(&connection.child, &chain).map_err(|e| match e {
-            ChildError::NoProposal => NotifyKind::NO_PROPOSAL_CHOSEN,
-            ChildError::NoSelectors => NotifyKind::TS_UNACCEPTABLE,
-            ChildError::Syntax => NotifyKind::INVALID_SYNTAX,
-        })?;
-        let wants_ticket = chain
-            .notifies()
-            .any(|notify| notify.kind == NotifyKind::TICKET_REQUEST);
-        Ok(Accepted {
-            connection,
-            peer: id_i,
-            auth,
-            certificate,
-            child,
-            wants_ticket,
-        })
     }
 
     /// Responder: the peer is who it says. Prepares the answer and asks the kernel.
@@ -530,33 +452,6 @@ impl Endpoint {
     }
 }
 
-/// What an IKE_AUTH request builds on.
-struct Asked<'a> {
-    first: FirstExchange,
-    nat: Nat,
-    peer_hashes_sha256: bool,
-    message: &'a [u8],
-}
-
-/// What an IKE_AUTH request came to.
-struct Accepted {
-    connection: Arc<Connection>,
-    peer: Identity,
-    auth: AuthMethod,
-    certificate: Option<CertificateFacts>,
-    child: super::child::Terms,
-    wants_ticket: bool,
-}
-
-/// What an IKE_AUTH response came to.
-struct Agreed {
-    peer: Identity,
-    auth: AuthMethod,
-    certificate: Option<CertificateFacts>,
-    child: super::child::Terms,
-    ticket: Option<(Vec<u8>, std::time::Duration)>,
-}
-
 impl HalfOpen {
     /// Derives the keys on the first IKE_AUTH; a second one finds them.
     fn ripen(&mut self, sa: &IkeSa) {
@@ -596,163 +491,6 @@ impl Ripeness {
             }))
         })
     }
-}
-
-/// The response's proof and terms; on failure why, and whether the responder had proved itself.
-fn judge_response(sent: &AuthSent, plain: &Plain, now: Stamp) -> Result<Agreed, (Closed, bool)> {
-    let broken = (Closed::Protocol, false);
-    let chain = Chain::parse(plain.first, &plain.octets).map_err(|_| broken)?;
-    let error = chain
-        .notifies()
-        .map(|notify| notify.kind)
-        .find(|kind| kind.is_error());
-    let Some(auth) = chain.one(PayloadKind::AUTH) else {
-        return Err((error.map_or(Closed::Protocol, reason_of), false));
-    };
-    let (method, proof) = parse_auth(auth).ok_or(broken)?;
-    let id_r = chain
-        .one(PayloadKind::ID_R)
-        .and_then(|body| Identity::parse(body).ok());
-    let id_r = id_r.ok_or(broken)?;
-    let octets = sent
-        .first
-        .responder_octets(sent.suite.prf, &sent.keys, &id_r);
-    let refused = (Closed::AuthenticationFailed, false);
-    let (auth, certificate) = match &sent.resumed {
-        Some(record) => {
-            let expected = prf(sent.suite.prf, sent.keys.sk_pr.expose(), &[&octets]);
-            let proven = method == SHARED_KEY_MIC && equal(proof, expected.expose());
-            let no_cert = chain.one(PayloadKind::CERT).is_none();
-            if !proven || id_r != record.id_r || !no_cert {
-                return Err(refused);
-            }
-            (record.auth, None)
-        }
-        None => {
-            if sent
-                .connection
-                .remote
-                .id
-                .as_ref()
-                .is_some_and(|id| *id != id_r)
-            {
-                return Err(refused);
-            }
-            let claim = Claim {
-                id: &id_r,
-                method,
-                proof,
-                octets: &octets,
-            };
-            proven(&sent.connection, sent.suite, &claim, &chain, now).ok_or(refused)?
-        }
-    };
-    if let Some(error) = error {
-        return Err((reason_of(error), true));
-    }
-    let child = super::child::confirm(&sent.connection.child, &chain).map_err(|error| {
-        let reason = match error {
-            ChildError::NoProposal => Closed::NoProposalChosen,
-            ChildError::NoSelectors => Closed::TsUnacceptable,
-            ChildError::Syntax => Closed::Protocol,
-        };
-        (reason, true)
-    })?;
-    let ticket = sent
-        .connection
-        .resume
-        .enabled
-        .then(|| super::ticket::received(&chain))
-        .flatten();
-    Ok(Agreed {
-        peer: id_r,
-        auth,
-        certificate,
-        child,
-        ticket,
-    })
-}
-
-/// What an error notification in IKE_AUTH means to us.
-const fn reason_of(error: NotifyKind) -> Closed {
-    match error {
-        NotifyKind::AUTHENTICATION_FAILED => Closed::AuthenticationFailed,
-        NotifyKind::NO_PROPOSAL_CHOSEN => Closed::NoProposalChosen,
-        NotifyKind::TS_UNACCEPTABLE => Closed::TsUnacceptable,
-        NotifyKind::TEMPORARY_FAILURE | NotifyKind::NO_ADDITIONAL_SAS => Closed::Kernel,
-        _ => Closed::Protocol,
-    }
-}
-
-/// A peer's AUTH payload and what it is said to cover.
-struct Claim<'a> {
-    id: &'a Identity,
-    method: u8,
-    proof: &'a [u8],
-    octets: &'a [u8],
-}
-
-/// Our own AUTH value in a full exchange (RFC 7296, 2.15; RFC 7427, 3).
-fn prove(
-    connection: &Connection,
-    suite: IkeSuite,
-    octets: &[u8],
-    peer_hashes_sha256: bool,
-    cx: &mut Context<'_>,
-) -> Option<(u8, Secret)> {
-    match &connection.local.credential {
-        Credential::PreShared(key) => Some((SHARED_KEY_MIC, pre_shared_mic(suite, key, octets))),
-        Credential::Certificate(_) => {
-            let (method, auth) = trust::sign(&connection.name, octets, peer_hashes_sha256, cx.env)?;
-            Some((method, Secret::new(auth)))
-        }
-    }
-}
-
-/// Whether a peer's AUTH value in a full exchange holds, and what it tells about the peer.
-fn proven(
-    connection: &Connection,
-    suite: IkeSuite,
-    claim: &Claim<'_>,
-    chain: &Chain<'_>,
-    now: Stamp,
-) -> Option<(AuthMethod, Option<CertificateFacts>)> {
-    match &connection.remote.proof {
-        Proof::PreShared(key) => {
-            let expected = pre_shared_mic(suite, key, claim.octets);
-            let holds = claim.method == SHARED_KEY_MIC && equal(claim.proof, expected.expose());
-            holds.then_some((AuthMethod::PreShared, None))
-        }
-        Proof::Certificate(anchors) => {
-            let certificates: Vec<_> = chain.all(PayloadKind::CERT).collect();
-            let signed = trust::Signed {
-                octets: claim.octets,
-                method: claim.method,
-                auth: claim.proof,
-            };
-            let facts = trust::verify(anchors, &certificates, claim.id, &signed, now.wall).ok()?;
-            Some((AuthMethod::Certificate, Some(facts)))
-        }
-    }
-}
-
-/// `prf(prf(Shared Secret, "Key Pad for IKEv2"), octets)` (RFC 7296, 2.15).
-fn pre_shared_mic(suite: IkeSuite, key: &Secret, octets: &[u8]) -> Secret {
-    let padded = prf(suite.prf, key.expose(), &[b"Key Pad for IKEv2"]);
-    prf(suite.prf, padded.expose(), &[octets])
-}
-
-/// AUTH payload (RFC 7296, 3.8): method, reserved, data.
-fn emit_auth(chain: &mut ChainWriter, method: u8, proof: &Secret) {
-    chain.payload(PayloadKind::AUTH, |out| {
-        out.extend_from_slice(&[method, 0, 0, 0]);
-        out.extend_from_slice(proof.expose());
-    });
-}
-
-fn parse_auth(body: &[u8]) -> Option<(u8, &[u8])> {
-    let (&[method, _, _, _], proof) = body.split_first_chunk()?;
-    Some((method, proof))
 }
 
 /// A moment of the past known by the wall clock only.

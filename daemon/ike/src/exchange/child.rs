@@ -281,9 +281,10 @@ impl Endpoint {
     /// Drops older SAs of the same owner without a word on the wire (RFC 5723, 4.3.4): their kernel
     /// states went when the new ones came.
     fn replace_others(&mut self, owner: &Owner, newest: u64, cx: &mut Context<'_>) {
-        let older = |sa: &&IkeSa| sa.id != newest && sa.child_owner() == Some(owner);
-        let ids: Vec<_> = self.table.iter().filter(older).map(|sa| sa.id).collect();
-        for id in ids {
+        for id in self.table.of_owner(owner) {
+            if id == newest {
+                continue;
+            }
             if let Some(sa) = self.table.check_out(id) {
                 self.close(sa, Closed::Replaced, cx);
             }

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{MAX_ROUNDS, NONCE_LEN, cookie_first, nonce, notify_data};
+use super::{MAX_ROUNDS, NONCE_LEN, Opening, cookie_first, nonce, notify_data};
 use crate::{
     counters::Counter,
     crypto::{Group, KeyShare, Secret, keymat::KeyMaterial},
@@ -265,17 +265,16 @@ impl Endpoint {
             return self.attempt_failed(sa, &connection, Closed::Protocol, cx);
         };
         let keys = derive(suite, &shared, &first, &sa);
-        self.send_auth(
-            sa,
+        let opening = Opening {
             connection,
             first,
             suite,
             keys,
             nat,
-            None,
             peer_hashes_sha256,
-            cx,
-        );
+            resumed: None,
+        };
+        self.send_auth(sa, opening, cx);
     }
 
     /// Initiator: the first message was not answered in time.

@@ -5,9 +5,12 @@ mod auth;
 mod child;
 mod informational;
 mod init;
+mod judge;
+mod proof;
 mod resume;
 mod ticket;
 
+pub(crate) use auth::Opening;
 pub(crate) use child::{block, owner};
 
 use crate::wire::{

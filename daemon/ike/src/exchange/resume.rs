@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use gate_abi::ticket::TAG_OFFSET;
 
-use super::{MAX_ROUNDS, NONCE_LEN, cookie_first, nonce, notify_data};
+use super::{MAX_ROUNDS, NONCE_LEN, Opening, cookie_first, nonce, notify_data};
 use crate::{
     counters::Counter,
     crypto::keymat::KeyMaterial,
@@ -19,7 +19,7 @@ use crate::{
         proposal::IkeSuite,
         window::{Due, Outstanding},
     },
-    ticket::{Opened, Refused, SessionRecord, seal::TicketName},
+    ticket::{Opened, Refused, SessionRecord},
     view::Closed,
     wire::{
         encrypted,
@@ -135,7 +135,7 @@ impl Endpoint {
             exchange: header.exchange,
             ticket_tag: tag_of(ticket.data),
         };
-        let rivals = self.half_open_of(opened.name);
+        let rivals = self.table.of_ticket(opened.name);
         let free = rivals.is_empty() && self.budget.room(path.remote.ip()) == Room::Free;
         if !self.admit(path, header, chain, &bound, free, cx) {
             return;
@@ -176,11 +176,7 @@ impl Endpoint {
             return Err(Refused::Used);
         }
         let state = &opened.state;
-        let slot = self
-            .slots
-            .iter()
-            .find(|slot| slot.config.name == state.connection);
-        let config = slot.map(|slot| &slot.config).ok_or(Refused::Policy)?;
+        let config = self.config_of(&state.connection).ok_or(Refused::Policy)?;
         let unchanged = config.digest.starts_with(&state.digest);
         let allowed = config.ike_suites.contains(&state.suite);
         if config.resume.enabled && unchanged && allowed && config.local.id == state.id_r {
@@ -188,22 +184,6 @@ impl Endpoint {
         } else {
             Err(Refused::Policy)
         }
-    }
-
-    /// Half-open SAs that came with this ticket, oldest first.
-    fn half_open_of(&self, name: TicketName) -> Vec<u64> {
-        if self.half_open() == 0 {
-            return Vec::new();
-        }
-        let same = |sa: &&IkeSa| match &sa.state {
-            State::HalfOpen(half) => match &half.ripeness {
-                Ripeness::Ticket(opened) => opened.name == name,
-                Ripeness::Ripe(ripe) => ripe.ticket.as_ref().is_some_and(|t| t.name == name),
-                Ripeness::Exchanged { .. } | Ripeness::Dead => false,
-            },
-            _ => false,
-        };
-        self.table.iter().filter(same).map(|sa| sa.id).collect()
     }
 
     /// Client: goes on to IKE_AUTH, round again with a cookie, or over to a full exchange.
@@ -247,8 +227,17 @@ impl Endpoint {
             let exchanged = first.exchanged(sa.spi_i, sa.spi_r);
             let keys =
                 KeyMaterial::from_ticket(suite.prf, suite.encryption, &record.sk_d, &exchanged);
-            let resumed = Some(record);
-            return self.send_auth(sa, connection, first, suite, keys, nat, resumed, false, cx);
+            let opening = Opening {
+                connection,
+                first,
+                suite,
+                keys,
+                nat,
+                // No signatures follow a resumption.
+                peer_hashes_sha256: false,
+                resumed: Some(record),
+            };
+            return self.send_auth(sa, opening, cx);
         }
         if let Some(cookie) = notify_data(chain, NotifyKind::COOKIE)
             .filter(|cookie| (1..=64).contains(&cookie.len()) && *cookie != sent.cookie)

@@ -270,12 +270,30 @@ impl IkeSa {
         self.child().map(|child| &child.owner)
     }
 
-    /// Whether this is an attempt of ours that has not come to an SA yet.
-    pub(crate) const fn is_attempt(&self) -> bool {
-        matches!(
-            self.state,
-            State::InitSent(_) | State::ResumeSent(_) | State::AuthSent(_)
-        ) || (self.initiator && matches!(self.state, State::Installing(..)))
+    /// The connection this is an attempt of ours at, until it has come to an SA.
+    pub(crate) fn attempt_of(&self) -> Option<&Arc<str>> {
+        let under_way = matches!(
+            &self.state,
+            State::InitSent(_)
+                | State::ResumeSent(_)
+                | State::AuthSent(_)
+                | State::Installing(_, Installing::Initiator { .. })
+        );
+        self.connection()
+            .filter(|_| under_way)
+            .map(|connection| &connection.name)
+    }
+
+    /// The ticket that a half-open SA was opened with.
+    pub(crate) fn presented_ticket(&self) -> Option<TicketName> {
+        let State::HalfOpen(half) = &self.state else {
+            return None;
+        };
+        match &half.ripeness {
+            Ripeness::Ticket(opened) => Some(opened.name),
+            Ripeness::Ripe(ripe) => ripe.ticket.as_ref().map(|opened| opened.name),
+            Ripeness::Exchanged { .. } | Ripeness::Dead => None,
+        }
     }
 }
 

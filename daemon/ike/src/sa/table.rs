@@ -3,13 +3,18 @@
 //! everything else.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
 use super::ike_sa::IkeSa;
-use crate::{kernel::OpId, wire::header::Spi};
+use crate::{
+    kernel::{OpId, Owner},
+    ticket::seal::TicketName,
+    wire::header::Spi,
+};
 
 /// What makes two first messages one: everything. Two that share SPIi and source but not their
 /// octets are two clients, or a client and an attacker who must not get in its way (RFC 7296, 2.1).
@@ -28,6 +33,10 @@ pub(crate) struct SaTable {
     firsts: HashMap<FirstKey, u64>,
     ops: HashMap<OpId, u64>,
     deadlines: BTreeSet<(Duration, u64)>,
+    owners: BTreeSet<(Owner, u64)>,
+    tickets: BTreeSet<(TicketName, u64)>,
+    attempts: BTreeSet<(Arc<str>, u64)>,
+    esp_spis: HashSet<u32>,
     last_id: u64,
     last_op: u64,
 }
@@ -62,6 +71,16 @@ impl SaTable {
         if let Some(at) = deadline {
             self.deadlines.insert((at, sa.id));
         }
+        if let Some(owner) = sa.child_owner() {
+            self.owners.insert((owner.clone(), sa.id));
+        }
+        if let Some(ticket) = sa.presented_ticket() {
+            self.tickets.insert((ticket, sa.id));
+        }
+        if let Some(name) = sa.attempt_of() {
+            self.attempts.insert((Arc::clone(name), sa.id));
+        }
+        self.esp_spis.extend(sa.child_spi());
         self.sas.insert(sa.id, (sa, deadline));
     }
 
@@ -70,6 +89,18 @@ impl SaTable {
         let (sa, deadline) = self.sas.remove(&id)?;
         if let Some(at) = deadline {
             self.deadlines.remove(&(at, id));
+        }
+        if let Some(owner) = sa.child_owner() {
+            self.owners.remove(&(owner.clone(), id));
+        }
+        if let Some(ticket) = sa.presented_ticket() {
+            self.tickets.remove(&(ticket, id));
+        }
+        if let Some(name) = sa.attempt_of() {
+            self.attempts.remove(&(Arc::clone(name), id));
+        }
+        if let Some(spi) = sa.child_spi() {
+            self.esp_spis.remove(&spi);
         }
         Some(sa)
     }
@@ -98,6 +129,32 @@ impl SaTable {
             .map(|(sa, _)| sa)
     }
 
+    /// SAs with a Child SA of this owner, oldest first.
+    pub(crate) fn of_owner(&self, owner: &Owner) -> Vec<u64> {
+        ids(self
+            .owners
+            .range((owner.clone(), 0)..=(owner.clone(), u64::MAX)))
+    }
+
+    /// Half-open SAs that this ticket has opened, oldest first.
+    pub(crate) fn of_ticket(&self, ticket: TicketName) -> Vec<u64> {
+        ids(self.tickets.range((ticket, 0)..=(ticket, u64::MAX)))
+    }
+
+    /// Attempts of ours at this connection, oldest first.
+    pub(crate) fn attempts_at(&self, connection: &Arc<str>) -> Vec<u64> {
+        let of = |id| (Arc::clone(connection), id);
+        ids(self.attempts.range(of(0)..=of(u64::MAX)))
+    }
+
+    pub(crate) fn has_esp_spi(&self, spi: u32) -> bool {
+        self.esp_spis.contains(&spi)
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<&IkeSa> {
+        self.sas.get(&id).map(|(sa, _)| sa)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &IkeSa> {
         self.sas.values().map(|(sa, _)| sa)
     }
@@ -117,4 +174,8 @@ impl SaTable {
             .filter(|(at, _)| *at <= now)
             .map(|(_, id)| *id)
     }
+}
+
+fn ids<'a, T: 'a>(found: impl Iterator<Item = &'a (T, u64)>) -> Vec<u64> {
+    found.map(|(_, id)| *id).collect()
 }

@@ -1,0 +1,219 @@
+//! What an IKE_AUTH message must show before anything is made of it: identities, proof, and terms for
+//! the Child SA. Order of trust: shape, then proof, then what is asked for.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    child::{self, ChildError, Terms},
+    proof::{Claim, parse_auth, proven, resumption_holds},
+    ticket,
+};
+use crate::{
+    endpoint::{Context, Endpoint},
+    io::Stamp,
+    peer::Connection,
+    sa::{
+        ike_sa::{AuthSent, FirstExchange, IkeSa, Ripe},
+        nat::Nat,
+    },
+    ticket::state::{AuthMethod, CertificateFacts},
+    view::Closed,
+    wire::{
+        encrypted::Plain,
+        id::Identity,
+        notify::NotifyKind,
+        payload::{Chain, PayloadKind},
+    },
+};
+
+/// What an IKE_AUTH request builds on.
+pub(super) struct Asked<'a> {
+    pub first: FirstExchange,
+    pub nat: Nat,
+    pub peer_hashes_sha256: bool,
+    pub message: &'a [u8],
+}
+
+/// What an IKE_AUTH request came to.
+pub(super) struct Accepted {
+    pub connection: Arc<Connection>,
+    pub peer: Identity,
+    pub auth: AuthMethod,
+    pub certificate: Option<CertificateFacts>,
+    pub child: Terms,
+    pub wants_ticket: bool,
+}
+
+/// What an IKE_AUTH response came to.
+pub(super) struct Agreed {
+    pub peer: Identity,
+    pub auth: AuthMethod,
+    pub certificate: Option<CertificateFacts>,
+    pub child: Terms,
+    pub ticket: Option<(Vec<u8>, Duration)>,
+}
+
+impl Endpoint {
+    /// Everything an IKE_AUTH request must show, or the notification that says what it lacks.
+    pub(super) fn judge_request(
+        &mut self,
+        sa: &IkeSa,
+        ripe: &Ripe,
+        asked: &Asked<'_>,
+        plain: &Plain,
+        cx: &Context<'_>,
+    ) -> Result<Accepted, NotifyKind> {
+        let syntax = |_| NotifyKind::INVALID_SYNTAX;
+        let refused = NotifyKind::AUTHENTICATION_FAILED;
+        let chain = Chain::parse(plain.first, &plain.octets).map_err(syntax)?;
+        let id = |kind| chain.one(kind).map(Identity::parse).transpose();
+        let id_i = id(PayloadKind::ID_I)
+            .map_err(syntax)?
+            .ok_or(NotifyKind::INVALID_SYNTAX)?;
+        let id_r = id(PayloadKind::ID_R).map_err(syntax)?;
+        // No AUTH payload asks for EAP (RFC 7296, 2.16), which neither we nor a resumption have.
+        let (method, proof) = chain
+            .one(PayloadKind::AUTH)
+            .and_then(parse_auth)
+            .ok_or(refused)?;
+        let octets = asked
+            .first
+            .initiator_octets(ripe.suite.prf, &ripe.keys, &id_i);
+        let claim = Claim {
+            id: &id_i,
+            method,
+            proof,
+            octets: &octets,
+        };
+        let (connection, auth, certificate) = match &ripe.ticket {
+            Some(ticket) => {
+                let state = &ticket.state;
+                let same = id_i == state.id_i && id_r.is_none_or(|id_r| id_r == state.id_r);
+                let no_cert = chain.one(PayloadKind::CERT).is_none();
+                let holds = resumption_holds(ripe.suite, &ripe.keys.sk_pi, &claim);
+                if !(same && no_cert && holds) {
+                    return Err(refused);
+                }
+                let config = self.config_of(&state.connection).ok_or(refused)?;
+                (Arc::clone(config), state.auth, state.certificate.clone())
+            }
+            None => self
+                .slots_at(&sa.path)
+                .filter(|config| {
+                    config.ike_suites.contains(&ripe.suite)
+                        && id_r.as_ref().is_none_or(|id_r| *id_r == config.local.id)
+                        && config.remote.id.as_ref().is_none_or(|id| *id == id_i)
+                })
+                .find_map(|config| {
+                    let (auth, facts) = proven(config, ripe.suite, &claim, &chain, cx.now)?;
+                    Some((Arc::clone(config), auth, facts))
+                })
+                .ok_or(refused)?,
+        };
+        let child = child::negotiate(&connection.child, &chain).map_err(|e| match e {
+            ChildError::NoProposal => NotifyKind::NO_PROPOSAL_CHOSEN,
+            ChildError::NoSelectors => NotifyKind::TS_UNACCEPTABLE,
+            ChildError::Syntax => NotifyKind::INVALID_SYNTAX,
+        })?;
+        let wants_ticket = chain
+            .notifies()
+            .any(|notify| notify.kind == NotifyKind::TICKET_REQUEST);
+        Ok(Accepted {
+            connection,
+            peer: id_i.clone(),
+            auth,
+            certificate,
+            child,
+            wants_ticket,
+        })
+    }
+}
+
+/// The response's proof and terms; on failure why, and whether the responder had proved itself.
+pub(super) fn judge_response(
+    sent: &AuthSent,
+    plain: &Plain,
+    now: Stamp,
+) -> Result<Agreed, (Closed, bool)> {
+    let broken = (Closed::Protocol, false);
+    let chain = Chain::parse(plain.first, &plain.octets).map_err(|_| broken)?;
+    let error = chain
+        .notifies()
+        .map(|notify| notify.kind)
+        .find(|kind| kind.is_error());
+    let Some(auth) = chain.one(PayloadKind::AUTH) else {
+        return Err((error.map_or(Closed::Protocol, reason_of), false));
+    };
+    let (method, proof) = parse_auth(auth).ok_or(broken)?;
+    let id_r = chain
+        .one(PayloadKind::ID_R)
+        .and_then(|body| Identity::parse(body).ok());
+    let id_r = id_r.ok_or(broken)?;
+    let octets = sent
+        .first
+        .responder_octets(sent.suite.prf, &sent.keys, &id_r);
+    let refused = (Closed::AuthenticationFailed, false);
+    let claim = Claim {
+        id: &id_r,
+        method,
+        proof,
+        octets: &octets,
+    };
+    let (auth, certificate) = match &sent.resumed {
+        Some(record) => {
+            let holds = resumption_holds(sent.suite, &sent.keys.sk_pr, &claim);
+            let no_cert = chain.one(PayloadKind::CERT).is_none();
+            if !holds || id_r != record.id_r || !no_cert {
+                return Err(refused);
+            }
+            (record.auth, None)
+        }
+        None => {
+            if sent
+                .connection
+                .remote
+                .id
+                .as_ref()
+                .is_some_and(|id| *id != id_r)
+            {
+                return Err(refused);
+            }
+            proven(&sent.connection, sent.suite, &claim, &chain, now).ok_or(refused)?
+        }
+    };
+    if let Some(error) = error {
+        return Err((reason_of(error), true));
+    }
+    let child = child::confirm(&sent.connection.child, &chain).map_err(|error| {
+        let reason = match error {
+            ChildError::NoProposal => Closed::NoProposalChosen,
+            ChildError::NoSelectors => Closed::TsUnacceptable,
+            ChildError::Syntax => Closed::Protocol,
+        };
+        (reason, true)
+    })?;
+    let ticket = sent
+        .connection
+        .resume
+        .enabled
+        .then(|| ticket::received(&chain))
+        .flatten();
+    Ok(Agreed {
+        peer: id_r.clone(),
+        auth,
+        certificate,
+        child,
+        ticket,
+    })
+}
+
+/// What an error notification in IKE_AUTH means to us.
+const fn reason_of(error: NotifyKind) -> Closed {
+    match error {
+        NotifyKind::AUTHENTICATION_FAILED => Closed::AuthenticationFailed,
+        NotifyKind::NO_PROPOSAL_CHOSEN => Closed::NoProposalChosen,
+        NotifyKind::TS_UNACCEPTABLE => Closed::TsUnacceptable,
+        NotifyKind::TEMPORARY_FAILURE | NotifyKind::NO_ADDITIONAL_SAS => Closed::Kernel,
+        _ => Closed::Protocol,
+    }
+}
