@@ -60,10 +60,22 @@ fn gateway() -> Vec<Connection> {
     gateway_of(PKI.gateway.certificate.clone())
 }
 
-fn pair(seed: u64, client: fn() -> Vec<Connection>, gateway: fn() -> Vec<Connection>) -> Pair {
+/// Two sides with their keys, at rest.
+fn with_keys(seed: u64, client: fn() -> Vec<Connection>, gateway: fn() -> Vec<Connection>) -> Pair {
     let mut pair = Pair::with(seed, client, gateway, Settings::default());
     pair.client.env.keys.insert("home", PKI.client.signer());
     pair.gateway.env.keys.insert("rw", PKI.gateway.signer());
+    pair
+}
+
+/// The same with good certificates on both.
+pub(crate) fn certified(seed: u64) -> Pair {
+    with_keys(seed, client, gateway)
+}
+
+/// The client calls.
+fn pair(seed: u64, client: fn() -> Vec<Connection>, gateway: fn() -> Vec<Connection>) -> Pair {
+    let mut pair = with_keys(seed, client, gateway);
     pair.up();
     pair
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// ecdsa-with-SHA256 (RFC 7427, A.3.2) with its length.
-const ALGORITHM: [u8; 13] = [
+pub(crate) const ALGORITHM: [u8; 13] = [
     12, 0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02,
 ];
 const OCTETS: &[u8] = b"what the client has to sign";
@@ -75,7 +75,7 @@ impl Attempt {
 }
 
 /// The body of a CERT payload.
-fn payload(der: &[u8]) -> Vec<u8> {
+pub(crate) fn payload(der: &[u8]) -> Vec<u8> {
     [&[4], der].concat()
 }
 
@@ -172,21 +172,22 @@ fn other_encodings_are_passed_over() {
     assert_eq!(attempt.error(), Some(TrustError::NoCertificate));
 }
 
+/// A certificate with names of every kind.
+pub(crate) fn many_names() -> Vec<u8> {
+    PKI.authority.certify_with(&PKI.client, |params| {
+        params.subject_alt_names = vec![
+            SanType::DnsName("Client.example".try_into().expect("ASCII")),
+            SanType::DnsName("*.wild.example".try_into().expect("ASCII")),
+            SanType::Rfc822Name("Alice@Example.net".try_into().expect("ASCII")),
+            SanType::IpAddress(IpAddr::from([192, 0, 2, 10])),
+            SanType::IpAddress("2001:db8::1".parse().expect("an address")),
+        ];
+    })
+}
+
 #[test]
 fn names_are_found_where_their_kind_belongs() {
-    let attempt = |claimed| {
-        Attempt::special(|params| {
-            params.subject_alt_names = vec![
-                SanType::DnsName("Client.example".try_into().expect("ASCII")),
-                SanType::DnsName("*.wild.example".try_into().expect("ASCII")),
-                SanType::Rfc822Name("Alice@Example.net".try_into().expect("ASCII")),
-                SanType::IpAddress(IpAddr::from([192, 0, 2, 10])),
-                SanType::IpAddress("2001:db8::1".parse().expect("an address")),
-            ];
-        })
-        .claiming(claimed)
-        .error()
-    };
+    let attempt = |claimed| Attempt::with(vec![many_names()]).claiming(claimed).error();
     for good in [
         "client.example",
         "CLIENT.EXAMPLE",
@@ -282,17 +283,21 @@ fn constraints_and_unknown_critical_extensions_count() {
     assert_eq!(constrained("elsewhere.example"), Some(TrustError::Path));
 }
 
+/// The client's signature as r and s.
+pub(crate) fn fixed(octets: &[u8]) -> Vec<u8> {
+    let key = key_pair(&ECDSA_P256_SHA256_FIXED_SIGNING, &PKI.client.pkcs8());
+    sign(&key, octets)
+}
+
 #[test]
 fn both_forms_of_the_signature_are_taken_and_no_other_key_made_it() {
-    let pkcs8 = PKI.client.pkcs8();
-    let fixed = key_pair(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8);
     let mut attempt = Attempt::ordinary();
-    (attempt.method, attempt.auth) = (9, sign(&fixed, OCTETS));
+    (attempt.method, attempt.auth) = (9, fixed(OCTETS));
     assert_eq!(attempt.auth.len(), 64);
     assert_eq!(attempt.error(), None);
     attempt.auth[40] ^= 1;
     assert_eq!(attempt.error(), Some(TrustError::Signature));
-    attempt.auth = sign(&fixed, b"something else");
+    attempt.auth = fixed(b"something else");
     assert_eq!(attempt.error(), Some(TrustError::Signature));
     let other = sign(&PKI.gateway.signer(), OCTETS);
     (attempt.method, attempt.auth) = (14, [&ALGORITHM, other.as_slice()].concat());

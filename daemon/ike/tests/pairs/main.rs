@@ -8,5 +8,6 @@ mod handshake;
 mod hostile;
 mod pki;
 mod resume;
+mod seedbed;
 mod seeds;
 mod tap;
