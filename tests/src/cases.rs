@@ -2,6 +2,7 @@
 
 pub mod dataplane;
 pub mod esp;
+pub mod flood;
 pub mod gate;
 pub mod interop;
 pub mod namespaces;

@@ -1,7 +1,12 @@
 //! Daemons talking in namespaces of a kernel that need not have ESP.
 
-use super::dataplane;
+use super::{dataplane, flood};
 use crate::suite::Case;
 
 /// In the order in which they run.
-pub const CASES: &[Case] = &[dataplane::BLOCKS, dataplane::UNDO];
+pub const CASES: &[Case] = &[
+    dataplane::BLOCKS,
+    dataplane::UNDO,
+    flood::TURNED_AWAY,
+    flood::CONTROL,
+];
