@@ -1,22 +1,26 @@
 //! `cargo xtask lab`: a command or a shell in fresh namespaces on a kernel of choice.
 //!
 //! The kernel with ESP is found by trying: the host's own if an SA can be added there, else
-//! user-mode Linux from the cache, which needs no root and no KVM.
+//! user-mode Linux, else a virtual machine, both from the cache and without root or KVM.
 
+mod console;
+mod qemu;
 mod uml;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
 use std::time::Duration;
 use std::{env, process};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
+use nix::unistd::Uid;
 
-use crate::packages::{LAB, PEERS};
+use crate::packages::{Group, LAB, MACHINE, PEERS};
 use crate::places::Places;
 use crate::{setup, shell};
 
@@ -43,7 +47,7 @@ pub(crate) enum Kernel {
     Host,
     /// User-mode Linux.
     Uml,
-    /// A virtual machine.
+    /// A virtual machine with Debian's kernel, slower but complete: BTF, JIT, two processors.
     Qemu,
 }
 
@@ -51,10 +55,13 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     let kernel = match arguments.kernel {
         Some(kernel) => kernel,
         None if host_has_esp() => Kernel::Host,
-        None => Kernel::Uml,
+        None => {
+            setup::ensure_only(places, &LAB, arguments.yes)?;
+            setup::ensure_kernel(places, arguments.yes)?
+        }
     };
-    if kernel == Kernel::Uml {
-        setup::ensure_only(places, &LAB, arguments.yes)?;
+    if let Some(group) = kernel.packages() {
+        setup::ensure_only(places, group, arguments.yes)?;
     }
     let mut command = arguments.command.clone();
     let interactive = command.is_empty();
@@ -77,13 +84,55 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
 }
 
 impl Kernel {
-    /// The first kernel in which an ESP SA can be added.
+    /// The first kernel in which an ESP SA can be added; found once in a run.
     pub(crate) fn with_esp(places: &Places) -> Result<Self> {
-        if host_has_esp() {
-            return Ok(Self::Host);
+        static FOUND: OnceLock<Kernel> = OnceLock::new();
+        if let Some(kernel) = FOUND.get() {
+            return Ok(*kernel);
         }
-        uml::preflight(places).context("no kernel with ESP: the host's own has none, and")?;
-        Ok(Self::Uml)
+        let mut reasons = Vec::new();
+        for kernel in [Self::Host, Self::Uml, Self::Qemu] {
+            match kernel.try_esp(places) {
+                Ok(()) => return Ok(*FOUND.get_or_init(|| kernel)),
+                Err(error) => reasons.push(format!("{}: {error:#}", kernel.name())),
+            }
+        }
+        bail!("no kernel with ESP ({})", reasons.join("; "))
+    }
+
+    fn try_esp(self, places: &Places) -> Result<()> {
+        if self == Self::Host {
+            ensure!(shell::is_root(), "needs root");
+            ensure!(host_has_esp(), "no SA can be added there");
+            return Ok(());
+        }
+        let lab = Lab {
+            kernel: self,
+            interactive: false,
+            limit: TRIAL,
+        };
+        let mut said = Vec::new();
+        let command: Vec<_> = ["ip"]
+            .into_iter()
+            .chain(probe())
+            .map(String::from)
+            .collect();
+        let status = lab.run(places, &command, &mut |octets| {
+            said.extend_from_slice(octets);
+            Ok(())
+        })?;
+        let said = String::from_utf8_lossy(&said);
+        ensure!(status == 0, "no SA can be added there: {}", said.trim());
+        Ok(())
+    }
+
+    /// The packages that this kernel comes from.
+    fn packages(self) -> Option<&'static Group> {
+        match self {
+            Self::Host => None,
+            Self::Uml => Some(&LAB),
+            Self::Qemu => Some(&MACHINE),
+        }
     }
 
     /// The kernel's name as the tests are told it.
@@ -117,9 +166,9 @@ impl Lab {
         match self.kernel {
             Kernel::Host => {
                 if !shell::is_root() {
-                    bail!("--kernel host needs root; --kernel uml does not");
+                    bail!("--kernel host needs root; --kernel uml and qemu do not");
                 }
-                let init = folder.write(places, self.kernel, command, "")?;
+                let init = folder.write(places, self, command, "")?;
                 let mut lab = killed_with_us("unshare");
                 lab.args([
                     "--mount",
@@ -135,12 +184,15 @@ impl Lab {
             Kernel::Uml => {
                 uml::preflight(places)?;
                 let mark = format!("@lab-{}", folder.name());
-                let init = folder.write(places, self.kernel, command, &mark)?;
+                let init = folder.write(places, self, command, &mark)?;
                 uml::boot(places, &init, &mark, self, show)
             }
-            Kernel::Qemu => bail!(
-                "the virtual machine is not built yet; --kernel uml runs the same suites here"
-            ),
+            Kernel::Qemu => {
+                qemu::preflight(places)?;
+                let mark = format!("@lab-{}", folder.name());
+                let init = folder.write(places, self, command, &mark)?;
+                qemu::boot(places, &init, &mark, self, show)
+            }
         }
     }
 }
@@ -151,17 +203,31 @@ struct Folder(PathBuf);
 impl Folder {
     fn create(places: &Places) -> Result<Self> {
         let nonce = std::time::SystemTime::UNIX_EPOCH.elapsed()?.subsec_nanos();
-        let folder = places
-            .root
-            .join(format!("target/lab/{}-{nonce}", process::id()));
-        if folder.to_string_lossy().contains(char::is_whitespace) {
-            // The path travels on a kernel command line.
-            bail!("the lab cannot run below a folder with blanks in its name");
-        }
-        if let Some(all) = folder.parent() {
-            sweep(all);
-        }
-        fs::create_dir_all(&folder)?;
+        let name = format!("{}-{nonce}", process::id());
+        // Some paths travel on a kernel command line, in LD_PRELOAD or in mount options.
+        let is_bare = |path: &Path| {
+            let special = |c: char| c.is_whitespace() || ",:\\\"".contains(c);
+            !path.to_string_lossy().contains(special)
+        };
+        ensure!(
+            is_bare(&places.cache),
+            "the lab cannot use a cache whose path has blanks, commas or colons: set REKINDLE_CACHE"
+        );
+        let all = [
+            places.root.join("target/lab"),
+            env::temp_dir().join(format!("rekindle-lab-{}", Uid::current())),
+        ];
+        let all = all.into_iter().find(|all| is_bare(all));
+        let all = all.context("no place for the lab without blanks in its path: set TMPDIR")?;
+        fs::create_dir_all(&all)?;
+        ensure!(
+            fs::symlink_metadata(&all)?.uid() == Uid::current().as_raw(),
+            "{} is somebody else's",
+            all.display()
+        );
+        sweep(&all);
+        let folder = all.join(name);
+        fs::create_dir(&folder)?;
         Ok(Self(folder))
     }
 
@@ -173,13 +239,7 @@ impl Folder {
             .into_owned()
     }
 
-    fn write(
-        &self,
-        places: &Places,
-        kernel: Kernel,
-        command: &[String],
-        mark: &str,
-    ) -> Result<PathBuf> {
+    fn write(&self, places: &Places, lab: &Lab, command: &[String], mark: &str) -> Result<PathBuf> {
         let mut text = String::new();
         for (name, value) in env::vars_os() {
             let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
@@ -189,14 +249,20 @@ impl Folder {
                 writeln!(text, "export {name}={}", quote(value))?;
             }
         }
+        let kernel = lab.kernel;
+        let tools = match kernel {
+            Kernel::Qemu => &MACHINE,
+            Kernel::Host | Kernel::Uml => &LAB,
+        };
         let path = |folder: Option<PathBuf>| folder.unwrap_or_default().display().to_string();
         let directory = env::current_dir()?.display().to_string();
         for (name, value) in [
             ("LAB_KERNEL", kernel.name()),
-            ("LAB_PACKAGES", &path(LAB.found(places))),
+            ("LAB_PACKAGES", &path(tools.found(places))),
             ("LAB_PEERS", &path(PEERS.found(places))),
             ("LAB_DIRECTORY", &directory),
             ("LAB_MARK", mark),
+            ("LAB_TERMINAL", if lab.interactive { "yes" } else { "" }),
             ("REKINDLE_LAB", kernel.name()),
             ("REKINDLE_OBJECTS", &places.objects().display().to_string()),
             ("TMPDIR", "/run/lab/tmp"),
@@ -250,21 +316,59 @@ fn killed_with_us(program: impl AsRef<Path>) -> Command {
     command
 }
 
+/// A command that is process 1 of a PID namespace, so that nothing it starts outlives it.
+///
+/// Without root, the namespace needs a user namespace around it, made as `mapping` says.
+fn contained(mapping: &str) -> Command {
+    let namespace = ["--pid", "--fork", "--kill-child"];
+    let mut options = if shell::is_root() {
+        Vec::new()
+    } else {
+        vec!["--user", mapping]
+    };
+    options.extend(namespace);
+    if shell::read(Command::new("unshare").args(&options).arg("true")).is_ok() {
+        let mut command = killed_with_us("unshare");
+        command.args(options);
+        command
+    } else {
+        killed_with_us("env")
+    }
+}
+
+/// In megabytes.
+fn available_memory() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next());
+    Ok(kilobytes
+        .context("/proc/meminfo has no MemAvailable")?
+        .parse::<u64>()?
+        / 1024)
+}
+
 fn host_has_esp() -> bool {
     let (Some(ip), true) = (shell::which("ip"), shell::is_root()) else {
         return false;
     };
     let mut command = Command::new("unshare");
-    command
-        .arg("--net")
-        .arg(ip)
-        .args(PROBE.split(' '))
-        .args(["0x0102030405060708090a0b0c0d0e0f1011121314", "128"]);
+    command.arg("--net").arg(ip).args(probe());
     shell::read(&mut command).is_ok()
+}
+
+/// What `ip` is asked to do where ESP is looked for.
+fn probe() -> impl Iterator<Item = &'static str> {
+    PROBE
+        .split(' ')
+        .chain(["0x0102030405060708090a0b0c0d0e0f1011121314", "128"])
 }
 
 const PROBE: &str = "xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x1000 mode tunnel \
                      aead rfc4106(gcm(aes))";
+/// A kernel that has not added an SA by then is none that tests could use.
+const TRIAL: Duration = Duration::from_mins(1);
 
 /// The lab has its own; cargo's library path would hide the system's.
 const NOT_KEPT: &[&str] = &["LD_LIBRARY_PATH", "PWD", "OLDPWD", "TMPDIR", "_"];

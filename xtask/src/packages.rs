@@ -67,6 +67,25 @@ pub(crate) const LAB: Group = Group {
     program: Some("linux.uml"),
 };
 
+/// A whole machine, and the same tools; only where it is asked for, or no other kernel has ESP.
+pub(crate) const MACHINE: Group = Group {
+    name: "machine",
+    purpose: "virtual machine: QEMU, Linux",
+    wants: &[
+        "qemu-system-x86",
+        "qemu-system-common",
+        "linux-image-cloud-amd64",
+        "busybox-static",
+        "iproute2",
+        "iputils-ping",
+        "kmod",
+        "iptables",
+        "ethtool",
+    ],
+    unpacked: 250,
+    program: None,
+};
+
 /// The foreign IKE daemon.
 pub(crate) const PEERS: Group = Group {
     name: "peers",

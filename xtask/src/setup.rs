@@ -5,13 +5,14 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 
-use crate::packages::{Group, LAB, PEERS};
+use crate::lab::Kernel;
+use crate::packages::{BPF_LINKER_ONLY, BPF_WITH_COMPILER, Group, LAB, MACHINE, PEERS};
 use crate::places::Places;
 use crate::shell;
-use crate::toolchain::{self, Compiler};
+use crate::toolchain::{self, Compiler, Way};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -42,31 +43,26 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
 
 /// Fetches what is missing and returns one line for each thing that could not be had.
 pub(crate) fn ensure(places: &Places, yes: bool) -> Result<Vec<String>> {
-    let absent: Vec<Need> = needs(places)
-        .into_iter()
-        .filter(|need| need.found.is_none())
-        .collect();
-    if absent.is_empty() {
-        return Ok(Vec::new());
-    }
-    if !yes && !shell::in_ci() {
-        eprintln!("{}", table(places, &needs(places)));
-        if !shell::ask("Fetch what is missing into the cache?")? {
-            bail!("nothing was fetched; `cargo test` works without it");
-        }
-    }
-    std::fs::create_dir_all(&places.cache)?;
+    let mut absent = needs(places);
+    absent.retain(|need| need.found.is_none() && !need.optional);
     let mut missing = Vec::new();
+    if !absent.is_empty() && !agreed(places, &needs(places), yes)? {
+        let line = |need: &Need| format!("{}: not fetched; `cargo xtask setup` does", need.what);
+        return Ok(absent.iter().map(line).collect());
+    }
     for need in absent {
         let result = match need.source {
             Source::Packages(group) => group.fetch(places).with_context(|| group.by_hand()),
             Source::Linker => Compiler::find(places)
                 .and_then(|compiler| toolchain::install_linker(places, &compiler)),
-            Source::Host(how) => Err(anyhow::anyhow!("{how}")),
+            Source::Host(how) => Err(anyhow!("{how}")),
         };
         if let Err(error) = result {
             missing.push(format!("{}: {error:#}", need.what));
         }
+    }
+    if let Err(error) = ensure_kernel(places, yes) {
+        missing.push(format!("{error:#}"));
     }
     Ok(missing)
 }
@@ -76,19 +72,31 @@ pub(crate) fn ensure_only(places: &Places, group: &'static Group, yes: bool) -> 
     if group.anywhere(places).is_some() {
         return Ok(());
     }
-    ask_once(places, &[packages(places, group)], yes)?;
+    if !agreed(places, &[packages(places, group)], yes)? {
+        bail!("{}: not fetched", group.purpose);
+    }
     group.fetch(places).with_context(|| group.by_hand())
 }
 
-fn ask_once(places: &Places, needs: &[Need], yes: bool) -> Result<()> {
+/// Finds the kernel with ESP, and fetches the virtual machine if no other has it.
+pub(crate) fn ensure_kernel(places: &Places, yes: bool) -> Result<Kernel> {
+    match Kernel::with_esp(places) {
+        Err(error) if MACHINE.found(places).is_none() && cfg!(target_arch = "x86_64") => {
+            eprintln!("xtask: {error:#}");
+            ensure_only(places, &MACHINE, yes)?;
+            Kernel::with_esp(places)
+        }
+        result => result,
+    }
+}
+
+fn agreed(places: &Places, needs: &[Need], yes: bool) -> Result<bool> {
+    std::fs::create_dir_all(&places.cache)?;
     if yes || shell::in_ci() {
-        return Ok(());
+        return Ok(true);
     }
     eprintln!("{}", table(places, needs));
-    if !shell::ask("Fetch what is missing into the cache?")? {
-        bail!("nothing was fetched; `cargo test` works without it");
-    }
-    Ok(())
+    shell::ask("Fetch what is missing into the cache?")
 }
 
 /// One row of the table.
@@ -96,6 +104,8 @@ struct Need {
     what: &'static str,
     found: Option<String>,
     source: Source,
+    /// Fetched only when a verb turns out to need it.
+    optional: bool,
 }
 
 enum Source {
@@ -108,36 +118,48 @@ enum Source {
 
 fn needs(places: &Places) -> Vec<Need> {
     let path = |program| shell::which(program).map(|file| file.display().to_string());
-    let compiler = Compiler::find(places).ok();
-    let linker = compiler
-        .as_ref()
-        .and_then(|compiler| toolchain::linker(places, compiler));
+    let linker = Compiler::find(places)
+        .ok()
+        .and_then(|compiler| toolchain::linker(places, &compiler));
+    let compiler = match Compiler::way(places) {
+        Way::Pinned => packages(places, &BPF_LINKER_ONLY),
+        Way::Cached | Way::Packages => packages(places, &BPF_WITH_COMPILER),
+        way => Need::new(BPF_WITH_COMPILER.purpose, None, Source::Host(way.advice())),
+    };
+    let machine = Need {
+        optional: true,
+        ..packages(places, &MACHINE)
+    };
     vec![
-        Need {
-            what: "C linker",
-            found: path("cc"),
-            source: Source::Host("install gcc"),
-        },
-        packages(places, Compiler::packages(places)),
-        Need {
-            what: "bpf-linker",
-            found: linker.map(|file| file.display().to_string()),
-            source: Source::Linker,
-        },
+        Need::new("C linker", path("cc"), Source::Host("install gcc")),
+        compiler,
+        Need::new(
+            "bpf-linker",
+            linker.map(|file| file.display().to_string()),
+            Source::Linker,
+        ),
         packages(places, &LAB),
         packages(places, &PEERS),
+        machine,
     ]
+}
+
+impl Need {
+    fn new(what: &'static str, found: Option<String>, source: Source) -> Self {
+        Self {
+            what,
+            found,
+            source,
+            optional: false,
+        }
+    }
 }
 
 fn packages(places: &Places, group: &'static Group) -> Need {
     let found = group
         .anywhere(places)
         .map(|folder| folder.display().to_string());
-    Need {
-        what: group.purpose,
-        found,
-        source: Source::Packages(group),
-    }
+    Need::new(group.purpose, found, Source::Packages(group))
 }
 
 fn table(places: &Places, needs: &[Need]) -> String {
@@ -155,14 +177,19 @@ fn table(places: &Places, needs: &[Need]) -> String {
         let (fetch, size, disk) = match (&need.found, &need.source) {
             (Some(_), _) => ("-".to_owned(), None, 0),
             (None, Source::Packages(group)) => match group.download_size(places) {
+                Ok(size) if need.optional => {
+                    ("when asked for".to_owned(), Some(size), group.unpacked)
+                }
                 Ok(size) => ("packages, with apt".to_owned(), Some(size), group.unpacked),
                 Err(error) => (format!("not available: {error:#}"), None, 0),
             },
             (None, Source::Linker) => ("crates, with cargo".to_owned(), Some(20_000_000), 40),
             (None, Source::Host(how)) => ((*how).to_owned(), None, 0),
         };
-        download += size.unwrap_or(0);
-        unpacked += disk;
+        if !need.optional {
+            download += size.unwrap_or(0);
+            unpacked += disk;
+        }
         let megabytes = size.map_or("-".to_owned(), |size| (size / 1_000_000).to_string());
         let found = need.found.as_deref().unwrap_or("no");
         let found = found.strip_prefix(&cache).unwrap_or(found);

@@ -6,10 +6,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
-use crate::packages::{BPF_LINKER_ONLY, BPF_WITH_COMPILER, Group};
+use crate::packages::{BPF_LINKER_ONLY, BPF_WITH_COMPILER};
 use crate::places::{self, Places};
 use crate::shell;
 
@@ -26,29 +27,80 @@ pub(crate) struct Compiler {
     llvm: u32,
 }
 
+/// Where a compiler with the sources of `core` comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The pinned toolchain has rust-src.
+    Pinned,
+    /// Debian's, unpacked in the cache.
+    Cached,
+    /// Debian's, which the archive has.
+    Packages,
+    /// rustup could add rust-src; that is outside the cache, so it is the user's to do.
+    Rustup,
+    /// None of these.
+    Unknown,
+}
+
+impl Way {
+    /// The last two are asked only if the answer hangs on them: asking an archive takes seconds.
+    fn choose(
+        has_sources: bool,
+        is_cached: bool,
+        in_archive: impl FnOnce() -> bool,
+        has_rustup: impl FnOnce() -> bool,
+    ) -> Self {
+        if has_sources {
+            Self::Pinned
+        } else if is_cached {
+            Self::Cached
+        } else if in_archive() {
+            Self::Packages
+        } else if has_rustup() {
+            Self::Rustup
+        } else {
+            Self::Unknown
+        }
+    }
+
+    /// What the user can do for it.
+    pub(crate) fn advice(self) -> &'static str {
+        match self {
+            Self::Pinned | Self::Cached | Self::Packages => "run `cargo xtask setup`",
+            Self::Rustup => "run `rustup component add rust-src`, then `cargo xtask setup`",
+            Self::Unknown => {
+                "install the sources of this Rust's standard library (rust-src), \
+                 then run `cargo xtask setup`"
+            }
+        }
+    }
+}
+
 impl Compiler {
     /// rustup's toolchain if it has rust-src, else Debian's from the cache.
     pub(crate) fn find(places: &Places) -> Result<Self> {
-        let pinned = Self::at(Path::new("rustc"), None, places)?;
-        if pinned.has_sources(places) {
-            return Ok(pinned);
+        match Self::way(places) {
+            Way::Pinned => Self::at(Path::new("rustc"), None, places),
+            Way::Cached => {
+                let folder = BPF_WITH_COMPILER.folder(places);
+                let libraries = libraries(&folder)?;
+                Self::at(&folder.join("usr/bin/rustc"), Some(libraries), places)
+            }
+            way => bail!("no BPF compiler: {}", way.advice()),
         }
-        let Some(folder) = BPF_WITH_COMPILER.found(places) else {
-            bail!(
-                "no BPF compiler: run `cargo xtask setup` (Debian) or \
-                 `rustup component add rust-src`"
-            );
-        };
-        let libraries = libraries(&folder)?;
-        Self::at(&folder.join("usr/bin/rustc"), Some(libraries), places)
     }
 
-    /// Which packages the BPF build needs on this machine.
-    pub(crate) fn packages(places: &Places) -> &'static Group {
-        match Self::at(Path::new("rustc"), None, places) {
-            Ok(pinned) if pinned.has_sources(places) => &BPF_LINKER_ONLY,
-            _ => &BPF_WITH_COMPILER,
-        }
+    /// How the BPF compiler can be had on this machine.
+    pub(crate) fn way(places: &Places) -> Way {
+        static IN_ARCHIVE: OnceLock<bool> = OnceLock::new();
+        let ask = || BPF_WITH_COMPILER.download_size(places).is_ok();
+        let pinned = Self::at(Path::new("rustc"), None, places);
+        Way::choose(
+            pinned.is_ok_and(|pinned| pinned.has_sources(places)),
+            BPF_WITH_COMPILER.found(places).is_some(),
+            || *IN_ARCHIVE.get_or_init(ask),
+            || shell::which("rustup").is_some(),
+        )
     }
 
     /// A cargo command that compiles with this compiler.
@@ -198,4 +250,44 @@ fn libraries(folder: &Path) -> Result<PathBuf> {
         .map(|entry| entry.path())
         .find(|path| path.to_string_lossy().ends_with("-linux-gnu"))
         .with_context(|| format!("no machine folder in {}", library.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Way;
+
+    fn chosen(facts: [bool; 4]) -> Way {
+        let [sources, cached, archive, rustup] = facts;
+        Way::choose(sources, cached, || archive, || rustup)
+    }
+
+    #[test]
+    fn sources_that_are_there_come_before_any_download() {
+        assert_eq!(chosen([true, true, true, true]), Way::Pinned);
+        assert_eq!(chosen([false, true, true, true]), Way::Cached);
+    }
+
+    #[test]
+    fn debian_keeps_to_the_cache_even_with_rustup() {
+        assert_eq!(chosen([false, false, true, true]), Way::Packages);
+    }
+
+    #[test]
+    fn without_debian_rustup_is_named() {
+        let way = chosen([false, false, false, true]);
+        assert_eq!(way, Way::Rustup);
+        assert!(way.advice().contains("`rustup component add rust-src`"));
+    }
+
+    #[test]
+    fn without_rustup_it_is_not_named() {
+        let advice = chosen([false; 4]).advice();
+        assert!(advice.contains("rust-src") && !advice.contains("rustup"));
+    }
+
+    #[test]
+    fn the_archive_is_asked_only_if_need_be() {
+        let asked = || panic!("not needed");
+        assert_eq!(Way::choose(false, true, asked, asked), Way::Cached);
+    }
 }

@@ -1,7 +1,8 @@
 #!/bin/sh
 # First process of a lab: lays the cached packages over /usr and /etc, makes places to write, then
-# runs the command. On user-mode Linux it is process 1 of a kernel whose root is the host's own file
-# system; on the host kernel it runs in namespaces of its own. Either way no write below goes to disk.
+# runs the command. On user-mode Linux and in the virtual machine it is process 1 of a kernel whose
+# root is the host's own file system; on the host kernel it runs in namespaces of its own. Either way
+# no write below goes to disk.
 set -u
 if [ "$$" = 1 ] && [ -z "${LAB_FIRST:-}" ]; then
     # An ordinary user's kernel sees the host's root as nobody, and `mount` is set-user-id: it would
@@ -9,15 +10,18 @@ if [ "$$" = 1 ] && [ -z "${LAB_FIRST:-}" ]; then
     LAB_FIRST=done exec setpriv --no-new-privs "$0"
 fi
 here=${0%/*}
-# Exports LAB_KERNEL, LAB_PACKAGES, LAB_PEERS, LAB_DIRECTORY, LAB_MARK, and sets the command as "$@".
+# Exports LAB_KERNEL, LAB_PACKAGES, LAB_PEERS, LAB_DIRECTORY, LAB_MARK, LAB_TERMINAL, and sets the
+# command as "$@".
 . "$here/settings"
 
-if [ "$LAB_KERNEL" = uml ]; then
+if [ "$LAB_KERNEL" != host ]; then
     # The command's line endings are its own affair.
     stty -opost
+    [ -n "$LAB_TERMINAL" ] || exec </dev/null
     printf '%s begin\n' "$LAB_MARK"
     mount -t proc proc /proc
     mount -t sysfs sysfs /sys
+    [ "$LAB_KERNEL" = uml ] || mount -t devtmpfs dev /dev
     mkdir -p /dev/pts /dev/shm
     mount -t devpts devpts /dev/pts
     mount -t tmpfs shm /dev/shm
@@ -38,8 +42,8 @@ if [ "$LAB_KERNEL" = uml ]; then
 fi
 
 lower=/usr
-for packages in $LAB_PACKAGES $LAB_PEERS; do
-    [ -d "$packages/usr" ] && lower="$packages/usr:$lower"
+for packages in "$LAB_PACKAGES" "$LAB_PEERS"; do
+    [ -n "$packages" ] && [ -d "$packages/usr" ] && lower="$packages/usr:$lower"
 done
 [ "$lower" = /usr ] || mount -t overlay -o "lowerdir=$lower" lab-usr /usr ||
     echo "lab: no overlay on this kernel, so no peers and no cached tools" >&2
@@ -52,8 +56,10 @@ if [ "$LAB_KERNEL" = uml ]; then
     mount -t tmpfs modules /usr/lib/modules
     mkdir "/usr/lib/modules/$(uname -r)"
     mount --bind "$modules" "/usr/lib/modules/$(uname -r)"
+fi
+if [ "$LAB_KERNEL" != host ]; then
     # Named here because a failed search for them costs seconds at the first SA.
-    modprobe -a esp4 esp6 xfrm_user gcm seqiv ghash-generic ctr chacha20poly1305 veth
+    modprobe -q -a esp4 esp6 xfrm_user gcm seqiv ghash-generic ctr chacha20poly1305 veth
     echo lab >/proc/sys/kernel/hostname
 fi
 ip link set lo up
