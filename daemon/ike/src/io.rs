@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use crate::{
     crypto::{Group, KeyShare, Secret, SignError, SignatureScheme},
     kernel::{KernelFailed, KernelOp, OpId},
-    view::Closed,
+    view::{Closed, Unproven},
     wire::id::Identity,
 };
 
@@ -125,6 +125,15 @@ pub enum Event {
         connection: Arc<str>,
         /// Why.
         reason: Closed,
+    },
+    /// A peer did not prove in a full exchange who it claims to be.
+    Unproven {
+        /// Where it is.
+        from: SocketAddr,
+        /// Whom it claims to be; displayed escaped.
+        peer: Identity,
+        /// What its proof lacks. The peer learns none of it.
+        why: Unproven,
     },
     /// The gateway has given a ticket to a client.
     TicketIssued {

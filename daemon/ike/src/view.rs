@@ -2,10 +2,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use thiserror::Error;
+
 use crate::{
     endpoint::{Endpoint, Slot},
     io::{Path, Stamp},
     sa::ike_sa::{IkeSa, Live, Purpose, State},
+    trust::TrustError,
     wire::{id::Identity, ts::TrafficSelector},
 };
 
@@ -150,6 +153,20 @@ impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
     }
+}
+
+/// Why a peer that speaks IKE correctly did not prove who it is.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub enum Unproven {
+    /// It proved itself in another way than the connection asks for.
+    #[error("a pre-shared key where a certificate is wanted, or the reverse")]
+    Method,
+    /// Its key is not ours.
+    #[error("another pre-shared key")]
+    PreSharedKey,
+    /// Its certificate or signature will not do.
+    #[error(transparent)]
+    Certificate(#[from] TrustError),
 }
 
 /// What an operator sees of an SA; nothing of one that is only kept for a retransmission.

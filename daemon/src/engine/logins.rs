@@ -31,6 +31,7 @@ impl Logins {
             Event::TicketRefused { .. } => self.tickets_refused += 1,
             Event::Closed { .. }
             | Event::Suspended { .. }
+            | Event::Unproven { .. }
             | Event::TicketReceived { .. }
             | Event::KernelFailed { .. } => {}
         }
@@ -60,6 +61,8 @@ pub(super) fn log(event: &Event) {
         } => info!("{connection}[{sa}]: closed ({reason})"),
         Event::Suspended { connection } => info!("{connection}: suspended"),
         Event::UpFailed { connection, reason } => warn!("{connection}: not up ({reason})"),
+        // Whoever gets here has answered from where he says he is, at the price of a key exchange.
+        Event::Unproven { from, peer, why } => warn!("{from}: {peer} is not proven: {why}"),
         Event::TicketReceived {
             connection,
             octets,

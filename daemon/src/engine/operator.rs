@@ -77,7 +77,8 @@ impl Waiting {
             Event::Suspended { .. }
             | Event::TicketIssued { .. }
             | Event::TicketReceived { .. }
-            | Event::TicketRefused { .. } => {}
+            | Event::TicketRefused { .. }
+            | Event::Unproven { .. } => {}
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    judge::{Accepted, Agreed, Asked, judge_response},
+    judge::{Accepted, Agreed, Asked},
     proof::{SHARED_KEY_MIC, emit_auth, prove},
 };
 use crate::{
@@ -318,7 +318,7 @@ impl Endpoint {
             self.counters.add(Counter::BadIntegrity);
             return self.check_in(sa);
         };
-        let judged = judge_response(sent, &plain, cx.now);
+        let judged = self.judge_response(sa.path, sent, &plain, cx.now);
         let State::AuthSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
             return self.table.forget(&sa);
         };

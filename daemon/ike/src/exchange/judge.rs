@@ -10,14 +10,14 @@ use super::{
 };
 use crate::{
     endpoint::{Context, Endpoint},
-    io::Stamp,
+    io::{Event, Path, Stamp},
     peer::Connection,
     sa::{
         ike_sa::{AuthSent, FirstExchange, IkeSa, Ripe},
         nat::Nat,
     },
     ticket::state::{AuthMethod, CertificateFacts},
-    view::Closed,
+    view::{Closed, Unproven},
     wire::{
         encrypted::Plain,
         id::Identity,
@@ -97,18 +97,31 @@ impl Endpoint {
                 let config = self.config_of(&state.connection).ok_or(refused)?;
                 (Arc::clone(config), state.auth, state.certificate.clone())
             }
-            None => self
-                .slots_at(&sa.path)
-                .filter(|config| {
+            None => {
+                let mut unproven = None;
+                let mut candidates = self.slots_at(&sa.path).filter(|config| {
                     config.ike_suites.contains(&ripe.suite)
                         && id_r.as_ref().is_none_or(|id_r| *id_r == config.local.id)
                         && config.remote.id.as_ref().is_none_or(|id| *id == id_i)
-                })
-                .find_map(|config| {
-                    let (auth, facts) = proven(config, ripe.suite, &claim, &chain, cx.now)?;
-                    Some((Arc::clone(config), auth, facts))
-                })
-                .ok_or(refused)?,
+                });
+                let found = candidates.find_map(|config| {
+                    match proven(config, ripe.suite, &claim, &chain, cx.now) {
+                        Ok((auth, facts)) => Some((Arc::clone(config), auth, facts)),
+                        Err(why) => {
+                            // Of several connections the one whose method it used tells most.
+                            if unproven.is_none() || why != Unproven::Method {
+                                unproven = Some(why);
+                            }
+                            None
+                        }
+                    }
+                });
+                drop(candidates);
+                if let (None, Some(why)) = (&found, unproven) {
+                    self.unproven(sa.path, &id_i, why);
+                }
+                found.ok_or(refused)?
+            }
         };
         let child = child::negotiate(&connection.child, &chain).map_err(|e| match e {
             ChildError::NoProposal => NotifyKind::NO_PROPOSAL_CHOSEN,
@@ -127,84 +140,94 @@ impl Endpoint {
             wants_ticket,
         })
     }
-}
 
-/// The response's proof and terms; on failure why, and whether the responder had proved itself.
-pub(super) fn judge_response(
-    sent: &AuthSent,
-    plain: &Plain,
-    now: Stamp,
-) -> Result<Agreed, (Closed, bool)> {
-    let broken = (Closed::Protocol, false);
-    let chain = Chain::parse(plain.first, &plain.octets).map_err(|_| broken)?;
-    let error = chain
-        .notifies()
-        .map(|notify| notify.kind)
-        .find(|kind| kind.is_error());
-    let Some(auth) = chain.one(PayloadKind::AUTH) else {
-        return Err((error.map_or(Closed::Protocol, reason_of), false));
-    };
-    let (method, proof) = parse_auth(auth).ok_or(broken)?;
-    let id_r = chain
-        .one(PayloadKind::ID_R)
-        .and_then(|body| Identity::parse(body).ok());
-    let id_r = id_r.ok_or(broken)?;
-    let octets = sent
-        .first
-        .responder_octets(sent.suite.prf, &sent.keys, &id_r);
-    let refused = (Closed::AuthenticationFailed, false);
-    let claim = Claim {
-        id: &id_r,
-        method,
-        proof,
-        octets: &octets,
-    };
-    let (auth, certificate) = match &sent.resumed {
-        Some(record) => {
-            let holds = resumption_holds(sent.suite, &sent.keys.sk_pr, &claim);
-            let no_cert = chain.one(PayloadKind::CERT).is_none();
-            if !holds || id_r != record.id_r || !no_cert {
-                return Err(refused);
-            }
-            (record.auth, None)
-        }
-        None => {
-            if sent
-                .connection
-                .remote
-                .id
-                .as_ref()
-                .is_some_and(|id| *id != id_r)
-            {
-                return Err(refused);
-            }
-            proven(&sent.connection, sent.suite, &claim, &chain, now).ok_or(refused)?
-        }
-    };
-    if let Some(error) = error {
-        return Err((reason_of(error), true));
-    }
-    let child = child::confirm(&sent.connection.child, &chain).map_err(|error| {
-        let reason = match error {
-            ChildError::NoProposal => Closed::NoProposalChosen,
-            ChildError::NoSelectors => Closed::TsUnacceptable,
-            ChildError::Syntax => Closed::Protocol,
+    /// The response's proof and terms; on failure why, and whether the responder had proved itself.
+    pub(super) fn judge_response(
+        &mut self,
+        path: Path,
+        sent: &AuthSent,
+        plain: &Plain,
+        now: Stamp,
+    ) -> Result<Agreed, (Closed, bool)> {
+        let broken = (Closed::Protocol, false);
+        let chain = Chain::parse(plain.first, &plain.octets).map_err(|_| broken)?;
+        let error = chain
+            .notifies()
+            .map(|notify| notify.kind)
+            .find(|kind| kind.is_error());
+        let Some(auth) = chain.one(PayloadKind::AUTH) else {
+            return Err((error.map_or(Closed::Protocol, reason_of), false));
         };
-        (reason, true)
-    })?;
-    let ticket = sent
-        .connection
-        .resume
-        .enabled
-        .then(|| ticket::received(&chain))
-        .flatten();
-    Ok(Agreed {
-        peer: id_r.clone(),
-        auth,
-        certificate,
-        child,
-        ticket,
-    })
+        let (method, proof) = parse_auth(auth).ok_or(broken)?;
+        let id_r = chain
+            .one(PayloadKind::ID_R)
+            .and_then(|body| Identity::parse(body).ok());
+        let id_r = id_r.ok_or(broken)?;
+        let octets = sent
+            .first
+            .responder_octets(sent.suite.prf, &sent.keys, &id_r);
+        let refused = (Closed::AuthenticationFailed, false);
+        let claim = Claim {
+            id: &id_r,
+            method,
+            proof,
+            octets: &octets,
+        };
+        let (auth, certificate) = match &sent.resumed {
+            Some(record) => {
+                let holds = resumption_holds(sent.suite, &sent.keys.sk_pr, &claim);
+                let no_cert = chain.one(PayloadKind::CERT).is_none();
+                if !holds || id_r != record.id_r || !no_cert {
+                    return Err(refused);
+                }
+                (record.auth, None)
+            }
+            None => {
+                if sent
+                    .connection
+                    .remote
+                    .id
+                    .as_ref()
+                    .is_some_and(|id| *id != id_r)
+                {
+                    return Err(refused);
+                }
+                proven(&sent.connection, sent.suite, &claim, &chain, now).map_err(|why| {
+                    self.unproven(path, &id_r, why);
+                    refused
+                })?
+            }
+        };
+        if let Some(error) = error {
+            return Err((reason_of(error), true));
+        }
+        let child = child::confirm(&sent.connection.child, &chain).map_err(|error| {
+            let reason = match error {
+                ChildError::NoProposal => Closed::NoProposalChosen,
+                ChildError::NoSelectors => Closed::TsUnacceptable,
+                ChildError::Syntax => Closed::Protocol,
+            };
+            (reason, true)
+        })?;
+        let ticket = sent
+            .connection
+            .resume
+            .enabled
+            .then(|| ticket::received(&chain))
+            .flatten();
+        Ok(Agreed {
+            peer: id_r.clone(),
+            auth,
+            certificate,
+            child,
+            ticket,
+        })
+    }
+
+    fn unproven(&mut self, path: Path, peer: &Identity, why: Unproven) {
+        let (from, peer) = (path.remote, peer.clone());
+        self.event(Event::Unproven { from, peer, why });
+    }
 }
 
 /// What an error notification in IKE_AUTH means to us.

@@ -9,6 +9,7 @@ use crate::{
     sa::proposal::IkeSuite,
     ticket::state::{AuthMethod, CertificateFacts},
     trust,
+    view::Unproven,
     wire::{
         id::Identity,
         payload::{Chain, ChainWriter, PayloadKind},
@@ -51,13 +52,17 @@ pub(super) fn proven(
     claim: &Claim<'_>,
     chain: &Chain<'_>,
     now: Stamp,
-) -> Option<(AuthMethod, Option<CertificateFacts>)> {
+) -> Result<(AuthMethod, Option<CertificateFacts>), Unproven> {
     match &connection.remote.proof {
+        Proof::PreShared(_) if claim.method != SHARED_KEY_MIC => Err(Unproven::Method),
         Proof::PreShared(key) => {
             let expected = pre_shared_mic(suite, key, claim.octets);
-            let holds = claim.method == SHARED_KEY_MIC && equal(claim.proof, expected.expose());
-            holds.then_some((AuthMethod::PreShared, None))
+            if !equal(claim.proof, expected.expose()) {
+                return Err(Unproven::PreSharedKey);
+            }
+            Ok((AuthMethod::PreShared, None))
         }
+        Proof::Certificate(_) if claim.method == SHARED_KEY_MIC => Err(Unproven::Method),
         Proof::Certificate(anchors) => {
             let certificates: Vec<_> = chain.all(PayloadKind::CERT).collect();
             let signed = trust::Signed {
@@ -65,8 +70,8 @@ pub(super) fn proven(
                 method: claim.method,
                 auth: claim.proof,
             };
-            let facts = trust::verify(anchors, &certificates, claim.id, &signed, now.wall).ok()?;
-            Some((AuthMethod::Certificate, Some(facts)))
+            let facts = trust::verify(anchors, &certificates, claim.id, &signed, now.wall)?;
+            Ok((AuthMethod::Certificate, Some(facts)))
         }
     }
 }

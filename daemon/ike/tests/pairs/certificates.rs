@@ -10,7 +10,8 @@ use ike::{
     io::Event,
     peer::{Connection, Credential, Proof},
     ticket::state::{AuthMethod, CertificateFacts},
-    view::Closed,
+    trust::TrustError,
+    view::{Closed, Unproven},
     wire::payload::PayloadKind,
 };
 use rcgen::{CertificateParams, date_time_ymd};
@@ -87,6 +88,15 @@ fn refused(pair: &Pair) -> bool {
             connection: "home".into(),
             reason: Closed::AuthenticationFailed,
         })
+}
+
+/// Why peers were not believed, as an operator reads it.
+fn reasons(events: &[Event]) -> Vec<Unproven> {
+    let why = |event: &Event| match event {
+        Event::Unproven { why, .. } => Some(*why),
+        _ => None,
+    };
+    events.iter().filter_map(why).collect()
 }
 
 fn kinds(payloads: &Payloads) -> Vec<PayloadKind> {
@@ -174,7 +184,7 @@ fn a_chain_over_an_intermediate_is_sent_whole() {
 }
 
 /// A fault, and the side that has it.
-type Case = (&'static str, fn() -> Vec<Connection>);
+type Case = (TrustError, fn() -> Vec<Connection>);
 
 /// A certificate under our authority that is special in one way.
 fn special(holder: &Holder, edit: fn(&mut CertificateParams)) -> Vec<u8> {
@@ -184,55 +194,59 @@ fn special(holder: &Holder, edit: fn(&mut CertificateParams)) -> Vec<u8> {
 #[test]
 fn a_client_with_a_bad_certificate_is_refused_and_leaves_nothing() {
     const CASES: [Case; 7] = [
-        ("expired", || client_of(special(&PKI.client, pki::expired))),
-        ("early", || {
+        (TrustError::Expired, || {
+            client_of(special(&PKI.client, pki::expired))
+        }),
+        (TrustError::NotYetValid, || {
             client_of(special(&PKI.client, pki::not_yet_valid))
         }),
-        ("other name", || {
+        (TrustError::Identity, || {
             client_of(special(&PKI.client, pki::of_somebody_else))
         }),
-        ("for mail", || {
+        (TrustError::ExtendedKeyUsage, || {
             client_of(special(&PKI.client, pki::for_mail))
         }),
-        ("no signatures", || {
+        (TrustError::KeyUsage, || {
             client_of(special(&PKI.client, pki::for_encryption))
         }),
-        ("other authority", || {
+        (TrustError::UnknownAuthority, || {
             client_of(PKI.stranger.certify(&PKI.client))
         }),
-        ("the gateway's", || {
+        (TrustError::Identity, || {
             client_of(PKI.gateway.certificate.clone())
         }),
     ];
-    for (seed, (name, bad)) in (10..).zip(CASES) {
+    for (seed, (why, bad)) in (10..).zip(CASES) {
         let mut pair = pair(seed, bad, gateway);
         pair.run(SOON);
-        assert!(refused(&pair), "{name}: {:?}", pair.client.events);
+        assert!(refused(&pair), "{why}: {:?}", pair.client.events);
         let failures = pair.gateway.endpoint.counters().count(Counter::AuthFailed);
-        assert_eq!(failures, 1, "{name}");
-        assert!(pair.gateway.kernel.installed.is_empty(), "{name}");
+        assert_eq!(failures, 1, "{why}");
+        assert_eq!(reasons(&pair.gateway.events), [Unproven::Certificate(why)]);
+        assert!(pair.gateway.kernel.installed.is_empty(), "{why}");
         pair.run(Duration::from_mins(1));
-        assert!(pair.gateway.endpoint.next_deadline().is_none(), "{name}");
+        assert!(pair.gateway.endpoint.next_deadline().is_none(), "{why}");
     }
 }
 
 #[test]
 fn a_gateway_with_a_bad_certificate_is_refused() {
     const CASES: [Case; 3] = [
-        ("expired", || {
+        (TrustError::Expired, || {
             gateway_of(special(&PKI.gateway, pki::expired))
         }),
-        ("other name", || {
+        (TrustError::Identity, || {
             gateway_of(special(&PKI.gateway, pki::of_somebody_else))
         }),
-        ("other authority", || {
+        (TrustError::UnknownAuthority, || {
             gateway_of(PKI.stranger.certify(&PKI.gateway))
         }),
     ];
-    for (seed, (name, bad)) in (20..).zip(CASES) {
+    for (seed, (why, bad)) in (20..).zip(CASES) {
         let mut pair = pair(seed, client, bad);
         pair.run(SOON);
-        assert!(refused(&pair), "{name}: {:?}", pair.client.events);
+        assert!(refused(&pair), "{why}: {:?}", pair.client.events);
+        assert_eq!(reasons(&pair.client.events), [Unproven::Certificate(why)]);
     }
 }
 

@@ -9,7 +9,7 @@ use ike::{
     crypto::{Encryption, Group, Prf, Secret},
     io::{Command, Event},
     peer::{Connection, Credential},
-    view::Closed,
+    view::{Closed, Unproven},
     wire::ts::TrafficSelector,
 };
 
@@ -97,6 +97,8 @@ fn a_wrong_key_is_refused_and_leaves_nothing() {
         reason: Closed::AuthenticationFailed,
     };
     assert!(pair.client.events.contains(&failed));
+    let unproven = |event: &Event| matches!(event, Event::Unproven { why, .. } if *why == Unproven::PreSharedKey);
+    assert!(pair.gateway.events.iter().any(unproven));
     assert!(pair.client.kernel.installed.is_empty() && pair.gateway.kernel.installed.is_empty());
     pair.run(Duration::from_mins(1));
     assert!(pair.gateway.established().is_empty());
