@@ -5,11 +5,13 @@
 
 pub mod capture;
 pub mod cases;
+pub mod datagram;
 pub mod flood;
 pub mod netns;
 pub mod packet;
 pub mod peer;
 pub mod ping;
+pub mod pki;
 pub mod process;
 pub mod site;
 pub mod suite;

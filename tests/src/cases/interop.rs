@@ -1,6 +1,10 @@
 //! Rekindle against foreign IKE daemons, in both roles; first the peers among themselves, so that a
 //! failure of ours is told from one of theirs.
 
+mod detours;
+mod logins;
+mod sides;
+
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -25,6 +29,17 @@ pub const CASES: &[Case] = &[
         name: "two_strongswans_ping_through_esp_in_udp_behind_nat",
         run: behind_nat,
     },
+    logins::CALLED_PSK,
+    logins::CALLED_CERTIFICATE,
+    logins::CALLING_PSK,
+    logins::CALLING_CERTIFICATE,
+    detours::OTHER_GROUP,
+    detours::OTHER_GROUP_FOR_THEM,
+    detours::COOKIE,
+    detours::COOKIE_FOR_THEM,
+    detours::NAT_CALLED,
+    detours::NAT_CALLING,
+    detours::NO_TICKET,
 ];
 
 fn strongswan_starts(lab: &mut Lab) -> Result<()> {
