@@ -1,12 +1,13 @@
-//! `cargo xtask demo`: sets up, builds, and runs the story of one resumption on a kernel with ESP.
+//! `cargo xtask demo`: sets up, builds, and runs the story of one resumption on a kernel with ESP, and
+//! the measurement of what logins cost on this machine's own.
 //!
-//! The program tells it step by step; its result comes back as a file, because a lab has one output
-//! stream only.
+//! What both find comes back in files, because a lab has one output stream only; a last run of the
+//! program judges it.
 
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +15,7 @@ use clap::Args;
 
 use crate::lab::{Kernel, Lab};
 use crate::places::Places;
-use crate::{build, setup};
+use crate::{build, setup, shell};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -34,43 +35,76 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     build::gate(places)?;
 
     let program = binaries.join("demo");
-    ensure!(
-        program.is_file(),
-        "{} was not built: tests/src/bin/demo.rs",
-        program.display()
-    );
-
-    let folder = places.root.join("target/lab");
-    fs::create_dir_all(&folder)?;
-    let result = ResultFile(folder.join(format!("demo-{}.json", std::process::id())));
-    let command =
-        [program, "--result".into(), result.0.clone()].map(|word| word.display().to_string());
-    let lab = Lab {
-        kernel: Kernel::with_esp(places)?,
-        interactive: false,
-        limit: LIMIT,
-    };
-    let status = lab.run(places, &command, &mut |octets| {
-        let written = if arguments.json {
-            std::io::stderr().write_all(octets)
-        } else {
-            std::io::stdout().write_all(octets)
+    ensure!(program.is_file(), "{} was not built", program.display());
+    let folder = Folder::create(places)?;
+    let (story, cost) = (folder.0.join("story.json"), folder.0.join("cost.json"));
+    let esp = Kernel::with_esp(places)?;
+    let part = |kernel, words: &[&str], file: &Path| -> Result<u8> {
+        let words = words.iter().map(|word| (*word).to_owned());
+        let command: Vec<String> = [program.display().to_string()]
+            .into_iter()
+            .chain(words)
+            .chain([file.display().to_string()])
+            .collect();
+        let lab = Lab {
+            kernel,
+            interactive: false,
+            limit: LIMIT,
         };
-        Ok(written?)
-    })?;
+        lab.run(places, &command, &mut |octets| {
+            let written = if arguments.json {
+                std::io::stderr().write_all(octets)
+            } else {
+                std::io::stdout().write_all(octets)
+            };
+            Ok(written?)
+        })
+    };
+
+    // What a part has not shown, the verdict says.
+    part(esp, &["story"], &story)?;
+    ensure!(story.is_file(), "the story ended without a word");
+    let (kernel, whose) = if shell::is_root() {
+        (Kernel::Host, "this machine's own kernel")
+    } else {
+        (esp, "the lab's kernel, for want of root")
+    };
+    eprintln!("\nxtask: measuring {LOGINS} logins of each kind on {whose} ...");
+    part(kernel, &["cost", LOGINS], &cost)?;
+
+    let mut verdict = Command::new(&program);
+    verdict.arg("verdict").args([&story, &cost]);
     if arguments.json {
-        let text = fs::read_to_string(&result.0).context("the demo left no result")?;
-        println!("{}", text.trim());
+        verdict.arg("--json");
     }
-    Ok(ExitCode::from(status))
+    let status = verdict.status().context("the verdict")?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-struct ResultFile(PathBuf);
+/// For the findings. It bears our process id like a lab's own folder, so that the next lab sweeps it
+/// away if we are killed.
+struct Folder(PathBuf);
 
-impl Drop for ResultFile {
+impl Folder {
+    fn create(places: &Places) -> Result<Self> {
+        let name = format!("{}-demo", std::process::id());
+        let folder = places.root.join("target/lab").join(name);
+        fs::create_dir_all(&folder)?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        let _ = shell::remove(&self.0);
     }
 }
 
-const LIMIT: Duration = Duration::from_mins(15);
+/// Of each kind; enough for a median.
+const LOGINS: &str = "200";
+/// For each part, before it is killed.
+const LIMIT: Duration = Duration::from_mins(10);
