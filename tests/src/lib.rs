@@ -6,6 +6,7 @@
 pub mod capture;
 pub mod cases;
 pub mod datagram;
+pub mod demo;
 pub mod flood;
 pub mod netns;
 pub mod packet;

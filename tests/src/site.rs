@@ -25,6 +25,7 @@ pub struct Site<'a> {
     folder: PathBuf,
     program: PathBuf,
     tool: PathBuf,
+    log_level: Option<&'static str>,
     daemon: Option<Daemon>,
 }
 
@@ -72,6 +73,7 @@ impl<'a> Site<'a> {
             folder,
             program,
             tool,
+            log_level: None,
             daemon: None,
         })
     }
@@ -82,6 +84,11 @@ impl<'a> Site<'a> {
         &self.folder
     }
 
+    /// Logs less than the configuration says, from the next start on.
+    pub fn log_at(&mut self, level: &'static str) {
+        self.log_level = Some(level);
+    }
+
     /// Starts keeper and engine, and waits until they answer.
     pub fn start(&mut self, lab: &Lab) -> Result<()> {
         let name = format!("rekindled-{}", self.namespace.name());
@@ -89,6 +96,9 @@ impl<'a> Site<'a> {
         command
             .arg("--config")
             .arg(self.folder.join("rekindle.toml"));
+        if let Some(level) = self.log_level {
+            command.env("REKINDLE_LOG", level);
+        }
         let mut daemon = Daemon::start(lab, &name, &mut command)?;
         daemon.wait_for_path(&self.socket(), START)?;
         self.daemon = Some(daemon);
@@ -103,7 +113,7 @@ impl<'a> Site<'a> {
     /// SIGKILL to keeper and engine; returns once both are gone.
     pub fn kill(&mut self) -> Result<()> {
         let daemon = self.daemon.take().context("it runs")?;
-        let engine = self.engine_of(daemon.pid())?;
+        let engine = engine_of(daemon.pid())?;
         kill(engine, Signal::SIGKILL)?;
         daemon.signal(Signal::SIGKILL)?;
         drop(daemon);
@@ -124,7 +134,13 @@ impl<'a> Site<'a> {
 
     /// The engine's process.
     pub fn engine(&self) -> Result<Pid> {
-        self.engine_of(self.daemon.as_ref().context("it runs")?.pid())
+        engine_of(self.daemon.as_ref().context("it runs")?.pid())
+    }
+
+    /// The keeper's process and the engine's.
+    pub fn processes(&self) -> Result<[Pid; 2]> {
+        let keeper = self.daemon.as_ref().context("it runs")?.pid();
+        Ok([keeper, engine_of(keeper)?])
     }
 
     /// SIGTERM: says goodbye to all peers.
@@ -190,16 +206,17 @@ impl<'a> Site<'a> {
     fn socket(&self) -> PathBuf {
         self.folder.join("run/control.sock")
     }
+}
 
-    fn engine_of(&self, keeper: Pid) -> Result<Pid> {
-        let deadline = Instant::now() + START;
-        loop {
-            if let Some(engine) = child_of(keeper) {
-                return Ok(engine);
-            }
-            ensure!(Instant::now() < deadline, "the keeper has no engine");
-            thread::sleep(POLL);
+/// The keeper's engine, once it has one.
+fn engine_of(keeper: Pid) -> Result<Pid> {
+    let deadline = Instant::now() + START;
+    loop {
+        if let Some(engine) = child_of(keeper) {
+            return Ok(engine);
         }
+        ensure!(Instant::now() < deadline, "the keeper has no engine");
+        thread::sleep(POLL);
     }
 }
 

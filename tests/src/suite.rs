@@ -88,7 +88,8 @@ impl Lab {
         Path::new("/run/lab/bpf")
     }
 
-    fn show_logs(&self) {
+    /// Prints the end of every log in the folder.
+    pub fn show_logs(&self) {
         let Ok(entries) = fs::read_dir(&self.work) else {
             return;
         };

@@ -34,7 +34,8 @@ const CLIENT: &str = "192.0.2.10";
 const GATEWAY: &str = "192.0.2.1";
 /// Inside addresses: what the tunnel is for.
 const BRANCH: &str = "10.2.0.1";
-const OFFICE: &str = "10.1.0.1";
+/// The address behind the gateway.
+pub const OFFICE: &str = "10.1.0.1";
 const IKE_SA_INIT: u8 = 34;
 const INFORMATIONAL: u8 = 37;
 const IKE_SESSION_RESUME: u8 = 38;
@@ -163,11 +164,9 @@ fn resumes(lab: &mut Lab) -> Result<()> {
             _ => None,
         }));
     }
-    let count = |wanted| {
-        exchanges
-            .iter()
-            .filter(|exchange| **exchange == wanted)
-            .count()
+    let count = |wanted| -> u32 {
+        let is_it = |exchange: &u8| u32::from(*exchange == wanted);
+        exchanges.iter().map(is_it).sum()
     };
     ensure!(
         count(IKE_SA_INIT) == 2 && count(IKE_SESSION_RESUME) == 2,
