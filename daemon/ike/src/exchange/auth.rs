@@ -324,7 +324,7 @@ impl Endpoint {
         };
         match judged {
             Ok(agreed) => self.agreed(sa, *sent, agreed, cx),
-            Err((reason, authenticated)) => {
+            Err((reason, believed)) => {
                 let AuthSent {
                     connection,
                     protection,
@@ -333,8 +333,8 @@ impl Endpoint {
                 } = *sent;
                 // The gateway holds SK_d and still says no: the ticket goes, a full exchange follows.
                 let was_resumption = resumed.is_some();
-                if authenticated {
-                    // The responder believes in an SA; take it back.
+                if believed {
+                    // The responder has an SA that we do not want (RFC 7296, 2.21.2).
                     self.goodbye(&sa, protection);
                 }
                 self.table.forget(&sa);

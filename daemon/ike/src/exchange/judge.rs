@@ -141,7 +141,7 @@ impl Endpoint {
         })
     }
 
-    /// The response's proof and terms; on failure why, and whether the responder had proved itself.
+    /// The response's proof and terms; on failure why, and whether the responder believes in an SA.
     pub(super) fn judge_response(
         &mut self,
         path: Path,
@@ -158,6 +158,8 @@ impl Endpoint {
         let Some(auth) = chain.one(PayloadKind::AUTH) else {
             return Err((error.map_or(Closed::Protocol, reason_of), false));
         };
+        // Who sends AUTH has accepted ours, and has an SA by now, whatever his own is worth.
+        let broken = (Closed::Protocol, true);
         let (method, proof) = parse_auth(auth).ok_or(broken)?;
         let id_r = chain
             .one(PayloadKind::ID_R)
@@ -166,7 +168,7 @@ impl Endpoint {
         let octets = sent
             .first
             .responder_octets(sent.suite.prf, &sent.keys, &id_r);
-        let refused = (Closed::AuthenticationFailed, false);
+        let refused = (Closed::AuthenticationFailed, true);
         let claim = Claim {
             id: &id_r,
             method,

@@ -247,6 +247,9 @@ fn a_gateway_with_a_bad_certificate_is_refused() {
         pair.run(SOON);
         assert!(refused(&pair), "{why}: {:?}", pair.client.events);
         assert_eq!(reasons(&pair.client.events), [Unproven::Certificate(why)]);
+        // It believed in an SA, and was told.
+        assert!(pair.gateway.established().is_empty(), "{why}");
+        assert!(pair.gateway.kernel.installed.is_empty(), "{why}");
     }
 }
 
