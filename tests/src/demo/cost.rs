@@ -33,38 +33,55 @@ pub(super) fn measure(lab: &Lab, logins: usize) -> Result<Cost> {
         site.log_at("warn");
         site.start(lab)?;
     }
-    // The first of each kind pays for caches and pages that the others find.
-    series(&client, &gateway, "down home", WARM_UP)?;
-    let full = series(&client, &gateway, "down home", logins)?;
-    client.ikectl("up home")?;
-    client.ikectl("suspend home")?;
-    series(&client, &gateway, "suspend home", WARM_UP)?;
-    let resume = series(&client, &gateway, "suspend home", logins)?;
-    client.stop()?;
+    let mut meter = Meter {
+        processes: gateway.processes()?,
+        client,
+    };
+    let (mut full, mut resume) = (Vec::with_capacity(logins), Vec::with_capacity(logins));
+    // In turns, so that what else this machine does falls on both kinds alike.
+    for turn in 0..WARM_UP + logins {
+        let costs = [meter.login(false)?, meter.login(true)?];
+        // The first of each kind pay for caches and pages that the others find.
+        if turn >= WARM_UP {
+            full.push(costs[0]);
+            resume.push(costs[1]);
+        }
+    }
+    meter.client.stop()?;
     gateway.stop()?;
     Ok(Cost {
         kernel: lab.kernel(),
         logins,
-        full,
-        resume,
+        full: median(full)?,
+        resume: median(resume)?,
     })
 }
 
-/// Median microseconds of the gateway for `logins` logins that end with `farewell`.
-fn series(client: &Site<'_>, gateway: &Site<'_>, farewell: &str, logins: usize) -> Result<f64> {
-    let resumed = farewell.starts_with("suspend");
-    let processes = gateway.processes()?;
-    let mut samples = Vec::with_capacity(logins);
-    for _ in 0..logins {
-        let before = settled(processes)?;
-        let up = client.ikectl("up home")?;
+/// A client that logs in, and the gateway's processes that work for it.
+struct Meter<'a> {
+    client: Site<'a>,
+    processes: [Pid; 2],
+}
+
+impl Meter<'_> {
+    /// The gateway's time for a login. After a full one the client sleeps, after a resumed one it has
+    /// nothing left to resume with.
+    fn login(&mut self, resumed: bool) -> Result<Duration> {
+        let before = settled(self.processes)?;
+        let up = self.client.ikectl("up home")?;
         ensure!(up["resumed"] == resumed, "{up}");
-        samples.push(settled(processes)?.saturating_sub(before));
-        client.ikectl(farewell)?;
+        let cost = settled(self.processes)?.saturating_sub(before);
+        let farewell = if resumed { "down home" } else { "suspend home" };
+        self.client.ikectl(farewell)?;
+        Ok(cost)
     }
+}
+
+/// Microseconds.
+fn median(mut samples: Vec<Duration>) -> Result<f64> {
     samples.sort_unstable();
-    let median = samples.get(logins / 2).context("no logins")?;
-    Ok(median.as_secs_f64() * 1e6)
+    let middle = samples.get(samples.len() / 2).context("no logins")?;
+    Ok(middle.as_secs_f64() * 1e6)
 }
 
 /// The time the processes have run for, once they have nothing more to do.
