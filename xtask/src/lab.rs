@@ -4,6 +4,7 @@
 //! user-mode Linux, else a virtual machine, both from the cache and without root or KVM.
 
 mod console;
+mod preload;
 mod qemu;
 mod uml;
 

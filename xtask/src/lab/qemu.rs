@@ -15,7 +15,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-use super::{Lab, available_memory, console, contained, quote};
+use super::{Lab, available_memory, console, contained, preload, quote};
 use crate::packages::MACHINE;
 use crate::places::Places;
 use crate::shell;
@@ -64,10 +64,12 @@ pub(super) fn boot(
         .with_context(|| format!("{}: is the path too long?", socket.display()))?;
     fcntl(listener.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
 
+    let shim = preload::build(places, "noatime", include_str!("noatime.c"))?;
     let mut command = contained("--map-root-user");
     command.args(["sh", "-c", include_str!("machine.sh"), "machine"]);
     command
         .arg(listener.as_raw_fd().to_string())
+        .arg(shim)
         .arg(files.folder.join("usr/lib/qemu/virtiofsd"))
         .arg(files.folder.join("usr/bin/qemu-system-x86_64"))
         .env("LD_LIBRARY_PATH", &files.libraries)

@@ -3,15 +3,14 @@
 //! It needs neither root nor KVM, and starts fastest of the kernels that are not the host's own.
 
 use std::path::{Path, PathBuf};
-use std::process::{self, Command};
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::{Lab, available_memory, console, contained};
+use super::{Lab, available_memory, console, contained, preload};
 use crate::packages::LAB;
-use crate::places::{self, Places};
+use crate::places::Places;
 use crate::shell;
 
 /// The guest's memory, and what must be free so that it does not push others out.
@@ -57,7 +56,8 @@ pub(super) fn boot(
     show: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<u8> {
     let kernel = kernel(places)?;
-    let shim = shim(places)?;
+    // Without it the guest dies on CPUs with AMX.
+    let shim = preload::build(places, "xstate", include_str!("xstate.c"))?;
     // The mount point of the guest's modules, once the packages are laid over /usr.
     if let Some(folder) = LAB.found(places) {
         fs::create_dir_all(folder.join("usr/lib/modules"))?;
@@ -104,25 +104,4 @@ fn kernel(places: &Places) -> Result<PathBuf> {
         .filter(|file| file.is_file())
         .or_else(|| shell::which("linux.uml"))
         .context("user-mode Linux is not in the cache: run `cargo xtask setup`")
-}
-
-/// Without it the guest dies on CPUs with AMX; see `xstate.c`.
-fn shim(places: &Places) -> Result<PathBuf> {
-    let source = include_str!("xstate.c");
-    let shim = places
-        .cache
-        .join(format!("xstate-{}.so", places::key([source])));
-    if !shim.is_file() {
-        let partial = places.cache.join(format!("xstate-{}.c", process::id()));
-        fs::write(&partial, source)?;
-        let built = partial.with_extension("partial");
-        let mut cc = Command::new("cc");
-        cc.args(["-O2", "-shared", "-fPIC", "-o"])
-            .arg(&built)
-            .arg(&partial);
-        shell::run(&mut cc)?;
-        fs::remove_file(&partial)?;
-        fs::rename(&built, &shim)?;
-    }
-    Ok(shim)
 }
