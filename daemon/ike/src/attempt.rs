@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     endpoint::{CommandRefused, Context, Endpoint},
-    exchange::{block, owner},
+    exchange::{block, chance_between, owner},
     io::{Event, Stamp},
     kernel::KernelOp,
-    peer::Connection,
-    sa::ike_sa::{IkeSa, Installing, Lingering, Live, State},
+    peer::{Compat, Connection},
+    sa::ike_sa::{IkeSa, Installing, Lingering, Live, Purpose, State},
     ticket::SessionRecord,
     view::Closed,
 };
@@ -20,6 +20,8 @@ const HALF_OPEN_LIFE: Duration = Duration::from_secs(30);
 const KERNEL_PATIENCE: Duration = Duration::from_secs(30);
 /// Waits between attempts to bring a lost connection back: doubled each time, up to the last.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
+/// All clients of a gateway that came back resume within this time.
+const AFTER_CRASH: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
 impl Endpoint {
@@ -72,10 +74,10 @@ impl Endpoint {
     /// Client: drops the SA without a DELETE and keeps the ticket (RFC 5723, 3).
     pub(crate) fn suspend(
         &mut self,
-        slot: usize,
+        at: usize,
         cx: &mut Context<'_>,
     ) -> Result<(), CommandRefused> {
-        let Some(slot) = self.slots.get_mut(slot) else {
+        let Some(slot) = self.slots.get_mut(at) else {
             return Err(CommandRefused::NoConnection);
         };
         let connection = Arc::clone(&slot.config);
@@ -83,26 +85,30 @@ impl Endpoint {
             .record
             .as_ref()
             .is_some_and(|record| record.left(cx.now).is_some());
-        let up = |sa: &&IkeSa| of_connection(sa, &connection) && matches!(sa.state, State::Up(_));
-        let id = self
-            .table
-            .iter()
-            .find(up)
-            .map(|sa| sa.id)
-            .ok_or(CommandRefused::NotUp)?;
+        let sa = self.up_sa(at).ok_or(CommandRefused::NotUp)?;
         if !has_ticket {
+            self.check_in(sa);
             return Err(CommandRefused::NoTicket);
         }
         if let Some(slot) = self.slot_mut(&connection) {
             (slot.suspended, slot.wanted) = (true, false);
         }
-        if let Some(sa) = self.table.check_out(id) {
-            self.close(sa, Closed::Suspended, cx);
-        }
+        self.close(sa, Closed::Suspended, cx);
         self.event(Event::Suspended {
             connection: Arc::clone(&connection.name),
         });
         Ok(())
+    }
+
+    /// The established SA of a connection, checked out.
+    pub(crate) fn up_sa(&mut self, slot: usize) -> Option<IkeSa> {
+        let connection = Arc::clone(&self.slots.get(slot)?.config);
+        let up = |sa: &&IkeSa| match &sa.state {
+            State::Up(live) => live.moved_until.is_none() && of_connection(sa, &connection),
+            _ => false,
+        };
+        let id = self.table.iter().find(up)?.id;
+        self.table.check_out(id)
     }
 
     /// Resumes if there is something to resume, else starts from nothing.
@@ -234,11 +240,7 @@ impl Endpoint {
     pub(crate) fn close(&mut self, sa: IkeSa, reason: Closed, cx: &mut Context<'_>) {
         self.table.forget(&sa);
         let IkeSa {
-            id,
-            initiator,
-            path,
-            state,
-            ..
+            id, path, state, ..
         } = sa;
         match state {
             State::HalfOpen(half) => {
@@ -258,7 +260,7 @@ impl Endpoint {
             State::Installing(live, Installing::Initiator { .. }) => {
                 self.attempt_over(&live.connection, reason, false, cx);
             }
-            State::Up(live) => self.closed(id, initiator, *live, reason, cx),
+            State::Up(live) => self.closed(id, *live, reason, cx),
             State::Installing(..) | State::Lingering(_) | State::Gone => {}
         }
     }
@@ -272,21 +274,22 @@ impl Endpoint {
         cx: &mut Context<'_>,
     ) {
         let state = std::mem::replace(&mut sa.state, State::Lingering(lingering));
-        let (id, initiator) = (sa.id, sa.initiator);
+        let id = sa.id;
         self.check_in(sa);
         if let State::Up(live) = state {
-            self.closed(id, initiator, *live, reason, cx);
+            self.closed(id, *live, reason, cx);
         }
     }
 
-    fn closed(
-        &mut self,
-        id: u64,
-        initiator: bool,
-        live: Live,
-        reason: Closed,
-        cx: &mut Context<'_>,
-    ) {
+    fn closed(&mut self, id: u64, live: Live, reason: Closed, cx: &mut Context<'_>) {
+        // Whatever ends an SA whose Child SA has moved on ends nothing else.
+        let reason = match &live.outstanding {
+            _ if live.moved_until.is_some() => Closed::Rekeyed,
+            // However a deletion of ours ends, it was a deletion.
+            Some((Purpose::Delete(ours), _)) => *ours,
+            _ => live.delete_next.unwrap_or(reason),
+        };
+        let client = live.client;
         let Live {
             connection,
             child,
@@ -297,10 +300,10 @@ impl Endpoint {
             let (owner, inbound, outbound) = (child.owner, child.spi_in, child.spi_out);
             match reason {
                 // The newer SA's installation has replaced what the kernel had.
-                Closed::Replaced => {}
+                Closed::Replaced | Closed::Rekeyed => {}
                 Closed::Down => self.kernel(KernelOp::Release { owner }),
                 // A client's operator has not said `down`: its flow stays blocked.
-                Closed::PeerDeleted if !initiator => self.kernel(KernelOp::Release { owner }),
+                Closed::PeerDeleted if !client => self.kernel(KernelOp::Release { owner }),
                 _ => self.kernel(KernelOp::Remove {
                     owner,
                     inbound,
@@ -309,17 +312,27 @@ impl Endpoint {
             }
         }
         let deleted = matches!(reason, Closed::Down | Closed::PeerDeleted);
-        if let Some((name, _)) = issued.filter(|_| deleted) {
+        // libreswan suspends by DELETE and means to come back with its ticket.
+        let keeps = connection.compat == Compat::Libreswan && reason == Closed::PeerDeleted;
+        if let Some((name, _)) = issued.filter(|_| deleted && !keeps) {
             cx.ledger.mark_used(name.key_id, name.index);
         }
-        if initiator {
+        if client {
             if let Some(slot) = self.slot_mut(&connection).filter(|_| deleted) {
                 // RFC 5723, 6.2: the ticket goes with its SA, whoever deletes it.
                 slot.record = None;
             }
-            let over = matches!(reason, Closed::Down | Closed::Suspended | Closed::Replaced);
+            let over = matches!(
+                reason,
+                Closed::Down | Closed::Suspended | Closed::Replaced | Closed::Rekeyed
+            );
             if let Some(slot) = self.slot_of(&connection.name).filter(|_| !over) {
                 self.retry_later(slot, cx);
+                if reason == Closed::Crashed && self.retries.contains_key(&slot) {
+                    // The gateway is back, and everybody knows: spread by chance alone.
+                    let wait = chance_between((Duration::ZERO, AFTER_CRASH), cx.env);
+                    self.retries.insert(slot, cx.now.boot + wait);
+                }
             }
         }
         self.event(Event::Closed {

@@ -51,6 +51,8 @@ counters! {
     TicketRefused => "ticket_refused",
     /// Half-open for too long.
     HalfOpenTimeout => "half_open_timeout",
+    /// Answered with a token that proves the loss of an SA (RFC 6290).
+    TokenSent => "token_sent",
     /// Answered with AUTHENTICATION_FAILED.
     AuthFailed => "auth_failed",
 }

@@ -15,6 +15,7 @@ use gate_abi::{
 
 use crate::{
     counters::{Counter, Counters},
+    crypto::Secret,
     defence::{budget::HalfOpenBudget, cookie::CookieJar},
     io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
     kernel::{KernelFailed, KernelOp, OpId, Owner},
@@ -67,6 +68,15 @@ impl Default for Settings {
             cookie_from_network: 32,
         }
     }
+}
+
+/// What a node keeps over restarts besides its ticket roots, so that it knows its own SPIs again.
+#[derive(Debug)]
+pub struct NodeKeys {
+    /// The present `k_spi`, which tags every SPI of ours, then the one before.
+    pub spi: [SipKey; 2],
+    /// 32 octets from which quick crash detection tokens are made (RFC 6290, 5.1).
+    pub qcd: Secret,
 }
 
 /// Time, chance and the ticket ledger, for the length of one step.
@@ -131,19 +141,23 @@ pub struct Endpoint {
     pub(crate) budget: HalfOpenBudget,
     pub(crate) counters: Counters,
     outputs: VecDeque<Output>,
-    spi_key: SipKey,
+    /// The present `k_spi`, then the one before.
+    pub(crate) spi_keys: [SipKey; 2],
+    pub(crate) qcd_secret: Secret,
+    /// Second of the boot clock, and tokens given in it.
+    pub(crate) confessions: (u64, u32),
     spi_order: SipKey,
     spi_count: u32,
     first_key: SipKey,
 }
 
 impl Endpoint {
-    /// An endpoint without SAs. `spi_key` is the present `k_spi`; it tags every SPI of ours.
+    /// An endpoint without SAs.
     #[must_use]
     pub fn new(
         settings: Settings,
         connections: Vec<Connection>,
-        spi_key: SipKey,
+        keys: NodeKeys,
         roots: &[TicketRoot],
         now: Stamp,
         env: &mut dyn Env,
@@ -178,7 +192,9 @@ impl Endpoint {
             ),
             counters: Counters::default(),
             outputs: VecDeque::new(),
-            spi_key,
+            spi_keys: keys.spi,
+            qcd_secret: keys.qcd,
+            confessions: (0, 0),
             spi_order: sip_key(env),
             spi_count: 0,
             first_key: sip_key(env),
@@ -201,12 +217,16 @@ impl Endpoint {
         command: &Command,
         cx: &mut Context<'_>,
     ) -> Result<(), CommandRefused> {
-        let (Command::Up(name) | Command::Down(name) | Command::Suspend(name)) = command;
+        let (Command::Up(name)
+        | Command::Down(name)
+        | Command::Suspend(name)
+        | Command::Rekey(name)) = command;
         let slot = self.slot_of(name).ok_or(CommandRefused::NoConnection)?;
         match command {
             Command::Up(_) => self.up(slot, cx),
             Command::Down(_) => self.down(slot, cx),
             Command::Suspend(_) => self.suspend(slot, cx),
+            Command::Rekey(_) => self.rekey(slot, cx),
         }
     }
 
@@ -336,12 +356,9 @@ impl Endpoint {
         } else {
             header.spi_i
         };
-        let Some(sa) = self
-            .table
-            .by_spi(ours)
-            .and_then(|id| self.table.check_out(id))
-        else {
-            return self.counters.add(Counter::UnknownSpi);
+        let id = self.table.by_spi(ours);
+        let Some(sa) = id.and_then(|id| self.table.check_out(id)) else {
+            return self.confess(path, header, cx);
         };
         let first_sent = matches!(sa.state, State::InitSent(_) | State::ResumeSent(_));
         let spi_r_fits = first_sent || header.spi_r == sa.spi_r;
@@ -371,6 +388,12 @@ impl Endpoint {
             }
             State::HalfOpen(_) if !header.response && header.exchange == Exchange::IkeAuth => {
                 self.auth_request(sa, path, header, message, cx);
+            }
+            State::Up(_) if header.response && header.next != PayloadKind::SK => {
+                match Chain::parse(header.next, payloads) {
+                    Ok(chain) => self.unprotected(sa, &chain, cx),
+                    Err(_) => self.stray(sa),
+                }
             }
             State::Up(_) if header.response => self.response(sa, header, message, cx),
             State::Up(_) => self.request(sa, path, header, message, cx),
@@ -478,10 +501,11 @@ impl Endpoint {
     /// A fresh SPI that no SA of ours has.
     pub(crate) fn new_spi(&mut self) -> Spi {
         loop {
+            let [current, _] = &self.spi_keys;
             let serial = permute32(&self.spi_order, self.spi_count);
             self.spi_count = self.spi_count.wrapping_add(1);
             let Settings { node, worker, .. } = self.settings;
-            let spi = OurSpi::compose(node, worker, serial, &self.spi_key).to_wire();
+            let spi = OurSpi::compose(node, worker, serial, current).to_wire();
             // Ends: the table is smaller than the 2^32 values the counter runs through.
             if spi != [0; 8] && self.table.by_spi(spi).is_none() {
                 return spi;

@@ -59,6 +59,8 @@ pub enum Command {
     Down(Arc<str>),
     /// Drop the SA without a DELETE and keep the ticket.
     Suspend(Arc<str>),
+    /// New keys for its IKE SA, with a key exchange of their own (RFC 7296, 1.3.2).
+    Rekey(Arc<str>),
 }
 
 /// What the caller has to do, in the order given.
@@ -113,6 +115,15 @@ pub enum Event {
         connection: Arc<str>,
         /// Why.
         reason: Closed,
+    },
+    /// An IKE SA has new keys and a new number.
+    Rekeyed {
+        /// Our number of the old IKE SA.
+        old: u64,
+        /// Our number of the new one.
+        sa: u64,
+        /// The connection's name.
+        connection: Arc<str>,
     },
     /// A connection holds a ticket instead of an SA now.
     Suspended {

@@ -22,4 +22,4 @@ pub mod trust;
 pub mod view;
 pub mod wire;
 
-pub use endpoint::{CommandRefused, Context, Endpoint, Settings};
+pub use endpoint::{CommandRefused, Context, Endpoint, NodeKeys, Settings};

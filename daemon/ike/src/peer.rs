@@ -31,13 +31,29 @@ pub struct Connection {
     pub child: Child,
     /// Lifetime of an IKE SA without re-authentication.
     pub ike_lifetime: Duration,
+    /// The peer must authenticate in full again this long after it last did; no chain of resumptions
+    /// gets around it. `None` for whenever the IKE SA's lifetime ends.
+    pub reauth: Option<Duration>,
     /// After this much silence the peer is asked for a sign of life; zero for never.
     pub liveness: Duration,
     /// Session resumption: ask for tickets as client, issue and honour them as gateway.
     pub resume: Resume,
+    /// What the peer does otherwise than the RFCs say.
+    pub compat: Compat,
     /// SHA-256 over the connection's settings. A session record or ticket made under other settings is
     /// not resumed (RFC 5723 leaves policy changes open; our ruling is TICKET_NACK).
     pub digest: [u8; 32],
+}
+
+/// Deviations of a peer from the RFCs that a connection goes along with.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Compat {
+    /// None.
+    #[default]
+    Rfc,
+    /// libreswan 5.2 and later: AUTH after a resumption covers the sender's first message alone, a
+    /// suspend sends DELETE, and a COOKIE ends the client's attempt.
+    Libreswan,
 }
 
 /// Session resumption of one connection.

@@ -126,6 +126,10 @@ pub enum Closed {
     Limit,
     /// Its lifetime is over.
     Expired,
+    /// A rekey has moved its Child SA to a new IKE SA.
+    Rekeyed,
+    /// The peer has lost it, and has proved that by a token (RFC 6290).
+    Crashed,
 }
 
 impl Closed {
@@ -145,6 +149,8 @@ impl Closed {
             Self::Protocol => "protocol_error",
             Self::Limit => "limit",
             Self::Expired => "expired",
+            Self::Rekeyed => "rekeyed",
+            Self::Crashed => "peer_crashed",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ike::{
     crypto::{CertificateChain, Secret, TrustAnchors},
-    peer::{Child, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume},
+    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume},
     wire::{id::Identity, ts::TrafficSelector},
 };
 
@@ -33,12 +33,14 @@ pub const LIVENESS_BOUNDS: (Duration, Duration) = (Duration::ZERO, Duration::fro
 const IKE_PORT: u16 = 500;
 pub(super) const KEYS: &[&str] = &[
     "children",
+    "compat",
     "dpd_delay",
     "ike_lifetime",
     "local",
     "local_addrs",
     "proposals",
     "psk",
+    "reauth_time",
     "remote",
     "remote_addrs",
     "remote_port",
@@ -90,6 +92,13 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         LIFETIME_BOUNDS,
     );
     let liveness = time(&section, "dpd_delay", DEFAULT_LIVENESS, LIVENESS_BOUNDS);
+    let reauth = optional(&section, "reauth_time", None, |entry| {
+        let (least, most) = LIFETIME_BOUNDS;
+        entry.duration(least, most).map(Some)
+    });
+    let compat = optional(&section, "compat", Compat::Rfc, |entry| {
+        entry.choice(&[("none", Compat::Rfc), ("libreswan", Compat::Libreswan)])
+    });
     let resumes = optional(&section, "resume", true, Entry::boolean);
     let start_up = optional(&section, "start", false, |entry| {
         entry.choice(&[("up", true), ("none", false)])
@@ -133,7 +142,9 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         ike_suites: ike_suites?,
         child: child?,
         ike_lifetime,
+        reauth: reauth?,
         liveness: liveness?,
+        compat: compat?,
         resume: Resume {
             enabled: resumes? && around.resume.enabled,
             // No ticket outlives the SA it stands for (RFC 5723, 6.2).

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use ike::{
     crypto::Secret,
-    peer::{Connection, Credential, Proof},
+    peer::{Compat, Connection, Credential, Proof},
 };
 use ring::digest::{Digest, SHA256, digest};
 
@@ -30,8 +30,10 @@ fn canonical(connection: &Connection) -> String {
         ike_suites,
         child,
         ike_lifetime,
+        reauth,
         liveness,
         resume,
+        compat,
         digest: _,
     } = connection;
     let mut lines = Lines(String::from("rekindle connection 1\n"));
@@ -69,6 +71,8 @@ fn canonical(connection: &Connection) -> String {
     }
     lines.add("ike_lifetime", &ike_lifetime.as_secs());
     lines.add("dpd_delay", &liveness.as_secs());
+    lines.add_opt("reauth_time", reauth.map(|after| after.as_secs()).as_ref());
+    lines.add("compat", &u8::from(*compat == Compat::Libreswan));
     lines.add("resume", &resume.enabled);
     lines.add("ticket_lifetime", &resume.ticket_lifetime.as_secs());
     lines.add("child", &child.name);

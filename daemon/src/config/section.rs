@@ -27,7 +27,6 @@ const FOREIGN_KEYS: &[(&str, &str)] = &[
     ("mobike", "MOBIKE is not supported; leave it out"),
     ("mode", "only tunnel mode is supported; leave it out"),
     ("pools", "virtual addresses are not supported; leave it out"),
-    ("reauth_time", "set ike_lifetime instead"),
     (
         "rekey_time",
         "SAs are not rekeyed by a timer; set ike_lifetime or, in a child, life_time",

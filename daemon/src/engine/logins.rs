@@ -31,6 +31,7 @@ impl Logins {
             Event::TicketRefused { .. } => self.tickets_refused += 1,
             Event::Closed { .. }
             | Event::Suspended { .. }
+            | Event::Rekeyed { .. }
             | Event::Unproven { .. }
             | Event::TicketReceived { .. }
             | Event::KernelFailed { .. } => {}
@@ -59,6 +60,11 @@ pub(super) fn log(event: &Event) {
             connection,
             reason,
         } => info!("{connection}[{sa}]: closed ({reason})"),
+        Event::Rekeyed {
+            old,
+            sa,
+            connection,
+        } => info!("{connection}[{old}]: new keys, now [{sa}]"),
         Event::Suspended { connection } => info!("{connection}: suspended"),
         Event::UpFailed { connection, reason } => warn!("{connection}: not up ({reason})"),
         // Whoever gets here has answered from where he says he is, at the price of a key exchange.

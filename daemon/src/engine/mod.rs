@@ -17,7 +17,7 @@ use std::{
 
 use gate_abi::sip::SipKey;
 use ike::{
-    Context, Endpoint, Settings,
+    Context, Endpoint, NodeKeys, Settings,
     io::{Command, Event, Input, Output, Path, Stamp},
 };
 use tokio::{io::unix::AsyncFd, sync::mpsc};
@@ -114,11 +114,13 @@ impl Engine {
             })
             .collect();
         let mut environment = Environment::new(private_keys);
-        let [spi_key, _] = start.spi_keys;
-        let spi_key = SipKey::from_octets(spi_key);
+        let keys = NodeKeys {
+            spi: start.spi_keys.map(SipKey::from_octets),
+            qcd: start.qcd,
+        };
         let logins = Logins::new(connections.len());
         let roots = &start.epochs.roots;
-        let endpoint = Endpoint::new(settings, connections, spi_key, roots, now, &mut environment);
+        let endpoint = Endpoint::new(settings, connections, keys, roots, now, &mut environment);
         let sockets = start
             .sockets
             .into_iter()

@@ -75,6 +75,7 @@ impl Waiting {
                 answer(&mut self.down, connection, &outcome);
             }
             Event::Suspended { .. }
+            | Event::Rekeyed { .. }
             | Event::TicketIssued { .. }
             | Event::TicketReceived { .. }
             | Event::TicketRefused { .. }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use ike::{
+    crypto::Secret,
     io::TicketRoot,
     kernel::{KernelFailed, KernelOp, OpId, Owner},
 };
@@ -73,6 +74,8 @@ pub struct EngineStart {
     pub node: u8,
     /// The present `k_spi`, then the one before.
     pub spi_keys: [[u8; 16]; 2],
+    /// Secret of crash detection tokens, for the core.
+    pub qcd: Secret,
     /// How this start came about.
     pub boot: BootInfo,
 }
@@ -142,6 +145,7 @@ impl EngineStart {
             epochs,
             node,
             spi_keys,
+            qcd,
             boot,
         } = hello;
         if descriptors.len() != sockets.len() + epochs.len() {
@@ -197,6 +201,7 @@ impl EngineStart {
             ledger,
             node,
             spi_keys: spi_keys.0,
+            qcd,
             boot,
         })
     }

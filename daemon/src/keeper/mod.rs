@@ -417,6 +417,7 @@ impl Keeper {
             epochs: self.epoch_keys(),
             node: self.node.id(),
             spi_keys: SpiKeys(*self.node.spi_keys()),
+            qcd: self.node.qcd_secret(),
             boot: BootInfo {
                 boot_id: self.boot_id,
                 engines_before: self.engines,

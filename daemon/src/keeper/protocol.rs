@@ -122,6 +122,9 @@ pub struct Hello {
     pub node: u8,
     /// The present `k_spi`, then the one before.
     pub spi_keys: SpiKeys,
+    /// Secret of crash detection tokens.
+    #[serde(with = "secret")]
+    pub qcd: Secret,
     /// How this start came about.
     pub boot: BootInfo,
 }

@@ -1,8 +1,9 @@
-//! What names this node on the wire: its octet in SPIs and tickets, and the keys behind the check of
-//! its SPIs.
+//! What names this node on the wire: its octet in SPIs and tickets, the keys behind the check of its
+//! SPIs, and the secret behind its crash detection tokens (RFC 6290).
 
 use std::path::Path;
 
+use ike::crypto::Secret;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -14,7 +15,7 @@ use super::{
 
 /// How long one `k_spi` makes new SPIs; the one before it stays good as long again.
 const ROTATION_SECONDS: u64 = 30 * 24 * 3600;
-const MAGIC: Magic = *b"rknode\0\x01";
+const MAGIC: Magic = *b"rknode\0\x02";
 const FILE: &str = "spi-keys";
 
 /// Node id and SPI keys, kept on disk.
@@ -24,6 +25,8 @@ pub struct Node {
     /// The present key, then the one before.
     keys: [[u8; 16]; 2],
     since: u64,
+    /// Never rotated: a token must be the same after any restart.
+    qcd: [u8; 32],
 }
 
 impl std::fmt::Debug for Node {
@@ -45,6 +48,7 @@ impl Node {
                 id: fresh::<1>()?[0],
                 keys: [fresh()?, fresh()?],
                 since: now,
+                qcd: fresh()?,
             },
         };
         let id = configured.unwrap_or(node.id);
@@ -79,6 +83,12 @@ impl Node {
     pub const fn spi_keys(&self) -> &[[u8; 16]; 2] {
         &self.keys
     }
+
+    /// The secret behind crash detection tokens.
+    #[must_use]
+    pub fn qcd_secret(&self) -> Secret {
+        Secret::from(&self.qcd[..])
+    }
 }
 
 fn fresh<const N: usize>() -> Result<[u8; N], RingError> {
@@ -99,8 +109,8 @@ mod tests {
         let first = Node::open(folder.path(), None, 1000).expect("open");
         let again = Node::open(folder.path(), None, 2000).expect("reopen");
         assert_eq!(
-            (first.id(), first.spi_keys()),
-            (again.id(), again.spi_keys())
+            (first.id(), first.spi_keys(), first.qcd_secret()),
+            (again.id(), again.spi_keys(), again.qcd_secret())
         );
         let named = Node::open(folder.path(), Some(9), 2000).expect("reopen");
         assert_eq!((named.id(), named.spi_keys()), (9, first.spi_keys()));

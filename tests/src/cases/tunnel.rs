@@ -164,18 +164,9 @@ fn resumes(lab: &mut Lab) -> Result<()> {
             _ => None,
         }));
     }
-    let count = |wanted| -> u32 {
-        let is_it = |exchange: &u8| u32::from(*exchange == wanted);
-        exchanges.iter().map(is_it).sum()
-    };
-    ensure!(
-        count(IKE_SA_INIT) == 2 && count(IKE_SESSION_RESUME) == 2,
-        "{exchanges:?}"
-    );
-    ensure!(
-        count(INFORMATIONAL) == 0,
-        "a DELETE on the wire: {exchanges:?}"
-    );
+    let has = |wanted| exchanges.contains(&wanted);
+    ensure!(has(IKE_SA_INIT) && has(IKE_SESSION_RESUME), "{exchanges:?}");
+    ensure!(!has(INFORMATIONAL), "a DELETE on the wire: {exchanges:?}");
     ensure!(tally.clear == 0, "clear text on the wire: {tally:?}");
     ensure!(tally.esp == 12, "{tally:?}");
     client.stop()?;

@@ -61,6 +61,22 @@ impl KeyMaterial {
         Self::expand(which, encryption, &skeyseed, exchanged)
     }
 
+    /// After an IKE rekey: `SKEYSEED = prf(SK_d_old, g^ir | Ni | Nr)` with the old SA's prf, the rest
+    /// with the new one's (RFC 7296, 2.18).
+    #[must_use]
+    pub fn from_rekey(
+        old: (Prf, &Secret),
+        which: Prf,
+        encryption: Encryption,
+        shared: &Secret,
+        exchanged: &Exchanged<'_>,
+    ) -> Self {
+        let (old_prf, old_sk_d) = old;
+        let parts: [&[u8]; 3] = [shared.expose(), exchanged.ni, exchanged.nr];
+        let skeyseed = prf(old_prf, old_sk_d.expose(), &parts);
+        Self::expand(which, encryption, &skeyseed, exchanged)
+    }
+
     fn expand(which: Prf, encryption: Encryption, skeyseed: &Secret, by: &Exchanged<'_>) -> Self {
         let (p, e) = (which.output_len(), encryption.key_and_salt_len());
         let seed: [&[u8]; 4] = [by.ni, by.nr, &by.spi_i, &by.spi_r];

@@ -1,22 +1,23 @@
 //! IKE_AUTH (RFC 7296, 1.2; RFC 5723, 4.3.3): both sides prove who they are, and the first Child SA
 //! is made. The answer waits until the kernel has taken the Child SA.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
+    AFTER_RESUMPTION,
     judge::{Accepted, Agreed, Asked},
-    proof::{SHARED_KEY_MIC, emit_auth, prove},
+    proof::{SHARED_KEY_MIC, emit_auth, prove, resumption_mic},
 };
 use crate::{
     counters::Counter,
-    crypto::{keymat::KeyMaterial, prf::prf},
+    crypto::keymat::KeyMaterial,
     endpoint::{Context, Endpoint},
-    io::{Path, Stamp},
+    io::{Env, Path, Stamp},
     peer::Connection,
     sa::{
         ike_sa::{
             AuthSent, FirstExchange, HalfOpen, IkeSa, Installing, Lingering, Live, Origin,
-            Protection, Ripe, Ripeness, State,
+            Protection, Proven, Ripe, Ripeness, State,
         },
         nat::Nat,
         proposal::IkeSuite,
@@ -33,7 +34,7 @@ use crate::{
 };
 
 /// How long the last answer of a dead SA is kept for a retransmission of its request.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(30);
+const LINGER: Duration = Duration::from_secs(30);
 
 /// What a first exchange came to, on the initiator's side.
 pub(crate) struct Opening {
@@ -75,10 +76,9 @@ impl Endpoint {
         let mut chain = ChainWriter::new();
         chain.octets(PayloadKind::ID_I, &id_i.body());
         let proof = if resumed.is_some() {
-            Some((
-                SHARED_KEY_MIC,
-                prf(suite.prf, keys.sk_pi.expose(), &[&octets]),
-            ))
+            let compat = connection.compat;
+            let mic = resumption_mic(suite, compat, &keys.sk_pi, &octets, &first.request);
+            Some((SHARED_KEY_MIC, mic))
         } else {
             trust::emit_chain(&connection, &mut chain);
             trust::emit_request(std::iter::once(&*connection), &mut chain);
@@ -98,6 +98,7 @@ impl Endpoint {
         if connection.resume.enabled {
             chain.notify(NotifyKind::TICKET_REQUEST, &[]);
         }
+        chain.notify(NotifyKind::QCD_TOKEN, &self.token_of((sa.spi_i, sa.spi_r)));
         let child_spi = self.new_esp_spi(cx.env);
         super::child::emit_offer(&mut chain, &connection.child, child_spi);
         let message = protection.seal(&sa.header(Exchange::IkeAuth, false, 1), chain);
@@ -198,6 +199,7 @@ impl Endpoint {
             certificate,
             child,
             wants_ticket,
+            token,
         } = accepted;
         let (now, first) = (cx.now, &asked.first);
         let header = sa.header(Exchange::IkeAuth, true, 1);
@@ -215,10 +217,9 @@ impl Endpoint {
         let mut proof_chain = ChainWriter::new();
         proof_chain.octets(PayloadKind::ID_R, &id_r.body());
         let proof = if ticket.is_some() {
-            Some((
-                SHARED_KEY_MIC,
-                prf(suite.prf, keys.sk_pr.expose(), &[&octets]),
-            ))
+            let compat = connection.compat;
+            let mic = resumption_mic(suite, compat, &keys.sk_pr, &octets, &first.response);
+            Some((SHARED_KEY_MIC, mic))
         } else {
             trust::emit_chain(&connection, &mut proof_chain);
             prove(&connection, suite, &octets, asked.peer_hashes_sha256, cx)
@@ -239,6 +240,7 @@ impl Endpoint {
                 full_auth: wall_to_stamp(ticket.state.full_auth, now),
                 auth,
                 certificate,
+                fresh_keys: false,
             },
             None => Origin {
                 resumed: false,
@@ -246,6 +248,7 @@ impl Endpoint {
                 full_auth: now,
                 auth,
                 certificate,
+                fresh_keys: true,
             },
         };
         let spi_in = self.new_esp_spi(cx.env);
@@ -263,9 +266,10 @@ impl Endpoint {
             sa.path,
             asked.nat,
         );
-        let mut live = Box::new(Live {
+        let proven = Proven {
             connection,
             peer,
+            client: false,
             suite,
             sk_d: keys.sk_d.duplicate(),
             protection,
@@ -274,19 +278,20 @@ impl Endpoint {
                 expected: 1,
                 last_response: Vec::new(),
             },
-            outstanding: None,
-            delete_next: None,
             child: Some(child),
             nat: asked.nat,
             origin,
-            issued: None,
-            established: now.boot,
-            heard: now.boot,
-            last_keepalive: now.boot,
-        });
+        };
+        let mut live = Live::new(proven, now);
         if wants_ticket {
-            self.answer_ticket_request(&sa, &mut live, &mut works, cx);
+            self.answer_ticket_request((sa.spi_i, sa.spi_r), &mut live, &mut works, cx);
         }
+        live.token = token;
+        if live.connection.reauth.is_some() {
+            let left = live.end.saturating_sub(now.boot).as_secs() as u32;
+            works.notify(NotifyKind::AUTH_LIFETIME, &left.to_be_bytes());
+        }
+        works.notify(NotifyKind::QCD_TOKEN, &self.token_of((sa.spi_i, sa.spi_r)));
         super::child::emit_answer(&mut works, live.child.as_ref());
         let request = asked.message.to_vec();
         sa.state = State::Installing(
@@ -361,6 +366,8 @@ impl Endpoint {
             certificate,
             child,
             ticket,
+            token,
+            auth_lifetime,
         } = agreed;
         let now = cx.now;
         let origin = match &resumed {
@@ -370,6 +377,7 @@ impl Endpoint {
                 full_auth: record.full_auth,
                 auth: record.auth,
                 certificate: None,
+                fresh_keys: false,
             },
             None => Origin {
                 resumed: false,
@@ -377,6 +385,7 @@ impl Endpoint {
                 full_auth: now,
                 auth,
                 certificate,
+                fresh_keys: true,
             },
         };
         let keying = super::child::Keying {
@@ -388,9 +397,10 @@ impl Endpoint {
         };
         let (child, install) =
             super::child::agreed(&connection, &peer, &child, &keying, sa.path, nat);
-        let live = Box::new(Live {
+        let proven = Proven {
             connection,
             peer,
+            client: true,
             suite,
             sk_d: keys.sk_d.duplicate(),
             protection,
@@ -399,16 +409,17 @@ impl Endpoint {
                 expected: 0,
                 last_response: Vec::new(),
             },
-            outstanding: None,
-            delete_next: None,
             child: Some(child),
             nat,
             origin,
-            issued: None,
-            established: now.boot,
-            heard: now.boot,
-            last_keepalive: now.boot,
-        });
+        };
+        let mut live = Live::new(proven, now);
+        live.token = token;
+        // The gateway knows when it wants to see us authenticate again (RFC 4478, 3).
+        live.end = live.end.min(now.boot.saturating_add(auth_lifetime));
+        if live.origin.resumed {
+            live.rekey_at = Some(now.boot + chance_between(AFTER_RESUMPTION, cx.env));
+        }
         sa.state = State::Installing(live, Installing::Initiator { ticket });
         self.install(sa, install);
     }
@@ -493,9 +504,17 @@ impl Ripeness {
     }
 }
 
+/// A time between two bounds, by chance.
+pub(crate) fn chance_between((least, most): (Duration, Duration), env: &mut dyn Env) -> Duration {
+    let mut octets = [0; 4];
+    env.random(&mut octets);
+    let share = f64::from(u32::from_be_bytes(octets)) / f64::from(u32::MAX);
+    least + most.saturating_sub(least).mul_f64(share)
+}
+
 /// A moment of the past known by the wall clock only.
 fn wall_to_stamp(wall: u64, now: Stamp) -> Stamp {
-    let ago = std::time::Duration::from_secs(now.wall.saturating_sub(wall));
+    let ago = Duration::from_secs(now.wall.saturating_sub(wall));
     Stamp {
         boot: now.boot.saturating_sub(ago),
         wall,

@@ -256,7 +256,7 @@ impl Endpoint {
                     self.goodbye(&sa, live.protection);
                     return self.attempt_failed(sa, &connection, Closed::Kernel, cx);
                 }
-                self.keep_ticket(&live, ticket, sa.path, cx);
+                self.take_ticket(&mut live, ticket, sa.path, cx);
                 self.attempt_succeeded(&connection, sa.id);
             }
         }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::{notify_data, qcd::token_in, ticket};
 use crate::{
     counters::Counter,
     endpoint::{Context, Endpoint},
@@ -33,9 +34,9 @@ impl Endpoint {
         let State::Up(live) = &mut sa.state else {
             return self.check_in(sa);
         };
-        match live.outstanding {
+        match &live.outstanding {
             Some((Purpose::Delete(_), _)) => self.check_in(sa),
-            Some((Purpose::Liveness, _)) => {
+            Some(_) => {
                 live.delete_next = Some(reason);
                 self.check_in(sa);
             }
@@ -47,14 +48,19 @@ impl Endpoint {
         }
     }
 
-    fn send_request(
+    /// Sends a request on an established SA. INFORMATIONAL, but for a rekey.
+    pub(crate) fn send_request(
         &mut self,
         mut sa: IkeSa,
         purpose: Purpose,
         chain: ChainWriter,
         cx: &Context<'_>,
     ) {
-        let header = sa.header(Exchange::Informational, false, 0);
+        let exchange = match purpose {
+            Purpose::Rekey(_) => Exchange::CreateChildSa,
+            Purpose::Liveness | Purpose::Delete(_) | Purpose::Ticket => Exchange::Informational,
+        };
+        let header = sa.header(exchange, false, 0);
         let State::Up(live) = &mut sa.state else {
             return self.check_in(sa);
         };
@@ -77,6 +83,7 @@ impl Endpoint {
         message: &[u8],
         cx: &mut Context<'_>,
     ) {
+        let spis = (sa.spi_i, sa.spi_r);
         let answer_header = sa.header(header.exchange, true, header.message_id);
         let State::Up(live) = &mut sa.state else {
             return self.stray(sa);
@@ -102,13 +109,14 @@ impl Endpoint {
         }
         let mut chain = ChainWriter::new();
         let mut gone = false;
+        let mut successor = None;
         match Chain::parse(plain.first, &plain.octets) {
             Err(_) => {
                 self.counters.add(Counter::BadPayloads);
                 chain.notify(NotifyKind::INVALID_SYNTAX, &[]);
             }
-            Ok(_) if header.exchange == Exchange::CreateChildSa => {
-                chain.notify(NotifyKind::NO_ADDITIONAL_SAS, &[]);
+            Ok(request) if header.exchange == Exchange::CreateChildSa => {
+                successor = self.answer_rekey(live, path, &request, &mut chain, cx);
             }
             Ok(request) if header.exchange == Exchange::Informational => {
                 for delete in request
@@ -119,6 +127,12 @@ impl Endpoint {
                         Delete::IkeSa => gone = true,
                         Delete::Esp(spis) => self.delete_child(live, &spis, &mut chain),
                     }
+                }
+                if notify_data(&request, NotifyKind::TICKET_REQUEST).is_some() {
+                    self.answer_ticket_request(spis, live, &mut chain, cx);
+                }
+                if let Some(token) = token_in(&request) {
+                    live.token = token;
                 }
             }
             Ok(_) => return self.stray(sa),
@@ -134,6 +148,9 @@ impl Endpoint {
             return self.close_lingering(sa, Closed::PeerDeleted, lingering, cx);
         }
         live.window.answered(response);
+        if let Some(successor) = successor {
+            self.moved(&sa, successor);
+        }
         self.check_in(sa);
     }
 
@@ -166,17 +183,30 @@ impl Endpoint {
         if live.outstanding.is_none() || header.message_id != live.window.next_request {
             return self.stray(sa);
         }
-        if live.protection.open(header, message).is_err() {
+        let Ok(plain) = live.protection.open(header, message) else {
             self.counters.add(Counter::BadIntegrity);
             return self.check_in(sa);
-        }
+        };
         live.heard = cx.now.boot;
         live.window.next_request = live.window.next_request.wrapping_add(1);
         let delete_next = live.delete_next.take();
-        match (live.outstanding.take(), delete_next) {
-            (Some((Purpose::Delete(reason), _)), _) => self.close(sa, reason, cx),
+        let purpose = live.outstanding.take().map(|(purpose, _)| purpose);
+        let Ok(chain) = Chain::parse(plain.first, &plain.octets) else {
+            self.counters.add(Counter::BadPayloads);
+            return self.check_in(sa);
+        };
+        match (purpose, delete_next) {
+            (Some(Purpose::Delete(reason)), _) => self.close(sa, reason, cx),
             (_, Some(reason)) => self.begin_delete(sa, reason, cx),
-            _ => self.check_in(sa),
+            (Some(Purpose::Rekey(rekeying)), None) => {
+                self.rekey_response(sa, *rekeying, &chain, cx);
+            }
+            (Some(Purpose::Ticket), None) => {
+                let path = sa.path;
+                self.take_ticket(live, ticket::received(&chain), path, cx);
+                self.check_in(sa);
+            }
+            (Some(Purpose::Liveness) | None, None) => self.check_in(sa),
         }
     }
 
@@ -192,21 +222,39 @@ impl Endpoint {
             self.keepalive(path);
         }
         if let Some((purpose, out)) = &mut live.outstanding {
-            match (out.due(now), *purpose) {
-                (Due::Wait, _) => {}
-                (Due::Resend, _) => {
+            match out.due(now) {
+                Due::Wait => {}
+                Due::Resend => {
                     let message = out.message.clone();
                     self.send(path, message);
                 }
-                (Due::Dead, Purpose::Delete(reason)) => return self.close(sa, reason, cx),
-                (Due::Dead, Purpose::Liveness) => return self.close(sa, Closed::Timeout, cx),
+                Due::Dead => {
+                    let reason = match purpose {
+                        Purpose::Delete(reason) => *reason,
+                        Purpose::Liveness | Purpose::Ticket | Purpose::Rekey(_) => Closed::Timeout,
+                    };
+                    return self.close(sa, reason, cx);
+                }
             }
             return self.check_in(sa);
         }
-        if live.established + live.connection.ike_lifetime <= now {
+        let due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
+        if due(live.moved_until) {
+            return self.begin_delete(sa, Closed::Rekeyed, cx);
+        }
+        if live.end <= now {
             return self.begin_delete(sa, Closed::Expired, cx);
         }
-        if live.liveness_due().is_some_and(|at| at <= now) {
+        if due(live.rekey_at) {
+            return self.begin_rekey(sa, None, cx);
+        }
+        if due(live.ask_ticket_at) {
+            live.ask_ticket_at = None;
+            let mut chain = ChainWriter::new();
+            chain.notify(NotifyKind::TICKET_REQUEST, &[]);
+            return self.send_request(sa, Purpose::Ticket, chain, cx);
+        }
+        if due(live.liveness_due()) {
             return self.send_request(sa, Purpose::Liveness, ChainWriter::new(), cx);
         }
         self.check_in(sa);
@@ -233,8 +281,9 @@ impl Live {
         let work = match &self.outstanding {
             Some((_, out)) => Some(out.deadline()),
             None => {
-                let end = self.established + self.connection.ike_lifetime;
-                self.liveness_due().into_iter().chain([end]).min()
+                let plans = [self.moved_until, self.rekey_at, self.ask_ticket_at];
+                let plans = plans.into_iter().flatten().chain(self.liveness_due());
+                plans.chain([self.end]).min()
             }
         };
         let keepalive = self

@@ -79,7 +79,7 @@ impl Endpoint {
         let mut chain = ChainWriter::new();
         cookie_first(&mut chain, &sent.cookie);
         chain.payload(PayloadKind::SA, |out| {
-            offer_ike(&sent.connection.ike_suites, out);
+            offer_ike(&sent.connection.ike_suites, &[], out);
         });
         chain.payload(PayloadKind::KE, |out| emit_ke(sent.key_share.as_ref(), out));
         chain.octets(PayloadKind::NONCE, &sent.ni);
@@ -148,7 +148,7 @@ impl Endpoint {
         cx.env.random(&mut nr);
         let mut sa = self.responder_sa(path, header, cx);
         let mut answer = ChainWriter::new();
-        answer.payload(PayloadKind::SA, |out| answer_ike(chosen, out));
+        answer.payload(PayloadKind::SA, |out| answer_ike(chosen, &[], out));
         answer.payload(PayloadKind::KE, |out| emit_ke(key_share.as_ref(), out));
         answer.octets(PayloadKind::NONCE, &nr);
         Nat::announce(&mut answer, sa.spi_i, sa.spi_r, &path);
@@ -433,13 +433,13 @@ fn other_group(sent: &InitSent, chain: &Chain<'_>) -> Option<Group> {
 }
 
 /// KE payload (RFC 7296, 3.4): group, reserved, public value.
-fn emit_ke(key_share: &dyn KeyShare, out: &mut Vec<u8>) {
+pub(super) fn emit_ke(key_share: &dyn KeyShare, out: &mut Vec<u8>) {
     out.extend_from_slice(&key_share.group().number().to_be_bytes());
     out.extend_from_slice(&[0, 0]);
     out.extend_from_slice(key_share.public());
 }
 
-fn parse_ke(body: &[u8]) -> Option<(u16, &[u8])> {
+pub(super) fn parse_ke(body: &[u8]) -> Option<(u16, &[u8])> {
     let (&[g0, g1, _, _], public) = body.split_first_chunk()?;
     Some((u16::from_be_bytes([g0, g1]), public))
 }

@@ -5,8 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     child::{self, ChildError, Terms},
-    proof::{Claim, parse_auth, proven, resumption_holds},
-    ticket,
+    notify_data,
+    proof::{Claim, parse_auth, proven, resumption_holds, resumption_mic},
+    qcd::token_in,
+    ticket::{self, TicketAnswer},
 };
 use crate::{
     endpoint::{Context, Endpoint},
@@ -42,6 +44,7 @@ pub(super) struct Accepted {
     pub certificate: Option<CertificateFacts>,
     pub child: Terms,
     pub wants_ticket: bool,
+    pub token: Vec<u8>,
 }
 
 /// What an IKE_AUTH response came to.
@@ -50,7 +53,10 @@ pub(super) struct Agreed {
     pub auth: AuthMethod,
     pub certificate: Option<CertificateFacts>,
     pub child: Terms,
-    pub ticket: Option<(Vec<u8>, Duration)>,
+    pub ticket: TicketAnswer,
+    pub token: Vec<u8>,
+    /// How long the gateway lets this authentication count.
+    pub auth_lifetime: Duration,
 }
 
 impl Endpoint {
@@ -90,11 +96,13 @@ impl Endpoint {
                 let state = &ticket.state;
                 let same = id_i == state.id_i && id_r.is_none_or(|id_r| id_r == state.id_r);
                 let no_cert = chain.one(PayloadKind::CERT).is_none();
-                let holds = resumption_holds(ripe.suite, &ripe.keys.sk_pi, &claim);
-                if !(same && no_cert && holds) {
+                let config = self.config_of(&state.connection).ok_or(refused)?;
+                let (compat, message) = (config.compat, &asked.first.request);
+                let expected =
+                    resumption_mic(ripe.suite, compat, &ripe.keys.sk_pi, &octets, message);
+                if !(same && no_cert && resumption_holds(&claim, &expected)) {
                     return Err(refused);
                 }
-                let config = self.config_of(&state.connection).ok_or(refused)?;
                 (Arc::clone(config), state.auth, state.certificate.clone())
             }
             None => {
@@ -138,6 +146,7 @@ impl Endpoint {
             certificate,
             child,
             wants_ticket,
+            token: token_in(&chain).unwrap_or_default(),
         })
     }
 
@@ -177,9 +186,11 @@ impl Endpoint {
         };
         let (auth, certificate) = match &sent.resumed {
             Some(record) => {
-                let holds = resumption_holds(sent.suite, &sent.keys.sk_pr, &claim);
+                let (compat, message) = (sent.connection.compat, &sent.first.response);
+                let expected =
+                    resumption_mic(sent.suite, compat, &sent.keys.sk_pr, &octets, message);
                 let no_cert = chain.one(PayloadKind::CERT).is_none();
-                if !holds || id_r != record.id_r || !no_cert {
+                if !resumption_holds(&claim, &expected) || id_r != record.id_r || !no_cert {
                     return Err(refused);
                 }
                 (record.auth, None)
@@ -211,18 +222,19 @@ impl Endpoint {
             };
             (reason, true)
         })?;
-        let ticket = sent
-            .connection
-            .resume
-            .enabled
-            .then(|| ticket::received(&chain))
-            .flatten();
+        let ticket = if sent.connection.resume.enabled {
+            ticket::received(&chain)
+        } else {
+            TicketAnswer::None
+        };
         Ok(Agreed {
             peer: id_r.clone(),
             auth,
             certificate,
             child,
             ticket,
+            token: token_in(&chain).unwrap_or_default(),
+            auth_lifetime: auth_lifetime(&chain).unwrap_or(Duration::MAX),
         })
     }
 
@@ -230,6 +242,13 @@ impl Endpoint {
         let (from, peer) = (path.remote, peer.clone());
         self.event(Event::Unproven { from, peer, why });
     }
+}
+
+/// AUTH_LIFETIME of the gateway, in seconds (RFC 4478, 3).
+fn auth_lifetime(chain: &Chain<'_>) -> Option<Duration> {
+    let data = notify_data(chain, NotifyKind::AUTH_LIFETIME)?;
+    let seconds = u32::from_be_bytes(data.try_into().ok()?);
+    Some(Duration::from_secs(u64::from(seconds)))
 }
 
 /// What an error notification in IKE_AUTH means to us.

@@ -7,11 +7,15 @@ mod informational;
 mod init;
 mod judge;
 mod proof;
+mod qcd;
+mod rekey;
 mod resume;
 mod ticket;
 
-pub(crate) use auth::Opening;
+pub(crate) use auth::{Opening, chance_between};
 pub(crate) use child::{block, owner};
+pub(crate) use rekey::AFTER_RESUMPTION;
+pub(crate) use ticket::TicketAnswer;
 
 use crate::wire::{
     notify::NotifyKind,

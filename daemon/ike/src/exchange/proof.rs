@@ -5,7 +5,7 @@ use crate::{
     crypto::{Secret, prf::prf, secret::equal},
     endpoint::Context,
     io::Stamp,
-    peer::{Connection, Credential, Proof},
+    peer::{Compat, Connection, Credential, Proof},
     sa::proposal::IkeSuite,
     ticket::state::{AuthMethod, CertificateFacts},
     trust,
@@ -95,9 +95,23 @@ pub(super) fn parse_auth(body: &[u8]) -> Option<(u8, &[u8])> {
     Some((method, proof))
 }
 
-/// Whether the AUTH value of a resumption holds: one application of prf, keyed by the new SK_p
-/// (RFC 5723, 4.3.3).
-pub(super) fn resumption_holds(suite: IkeSuite, sk_p: &Secret, claim: &Claim<'_>) -> bool {
-    let expected = prf(suite.prf, sk_p.expose(), &[claim.octets]);
+/// The AUTH value of a resumption: one application of prf, keyed by the new SK_p (RFC 5723, 4.3.3).
+/// libreswan covers the sender's first message alone; exactly one form is ever computed.
+pub(super) fn resumption_mic(
+    suite: IkeSuite,
+    compat: Compat,
+    sk_p: &Secret,
+    octets: &[u8],
+    message: &[u8],
+) -> Secret {
+    let covered = match compat {
+        Compat::Rfc => octets,
+        Compat::Libreswan => message,
+    };
+    prf(suite.prf, sk_p.expose(), &[covered])
+}
+
+/// Whether a peer's AUTH value of a resumption holds.
+pub(super) fn resumption_holds(claim: &Claim<'_>, expected: &Secret) -> bool {
     claim.method == SHARED_KEY_MIC && equal(claim.proof, expected.expose())
 }

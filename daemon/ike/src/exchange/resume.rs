@@ -177,6 +177,13 @@ impl Endpoint {
         }
         let state = &opened.state;
         let config = self.config_of(&state.connection).ok_or(Refused::Policy)?;
+        // The last full authentication counts, not the last resumption.
+        if config
+            .reauth
+            .is_some_and(|after| state.full_auth + after.as_secs() <= cx.now.wall)
+        {
+            return Err(Refused::Expired);
+        }
         let unchanged = config.digest.starts_with(&state.digest);
         let allowed = config.ike_suites.contains(&state.suite);
         if config.resume.enabled && unchanged && allowed && config.local.id == state.id_r {

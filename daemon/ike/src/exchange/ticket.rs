@@ -1,15 +1,16 @@
-//! Tickets in IKE_AUTH (RFC 5723, 4.1 and 4.2): the client asks, the gateway issues or declines, and
-//! the exchange goes on as if nobody had asked.
+//! Tickets inside protected exchanges (RFC 5723, 4.1 and 4.2): the client asks, the gateway issues or
+//! declines, and the exchange goes on as if nobody had asked.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{
     endpoint::{Context, Endpoint},
     io::{Event, Path},
-    sa::ike_sa::{IkeSa, Live},
+    sa::ike_sa::Live,
     ticket::{SessionRecord, TicketState, seal::TicketName},
     wire::{
         cursor::Cursor,
+        header::Spi,
         notify::NotifyKind,
         payload::{Chain, ChainWriter},
     },
@@ -19,32 +20,44 @@ use crate::{
 /// around them.
 const MAX_TICKET: usize = 4096;
 
+/// A client asks for a ticket again this long after the gateway had none to give.
+const ASK_AGAIN: Duration = Duration::from_mins(1);
+
+/// What the gateway said to a TICKET_REQUEST.
+#[derive(Debug)]
+pub(crate) enum TicketAnswer {
+    /// A ticket, and how long it may be presented.
+    Ticket(Vec<u8>, Duration),
+    /// Not now: ask again (RFC 5723, 4.1).
+    Later,
+    /// Refused, or ignored.
+    None,
+}
+
 impl Endpoint {
     /// Gateway: answers TICKET_REQUEST with exactly one of LT_OPAQUE, NACK and ACK.
     pub(crate) fn answer_ticket_request(
         &mut self,
-        sa: &IkeSa,
+        spis: (Spi, Spi),
         live: &mut Live,
         answer: &mut ChainWriter,
         cx: &mut Context<'_>,
     ) {
         let connection = Arc::clone(&live.connection);
-        if !connection.resume.enabled {
-            answer.notify(NotifyKind::TICKET_NACK, &[]);
-            return;
-        }
-        // Never longer than the IKE SA may live without re-authentication (RFC 5723, 6.2), nor than
-        // the certificate is valid that this was done with.
+        // Never longer than the SA may live, which the last full authentication bounds: a chain of
+        // resumptions must not get around it (RFC 5723, 6.2). Nor longer than the certificate is
+        // valid that this was done with.
+        let left = live.end.saturating_sub(cx.now.boot);
         let certificate = live.origin.certificate.as_ref();
         let validity = certificate.map_or(Duration::MAX, |facts| {
             Duration::from_secs(facts.not_after.saturating_sub(cx.now.wall))
         });
-        let lifetime = connection
-            .resume
-            .ticket_lifetime
-            .min(connection.ike_lifetime)
-            .min(validity);
-        match self.issue(sa, live, lifetime, cx) {
+        let lifetime = connection.resume.ticket_lifetime.min(left).min(validity);
+        if !connection.resume.enabled || live.client || lifetime.as_secs() == 0 {
+            answer.notify(NotifyKind::TICKET_NACK, &[]);
+            return;
+        }
+        match self.issue(spis, live, lifetime, cx) {
             Some(ticket) => {
                 let mut data = (lifetime.as_secs() as u32).to_be_bytes().to_vec();
                 data.extend_from_slice(&ticket);
@@ -61,7 +74,7 @@ impl Endpoint {
 
     fn issue(
         &self,
-        sa: &IkeSa,
+        spis: (Spi, Spi),
         live: &mut Live,
         lifetime: Duration,
         cx: &mut Context<'_>,
@@ -79,7 +92,7 @@ impl Endpoint {
             certificate: live.origin.certificate.clone(),
             suite: live.suite,
             sk_d: live.sk_d.duplicate(),
-            old_spis: (sa.spi_i, sa.spi_r),
+            old_spis: spis,
             issued: cx.now.wall,
             full_auth: live.origin.full_auth.wall,
             resume_count: live.origin.resume_count,
@@ -94,11 +107,12 @@ impl Endpoint {
         Some(ticket)
     }
 
-    /// Client: keeps the ticket of an exchange that succeeded, in place of any older one.
-    pub(crate) fn keep_ticket(
+    /// Client: takes the gateway's answer in. A ticket replaces any older one, which is used,
+    /// overtaken or void; without one, the next request is planned.
+    pub(crate) fn take_ticket(
         &mut self,
-        live: &Live,
-        ticket: Option<(Vec<u8>, Duration)>,
+        live: &mut Live,
+        answer: TicketAnswer,
         path: Path,
         cx: &Context<'_>,
     ) {
@@ -106,11 +120,20 @@ impl Endpoint {
         let Some(slot) = self.slot_mut(&connection) else {
             return;
         };
-        // Used or overtaken: whatever was there before is not to be presented again.
         slot.record = None;
-        let Some((ticket, lifetime)) = ticket else {
-            return;
+        let (ticket, lifetime) = match answer {
+            TicketAnswer::Ticket(ticket, lifetime) => (ticket, lifetime),
+            TicketAnswer::Later => {
+                live.ask_ticket_at = Some(cx.now.boot + ASK_AGAIN);
+                return;
+            }
+            TicketAnswer::None => {
+                live.ask_ticket_at = None;
+                return;
+            }
         };
+        // Well before its end, so that there is always one to come back with.
+        live.ask_ticket_at = Some(cx.now.boot + lifetime * 3 / 4);
         let octets = ticket.len();
         slot.record = Some(SessionRecord {
             ticket,
@@ -135,12 +158,19 @@ impl Endpoint {
     }
 }
 
-/// Client: the ticket of an IKE_AUTH response, if there is one to keep.
-pub(super) fn received(chain: &Chain<'_>) -> Option<(Vec<u8>, Duration)> {
-    let data = super::notify_data(chain, NotifyKind::TICKET_LT_OPAQUE)?;
-    let mut cursor = Cursor::new(data);
-    let lifetime = Duration::from_secs(u64::from(cursor.u32().ok()?));
-    let ticket = cursor.rest();
-    let usable = !lifetime.is_zero() && (1..=MAX_TICKET).contains(&ticket.len());
-    usable.then(|| (ticket.to_vec(), lifetime))
+/// Client: what a protected response says to a TICKET_REQUEST of ours.
+pub(super) fn received(chain: &Chain<'_>) -> TicketAnswer {
+    if super::notify_data(chain, NotifyKind::TICKET_ACK).is_some() {
+        return TicketAnswer::Later;
+    }
+    let read = |data| {
+        let mut cursor = Cursor::new(data);
+        let lifetime = Duration::from_secs(u64::from(cursor.u32().ok()?));
+        let ticket = cursor.rest();
+        let usable = !lifetime.is_zero() && (1..=MAX_TICKET).contains(&ticket.len());
+        usable.then(|| TicketAnswer::Ticket(ticket.to_vec(), lifetime))
+    };
+    super::notify_data(chain, NotifyKind::TICKET_LT_OPAQUE)
+        .and_then(read)
+        .unwrap_or(TicketAnswer::None)
 }

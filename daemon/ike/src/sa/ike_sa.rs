@@ -15,6 +15,7 @@ use crate::{
         keymat::{Exchanged, KeyMaterial},
         prf::prf,
     },
+    exchange::TicketAnswer,
     io::{Path, Stamp},
     kernel::{EspCipher, Owner},
     peer::Connection,
@@ -150,7 +151,7 @@ pub(crate) struct Ripe {
 #[derive(Debug)]
 pub(crate) enum Installing {
     /// We initiated: nothing to send, but a ticket to keep if all goes well.
-    Initiator { ticket: Option<(Vec<u8>, Duration)> },
+    Initiator { ticket: TicketAnswer },
     /// We respond: what to say if it works, and if not.
     Responder {
         works: ChainWriter,
@@ -163,6 +164,9 @@ pub(crate) enum Installing {
 pub(crate) struct Live {
     pub connection: Arc<Connection>,
     pub peer: Identity,
+    /// Whether we hold tickets of the peer, and not the peer of us. A gateway's rekey turns the
+    /// header's I flag around, but not this (RFC 5723, 2).
+    pub client: bool,
     pub suite: IkeSuite,
     pub sk_d: Secret,
     pub protection: Protection,
@@ -175,17 +179,100 @@ pub(crate) struct Live {
     pub origin: Origin,
     /// Gateway: the ticket issued on this SA, and when it ends (Unix seconds).
     pub issued: Option<(TicketName, u64)>,
+    /// The peer's token, by which it can prove that it has lost this SA (RFC 6290).
+    pub token: Vec<u8>,
     pub established: Duration,
+    /// When the peer must have authenticated again.
+    pub end: Duration,
     /// When the peer last proved to be there.
     pub heard: Duration,
     pub last_keepalive: Duration,
+    /// When to ask for new keys.
+    pub rekey_at: Option<Duration>,
+    /// Client: when to ask for a ticket.
+    pub ask_ticket_at: Option<Duration>,
+    /// A rekey has moved the Child SA to another IKE SA; this one is to go by then.
+    pub moved_until: Option<Duration>,
+}
+
+/// What two sides know of each other once both have proved themselves.
+pub(crate) struct Proven {
+    pub connection: Arc<Connection>,
+    pub peer: Identity,
+    pub client: bool,
+    pub suite: IkeSuite,
+    pub sk_d: Secret,
+    pub protection: Protection,
+    pub window: Window,
+    pub child: Option<ChildSa>,
+    pub nat: Nat,
+    pub origin: Origin,
+}
+
+impl Live {
+    /// An SA that begins its life now.
+    pub(crate) fn new(proven: Proven, now: Stamp) -> Box<Self> {
+        let Proven {
+            connection,
+            peer,
+            client,
+            suite,
+            sk_d,
+            protection,
+            window,
+            child,
+            nat,
+            origin,
+        } = proven;
+        // No chain of resumptions and rekeys outlives the last full authentication by more than the
+        // configuration allows.
+        let reauth = connection.reauth.map(|after| origin.full_auth.boot + after);
+        let end = reauth
+            .into_iter()
+            .chain([now.boot + connection.ike_lifetime])
+            .min();
+        Box::new(Self {
+            end: end.unwrap_or(now.boot),
+            connection,
+            peer,
+            client,
+            suite,
+            sk_d,
+            protection,
+            window,
+            outstanding: None,
+            delete_next: None,
+            child,
+            nat,
+            origin,
+            issued: None,
+            token: Vec::new(),
+            established: now.boot,
+            heard: now.boot,
+            last_keepalive: now.boot,
+            rekey_at: None,
+            ask_ticket_at: None,
+            moved_until: None,
+        })
+    }
 }
 
 /// What a request of ours was for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub(crate) enum Purpose {
     Liveness,
     Delete(Closed),
+    Ticket,
+    Rekey(Box<Rekeying>),
+}
+
+/// Our half of a rekey that is under way.
+#[derive(Debug)]
+pub(crate) struct Rekeying {
+    pub ni: Vec<u8>,
+    pub key_share: Box<dyn KeyShare>,
+    /// Our SPI of the SA to come.
+    pub spi: Spi,
 }
 
 /// Where the SA's authentication came from.
@@ -196,6 +283,9 @@ pub(crate) struct Origin {
     pub full_auth: Stamp,
     pub auth: AuthMethod,
     pub certificate: Option<CertificateFacts>,
+    /// Whether a key exchange of its own is behind the present keys; not so after a resumption, until
+    /// the next rekey.
+    pub fresh_keys: bool,
 }
 
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use crate::{
     kernel::EspCipher,
     wire::{
         WireError,
+        header::Spi,
         sa::{self, Offer, PROTOCOL_ESP, PROTOCOL_IKE, Proposal, Transform, transform},
     },
 };
@@ -71,8 +72,8 @@ pub struct Chosen<T> {
 
 /// Appends the SA payload that offers the suites, best first. Suites that are every combination of
 /// their parts, as from one proposal string, go into one proposal and save a few hundred octets; others
-/// each get their own.
-pub fn offer_ike(suites: &[IkeSuite], out: &mut Vec<u8>) {
+/// each get their own. `spi` is empty in a first exchange and ours in a rekey.
+pub fn offer_ike(suites: &[IkeSuite], spi: &[u8], out: &mut Vec<u8>) {
     let parts = distinct(suites.iter().flat_map(|suite| suite.transforms()));
     let of_kind = |kind| parts.iter().filter(|part| part.kind == kind).count();
     let product: usize = [transform::ENCR, transform::PRF, transform::KE]
@@ -92,21 +93,21 @@ pub fn offer_ike(suites: &[IkeSuite], out: &mut Vec<u8>) {
         .map(|(number, transforms)| Offer {
             number,
             protocol: PROTOCOL_IKE,
-            spi: &[],
+            spi,
             transforms,
         })
         .collect();
     sa::emit(&offers, out);
 }
 
-/// Appends the SA payload that says which suite was chosen.
-pub fn answer_ike(chosen: Chosen<IkeSuite>, out: &mut Vec<u8>) {
+/// Appends the SA payload that says which suite was chosen, with our SPI in a rekey.
+pub fn answer_ike(chosen: Chosen<IkeSuite>, spi: &[u8], out: &mut Vec<u8>) {
     let transforms = chosen.suite.transforms().to_vec();
     sa::emit(
         &[Offer {
             number: chosen.number,
             protocol: PROTOCOL_IKE,
-            spi: &[],
+            spi,
             transforms,
         }],
         out,
@@ -138,6 +139,22 @@ pub fn choose_ike(
         Some(chosen) => Ok(Some(chosen)),
         None => find(&|_| true),
     }
+}
+
+/// The peer's new SPI in a rekey's proposal with this number (RFC 7296, 1.3.2).
+#[must_use]
+pub fn rekey_spi(body: &[u8], number: u8) -> Option<Spi> {
+    let mut proposals = sa::parse(body).ok()?;
+    let proposal = proposals.find(|proposal| proposal.number == number)?;
+    Spi::try_from(proposal.spi)
+        .ok()
+        .filter(|spi| *spi != [0; 8])
+}
+
+/// Whether an SA payload offers an IKE SA, and not a Child SA.
+#[must_use]
+pub fn offers_ike(body: &[u8]) -> bool {
+    sa::parse(body).is_ok_and(|mut all| all.any(|proposal| proposal.protocol == PROTOCOL_IKE))
 }
 
 /// A Child SA's choice, with the peer's inbound SPI.
@@ -283,7 +300,7 @@ mod tests {
             }
         }
         let mut body = Vec::new();
-        offer_ike(&suites, &mut body);
+        offer_ike(&suites, &[], &mut body);
         assert_eq!(sa::parse(&body).unwrap().count(), 1);
         for suite in suites {
             let chosen = choose_ike(&body, &[suite], None).unwrap().unwrap();
@@ -294,7 +311,7 @@ mod tests {
     #[test]
     fn our_order_decides_but_the_key_exchange_at_hand_comes_first() {
         let mut body = Vec::new();
-        offer_ike(&[OTHER, FAST], &mut body);
+        offer_ike(&[OTHER, FAST], &[], &mut body);
         let chosen = |ke| choose_ike(&body, &[FAST, OTHER], ke).unwrap().unwrap();
         assert_eq!(
             chosen(None),

@@ -6,44 +6,88 @@ use super::{WireError, cursor::Cursor};
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct NotifyKind(pub u16);
 
-impl NotifyKind {
-    /// A critical payload we do not know.
-    pub const UNSUPPORTED_CRITICAL_PAYLOAD: Self = Self(1);
-    /// Nothing in the message makes sense.
-    pub const INVALID_SYNTAX: Self = Self(7);
-    /// None of the proposals is acceptable.
-    pub const NO_PROPOSAL_CHOSEN: Self = Self(14);
-    /// Another group is wanted; data is its number.
-    pub const INVALID_KE_PAYLOAD: Self = Self(17);
-    /// The peer did not prove its identity.
-    pub const AUTHENTICATION_FAILED: Self = Self(24);
-    /// No more Child SAs on this IKE SA.
-    pub const NO_ADDITIONAL_SAS: Self = Self(35);
-    /// No common traffic.
-    pub const TS_UNACCEPTABLE: Self = Self(38);
-    /// Not now.
-    pub const TEMPORARY_FAILURE: Self = Self(43);
-    /// The sender forgets other SAs with the same identity.
-    pub const INITIAL_CONTACT: Self = Self(16384);
-    /// SHA-1 of SPIs and source address.
-    pub const NAT_DETECTION_SOURCE_IP: Self = Self(16388);
-    /// SHA-1 of SPIs and destination address.
-    pub const NAT_DETECTION_DESTINATION_IP: Self = Self(16389);
-    /// Come again with this.
-    pub const COOKIE: Self = Self(16390);
-    /// Ticket with its lifetime (RFC 5723, 7.2).
-    pub const TICKET_LT_OPAQUE: Self = Self(16409);
-    /// The client wants a ticket (RFC 5723, 7.3).
-    pub const TICKET_REQUEST: Self = Self(16410);
-    /// The gateway cannot issue a ticket now (RFC 5723, 7.4).
-    pub const TICKET_ACK: Self = Self(16411);
-    /// The gateway refuses to issue, or to honour, a ticket (RFC 5723, 7.5).
-    pub const TICKET_NACK: Self = Self(16412);
-    /// Ticket presented by the client (RFC 5723, 7.6).
-    pub const TICKET_OPAQUE: Self = Self(16413);
-    /// Hash functions for signatures (RFC 7427, 4).
-    pub const SIGNATURE_HASH_ALGORITHMS: Self = Self(16431);
+/// What becomes on resumption of what a notification has said on the old SA (RFC 5723, 5).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Resumption {
+    /// The ticket carries it over.
+    Ticket,
+    /// It is said anew in the new exchanges, or does not hold.
+    NewExchange,
+    /// It is gone, and is not said again.
+    NotResumed,
+    /// It says nothing that would last.
+    NotApplicable,
+}
 
+/// Every type we send or understand has a line here, and with it a class.
+macro_rules! notifies {
+    ($($(#[doc = $doc:literal])* $name:ident = $number:literal, $class:ident;)*) => {
+        impl NotifyKind {
+            $($(#[doc = $doc])* pub const $name: Self = Self($number);)*
+
+            /// All types we send or understand, with their names.
+            pub const KNOWN: &'static [(Self, &'static str)] =
+                &[$((Self::$name, stringify!($name)),)*];
+
+            /// What becomes on resumption of what it said; `None` for a type we do not know, which
+            /// leaves nothing behind.
+            #[must_use]
+            pub const fn resumption(self) -> Option<Resumption> {
+                match self {
+                    $(Self::$name => Some(Resumption::$class),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+notifies! {
+    /// A critical payload we do not know.
+    UNSUPPORTED_CRITICAL_PAYLOAD = 1, NotApplicable;
+    /// Nothing in the message makes sense.
+    INVALID_SYNTAX = 7, NotApplicable;
+    /// No IKE SA has these SPIs (RFC 7296, 2.21.4).
+    INVALID_IKE_SPI = 11, NotApplicable;
+    /// None of the proposals is acceptable.
+    NO_PROPOSAL_CHOSEN = 14, NotApplicable;
+    /// Another group is wanted; data is its number.
+    INVALID_KE_PAYLOAD = 17, NotApplicable;
+    /// The peer did not prove its identity.
+    AUTHENTICATION_FAILED = 24, NotApplicable;
+    /// No more Child SAs on this IKE SA.
+    NO_ADDITIONAL_SAS = 35, NotApplicable;
+    /// No common traffic.
+    TS_UNACCEPTABLE = 38, NotApplicable;
+    /// Not now.
+    TEMPORARY_FAILURE = 43, NotApplicable;
+    /// The sender forgets other SAs with the same identity.
+    INITIAL_CONTACT = 16384, NotResumed;
+    /// SHA-1 of SPIs and source address.
+    NAT_DETECTION_SOURCE_IP = 16388, NewExchange;
+    /// SHA-1 of SPIs and destination address.
+    NAT_DETECTION_DESTINATION_IP = 16389, NewExchange;
+    /// Come again with this.
+    COOKIE = 16390, NewExchange;
+    /// Seconds until the peer must authenticate again (RFC 4478, 3).
+    AUTH_LIFETIME = 16403, NewExchange;
+    /// Ticket with its lifetime (RFC 5723, 7.2).
+    TICKET_LT_OPAQUE = 16409, NewExchange;
+    /// The client wants a ticket (RFC 5723, 7.3).
+    TICKET_REQUEST = 16410, NewExchange;
+    /// The gateway cannot issue a ticket now (RFC 5723, 7.4).
+    TICKET_ACK = 16411, NewExchange;
+    /// The gateway refuses to issue, or to honour, a ticket (RFC 5723, 7.5).
+    TICKET_NACK = 16412, NewExchange;
+    /// Ticket presented by the client (RFC 5723, 7.6).
+    TICKET_OPAQUE = 16413, NewExchange;
+    /// Token that proves the loss of an SA (RFC 6290, 4.1).
+    QCD_TOKEN = 16419, NewExchange;
+    /// Hash functions for signatures (RFC 7427, 4).
+    SIGNATURE_HASH_ALGORITHMS = 16431, NotApplicable;
+}
+
+impl NotifyKind {
     /// Whether the sender says that something failed.
     #[must_use]
     pub const fn is_error(self) -> bool {

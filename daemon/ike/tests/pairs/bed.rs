@@ -10,11 +10,11 @@ use std::{
 
 use gate_abi::sip::SipKey;
 use ike::{
-    CommandRefused, Context, Endpoint, Settings,
+    CommandRefused, Context, Endpoint, NodeKeys, Settings,
     crypto::{Encryption, Group, Prf, Secret},
     io::{Command, Event, Input, Output, Path, Stamp, TicketRoot},
     kernel::{ChildInstall, EspCipher, KernelFailed, KernelOp, OpId},
-    peer::{Child, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume},
+    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume},
     sa::proposal::IkeSuite,
     wire::{id::Identity, ts::TrafficSelector},
 };
@@ -146,6 +146,14 @@ impl Node {
     }
 }
 
+fn node_keys() -> NodeKeys {
+    let key = |k0| SipKey { k0, k1: 2 };
+    NodeKeys {
+        spi: [key(1), key(3)],
+        qcd: Secret::new(vec![4; 32]),
+    }
+}
+
 fn start(
     env: &mut SeedEnv,
     connections: fn() -> Vec<Connection>,
@@ -158,14 +166,7 @@ fn start(
         root: Secret::from(root.as_slice()),
     };
     let roots: Vec<_> = roots.iter().map(root).collect();
-    Endpoint::new(
-        settings,
-        connections(),
-        SipKey { k0: 1, k1: 2 },
-        &roots,
-        now,
-        env,
-    )
+    Endpoint::new(settings, connections(), node_keys(), &roots, now, env)
 }
 
 /// A datagram in flight.
@@ -529,6 +530,8 @@ pub(crate) fn side(
         },
         ike_lifetime: Duration::from_hours(4),
         liveness: Duration::from_secs(30),
+        reauth: None,
+        compat: Compat::Rfc,
         resume: Resume {
             enabled: true,
             ticket_lifetime: Duration::from_hours(1),

@@ -1,0 +1,300 @@
+//! Rekeying an IKE SA by CREATE_CHILD_SA (RFC 7296, 1.3.2 and 2.18): a new key exchange under the
+//! protection of the old SA. The Child SA moves over; the old SA is deleted by whoever began. Tickets
+//! of the old SA are void with it (RFC 5723, 6.2).
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    NONCE_LEN,
+    init::{emit_ke, parse_ke},
+    nonce, notify_data, ticket,
+    ticket::TicketAnswer,
+};
+use crate::{
+    crypto::{Group, keymat::KeyMaterial},
+    endpoint::{CommandRefused, Context, Endpoint},
+    io::{Event, Path},
+    sa::{
+        ike_sa::{FirstExchange, IkeSa, Live, Protection, Proven, Purpose, Rekeying, State},
+        proposal::{IkeSuite, answer_ike, choose_ike, offer_ike, offers_ike, rekey_spi},
+        window::Window,
+    },
+    view::Closed,
+    wire::{
+        header::Spi,
+        notify::NotifyKind,
+        payload::{Chain, ChainWriter, PayloadKind},
+    },
+};
+
+/// After a refusal the peer is asked again.
+const ASK_AGAIN: Duration = Duration::from_mins(1);
+
+/// Whoever answered a rekey deletes the old SA himself if the peer has not by then.
+const MOVED_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A fresh key exchange follows a resumption after a time in these bounds, by chance, so that what
+/// the ticket's keys could open ends, and clients of one outage do not come in step.
+pub(crate) const AFTER_RESUMPTION: (Duration, Duration) =
+    (Duration::from_mins(5), Duration::from_mins(30));
+
+impl Endpoint {
+    /// Asks the peer for new keys, on the operator's word.
+    pub(crate) fn rekey(
+        &mut self,
+        slot: usize,
+        cx: &mut Context<'_>,
+    ) -> Result<(), CommandRefused> {
+        let sa = self.up_sa(slot).ok_or(CommandRefused::NotUp)?;
+        self.begin_rekey(sa, None, cx);
+        Ok(())
+    }
+
+    /// Asks the peer for new keys; with the group it has asked for, if it has.
+    pub(crate) fn begin_rekey(
+        &mut self,
+        mut sa: IkeSa,
+        group: Option<Group>,
+        cx: &mut Context<'_>,
+    ) {
+        let spi = self.new_spi();
+        let State::Up(live) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        live.rekey_at = Some(cx.now.boot + ASK_AGAIN);
+        let group = group.unwrap_or(live.suite.group);
+        let Some(key_share) = cx
+            .env
+            .new_key_share(group)
+            .filter(|_| live.outstanding.is_none())
+        else {
+            return self.check_in(sa);
+        };
+        let mut ni = vec![0; NONCE_LEN];
+        cx.env.random(&mut ni);
+        let mut chain = ChainWriter::new();
+        let suites = &live.connection.ike_suites;
+        chain.payload(PayloadKind::SA, |out| offer_ike(suites, &spi, out));
+        chain.octets(PayloadKind::NONCE, &ni);
+        chain.payload(PayloadKind::KE, |out| emit_ke(key_share.as_ref(), out));
+        if live.client && live.connection.resume.enabled {
+            // RFC 5723, 4.1: only in a rekey that the client itself has begun.
+            chain.notify(NotifyKind::TICKET_REQUEST, &[]);
+        }
+        let rekeying = Box::new(Rekeying { ni, key_share, spi });
+        self.send_request(sa, Purpose::Rekey(rekeying), chain, cx);
+    }
+
+    /// Responder: makes the new SA, or says why not. The answer still goes under the old keys.
+    pub(crate) fn answer_rekey(
+        &mut self,
+        live: &mut Live,
+        path: Path,
+        request: &Chain<'_>,
+        answer: &mut ChainWriter,
+        cx: &mut Context<'_>,
+    ) -> Option<IkeSa> {
+        let refuse = |answer: &mut ChainWriter, kind| {
+            answer.notify(kind, &[]);
+            None
+        };
+        let offer = request.one(PayloadKind::SA);
+        let Some(offer) = offer.filter(|offer| offers_ike(offer)) else {
+            // No Child SA beyond the first in this release.
+            return refuse(answer, NotifyKind::NO_ADDITIONAL_SAS);
+        };
+        if live.outstanding.is_some() || live.moved_until.is_some() {
+            // Both at once: neither, and each comes again in its own time (RFC 7296, 2.25).
+            return refuse(answer, NotifyKind::TEMPORARY_FAILURE);
+        }
+        let ke = request.one(PayloadKind::KE).and_then(parse_ke);
+        let Some((group, peer_public)) = ke else {
+            return refuse(answer, NotifyKind::INVALID_SYNTAX);
+        };
+        let group = Group::from_number(group);
+        let chosen = choose_ike(offer, &live.connection.ike_suites, group)
+            .ok()
+            .flatten();
+        let Some(chosen) = chosen else {
+            return refuse(answer, NotifyKind::NO_PROPOSAL_CHOSEN);
+        };
+        if group != Some(chosen.suite.group) {
+            let wanted = chosen.suite.group.number().to_be_bytes();
+            answer.notify(NotifyKind::INVALID_KE_PAYLOAD, &wanted);
+            return None;
+        }
+        let ni = nonce(request, chosen.suite.prf.output_len());
+        let (Some(ni), Some(spi_i)) = (ni, rekey_spi(offer, chosen.number)) else {
+            return refuse(answer, NotifyKind::INVALID_SYNTAX);
+        };
+        let key_share = cx.env.new_key_share(chosen.suite.group)?;
+        let mut nr = vec![0; NONCE_LEN];
+        cx.env.random(&mut nr);
+        let spi_r = self.new_spi();
+        answer.payload(PayloadKind::SA, |out| answer_ike(chosen, &spi_r, out));
+        answer.octets(PayloadKind::NONCE, &nr);
+        answer.payload(PayloadKind::KE, |out| emit_ke(key_share.as_ref(), out));
+        let exchanged = FirstExchange {
+            ni: ni.to_vec(),
+            nr,
+            ..FirstExchange::default()
+        };
+        let Ok(shared) = key_share.agree(peer_public) else {
+            *answer = ChainWriter::new();
+            return refuse(answer, NotifyKind::INVALID_SYNTAX);
+        };
+        let keys = KeyMaterial::from_rekey(
+            (live.suite.prf, &live.sk_d),
+            chosen.suite.prf,
+            chosen.suite.encryption,
+            &shared,
+            &exchanged.exchanged(spi_i, spi_r),
+        );
+        let spis = (spi_i, spi_r);
+        let mut sa = self.successor(live, spis, false, path, chosen.suite, keys, cx)?;
+        live.moved_until = Some(cx.now.boot + MOVED_PATIENCE);
+        let State::Up(new) = &mut sa.state else {
+            return None;
+        };
+        if notify_data(request, NotifyKind::TICKET_REQUEST).is_some() {
+            self.answer_ticket_request(spis, new, answer, cx);
+        } else if new.client {
+            // The gateway has begun: the ticket in hand is void, and asking is up to us.
+            self.take_ticket(new, TicketAnswer::None, path, cx);
+            new.ask_ticket_at = Some(cx.now.boot);
+        }
+        answer.notify(NotifyKind::QCD_TOKEN, &self.token_of(spis));
+        Some(sa)
+    }
+
+    /// Initiator: takes the new SA in use and says goodbye to the old one.
+    pub(crate) fn rekey_response(
+        &mut self,
+        mut sa: IkeSa,
+        rekeying: Rekeying,
+        chain: &Chain<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        let State::Up(live) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        let Rekeying { ni, key_share, spi } = rekeying;
+        if let Some(data) = notify_data(chain, NotifyKind::INVALID_KE_PAYLOAD) {
+            let group = data
+                .try_into()
+                .ok()
+                .map(u16::from_be_bytes)
+                .and_then(Group::from_number);
+            let ours = |group: &Group| live.connection.ike_suites.iter().any(|s| s.group == *group);
+            let group = group.filter(|group| ours(group) && *group != key_share.group());
+            return match group {
+                Some(_) => self.begin_rekey(sa, group, cx),
+                None => self.check_in(sa),
+            };
+        }
+        let offer = chain.one(PayloadKind::SA);
+        let chosen = offer.and_then(|offer| {
+            let group = Some(key_share.group());
+            let chosen = choose_ike(offer, &live.connection.ike_suites, group).ok()??;
+            Some((chosen.suite, rekey_spi(offer, chosen.number)?))
+        });
+        let ke = chain.one(PayloadKind::KE).and_then(parse_ke);
+        let (Some((suite, spi_r)), Some((_, peer_public))) = (chosen, ke) else {
+            // Refused; `rekey_at` already says when to ask again.
+            return self.check_in(sa);
+        };
+        let Some(nr) = nonce(chain, suite.prf.output_len()) else {
+            return self.check_in(sa);
+        };
+        let exchanged = FirstExchange {
+            ni,
+            nr: nr.to_vec(),
+            ..FirstExchange::default()
+        };
+        let Ok(shared) = key_share.agree(peer_public) else {
+            return self.check_in(sa);
+        };
+        let keys = KeyMaterial::from_rekey(
+            (live.suite.prf, &live.sk_d),
+            suite.prf,
+            suite.encryption,
+            &shared,
+            &exchanged.exchanged(spi, spi_r),
+        );
+        let path = sa.path;
+        let Some(mut new) = self.successor(live, (spi, spi_r), true, path, suite, keys, cx) else {
+            return self.check_in(sa);
+        };
+        live.moved_until = Some(cx.now.boot + MOVED_PATIENCE);
+        if let State::Up(new) = &mut new.state {
+            new.token = super::qcd::token_in(chain).unwrap_or_default();
+            if new.client {
+                self.take_ticket(new, ticket::received(chain), path, cx);
+            }
+        }
+        self.moved(&sa, new);
+        self.begin_delete(sa, Closed::Rekeyed, cx);
+    }
+
+    /// The SA that takes over: identities, origin and Child SA are those of the old one, message IDs
+    /// begin anew, and tickets issued on the old SA are void.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "both SAs, and everything between them"
+    )]
+    fn successor(
+        &mut self,
+        old: &mut Live,
+        (spi_i, spi_r): (Spi, Spi),
+        initiator: bool,
+        path: Path,
+        suite: IkeSuite,
+        keys: KeyMaterial,
+        cx: &mut Context<'_>,
+    ) -> Option<IkeSa> {
+        let protection = Protection::new(suite, &keys, initiator)?;
+        let proven = Proven {
+            connection: Arc::clone(&old.connection),
+            peer: old.peer.clone(),
+            client: old.client,
+            suite,
+            sk_d: keys.sk_d.duplicate(),
+            protection,
+            window: Window {
+                next_request: 0,
+                expected: 0,
+                last_response: Vec::new(),
+            },
+            child: old.child.take(),
+            nat: old.nat,
+            origin: old.origin.clone(),
+        };
+        if let Some((name, _)) = old.issued.take() {
+            cx.ledger.mark_used(name.key_id, name.index);
+        }
+        let mut live = Live::new(proven, cx.now);
+        live.origin.fresh_keys = true;
+        Some(IkeSa {
+            id: self.table.next_id(),
+            spi_i,
+            spi_r,
+            initiator,
+            path,
+            started: cx.now.boot,
+            state: State::Up(live),
+        })
+    }
+
+    /// Puts the successor in and says so.
+    pub(crate) fn moved(&mut self, old: &IkeSa, new: IkeSa) {
+        if let Some(connection) = new.connection().map(|config| Arc::clone(&config.name)) {
+            let (old, sa) = (old.id, new.id);
+            self.check_in(new);
+            self.event(Event::Rekeyed {
+                old,
+                sa,
+                connection,
+            });
+        }
+    }
+}

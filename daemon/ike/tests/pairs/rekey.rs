@@ -1,0 +1,237 @@
+//! New keys for an IKE SA, begun by either side, and what becomes of tickets then (RFC 7296, 1.3.2;
+//! RFC 5723, 6.2).
+
+use std::time::Duration;
+
+use ike::{
+    CommandRefused, Context, Settings,
+    crypto::{Encryption, Group, Prf},
+    io::{Command, Event},
+    peer::Connection,
+    view::Closed,
+};
+
+use crate::bed::{Node, Pair, Weather, client_side, gateway_side, suite};
+
+const SOON: Duration = Duration::from_secs(1);
+const CREATE_CHILD_SA: u8 = 36;
+
+fn up(seed: u64) -> Pair {
+    let mut pair = Pair::new(seed);
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree());
+    pair.client.events.clear();
+    pair.gateway.events.clear();
+    pair.sent.clear();
+    pair
+}
+
+fn rekey_by_gateway(pair: &mut Pair) {
+    let Node {
+        endpoint,
+        env,
+        ledger,
+        ..
+    } = &mut pair.gateway;
+    let command = Command::Rekey("rw".into());
+    let now = pair.now;
+    endpoint
+        .command(&command, &mut Context { now, env, ledger })
+        .expect("is up");
+    pair.drain();
+}
+
+fn rekeyed(node: &Node) -> bool {
+    let moved = node
+        .events
+        .iter()
+        .any(|event| matches!(event, Event::Rekeyed { .. }));
+    let closed = |e: &Event| {
+        matches!(
+            e,
+            Event::Closed {
+                reason: Closed::Rekeyed,
+                ..
+            }
+        )
+    };
+    moved && node.events.iter().any(closed)
+}
+
+#[test]
+fn the_client_rekeys_and_the_child_sa_moves_over() {
+    let mut pair = up(1);
+    let (spis, esp) = (
+        pair.client.established()[0].spis,
+        pair.client.child().inbound.spi,
+    );
+    let ops = (pair.client.kernel.ops, pair.gateway.kernel.ops);
+    pair.command(&Command::Rekey("home".into())).expect("is up");
+    pair.run(SOON);
+    assert!(rekeyed(&pair.client) && rekeyed(&pair.gateway));
+    assert!(pair.keys_agree());
+    let after = pair.client.established();
+    assert_eq!(after.len(), 1);
+    assert_eq!(pair.gateway.established().len(), 1);
+    assert_eq!(after[0].spis, pair.gateway.established()[0].spis);
+    assert!(after[0].spis.0 != spis.0 && after[0].spis.1 != spis.1);
+    assert_eq!(
+        pair.client.child().inbound.spi,
+        esp,
+        "the Child SA is the same"
+    );
+    assert_eq!(
+        ops,
+        (pair.client.kernel.ops, pair.gateway.kernel.ops),
+        "the kernel has no part"
+    );
+    // The new SA works: it answers, and can be taken down.
+    pair.run(Duration::from_mins(1));
+    pair.command(&Command::Down("home".into())).expect("is up");
+    pair.run(SOON);
+    assert!(pair.gateway.kernel.installed.is_empty() && pair.client.kernel.installed.is_empty());
+}
+
+#[test]
+fn a_rekey_of_the_client_brings_a_new_ticket_and_ends_the_old_one() {
+    let mut pair = up(2);
+    pair.command(&Command::Rekey("home".into())).expect("is up");
+    pair.run(SOON);
+    let received = |e: &Event| matches!(e, Event::TicketReceived { .. });
+    assert_eq!(pair.client.events.iter().filter(|e| received(e)).count(), 1);
+    assert!(
+        pair.gateway.ledger.used.contains(&(7, 1)),
+        "the old ticket is void"
+    );
+    assert!(!pair.gateway.ledger.used.contains(&(7, 2)));
+    pair.suspend();
+    pair.gateway.restart(pair.now);
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree());
+    assert!(pair.client.established()[0].resumed);
+}
+
+#[test]
+fn after_a_rekey_of_the_gateway_the_client_asks_for_a_ticket_itself() {
+    let mut pair = up(3);
+    rekey_by_gateway(&mut pair);
+    pair.run(SOON);
+    assert!(rekeyed(&pair.client) && rekeyed(&pair.gateway));
+    assert!(pair.keys_agree());
+    let received = |e: &Event| matches!(e, Event::TicketReceived { .. });
+    assert!(pair.client.events.iter().any(received));
+    assert!(pair.gateway.ledger.used.contains(&(7, 1)));
+    // The I flag has turned around; who holds the ticket has not.
+    assert!(!pair.client.established()[0].initiator);
+    pair.suspend();
+    pair.gateway.restart(pair.now);
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.client.established()[0].resumed);
+    assert!(
+        pair.client.established()[0].initiator,
+        "RESUME makes its sender the initiator"
+    );
+}
+
+#[test]
+fn both_at_once_leave_one_sa_that_works() {
+    let mut pair = up(4);
+    rekey_by_gateway(&mut pair);
+    pair.command(&Command::Rekey("home".into())).expect("is up");
+    pair.run(Duration::from_secs(200));
+    assert!(pair.keys_agree());
+    assert_eq!(pair.client.established().len(), 1);
+    assert_eq!(pair.gateway.established().len(), 1);
+    assert_eq!(
+        pair.client.established()[0].spis,
+        pair.gateway.established()[0].spis
+    );
+}
+
+#[test]
+fn another_group_is_asked_for_and_taken() {
+    fn picky() -> Vec<Connection> {
+        let mut side = gateway_side();
+        side[0].ike_suites = vec![
+            suite(Encryption::AesGcm256, Prf::HmacSha256, Group::X25519),
+            suite(Encryption::AesGcm128, Prf::HmacSha384, Group::P384),
+        ];
+        side
+    }
+    fn p384_first() -> Vec<Connection> {
+        let mut side = client_side();
+        side[0].ike_suites = vec![
+            suite(Encryption::AesGcm256, Prf::HmacSha256, Group::X25519),
+            suite(Encryption::AesGcm128, Prf::HmacSha384, Group::P384),
+        ];
+        side
+    }
+    let mut pair = Pair::with(5, p384_first, picky, Settings::default());
+    pair.up();
+    pair.run(SOON);
+    pair.command(&Command::Rekey("home".into())).expect("is up");
+    pair.run(SOON);
+    assert!(pair.keys_agree());
+    assert!(rekeyed(&pair.client));
+}
+
+#[test]
+fn loss_and_repetition_do_not_break_a_rekey() {
+    for seed in 0..100 {
+        let mut pair = up(seed);
+        pair.weather = Weather {
+            loss: 20,
+            duplicate: 10,
+            reorder: 20,
+        };
+        pair.command(&Command::Rekey("home".into())).expect("is up");
+        pair.run(Duration::from_mins(1));
+        pair.weather = Weather::default();
+        pair.run(Duration::from_mins(2));
+        assert!(pair.keys_agree(), "seed {seed}: {:?}", pair.client.events);
+        let (c, g) = (pair.client.established(), pair.gateway.established());
+        assert_eq!((c.len(), g.len()), (1, 1), "seed {seed}");
+        assert_eq!(c[0].spis, g[0].spis, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_child_sa_beyond_the_first_is_refused() {
+    let mut pair = up(7);
+    // A rekey request whose proposal is for ESP is a request for a Child SA.
+    let before = pair.gateway.kernel.ops;
+    pair.command(&Command::Rekey("home".into())).expect("is up");
+    let request = pair.sent.last().expect("sent");
+    assert_eq!(request.message[18], CREATE_CHILD_SA);
+    pair.run(SOON);
+    assert_eq!(pair.gateway.kernel.ops, before);
+}
+
+#[test]
+fn a_resumed_sa_gets_keys_of_its_own_within_half_an_hour() {
+    let mut pair = up(8);
+    pair.suspend();
+    pair.up();
+    pair.run(SOON);
+    let before = pair.client.established()[0].spis;
+    pair.client.events.clear();
+    pair.run(Duration::from_secs(299));
+    assert_eq!(
+        pair.client.established()[0].spis,
+        before,
+        "not before five minutes"
+    );
+    pair.run(Duration::from_mins(30));
+    assert!(rekeyed(&pair.client), "{:?}", pair.client.events);
+    assert!(pair.keys_agree());
+}
+
+#[test]
+fn only_an_established_sa_can_be_rekeyed() {
+    let mut pair = Pair::new(9);
+    let rekey = Command::Rekey("home".into());
+    assert_eq!(pair.command(&rekey), Err(CommandRefused::NotUp));
+}
