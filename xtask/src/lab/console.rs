@@ -31,7 +31,8 @@ pub(super) fn watch(
     }
     match filter.status {
         Some(status) => Ok(status),
-        None => bail!("{what} ended before the command did:\n{filter}"),
+        None if filter.begun => bail!("{what} ended before the command did: {filter}"),
+        None => bail!("{what} did not start: {filter}"),
     }
 }
 
@@ -90,7 +91,11 @@ impl Filter {
 
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(String::from_utf8_lossy(&self.held).trim())
+        let held = String::from_utf8_lossy(&self.held);
+        match held.trim() {
+            "" => f.write_str("it said nothing"),
+            said => f.write_str(said),
+        }
     }
 }
 
