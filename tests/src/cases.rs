@@ -5,5 +5,6 @@ pub mod esp;
 pub mod flood;
 pub mod gate;
 pub mod interop;
+pub mod mangled;
 pub mod namespaces;
 pub mod tunnel;

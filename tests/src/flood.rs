@@ -2,8 +2,6 @@
 //! the one with a key. What a flood of them does to a gateway is for the cases, and the demo, to say.
 
 use std::{
-    collections::hash_map::RandomState,
-    hash::{BuildHasher as _, Hasher as _},
     ops::Range,
     os::fd::AsRawFd as _,
     thread,
@@ -26,6 +24,7 @@ use nix::{
 
 use crate::{
     capture::{self, Frame},
+    chance::Chance,
     netns::Namespace,
     packet::{Content, Packet},
 };
@@ -96,7 +95,7 @@ impl Forger {
             frame,
             udp,
             fresh,
-            chance: Chance::new(),
+            chance: Chance::fresh(),
         })
     }
 
@@ -231,27 +230,6 @@ fn udp_checksum(frame: &[u8], udp: &Range<usize>) -> u16 {
         // Zero on the wire means that there is none.
         0 => 0xffff,
         sum => sum,
-    }
-}
-
-/// Numbers that do not repeat and need not be secret (SplitMix64).
-#[derive(Clone, Debug)]
-struct Chance(u64);
-
-impl Chance {
-    fn new() -> Self {
-        Self(RandomState::new().build_hasher().finish())
-    }
-
-    fn fill(&mut self, octets: &mut [u8]) {
-        for part in octets.chunks_mut(8) {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut word = self.0;
-            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            word ^= word >> 31;
-            part.copy_from_slice(&word.to_le_bytes()[..part.len()]);
-        }
     }
 }
 

@@ -5,9 +5,11 @@
 
 pub mod capture;
 pub mod cases;
+pub mod chance;
 pub mod datagram;
 pub mod demo;
 pub mod flood;
+pub mod mangle;
 pub mod netns;
 pub mod packet;
 pub mod peer;

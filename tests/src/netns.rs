@@ -104,6 +104,17 @@ impl Namespace {
         self.within(move || fs::write(&file, value).with_context(|| file.clone()))?
     }
 
+    /// One of the kernel's counts of UDP over IPv4 here, by its name in `/proc/net/snmp`.
+    pub fn udp_count(&self, name: &str) -> Result<u64> {
+        let text = self.run("cat", "/proc/net/snmp")?;
+        let mut rows = text.lines().filter(|line| line.starts_with("Udp:"));
+        let (names, values) = (rows.next(), rows.next());
+        let (names, values) = names.zip(values).context("two rows about UDP")?;
+        let mut row = names.split(' ').zip(values.split(' '));
+        let value = row.find(|(known, _)| *known == name);
+        Ok(value.with_context(|| name.to_owned())?.1.parse()?)
+    }
+
     /// Runs `work` on a thread of its own inside the namespace, for sockets that outlive it there.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let file = File::open(self.path()).with_context(|| self.name.clone())?;

@@ -1,11 +1,13 @@
 //! Foreign IKE daemons in a namespace. The lab has laid their packages over `/usr`.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::netns::Namespace;
 use crate::process::Daemon;
@@ -46,7 +48,14 @@ impl<'a> Strongswan<'a> {
         command.env("STRONGSWAN_CONF", folder.join("strongswan.conf"));
         command.env("SWANCTL_DIR", &folder);
         let mut daemon = Daemon::start(lab, &format!("charon-{}", namespace.name()), &mut command)?;
-        daemon.wait_for_path(&folder.join(SOCKET), START)?;
+        let socket = folder.join(SOCKET);
+        daemon.wait_for_path(&socket, START)?;
+        // It is there from bind on, and refuses everybody until listen.
+        let deadline = Instant::now() + START;
+        while let Err(error) = UnixStream::connect(&socket) {
+            ensure!(Instant::now() < deadline, "{}: {error}", socket.display());
+            thread::sleep(POLL);
+        }
         Ok(Self {
             namespace,
             folder,
@@ -98,3 +107,4 @@ const CHARON: &str = "/usr/sbin/charon-systemd";
 const SOCKET: &str = "vici";
 /// Reading all its plugins through the lab's file system takes a while.
 const START: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(10);

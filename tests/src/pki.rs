@@ -35,30 +35,31 @@ impl Authority {
         })
     }
 
-    /// Makes a key and its certificate for a host name, and puts them with the authority's own below
-    /// `folder`, as [`OWN`] and [`CA`].
+    /// Makes a key and its certificate for a host name, and puts both below `folder` as [`OWN`].
     pub fn equip(&self, folder: &Path, name: &str) -> Result<()> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::new([name.to_owned()])?;
         params.distinguished_name = common_name(name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let certificate = params.signed_by(&key, &self.issuer)?;
-        for (kind, file, octets) in [
-            ("x509", OWN, certificate.der().to_vec()),
-            ("x509ca", CA, self.certificate.clone()),
-            ("private", OWN, key.serialize_der()),
-        ] {
-            let kind = folder.join(kind);
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&kind)?;
-            let file = kind.join(file);
-            fs::write(&file, octets)?;
-            fs::set_permissions(&file, Permissions::from_mode(0o600))?;
-        }
-        Ok(())
+        put(&folder.join("x509"), OWN, certificate.der())?;
+        put(&folder.join("private"), OWN, &key.serialize_der())
     }
+
+    /// Puts the authority's own certificate below `folder` as [`CA`].
+    pub fn be_trusted_in(&self, folder: &Path) -> Result<()> {
+        put(&folder.join("x509ca"), CA, &self.certificate)
+    }
+}
+
+fn put(folder: &Path, file: &str, octets: &[u8]) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    let file = folder.join(file);
+    fs::write(&file, octets)?;
+    Ok(fs::set_permissions(&file, Permissions::from_mode(0o600))?)
 }
 
 fn common_name(name: &str) -> DistinguishedName {

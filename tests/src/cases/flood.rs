@@ -147,11 +147,5 @@ fn refused(site: &Site<'_>) -> Result<u64> {
 
 /// Datagrams that found the queue of a UDP socket in this namespace full.
 fn overflowed(namespace: &Namespace) -> Result<u64> {
-    let text = namespace.run("cat", "/proc/net/snmp")?;
-    let mut rows = text.lines().filter(|line| line.starts_with("Udp:"));
-    let (names, values) = (rows.next(), rows.next());
-    let (names, values) = names.zip(values).context("two rows about UDP")?;
-    let mut row = names.split(' ').zip(values.split(' '));
-    let value = row.find(|(name, _)| *name == "RcvbufErrors");
-    Ok(value.context("RcvbufErrors")?.1.parse()?)
+    namespace.udp_count("RcvbufErrors")
 }

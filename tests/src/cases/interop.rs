@@ -33,6 +33,8 @@ pub const CASES: &[Case] = &[
     logins::CALLED_CERTIFICATE,
     logins::CALLING_PSK,
     logins::CALLING_CERTIFICATE,
+    logins::CALLED_BY_STRANGER,
+    logins::CALLING_STRANGER,
     detours::OTHER_GROUP,
     detours::OTHER_GROUP_FOR_THEM,
     detours::COOKIE,
@@ -40,6 +42,7 @@ pub const CASES: &[Case] = &[
     detours::NAT_CALLED,
     detours::NAT_CALLING,
     detours::NO_TICKET,
+    detours::MANGLED,
 ];
 
 fn strongswan_starts(lab: &mut Lab) -> Result<()> {

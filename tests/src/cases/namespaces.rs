@@ -1,6 +1,6 @@
 //! Daemons talking in namespaces of a kernel that need not have ESP.
 
-use super::{dataplane, flood};
+use super::{dataplane, flood, mangled};
 use crate::suite::Case;
 
 /// In the order in which they run.
@@ -9,4 +9,5 @@ pub const CASES: &[Case] = &[
     dataplane::UNDO,
     flood::TURNED_AWAY,
     flood::CONTROL,
+    mangled::SURVIVES,
 ];

@@ -2,6 +2,7 @@
 //! strongSwan.
 
 use std::{
+    rc::Rc,
     thread,
     time::{Duration, Instant},
 };
@@ -46,13 +47,16 @@ pub(super) struct Sides {
     /// Between them, hiding the client.
     router: Option<Namespace>,
     auth: Auth,
-    authority: Authority,
+    /// Rekindle's key and issuer, then strongSwan's; the same unless that is to be a stranger.
+    psks: [&'static str; 2],
+    authorities: [Rc<Authority>; 2],
 }
 
 /// What has gone over the wire.
 pub(super) struct Traffic {
     pub(super) tally: Tally,
-    /// What the client sent of IKE, then what the gateway sent.
+    /// What the client sent of IKE, then what the gateway sent. Retransmissions, bit for bit the same
+    /// as they are, count once: a busy machine sees some.
     pub(super) client: Vec<Datagram>,
     pub(super) gateway: Vec<Datagram>,
 }
@@ -96,13 +100,22 @@ impl Sides {
         router: Option<Namespace>,
         auth: Auth,
     ) -> Result<Self> {
+        let authority = Rc::new(Authority::new()?);
         Ok(Self {
             client,
             gateway,
             router,
             auth,
-            authority: Authority::new()?,
+            psks: [PSK; 2],
+            authorities: [Rc::clone(&authority), authority],
         })
+    }
+
+    /// Gives strongSwan another key, and a certificate of another authority. It trusts Rekindle's.
+    pub(super) fn with_a_stranger(mut self) -> Result<Self> {
+        self.psks[1] = "not the same horse";
+        self.authorities[1] = Rc::new(Authority::new()?);
+        Ok(self)
     }
 
     pub(super) fn namespace(&self, role: Role) -> &Namespace {
@@ -114,6 +127,17 @@ impl Sides {
 
     /// Starts Rekindle in a role; `settings` go into its one connection, [`NAME`].
     pub(super) fn rekindle(&self, lab: &Lab, role: Role, settings: &str) -> Result<Site<'_>> {
+        self.rekindle_behind(lab, role, REAL.gate, settings)
+    }
+
+    /// The same with the gate in a mode of the caller's choice.
+    pub(super) fn rekindle_behind(
+        &self,
+        lab: &Lab,
+        role: Role,
+        gate: &str,
+        settings: &str,
+    ) -> Result<Site<'_>> {
         let (own, other) = ends(role);
         let addresses = match role {
             Role::Client => format!(
@@ -131,7 +155,7 @@ impl Sides {
             ),
         };
         let psk = match self.auth {
-            Auth::Psk => format!("psk = \"{PSK}\"\n"),
+            Auth::Psk => format!("psk = \"{}\"\n", self.psks[0]),
             Auth::Certificate => String::new(),
         };
         let text = format!(
@@ -143,11 +167,13 @@ impl Sides {
             own.id, other.id, own.network, other.network
         );
         let setting = Setting {
+            gate,
             node: role as u8,
             ..REAL
         };
         let mut site = Site::prepare(lab, self.namespace(role), setting, &text)?;
-        self.authority.equip(site.folder(), own.id)?;
+        self.authorities[0].equip(site.folder(), own.id)?;
+        self.authorities[0].be_trusted_in(site.folder())?;
         site.start(lab)?;
         Ok(site)
     }
@@ -163,7 +189,8 @@ impl Sides {
     ) -> Result<Strongswan<'_>> {
         let (own, other) = ends(role);
         let swan = Strongswan::start(lab, self.namespace(role), options)?;
-        self.authority.equip(swan.folder(), own.id)?;
+        self.authorities[1].equip(swan.folder(), own.id)?;
+        self.authorities[0].be_trusted_in(swan.folder())?;
         let (local, remote) = match role {
             Role::Client => (self.client_address(), GATEWAY),
             Role::Gateway => (GATEWAY, "%any"),
@@ -185,8 +212,8 @@ impl Sides {
                     local_ts = {}\n remote_ts = {}
                     esp_proposals = aes128gcm16\n mode = tunnel }} }}
             }} }}
-            secrets {{ ike-peer {{ id = {}\n secret = \"{PSK}\" }} }}\n",
-            own.id, other.id, own.network, other.network, other.id
+            secrets {{ ike-peer {{ id = {}\n secret = \"{}\" }} }}\n",
+            own.id, other.id, own.network, other.network, other.id, self.psks[1]
         ))?;
         Ok(swan)
     }
@@ -252,7 +279,13 @@ impl Watch {
         for capture in self.0 {
             let frames = capture.stop()?;
             tally.add_sent(&frames);
-            sent.push(datagram::sent(&frames).collect::<Vec<_>>());
+            let mut messages: Vec<Datagram> = Vec::new();
+            for one in datagram::sent(&frames) {
+                if messages.iter().all(|seen| seen.message != one.message) {
+                    messages.push(one);
+                }
+            }
+            sent.push(messages);
         }
         let gateway = sent.pop().unwrap_or_default();
         let client = sent.pop().unwrap_or_default();
