@@ -27,7 +27,7 @@ use nix::{
     },
 };
 use serde::{Deserialize, Serialize};
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::kernel::{POLICY_INFO, socket_bypass};
 
@@ -207,12 +207,13 @@ impl UdpSocket {
         })
     }
 
-    /// The socket with its readiness watched by the present runtime.
+    /// The socket with its readiness to be read watched by the present runtime. It is not watched for
+    /// writing, or every message sent would wake the loop once more.
     #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
     pub fn watched(self) -> io::Result<AsyncFd<Self>> {
         // SAFETY: the descriptor is owned by `fd`, which nothing replaces and only the drop of the
         // socket closes, and tokio drops the registration before that.
-        unsafe { AsyncFd::register(self) }.map_err(Into::into)
+        unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }.map_err(Into::into)
     }
 
     /// The address it is bound to, and the service it was opened for.
