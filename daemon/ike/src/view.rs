@@ -1,5 +1,7 @@
 //! What an operator sees of the core: plain copies of its state, without keys.
 
+pub mod origin;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use thiserror::Error;
@@ -8,6 +10,7 @@ use crate::{
     endpoint::{Endpoint, Slot},
     io::{Path, Stamp},
     sa::ike_sa::{IkeSa, Live, Purpose, State},
+    ticket::{SessionRecord, seal::TicketName},
     trust::TrustError,
     wire::{id::Identity, ts::TrafficSelector},
 };
@@ -45,8 +48,34 @@ pub struct SaView {
     pub full_auth_age: Option<Duration>,
     /// The ticket we hold (client) or issued (gateway): what is left of its lifetime.
     pub ticket_left: Option<Duration>,
+    /// Gateway: the name of that ticket, which only the gateway can read.
+    pub ticket_name: Option<TicketName>,
+    /// Whether a key exchange of its own is behind the present keys. Not so after a resumption, until
+    /// the rekey that follows it.
+    pub fresh_keys: Option<bool>,
     /// Its Child SA.
     pub child: Option<ChildView>,
+}
+
+/// A session that a client can resume.
+#[derive(Clone, Debug)]
+pub struct HeldTicket {
+    /// The connection's name.
+    pub connection: Arc<str>,
+    /// Whether the connection sleeps on it.
+    pub suspended: bool,
+    /// The gateway that issued it.
+    pub gateway: Identity,
+    /// Where the gateway was reached then.
+    pub path: Path,
+    /// The ticket's length in octets.
+    pub octets: usize,
+    /// Since it came.
+    pub age: Duration,
+    /// What is left of its lifetime; `None` if that is over.
+    pub left: Option<Duration>,
+    /// Resumptions since the last full authentication.
+    pub resume_count: u32,
 }
 
 /// One Child SA.
@@ -193,6 +222,8 @@ pub(crate) fn of_sa(sa: &IkeSa, endpoint: &Endpoint, now: Stamp) -> Option<SaVie
         age: None,
         full_auth_age: None,
         ticket_left: None,
+        ticket_name: None,
+        fresh_keys: None,
         child: None,
     };
     match &sa.state {
@@ -208,12 +239,15 @@ pub(crate) fn of_sa(sa: &IkeSa, endpoint: &Endpoint, now: Stamp) -> Option<SaVie
                 SaState::Established
             };
             view.age = Some(now.boot.saturating_sub(live.established));
-            view.ticket_left = match live.issued {
-                Some((_, expiry)) => Some(Duration::from_secs(expiry.saturating_sub(now.wall))),
-                None => endpoint
-                    .record_of(&live.connection.name)
-                    .and_then(|record| record.left(now)),
-            };
+            if live.client {
+                let record = endpoint.record_of(&live.connection.name);
+                view.ticket_left = record.and_then(|record| record.left(now));
+            } else if let Some((name, expiry)) = live.issued
+                && endpoint.keyring.knows(name.key_id)
+            {
+                let left = Duration::from_secs(expiry.saturating_sub(now.wall));
+                (view.ticket_left, view.ticket_name) = (Some(left), Some(name));
+            }
         }
         State::Lingering(_) | State::Gone => return None,
     }
@@ -227,6 +261,7 @@ fn fill(view: &mut SaView, live: &Live, now: Stamp) {
     view.resumed = live.origin.resumed;
     view.resume_count = u32::from(live.origin.resume_count);
     view.full_auth_age = Some(now.boot.saturating_sub(live.origin.full_auth.boot));
+    view.fresh_keys = Some(live.origin.fresh_keys);
     view.child = live.child.as_ref().map(|child| ChildView {
         name: Arc::clone(&live.connection.child.name),
         owner: Arc::clone(&child.owner.0),
@@ -258,6 +293,22 @@ pub(crate) fn of_slot(slot: &Slot, now: Stamp) -> Option<SaView> {
         age: None,
         full_auth_age: Some(now.boot.saturating_sub(record.full_auth.boot)),
         ticket_left: record.left(now),
+        ticket_name: None,
+        fresh_keys: None,
         child: None,
     })
+}
+
+/// What an operator sees of the session that a connection can resume.
+pub(crate) fn held_ticket(slot: &Slot, record: &SessionRecord, now: Stamp) -> HeldTicket {
+    HeldTicket {
+        connection: Arc::clone(&slot.config.name),
+        suspended: slot.suspended,
+        gateway: record.id_r.clone(),
+        path: record.path,
+        octets: record.ticket.len(),
+        age: now.boot.saturating_sub(record.received.boot),
+        left: record.left(now),
+        resume_count: u32::from(record.resume_count),
+    }
 }

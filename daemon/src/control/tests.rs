@@ -7,6 +7,7 @@ use std::{
 };
 
 use ike::{
+    ticket::seal::TicketName,
     view::{ChildView, Closed, SaState, SaView},
     wire::{id::Identity, ts::TrafficSelector},
 };
@@ -110,6 +111,11 @@ fn view() -> SaView {
         age: Some(Duration::from_mins(123)),
         full_auth_age: None,
         ticket_left: Some(Duration::from_hours(9)),
+        ticket_name: Some(TicketName {
+            key_id: 7,
+            index: 4,
+        }),
+        fresh_keys: Some(false),
         child: Some(ChildView {
             name: "net".into(),
             owner: "rw/net/alice".into(),

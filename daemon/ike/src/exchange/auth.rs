@@ -241,6 +241,7 @@ impl Endpoint {
                 auth,
                 certificate,
                 fresh_keys: false,
+                ticket_issued: Some(ticket.state.issued),
             },
             None => Origin {
                 resumed: false,
@@ -249,6 +250,7 @@ impl Endpoint {
                 auth,
                 certificate,
                 fresh_keys: true,
+                ticket_issued: None,
             },
         };
         let spi_in = self.new_esp_spi(cx.env);
@@ -378,6 +380,7 @@ impl Endpoint {
                 auth: record.auth,
                 certificate: None,
                 fresh_keys: false,
+                ticket_issued: Some(record.received.wall),
             },
             None => Origin {
                 resumed: false,
@@ -386,6 +389,7 @@ impl Endpoint {
                 auth,
                 certificate,
                 fresh_keys: true,
+                ticket_issued: None,
             },
         };
         let keying = super::child::Keying {

@@ -1,16 +1,18 @@
 //! Tickets inside protected exchanges (RFC 5723, 4.1 and 4.2): the client asks, the gateway issues or
-//! declines, and the exchange goes on as if nobody had asked.
+//! declines, and the exchange goes on as if nobody had asked. And what the operator can do to tickets.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    endpoint::{Context, Endpoint},
-    io::{Event, Path},
-    sa::ike_sa::Live,
+    endpoint::{Context, Endpoint, Slot},
+    io::{Event, Path, Stamp},
+    sa::ike_sa::{IkeSa, Live, State},
     ticket::{SessionRecord, TicketState, seal::TicketName},
+    view::{self, HeldTicket},
     wire::{
         cursor::Cursor,
         header::Spi,
+        id::Identity,
         notify::NotifyKind,
         payload::{Chain, ChainWriter},
     },
@@ -155,6 +157,41 @@ impl Endpoint {
             octets,
             lifetime,
         });
+    }
+}
+
+impl Endpoint {
+    /// Gateway: makes the tickets worthless that this peer got on the SAs it has, and returns how many
+    /// those were. The SAs stay up. Of a peer without an SA nothing is known here: tickets carry their
+    /// state themselves.
+    pub fn revoke(&mut self, peer: &Identity, cx: &mut Context<'_>) -> usize {
+        let of_peer = |sa: &&IkeSa| match &sa.state {
+            State::Up(live) | State::Installing(live, _) => {
+                live.issued.is_some() && live.peer == *peer
+            }
+            _ => false,
+        };
+        let ids: Vec<u64> = self.table.iter().filter(of_peer).map(|sa| sa.id).collect();
+        let mut revoked = 0;
+        for id in ids {
+            let Some(mut sa) = self.table.check_out(id) else {
+                continue;
+            };
+            if let State::Up(live) | State::Installing(live, _) = &mut sa.state
+                && let Some((name, _)) = live.issued.take()
+            {
+                revoked += usize::from(cx.ledger.mark_used(name.key_id, name.index));
+            }
+            self.check_in(sa);
+        }
+        revoked
+    }
+
+    /// Client: every session that can be resumed, or could until its time was over.
+    #[must_use]
+    pub fn held_tickets(&self, now: Stamp) -> Vec<HeldTicket> {
+        let held = |slot: &Slot| Some(view::held_ticket(slot, slot.record.as_ref()?, now));
+        self.slots.iter().filter_map(held).collect()
     }
 }
 

@@ -286,6 +286,8 @@ pub(crate) struct Origin {
     /// Whether a key exchange of its own is behind the present keys; not so after a resumption, until
     /// the next rekey.
     pub fresh_keys: bool,
+    /// When the ticket was issued (gateway) or came (client) that opened it, Unix seconds.
+    pub ticket_issued: Option<u64>,
 }
 
 #[derive(Debug)]

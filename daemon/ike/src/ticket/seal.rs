@@ -133,6 +133,12 @@ impl Keyring {
         self.epochs.retain(|epoch| live.contains(&epoch.key_id));
     }
 
+    /// Whether tickets of this epoch are opened.
+    #[must_use]
+    pub fn knows(&self, key_id: u8) -> bool {
+        self.epoch(key_id).is_some()
+    }
+
     /// Id of the epoch added last.
     #[must_use]
     pub fn newest(&self) -> Option<u8> {

@@ -7,6 +7,7 @@ mod env;
 mod handshake;
 mod hostile;
 mod lifetime;
+mod operator;
 mod pki;
 mod recovery;
 mod rekey;

@@ -1,0 +1,216 @@
+//! What the operator asks of tickets and about the state of an SA: revocation, what is held, and where
+//! each item came from.
+
+use std::time::Duration;
+
+use ike::{
+    Context,
+    io::{Command, Event},
+    view::origin::{Ends, Item, ROWS, SaOrigin, Source},
+    wire::id::Identity,
+};
+
+use crate::bed::{Node, Pair};
+
+const SOON: Duration = Duration::from_secs(1);
+const RESUME: u8 = 38;
+
+fn up(seed: u64) -> Pair {
+    let mut pair = Pair::new(seed);
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree());
+    pair
+}
+
+fn revoke(pair: &mut Pair, peer: &Identity) -> usize {
+    let Node {
+        endpoint,
+        env,
+        ledger,
+        ..
+    } = &mut pair.gateway;
+    let now = pair.now;
+    endpoint.revoke(peer, &mut Context { now, env, ledger })
+}
+
+fn resume(pair: &mut Pair) {
+    pair.suspend();
+    pair.run(Duration::from_secs(100));
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree());
+}
+
+fn origin(node: &Node, pair: &Pair) -> SaOrigin {
+    let sa = node.established()[0].id;
+    node.endpoint.sa_origin(sa, pair.now).expect("is up")
+}
+
+fn item<'a>(origin: &'a SaOrigin, name: &str) -> &'a Item {
+    let found = origin.items.iter().find(|item| item.item == name);
+    found.expect("a row of this name")
+}
+
+#[test]
+fn a_revoked_ticket_is_refused_and_the_sa_stays_up() {
+    let mut pair = up(1);
+    let peer = pair.gateway.established()[0].remote_id.clone();
+    let peer = peer.expect("is proven");
+    let stranger = Identity::from_text("stranger.example").expect("an identity");
+    assert_eq!(revoke(&mut pair, &stranger), 0);
+    assert!(pair.gateway.established()[0].ticket_name.is_some());
+    assert_eq!(revoke(&mut pair, &peer), 1);
+    assert_eq!(revoke(&mut pair, &peer), 0, "there is none left");
+    assert!(pair.gateway.established()[0].ticket_name.is_none());
+    assert!(pair.keys_agree(), "the SA does not notice");
+
+    pair.suspend();
+    pair.gateway.restart(pair.now);
+    pair.sent.clear();
+    pair.up();
+    pair.run(Duration::from_secs(5));
+    assert!(pair.sent.iter().any(|sent| sent.message[18] == RESUME));
+    let refused = |e: &Event| matches!(e, Event::TicketRefused { why: "used", .. });
+    assert!(pair.gateway.events.iter().any(refused));
+    assert!(pair.keys_agree() && !pair.client.established()[0].resumed);
+}
+
+#[test]
+fn a_resumption_that_is_under_way_fails_when_its_ticket_is_revoked() {
+    let mut pair = up(2);
+    let peer = pair.gateway.established()[0].remote_id.clone();
+    pair.suspend();
+    pair.up();
+    let request = pair.flying.remove(0);
+    pair.deliver(request.from, request.to, &request.message);
+    assert_eq!(pair.gateway.endpoint.half_open(), 1);
+    assert_eq!(revoke(&mut pair, &peer.expect("is proven")), 1);
+    pair.run(Duration::from_secs(5));
+    assert!(pair.keys_agree() && !pair.client.established()[0].resumed);
+}
+
+#[test]
+fn tickets_of_a_retired_epoch_are_not_shown_as_good() {
+    let mut pair = up(3);
+    let name = pair.gateway.established()[0].ticket_name;
+    assert_eq!(name.expect("one was issued").key_id, 7);
+    pair.gateway.endpoint.retain_ticket_roots(&[]);
+    assert!(pair.gateway.established()[0].ticket_name.is_none());
+}
+
+#[test]
+fn the_client_says_what_it_holds() {
+    let mut pair = up(4);
+    assert!(pair.gateway.endpoint.held_tickets(pair.now).is_empty());
+    pair.run(Duration::from_mins(1));
+    pair.suspend();
+    let held = pair.client.endpoint.held_tickets(pair.now);
+    assert_eq!(held.len(), 1);
+    assert_eq!(&*held[0].connection, "home");
+    assert!(held[0].suspended && held[0].octets >= 150);
+    assert!(held[0].age >= Duration::from_mins(1));
+    assert!(
+        held[0]
+            .left
+            .is_some_and(|left| left < Duration::from_hours(1))
+    );
+    pair.run(Duration::from_hours(2));
+    let held = pair.client.endpoint.held_tickets(pair.now);
+    assert_eq!(held[0].left, None);
+    pair.command(&Command::Down("home".into())).expect("sleeps");
+    assert!(pair.client.endpoint.held_tickets(pair.now).is_empty());
+}
+
+#[test]
+fn after_a_full_login_nothing_is_from_a_ticket() {
+    let pair = up(5);
+    for (node, client) in [(&pair.client, true), (&pair.gateway, false)] {
+        let origin = origin(node, &pair);
+        assert_eq!(origin.ticket_age, None);
+        assert_eq!(origin.items.len(), ROWS.len());
+        for (item, row) in origin.items.iter().zip(ROWS) {
+            assert_eq!((item.row, item.item), (row.row, row.item));
+            assert!(!item.from.contains(&Source::Ticket), "{item:?}");
+            assert!(!item.value.is_empty(), "{item:?}");
+        }
+        let idi = item(&origin, "initiator_id").from;
+        let expected = if client {
+            Source::Config
+        } else {
+            Source::Exchange
+        };
+        assert_eq!(idi, [expected]);
+        assert_eq!(item(&origin, "ike_keys").value, "from a key exchange");
+        assert_eq!(node.established()[0].fresh_keys, Some(true));
+    }
+}
+
+#[test]
+fn after_a_resumption_each_item_says_so_and_a_rekey_makes_keys_its_own() {
+    let mut pair = up(6);
+    resume(&mut pair);
+    let before = (origin(&pair.client, &pair), origin(&pair.gateway, &pair));
+    for (origin, node) in [(&before.0, &pair.client), (&before.1, &pair.gateway)] {
+        let age = origin.ticket_age.expect("a ticket opened it");
+        assert!((100..110).contains(&age.as_secs()), "{age:?}");
+        for (name, from) in [
+            ("initiator_id", &[Source::Ticket][..]),
+            ("responder_id", &[Source::Ticket]),
+            ("peer_auth", &[Source::Ticket]),
+            ("addresses", &[Source::Exchange]),
+            ("spis", &[Source::Exchange]),
+            ("message_ids", &[Source::Fresh]),
+            ("ike_algorithms", &[Source::Ticket]),
+            ("ike_keys", &[Source::Ticket, Source::Exchange]),
+            ("child_sa", &[Source::Exchange]),
+            ("full_authentication", &[Source::Ticket]),
+        ] {
+            assert_eq!(item(origin, name).from, from, "{name}");
+        }
+        assert_eq!(item(origin, "resumptions").value, "1");
+        assert_eq!(node.established()[0].fresh_keys, Some(false));
+    }
+    let ids = ["initiator_id", "responder_id", "spis", "ike_algorithms"];
+    for name in ids {
+        assert_eq!(item(&before.0, name).value, item(&before.1, name).value);
+    }
+
+    pair.command(&Command::Rekey("home".into())).expect("is up");
+    pair.run(SOON);
+    for node in [&pair.client, &pair.gateway] {
+        let origin = origin(node, &pair);
+        assert_eq!(item(&origin, "ike_keys").from, [Source::Exchange]);
+        assert_eq!(item(&origin, "ike_algorithms").from, [Source::Exchange]);
+        assert_eq!(item(&origin, "peer_auth").from, [Source::Ticket]);
+        assert_eq!(node.established()[0].fresh_keys, Some(true));
+    }
+    assert_eq!(pair.client.endpoint.sa_origin(999, pair.now), None);
+}
+
+#[test]
+fn the_documentation_has_the_same_table() {
+    let words = |sources: &[Source]| {
+        let words: Vec<_> = sources.iter().map(|source| source.word()).collect();
+        words.join(", ")
+    };
+    let cell = |ends: &Ends| match (words(ends.client), words(ends.gateway)) {
+        (client, gateway) if client == gateway => client,
+        (client, gateway) => format!("{client} / {gateway}"),
+    };
+    let table: String = ROWS
+        .iter()
+        .map(|row| {
+            let (row_of, item) = (row.row, row.item);
+            let cells = [&row.full, &row.resumed, &row.rekeyed]
+                .map(cell)
+                .join(" | ");
+            format!("| {row_of} | `{item}` | {cells} |\n")
+        })
+        .collect();
+    let text = include_str!("../../../../docs/operations.md");
+    assert!(
+        text.contains(&table),
+        "docs/operations.md should have\n{table}"
+    );
+}
