@@ -59,6 +59,16 @@ pub(crate) enum Command {
         /// The connection's name
         connection: String,
     },
+    /// New keys for a connection's IKE SA, from a key exchange of their own
+    Rekey {
+        /// The connection's name
+        connection: String,
+    },
+    /// Ticket keys, counts, and tickets held
+    Ticket {
+        #[command(subcommand)]
+        command: Option<TicketCommand>,
+    },
     /// Where the gate is attached and what it has counted
     Gate,
     /// End the daemon; SAs stay in the kernel unless --delete is given
@@ -77,6 +87,26 @@ pub(crate) enum SaCommand {
     Show {
         /// Its number
         id: u64,
+        /// Where each item of its state came from
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TicketCommand {
+    /// Keys, counts, and tickets held (the default)
+    List,
+    /// Issue under a new key from now on; older tickets are honoured until their end
+    Rotate,
+    /// Void tickets; SAs stay up
+    Revoke {
+        /// The identity whose SAs' tickets are meant
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        peer: Option<String>,
+        /// Every ticket ever issued, by retiring all keys
+        #[arg(long)]
+        all: bool,
     },
 }
 
@@ -106,6 +136,19 @@ mod tests {
         ));
         let show = parse("ikectl --socket /s sa show 7").expect("sa show");
         assert_eq!(show.socket, PathBuf::from("/s"));
+        let revoke = |line: &str| parse(line).map(|args| args.command);
+        assert!(matches!(
+            revoke("ikectl ticket revoke a@b"),
+            Ok(Some(Command::Ticket {
+                command: Some(TicketCommand::Revoke {
+                    peer: Some(_),
+                    all: false,
+                })
+            }))
+        ));
+        assert!(revoke("ikectl ticket revoke --all").is_ok());
+        assert!(revoke("ikectl ticket revoke").is_err());
+        assert!(revoke("ikectl ticket revoke a --all").is_err());
         assert!(parse("ikectl up").is_err());
         assert!(parse("ikectl up rw --timeout 0").is_err());
         assert!(parse("ikectl reboot").is_err());

@@ -16,7 +16,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use ikectl_api::{DEADLINE_SECONDS, MAX_UP_SECONDS, Outcome, Request, UP_SECONDS};
 
 use crate::{
-    args::{Args, Command, SaCommand},
+    args::{Args, Command, SaCommand, TicketCommand},
     ask::Trouble,
 };
 
@@ -67,8 +67,11 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
             command: None | Some(SaCommand::List),
         }) => Request::SaList,
         Some(Command::Sa {
-            command: Some(SaCommand::Show { id }),
+            command: Some(SaCommand::Show { id, origin: false }),
         }) => Request::SaShow { id: *id },
+        Some(Command::Sa {
+            command: Some(SaCommand::Show { id, origin: true }),
+        }) => Request::SaOrigin { id: *id },
         Some(Command::Up {
             connection,
             timeout,
@@ -84,6 +87,17 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
         },
         Some(Command::Suspend { connection }) => Request::Suspend {
             connection: connection.clone(),
+        },
+        Some(Command::Rekey { connection }) => Request::Rekey {
+            connection: connection.clone(),
+        },
+        Some(Command::Ticket { command }) => match command {
+            None | Some(TicketCommand::List) => Request::TicketList,
+            Some(TicketCommand::Rotate) => Request::TicketRotate,
+            Some(TicketCommand::Revoke { peer, all }) => Request::TicketRevoke {
+                peer: peer.clone(),
+                all: *all,
+            },
         },
         Some(Command::Gate) => Request::Gate,
         Some(Command::Shutdown { delete }) => Request::Shutdown { delete: *delete },

@@ -1,8 +1,10 @@
 //! Replies as people read them.
 
+mod ticket;
+
 use std::fmt::Write as _;
 
-use ikectl_api::{ChildSa, Done, Endpoint, Gate, IkeSa, Outcome, Reply, Status};
+use ikectl_api::{ChildSa, Done, Endpoint, Gate, IkeSa, Outcome, Pfs, Reply, Status};
 
 use crate::{
     ask::{Trouble, printable},
@@ -27,6 +29,8 @@ pub(crate) fn text(reply: &Reply, one_sa: bool) -> String {
         Outcome::Status(status) => status_screen(&reply.rekindle.version, status),
         Outcome::IkeSas(sas) if one_sa => sas.iter().map(sa_block).collect(),
         Outcome::IkeSas(sas) => sa_table(sas),
+        Outcome::SaOrigin(origin) => ticket::origin_screen(origin),
+        Outcome::Tickets(tickets) => ticket::screen(tickets),
         Outcome::Gate(gate) => gate_screen(gate),
         Outcome::Done(done) => done_line(done),
         Outcome::Error(failure) => printable(&failure.message) + "\n",
@@ -94,7 +98,8 @@ fn sa_table(sas: &[IkeSa]) -> String {
         return "no IKE SAs\n".to_owned();
     }
     let mut table = Table::new(&[
-        "ID", "CONN", "PEER", "ADDRESS", "STATE", "AGE", "RESUMED", "TICKET", "CHILD", "IN/OUT",
+        "ID", "CONN", "PEER", "ADDRESS", "STATE", "AGE", "RESUMED", "PFS", "TICKET", "CHILD",
+        "IN/OUT",
     ]);
     for sa in sas {
         let child = sa.children.first();
@@ -110,6 +115,7 @@ fn sa_table(sas: &[IkeSa]) -> String {
             } else {
                 "no".to_owned()
             },
+            known(sa.pfs.map(Pfs::word)),
             sa.ticket
                 .as_ref()
                 .map_or(UNKNOWN.to_owned(), |one| ago(one.expires_in_seconds)),
@@ -157,13 +163,19 @@ fn sa_block(sa: &IkeSa) -> String {
             (true, None) => format!(" (resumed {}x)", sa.resume_count),
             (false, _) => String::new(),
         };
-        line(format!("established {} ago{resumed}", ago(age)));
+        let pfs = match sa.pfs {
+            Some(pfs) => format!(", pfs {}", pfs.word()),
+            None => String::new(),
+        };
+        line(format!("established {} ago{resumed}{pfs}", ago(age)));
     }
     if let Some(ticket) = &sa.ticket {
-        line(format!(
-            "ticket: expires in {}",
-            ago(ticket.expires_in_seconds)
-        ));
+        let name = match (ticket.key_id, ticket.index) {
+            (Some(key_id), Some(index)) => format!("key {key_id} index {index}, "),
+            _ => String::new(),
+        };
+        let left = ago(ticket.expires_in_seconds);
+        line(format!("ticket: {name}expires in {left}"));
     }
     for child in &sa.children {
         let mode = if child.encap.is_some() {
@@ -228,7 +240,15 @@ fn done_line(done: &Done) -> String {
         .connection
         .as_deref()
         .map_or("done".to_owned(), printable);
-    if let Some(id) = done.id {
+    if let Some(key_id) = done.key_id {
+        return format!("ticket key {key_id} issues from now on\n");
+    }
+    if let Some(revoked) = done.revoked {
+        return count(revoked, "ticket") + " revoked\n";
+    }
+    if let (Some(id), Some(old)) = (done.id, done.old_id) {
+        let _infallible = write!(text, "[{id}]: new keys, was [{old}]");
+    } else if let Some(id) = done.id {
         let how = if done.resumed == Some(true) {
             "resumed"
         } else {

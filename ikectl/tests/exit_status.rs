@@ -78,6 +78,32 @@ fn requests_and_replies_pass_through() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(output.stdout, b"rw[4]: resumed, 4.0 ms\n");
 
+    let nothing = r#""done":{}"#;
+    for (args, sent) in [
+        (
+            &["rekey", "rw"][..],
+            r#"{"method":"rekey","parameters":{"connection":"rw"}}"#,
+        ),
+        (
+            &["sa", "show", "7", "--origin"],
+            r#"{"method":"sa_origin","parameters":{"id":7}}"#,
+        ),
+        (&["ticket"], r#"{"method":"ticket_list"}"#),
+        (&["ticket", "rotate"], r#"{"method":"ticket_rotate"}"#),
+        (
+            &["ticket", "revoke", "a@b"],
+            r#"{"method":"ticket_revoke","parameters":{"peer":"a@b","all":false}}"#,
+        ),
+        (
+            &["ticket", "revoke", "--all"],
+            r#"{"method":"ticket_revoke","parameters":{"all":true}}"#,
+        ),
+    ] {
+        let (request, output) = with_daemon(nothing, args);
+        assert_eq!(request, format!("{sent}\n"));
+        assert_eq!(output.status.code(), Some(0));
+    }
+
     let (_, output) = with_daemon(r#""ike_sas":[],"later":[1]"#, &["sa", "-j"]);
     let text = String::from_utf8(output.stdout).expect("text");
     assert_eq!(text, format!("{{{HEAD},\"ike_sas\":[],\"later\":[1]}}\n"));

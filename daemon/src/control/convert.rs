@@ -3,12 +3,14 @@
 use std::{fmt::Write as _, time::Duration};
 
 use ike::{
-    view::{ChildView, SaState, SaView},
+    view::{ChildView, HeldTicket, SaState, SaView, origin},
     wire::ts::TrafficSelector,
 };
 use ikectl_api as api;
 
-use super::request::{CommandError, GateReport, SaReport, StatusReport, Traffic};
+use super::request::{
+    CommandError, EpochReport, GateReport, SaReport, StatusReport, TicketReport, Traffic,
+};
 
 /// A Unix time as RFC 3339 in UTC.
 pub(super) fn rfc3339(unix: u64) -> String {
@@ -65,6 +67,13 @@ pub(super) fn ike_sa(report: &SaReport, now: u64) -> api::IkeSa {
         full_auth_age_seconds: view.full_auth_age.map(|age| age.as_secs()),
         resumed: view.resumed,
         resume_count: view.resume_count,
+        pfs: view.fresh_keys.map(|fresh| {
+            if fresh {
+                api::Pfs::Yes
+            } else {
+                api::Pfs::Pending
+            }
+        }),
         ticket: ticket(view),
         children: view
             .child
@@ -95,6 +104,54 @@ pub(super) fn status(report: StatusReport) -> api::Status {
             .into_iter()
             .map(|text| api::Attention { text })
             .collect(),
+    }
+}
+
+pub(super) fn tickets(report: TicketReport) -> api::Tickets {
+    let epoch = |one: EpochReport| api::TicketEpoch {
+        key_id: one.key_id,
+        age_seconds: one.age.as_secs(),
+        issues_for_seconds: one.issues_for.as_ref().map(Duration::as_secs),
+        accepted_for_seconds: one.accepted_for.as_secs(),
+    };
+    let refusals = |(reason, tickets): (&str, u64)| api::TicketRefusals {
+        reason: reason.to_owned(),
+        tickets,
+    };
+    let held = |one: HeldTicket| api::HeldTicket {
+        connection: one.connection.to_string(),
+        suspended: one.suspended,
+        gateway_id: one.gateway.to_string(),
+        gateway_addr: one.path.remote.ip().to_string(),
+        gateway_port: one.path.remote.port(),
+        ticket_bytes: one.octets as u64,
+        age_seconds: one.age.as_secs(),
+        expires_in_seconds: one.left.as_ref().map(Duration::as_secs),
+        resume_count: one.resume_count,
+    };
+    api::Tickets {
+        epochs: report.epochs.into_iter().map(epoch).collect(),
+        issued: report.issued,
+        honoured: report.honoured,
+        refused: report.refused.into_iter().map(refusals).collect(),
+        outstanding: report.outstanding,
+        held: report.held.into_iter().map(held).collect(),
+    }
+}
+
+pub(super) fn sa_origin(origin: origin::SaOrigin) -> api::SaOrigin {
+    let words = |from: &[origin::Source]| from.iter().map(|one| one.word().to_owned()).collect();
+    let item = |one: origin::Item| api::OriginItem {
+        row: one.row.to_owned(),
+        item: one.item.to_owned(),
+        value: one.value,
+        from: words(one.from),
+    };
+    api::SaOrigin {
+        id: origin.id,
+        connection: origin.connection.to_string(),
+        ticket_age_seconds: origin.ticket_age.as_ref().map(Duration::as_secs),
+        items: origin.items.into_iter().map(item).collect(),
     }
 }
 
@@ -188,6 +245,8 @@ fn child(view: &ChildView, traffic: Option<Traffic>) -> api::ChildSa {
 fn ticket(view: &SaView) -> Option<api::Ticket> {
     let left = view.ticket_left.as_ref().map(Duration::as_secs)?;
     Some(api::Ticket {
+        key_id: view.ticket_name.map(|name| name.key_id),
+        index: view.ticket_name.map(|name| name.index),
         expires_in_seconds: left,
     })
 }

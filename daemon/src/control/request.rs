@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ike::view::{Closed, SaView};
+use ike::view::{Closed, HeldTicket, SaView, origin::SaOrigin};
 use tokio::sync::oneshot;
 
 /// One question to the engine. A `reply` whose receiver is gone belongs to a client that no longer
@@ -42,6 +42,39 @@ pub enum ControlRequest {
         connection: Arc<str>,
         /// Answer on `Suspended`.
         reply: oneshot::Sender<Result<(), CommandError>>,
+    },
+    /// [`ike::io::Command::Rekey`].
+    Rekey {
+        /// The connection.
+        connection: Arc<str>,
+        /// Answer on `Rekeyed` of the connection, or when it has ended instead.
+        reply: oneshot::Sender<Result<RekeyDone, CommandError>>,
+    },
+    /// [`ike::Endpoint::sa_origin`].
+    Origin {
+        /// The IKE SA.
+        id: u64,
+        /// Answer at once; `None` if no established SA has the number.
+        reply: oneshot::Sender<Option<SaOrigin>>,
+    },
+    /// Ticket keys, counts, and tickets held.
+    Tickets {
+        /// Answer at once.
+        reply: oneshot::Sender<TicketReport>,
+    },
+    /// A new ticket key.
+    NewEpoch {
+        /// Retire all others: their tickets are void.
+        alone: bool,
+        /// Answer with its id when it is in use; an error is for people.
+        reply: oneshot::Sender<Result<u8, String>>,
+    },
+    /// [`ike::Endpoint::revoke`].
+    Revoke {
+        /// Whose tickets: an identity as it is shown, or as it is configured.
+        peer: String,
+        /// Answer at once, with their number.
+        reply: oneshot::Sender<usize>,
     },
     /// The gate's state and counters.
     Gate {
@@ -83,6 +116,45 @@ pub struct UpDone {
     pub resumed: bool,
     /// How long it took; `None` if it was up already.
     pub took: Option<Duration>,
+}
+
+/// A rekey that succeeded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RekeyDone {
+    /// The old IKE SA's number.
+    pub old: u64,
+    /// The new one's.
+    pub sa: u64,
+}
+
+/// What the daemon knows of tickets; totals count from its start.
+#[derive(Clone, Debug, Default)]
+pub struct TicketReport {
+    /// Live ticket keys, oldest first.
+    pub epochs: Vec<EpochReport>,
+    /// Tickets issued.
+    pub issued: u64,
+    /// Presented tickets that opened an SA.
+    pub honoured: u64,
+    /// Presented tickets that were refused, by reason.
+    pub refused: Vec<(&'static str, u64)>,
+    /// SAs whose peer can resume them with a ticket of ours.
+    pub outstanding: u64,
+    /// Sessions that we can resume.
+    pub held: Vec<HeldTicket>,
+}
+
+/// One ticket key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct EpochReport {
+    /// Its id.
+    pub key_id: u8,
+    /// Since it began to issue.
+    pub age: Duration,
+    /// How long it will issue; `None` if it does not any more.
+    pub issues_for: Option<Duration>,
+    /// How long its tickets are honoured at most.
+    pub accepted_for: Duration,
 }
 
 /// One SA, with what the kernel has counted for its Child SA.

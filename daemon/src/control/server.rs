@@ -255,6 +255,21 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
             }
             Request::SaList => sas(engine, None).await,
             Request::SaShow { id } => sas(engine, Some(id)).await,
+            Request::SaOrigin { id } => {
+                let origin = ask(engine, |reply| ControlRequest::Origin { id, reply }).await?;
+                let origin = origin.ok_or_else(|| no_sa("established IKE SA", id))?;
+                Ok(Outcome::SaOrigin(convert::sa_origin(origin)))
+            }
+            Request::TicketList => {
+                let report = ask(engine, |reply| ControlRequest::Tickets { reply }).await?;
+                Ok(Outcome::Tickets(convert::tickets(report)))
+            }
+            Request::TicketRotate => new_epoch(engine, false).await,
+            Request::TicketRevoke { peer, all } => match (peer, all) {
+                (None, true) => new_epoch(engine, true).await,
+                (Some(peer), false) => revoke(engine, peer).await,
+                _ => Err(bad_request("either peer or all is to be given".to_owned())),
+            },
             Request::Gate => {
                 let report = ask(engine, |reply| ControlRequest::Gate { reply }).await?;
                 Ok(Outcome::Gate(convert::gate(report)))
@@ -268,6 +283,7 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
                 });
                 finished(&connection, done.await?)
             }
+            Request::Rekey { connection } => rekey(engine, &connection).await,
             Request::Suspend { connection } => {
                 let name = Arc::from(connection.as_str());
                 let done = ask(engine, |reply| ControlRequest::Suspend {
@@ -299,11 +315,7 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
 async fn sas(engine: &mpsc::Sender<ControlRequest>, id: Option<u64>) -> Result<Outcome, Failure> {
     let reports = ask(engine, |reply| ControlRequest::Sas { id, reply }).await?;
     if let (Some(id), true) = (id, reports.is_empty()) {
-        return Err(Failure {
-            code: ErrorCode::NotFound,
-            message: format!("no IKE SA has the number {id}"),
-            cure: Some("ikectl sa lists them".to_owned()),
-        });
+        return Err(no_sa("IKE SA", id));
     }
     let now = unix_now();
     Ok(Outcome::IkeSas(
@@ -312,6 +324,65 @@ async fn sas(engine: &mpsc::Sender<ControlRequest>, id: Option<u64>) -> Result<O
             .map(|report| convert::ike_sa(report, now))
             .collect(),
     ))
+}
+
+fn no_sa(what: &str, id: u64) -> Failure {
+    Failure {
+        code: ErrorCode::NotFound,
+        message: format!("no {what} has the number {id}"),
+        cure: Some("ikectl sa lists them".to_owned()),
+    }
+}
+
+async fn rekey(
+    engine: &mpsc::Sender<ControlRequest>,
+    connection: &str,
+) -> Result<Outcome, Failure> {
+    let name = Arc::from(connection);
+    let asked = ask(engine, |reply| ControlRequest::Rekey {
+        connection: name,
+        reply,
+    });
+    match asked.await? {
+        Ok(done) => Ok(Outcome::Done(Done {
+            connection: Some(connection.to_owned()),
+            id: Some(done.sa),
+            old_id: Some(done.old),
+            ..Done::default()
+        })),
+        Err(error) => Err(convert::failure(connection, &error)),
+    }
+}
+
+async fn new_epoch(engine: &mpsc::Sender<ControlRequest>, alone: bool) -> Result<Outcome, Failure> {
+    let asked = ask(engine, |reply| ControlRequest::NewEpoch { alone, reply });
+    match asked.await? {
+        Ok(key_id) => Ok(Outcome::Done(Done {
+            key_id: Some(key_id),
+            ..Done::default()
+        })),
+        Err(why) => Err(Failure {
+            code: ErrorCode::Failed,
+            message: format!("ticket keys: {}", why.escape_debug()),
+            cure: None,
+        }),
+    }
+}
+
+async fn revoke(engine: &mpsc::Sender<ControlRequest>, peer: String) -> Result<Outcome, Failure> {
+    let name = peer.clone();
+    let revoked = ask(engine, |reply| ControlRequest::Revoke { peer: name, reply }).await?;
+    if revoked == 0 {
+        return Err(Failure {
+            code: ErrorCode::NotFound,
+            message: format!("no IKE SA of {} has a ticket", peer.escape_debug()),
+            cure: Some("what a peer without an SA holds goes only with revoke --all".to_owned()),
+        });
+    }
+    Ok(Outcome::Done(Done {
+        revoked: Some(revoked as u64),
+        ..Done::default()
+    }))
 }
 
 async fn up(engine: &mpsc::Sender<ControlRequest>, connection: &str) -> Result<Outcome, Failure> {
@@ -327,6 +398,7 @@ async fn up(engine: &mpsc::Sender<ControlRequest>, connection: &str) -> Result<O
             id: Some(done.sa),
             resumed: Some(done.resumed),
             setup_seconds: done.took.map(|took| took.as_secs_f64()),
+            ..Done::default()
         })),
         Err(error) => Err(convert::failure(connection, &error)),
     }

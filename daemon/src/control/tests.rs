@@ -8,7 +8,10 @@ use std::{
 
 use ike::{
     ticket::seal::TicketName,
-    view::{ChildView, Closed, SaState, SaView},
+    view::{
+        ChildView, Closed, HeldTicket, SaState, SaView,
+        origin::{Item, SaOrigin, Source},
+    },
     wire::{id::Identity, ts::TrafficSelector},
 };
 use ikectl_api::{ErrorCode, MAX_REQUEST, Outcome, Reply};
@@ -166,7 +169,9 @@ fn an_sa_is_shown_with_the_counters_of_the_kernel() {
         assert_eq!(json["children"][0]["spi_out"], "01f2c97a");
         assert_eq!(json["children"][0]["in_bytes"], 9);
         assert_eq!(json["children"][0]["remote_ts"][0], "10.20.3.4/32");
-        assert_eq!(json["ticket"]["expires_in_seconds"], 32_400);
+        let ticket = serde_json::json!({"key_id": 7, "index": 4, "expires_in_seconds": 32_400});
+        assert_eq!(json["ticket"], ticket);
+        assert_eq!(json["pfs"], "pending");
         assert!(
             json.get("full_auth_age_seconds").is_none(),
             "unknown is absent"
@@ -295,6 +300,175 @@ fn every_command_reaches_the_engine_and_its_answer_the_client() {
             ErrorCode::Failed,
             "an engine that dies is told"
         );
+    });
+}
+
+#[test]
+fn a_rekey_is_asked_for_and_answered() {
+    on_one_thread(async {
+        let mut fixture = Fixture::start();
+        let mut client = fixture.client().await;
+        for (answer, sa) in [
+            (Ok(RekeyDone { old: 4, sa: 5 }), Some(5)),
+            (Err(CommandError::Ended(Closed::Crashed)), None),
+            (Err(CommandError::NotUp), None),
+        ] {
+            client
+                .send(r#"{"method":"rekey","parameters":{"connection":"rw"}}"#)
+                .await;
+            let Some(ControlRequest::Rekey { connection, reply }) = fixture.engine.recv().await
+            else {
+                panic!("the question")
+            };
+            assert_eq!(&*connection, "rw");
+            reply.send(answer).expect("waits");
+            match client.outcome().await {
+                Outcome::Done(done) => {
+                    assert_eq!((done.id, done.old_id), (sa, Some(4)));
+                }
+                Outcome::Error(failure) => {
+                    assert!(sa.is_none());
+                    assert_eq!(failure.code, ErrorCode::Failed);
+                    let whys = ["ended: peer_crashed", "is not up"];
+                    assert!(whys.iter().any(|why| failure.message.ends_with(why)));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn the_origin_of_an_sa_is_shown_or_there_is_none() {
+    on_one_thread(async {
+        let mut fixture = Fixture::start();
+        let mut client = fixture.client().await;
+        let item = Item {
+            row: "T11",
+            item: "ike_keys",
+            value: "v".into(),
+            from: &[Source::Ticket, Source::Exchange],
+        };
+        let origin = SaOrigin {
+            id: 17,
+            connection: "rw".into(),
+            ticket_age: Some(Duration::from_mins(2)),
+            items: vec![item],
+        };
+        for answer in [Some(origin), None] {
+            client
+                .send(r#"{"method":"sa_origin","parameters":{"id":17}}"#)
+                .await;
+            let Some(ControlRequest::Origin { id: 17, reply }) = fixture.engine.recv().await else {
+                panic!("the question")
+            };
+            reply.send(answer).expect("waits");
+        }
+        let Outcome::SaOrigin(shown) = client.outcome().await else {
+            panic!("an origin")
+        };
+        let json = serde_json::to_value(&shown).expect("serialises");
+        let expected = serde_json::json!({"id": 17, "connection": "rw", "ticket_age_seconds": 120,
+            "items": [{"row": "T11", "item": "ike_keys", "value": "v",
+                "from": ["ticket", "exchange"]}]});
+        assert_eq!(json, expected);
+        assert_eq!(client.error().await, ErrorCode::NotFound);
+    });
+}
+
+#[test]
+fn tickets_are_listed_rotated_and_revoked() {
+    on_one_thread(async {
+        let mut fixture = Fixture::start();
+        let mut client = fixture.client().await;
+        client.send(r#"{"method":"ticket_list"}"#).await;
+        let Some(ControlRequest::Tickets { reply }) = fixture.engine.recv().await else {
+            panic!("the question")
+        };
+        let report = TicketReport {
+            epochs: vec![EpochReport {
+                key_id: 7,
+                age: Duration::from_hours(6),
+                issues_for: None,
+                accepted_for: Duration::from_hours(30),
+            }],
+            issued: 3,
+            honoured: 2,
+            refused: vec![("used", 1)],
+            outstanding: 1,
+            held: vec![HeldTicket {
+                connection: "home".into(),
+                suspended: true,
+                gateway: Identity::from_text("gw.example").expect("an identity"),
+                path: view().path.expect("a path"),
+                octets: 256,
+                age: Duration::from_mins(1),
+                left: None,
+                resume_count: 0,
+            }],
+        };
+        reply.send(report).expect("waits");
+        let Outcome::Tickets(shown) = client.outcome().await else {
+            panic!("tickets")
+        };
+        let json = serde_json::to_value(&shown).expect("serialises");
+        let expected = serde_json::json!({
+            "epochs": [{"key_id": 7, "age_seconds": 21_600, "accepted_for_seconds": 108_000}],
+            "issued": 3, "honoured": 2, "refused": [{"reason": "used", "tickets": 1}],
+            "outstanding": 1,
+            "held": [{"connection": "home", "suspended": true, "gateway_id": "gw.example",
+                "gateway_addr": "2001:db8::7", "gateway_port": 4500, "ticket_bytes": 256,
+                "age_seconds": 60, "resume_count": 0}],
+        });
+        assert_eq!(json, expected);
+
+        for (line, alone) in [
+            (r#"{"method":"ticket_rotate"}"#, false),
+            (
+                r#"{"method":"ticket_revoke","parameters":{"all":true}}"#,
+                true,
+            ),
+        ] {
+            for answer in [Ok(8), Err("disk\nfull".to_owned())] {
+                client.send(line).await;
+                let Some(ControlRequest::NewEpoch {
+                    alone: asked,
+                    reply,
+                }) = fixture.engine.recv().await
+                else {
+                    panic!("the question")
+                };
+                assert_eq!(asked, alone);
+                reply.send(answer).expect("waits");
+            }
+            let Outcome::Done(done) = client.outcome().await else {
+                panic!("done")
+            };
+            assert_eq!(done.key_id, Some(8));
+            assert_eq!(client.error().await, ErrorCode::Failed);
+        }
+
+        for tickets in [2, 0] {
+            client
+                .send(r#"{"method":"ticket_revoke","parameters":{"peer":"a@b"}}"#)
+                .await;
+            let Some(ControlRequest::Revoke { peer, reply }) = fixture.engine.recv().await else {
+                panic!("the question")
+            };
+            assert_eq!(peer, "a@b");
+            reply.send(tickets).expect("waits");
+        }
+        let Outcome::Done(done) = client.outcome().await else {
+            panic!("done")
+        };
+        assert_eq!(done.revoked, Some(2));
+        assert_eq!(client.error().await, ErrorCode::NotFound);
+
+        for parameters in [r"{}", r#"{"peer":"a","all":true}"#] {
+            let line = format!(r#"{{"method":"ticket_revoke","parameters":{parameters}}}"#);
+            client.send(&line).await;
+            assert_eq!(client.error().await, ErrorCode::BadRequest);
+        }
     });
 }
 

@@ -1,17 +1,22 @@
 //! Counts and log lines of what the core reports: one line for each outcome, none for each packet.
 
+use std::collections::BTreeMap;
+
 use ike::io::Event;
 use tracing::{info, warn};
 
 /// Totals since the engine's start.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Logins {
     pub(super) connections: u64,
     pub(super) full: u64,
     pub(super) resumed: u64,
     pub(super) failed: u64,
     pub(super) tickets_issued: u64,
+    pub(super) tickets_honoured: u64,
     pub(super) tickets_refused: u64,
+    /// By reason, of which there are a handful.
+    pub(super) refused: BTreeMap<&'static str, u64>,
 }
 
 impl Logins {
@@ -24,11 +29,21 @@ impl Logins {
 
     pub(super) fn count(&mut self, event: &Event) {
         match event {
-            Event::Established { resumed: true, .. } => self.resumed += 1,
+            Event::Established {
+                resumed: true,
+                initiator,
+                ..
+            } => {
+                self.resumed += 1;
+                self.tickets_honoured += u64::from(!initiator);
+            }
             Event::Established { resumed: false, .. } => self.full += 1,
             Event::UpFailed { .. } => self.failed += 1,
             Event::TicketIssued { .. } => self.tickets_issued += 1,
-            Event::TicketRefused { .. } => self.tickets_refused += 1,
+            Event::TicketRefused { why, .. } => {
+                self.tickets_refused += 1;
+                *self.refused.entry(why).or_default() += 1;
+            }
             Event::Closed { .. }
             | Event::Suspended { .. }
             | Event::Rekeyed { .. }

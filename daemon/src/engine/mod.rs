@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     control::{self, ControlError, ControlRequest, QUEUE},
     keeper::{Client, EngineStart, KeeperEvent, STOP_SECONDS},
-    tickets::Ledger,
+    tickets::{EpochTimes, Ledger},
     udp::{MAX_DATAGRAM, UdpSocket},
 };
 
@@ -74,6 +74,8 @@ struct Engine {
     endpoint: Endpoint,
     environment: Environment,
     ledger: Ledger,
+    /// Of all live ticket epochs, oldest first.
+    epochs: Vec<(u8, EpochTimes)>,
     client: Client,
     sockets: Vec<AsyncFd<UdpSocket>>,
     buffer: Vec<u8>,
@@ -137,6 +139,7 @@ impl Engine {
             endpoint,
             environment,
             ledger: start.ledger,
+            epochs: start.epochs.times,
             client: start.client,
             sockets,
             buffer: vec![0; MAX_DATAGRAM],
@@ -257,6 +260,7 @@ impl Engine {
                 }
                 self.endpoint.retain_ticket_roots(&live);
                 self.ledger.set_epochs(&epochs);
+                self.epochs = epochs.times;
             }
             KeeperEvent::Stop { goodbye } => {
                 let now = now().boot;

@@ -1,12 +1,13 @@
 //! What operators ask through the control socket, and who waits for which event of the core.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use gate_abi::classify::{Reason, Verdict};
 use ike::{
-    CommandRefused,
+    CommandRefused, Context,
     io::{Command, Event},
     view::{Closed, SaState},
+    wire::id::Identity,
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -18,10 +19,11 @@ use tracing::info;
 use super::{Engine, now};
 use crate::{
     control::{
-        CommandError, ControlRequest, GateReport, GateVerdict, SaReport, StatusReport, Traffic,
-        UpDone,
+        CommandError, ControlRequest, EpochReport, GateReport, GateVerdict, RekeyDone, SaReport,
+        StatusReport, TicketReport, Traffic, UpDone,
     },
     keeper::GateStatus,
+    tickets::EpochTimes,
 };
 
 /// Commands that end with an event. Each belongs to a client of the control socket, whose number and
@@ -30,6 +32,7 @@ use crate::{
 pub(super) struct Waiting {
     up: Vec<Client<UpDone>>,
     down: Vec<Client<()>>,
+    rekey: Vec<Client<RekeyDone>>,
 }
 
 /// Who waits for a connection's next event of some kind.
@@ -40,6 +43,7 @@ impl Waiting {
     pub(super) fn resolve(&mut self, event: &Event) {
         self.up.retain(|(_, reply)| !reply.is_closed());
         self.down.retain(|(_, reply)| !reply.is_closed());
+        self.rekey.retain(|(_, reply)| !reply.is_closed());
         match event {
             Event::Established {
                 sa,
@@ -65,17 +69,31 @@ impl Waiting {
                     &Err(CommandError::Kernel(text.clone())),
                 );
             }
+            // After a rekey the old SA ends, but not what anybody waits for.
             Event::Closed {
                 connection, reason, ..
-            } => {
+            } if *reason != Closed::Rekeyed => {
+                answer(
+                    &mut self.rekey,
+                    connection,
+                    &Err(CommandError::Ended(*reason)),
+                );
                 let outcome = match reason {
                     Closed::Down | Closed::PeerDeleted | Closed::Timeout => Ok(()),
                     other => Err(CommandError::Ended(*other)),
                 };
                 answer(&mut self.down, connection, &outcome);
             }
-            Event::Suspended { .. }
-            | Event::Rekeyed { .. }
+            Event::Rekeyed {
+                old,
+                sa,
+                connection,
+            } => {
+                let done = RekeyDone { old: *old, sa: *sa };
+                answer(&mut self.rekey, connection, &Ok(done));
+            }
+            Event::Closed { .. }
+            | Event::Suspended { .. }
             | Event::TicketIssued { .. }
             | Event::TicketReceived { .. }
             | Event::TicketRefused { .. }
@@ -120,6 +138,22 @@ impl Engine {
             ControlRequest::Suspend { connection, reply } => {
                 let outcome = self.command(Command::Suspend(connection));
                 let _gone = reply.send(outcome.map_err(error_of));
+            }
+            ControlRequest::Rekey { connection, reply } => {
+                match self.command(Command::Rekey(Arc::clone(&connection))) {
+                    Ok(()) => self.waiting.rekey.push((connection, reply)),
+                    Err(refused) => drop(reply.send(Err(error_of(refused)))),
+                }
+            }
+            ControlRequest::Origin { id, reply } => {
+                let _gone = reply.send(self.endpoint.sa_origin(id, now()));
+            }
+            ControlRequest::Tickets { reply } => {
+                let _gone = reply.send(self.tickets());
+            }
+            ControlRequest::NewEpoch { alone, reply } => self.new_epoch(alone, reply),
+            ControlRequest::Revoke { peer, reply } => {
+                let _gone = reply.send(self.revoke(&peer));
             }
             ControlRequest::Gate { reply } => {
                 let client = self.client.clone();
@@ -196,6 +230,55 @@ impl Engine {
         });
     }
 
+    fn tickets(&self) -> TicketReport {
+        let now = now();
+        let issued = |view: &&ike::view::SaView| view.ticket_name.is_some();
+        TicketReport {
+            epochs: epoch_reports(&self.epochs, now.wall),
+            issued: self.logins.tickets_issued,
+            honoured: self.logins.tickets_honoured,
+            refused: self
+                .logins
+                .refused
+                .iter()
+                .map(|(why, tickets)| (*why, *tickets))
+                .collect(),
+            outstanding: self.endpoint.sas(now).iter().filter(issued).count() as u64,
+            held: self.endpoint.held_tickets(now),
+        }
+    }
+
+    fn new_epoch(&mut self, alone: bool, reply: oneshot::Sender<Result<u8, String>>) {
+        info!(alone, "new ticket epoch on the operator's word");
+        if alone {
+            // At once, and not when the keeper has answered: what is revoked opens nothing any more.
+            self.endpoint.retain_ticket_roots(&[]);
+            self.epochs.clear();
+        }
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            let made = client.new_epoch(alone).await;
+            let made = made.unwrap_or_else(|error| Err(error.to_string()));
+            let _gone = reply.send(made);
+        });
+    }
+
+    fn revoke(&mut self, peer: &str) -> usize {
+        let configured = Identity::from_text(peer);
+        // A distinguished name has no other text than the one it is shown by.
+        let is_meant = |id: &Identity| Some(id) == configured.as_ref() || id.to_string() == peer;
+        let (env, ledger) = (&mut self.environment, &mut self.ledger);
+        let now = now();
+        let revoked = self
+            .endpoint
+            .revoke(is_meant, &mut Context { now, env, ledger });
+        info!(
+            revoked,
+            "tickets of {peer:?} revoked on the operator's word"
+        );
+        revoked
+    }
+
     fn up_already(&self, connection: &Arc<str>) -> Option<UpDone> {
         let up = |view: &&ike::view::SaView| {
             view.connection.as_ref() == Some(connection) && view.state == SaState::Established
@@ -213,6 +296,19 @@ impl Engine {
         let of_it = |view: &ike::view::SaView| view.connection.as_ref() == Some(connection);
         self.endpoint.sas(now()).iter().any(of_it)
     }
+}
+
+fn epoch_reports(epochs: &[(u8, EpochTimes)], wall: u64) -> Vec<EpochReport> {
+    let newest = epochs.last().map(|(key_id, _)| *key_id);
+    let left = |until: u64| Duration::from_secs(until.saturating_sub(wall));
+    let report = |(key_id, times): &(u8, EpochTimes)| EpochReport {
+        key_id: *key_id,
+        age: Duration::from_secs(wall.saturating_sub(times.began)),
+        issues_for: (newest == Some(*key_id) && wall < times.issue_until)
+            .then(|| left(times.issue_until)),
+        accepted_for: left(times.accept_until),
+    };
+    epochs.iter().map(report).collect()
 }
 
 const fn error_of(refused: CommandRefused) -> CommandError {
@@ -261,5 +357,71 @@ fn gate_report(status: &GateStatus) -> GateReport {
             .collect(),
         program_id: None,
         verdicts: verdicts.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(reason: Closed) -> Event {
+        Event::Closed {
+            sa: 1,
+            connection: "rw".into(),
+            reason,
+        }
+    }
+
+    #[test]
+    fn a_rekey_is_answered_by_its_event_and_a_down_not_by_the_old_sas_end() {
+        let mut waiting = Waiting::default();
+        let (reply, mut rekeyed) = oneshot::channel();
+        waiting.rekey.push(("rw".into(), reply));
+        let (reply, mut other) = oneshot::channel();
+        waiting.rekey.push(("other".into(), reply));
+        let (reply, mut down) = oneshot::channel();
+        waiting.down.push(("rw".into(), reply));
+        waiting.resolve(&Event::Rekeyed {
+            old: 1,
+            sa: 2,
+            connection: "rw".into(),
+        });
+        assert_eq!(rekeyed.try_recv(), Ok(Ok(RekeyDone { old: 1, sa: 2 })));
+        assert!(other.try_recv().is_err());
+        waiting.resolve(&closed(Closed::Rekeyed));
+        assert!(down.try_recv().is_err());
+        waiting.resolve(&closed(Closed::Down));
+        assert_eq!(down.try_recv(), Ok(Ok(())));
+    }
+
+    #[test]
+    fn a_rekey_of_an_sa_that_ends_says_how_it_ended() {
+        let mut waiting = Waiting::default();
+        let (reply, mut rekeyed) = oneshot::channel();
+        waiting.rekey.push(("rw".into(), reply));
+        waiting.resolve(&closed(Closed::Crashed));
+        let ended = Err(CommandError::Ended(Closed::Crashed));
+        assert_eq!(rekeyed.try_recv(), Ok(ended));
+    }
+
+    #[test]
+    fn only_the_newest_epoch_issues_and_not_for_ever() {
+        let times = |began| EpochTimes {
+            began,
+            issue_until: began + 100,
+            accept_until: began + 150,
+        };
+        let epochs = [(7, times(0)), (8, times(40))];
+        let seconds = Duration::from_secs;
+        let report = |wall| epoch_reports(&epochs, wall);
+        assert_eq!(report(60)[0].issues_for, None);
+        assert_eq!(report(60)[0].accepted_for, seconds(90));
+        assert_eq!(report(60)[1].issues_for, Some(seconds(80)));
+        assert_eq!(report(60)[1].age, seconds(20));
+        assert_eq!(
+            report(140)[1].issues_for,
+            None,
+            "it waits for its successor"
+        );
     }
 }

@@ -260,9 +260,13 @@ impl Client {
         }
     }
 
-    /// Starts a new ticket epoch; it arrives as [`KeeperEvent::Epochs`].
-    pub fn new_epoch(&self) -> Result<(), ClientError> {
-        self.post(0, Request::NewEpoch)
+    /// Starts a new ticket epoch, which arrives as [`KeeperEvent::Epochs`], and returns its id;
+    /// `alone` retires all others. The inner error is the keeper's own words.
+    pub async fn new_epoch(&self, alone: bool) -> Result<Result<u8, String>, ClientError> {
+        match self.request(Request::NewEpoch { alone }).await? {
+            Answer::NewEpoch(made) => Ok(made),
+            _ => Err(ClientError::Unexpected),
+        }
     }
 
     async fn request(&self, request: Request) -> Result<Answer, ClientError> {
@@ -363,10 +367,13 @@ fn map_epochs(
     if epochs.len() != descriptors.len() {
         return Err(ClientError::Unexpected);
     }
+    let times = epochs.iter().map(|epoch| (epoch.key_id, epoch.times));
+    let times = times.collect();
     let roots = epochs
         .into_iter()
-        .map(|EpochKey { key_id, root }| TicketRoot { key_id, root });
-    Ok(Epochs::map(roots.zip(descriptors).collect())?)
+        .map(|EpochKey { key_id, root, .. }| TicketRoot { key_id, root });
+    let mapped = Epochs::map(roots.zip(descriptors).collect())?;
+    Ok(Epochs { times, ..mapped })
 }
 
 /// Bounds what a power cut can take back to a second of used bits.

@@ -375,18 +375,28 @@ impl Keeper {
             Request::Usage { owner } => {
                 Answer::Usage(self.dataplane.usage(&ike::kernel::Owner(owner.into())))
             }
-            Request::NewEpoch => {
-                match self.ring.force_epoch(wall_clock()) {
-                    Ok(()) => self.publish_epochs(),
-                    Err(error) => error!("ticket ring: {error}"),
-                }
-                return;
-            }
+            Request::NewEpoch { alone } => Answer::NewEpoch(self.new_epoch(alone)),
             Request::ReserveIndexes => Answer::Indexes(self.grant()),
             Request::Orphans { skip } => orphan_page(&self.dataplane.orphans(), skip as usize),
             Request::GateStatus => Answer::Gate(self.guard.status()),
         };
         self.tell(id, answer);
+    }
+
+    fn new_epoch(&mut self, alone: bool) -> Result<u8, String> {
+        let made = if alone {
+            self.ring.revoke_all(wall_clock())
+        } else {
+            self.ring.force_epoch(wall_clock())
+        };
+        // Whatever became of the disk: what the ring has forgotten is not honoured any more.
+        self.publish_epochs();
+        made.map_err(|error| {
+            error!("ticket ring: {error}");
+            error.to_string()
+        })?;
+        let newest = self.ring.epochs().last();
+        newest.map(|(key_id, ..)| key_id).ok_or_else(String::new)
     }
 
     fn grant(&mut self) -> Option<crate::tickets::IndexRange> {
@@ -473,7 +483,12 @@ impl Keeper {
     fn epoch_keys(&self) -> Vec<EpochKey> {
         self.ring
             .epochs()
-            .map(|(key_id, root, _)| EpochKey { key_id, root })
+            .zip(self.ring.times())
+            .map(|((key_id, root, _), times)| EpochKey {
+                key_id,
+                root,
+                times,
+            })
             .collect()
     }
 

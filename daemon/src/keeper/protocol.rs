@@ -7,7 +7,7 @@
 //! | `Kernel`                   | `Done` with the same operation number                           |
 //! | `Usage`, `Orphans`         | the same word; orphans come in pages                            |
 //! | `ReserveIndexes`           | `Indexes`; after `Epochs`, if the epoch changed on the way      |
-//! | `NewEpoch`                 | `Epochs`, with all bitmaps as descriptors                       |
+//! | `NewEpoch`                 | `Epochs`, with all bitmaps as descriptors; then `NewEpoch`      |
 //! | `GateStatus`               | `Gate`                                                          |
 //! | (nothing)                  | `Epochs` on rotation; `Stop` when it is time to leave           |
 
@@ -21,7 +21,11 @@ use ike::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{kernel::Usage, tickets::IndexRange, udp::Service};
+use crate::{
+    kernel::Usage,
+    tickets::{EpochTimes, IndexRange},
+    udp::Service,
+};
 
 /// Longest message in either direction.
 pub const MAX_MESSAGE: usize = 64 << 10;
@@ -65,7 +69,10 @@ pub enum Request {
         owner: String,
     },
     /// Start a new ticket epoch now.
-    NewEpoch,
+    NewEpoch {
+        /// Retire all others: their tickets are void.
+        alone: bool,
+    },
     /// Fresh ticket indexes.
     ReserveIndexes,
     /// What is in the kernel without an owner, past this many that are known already.
@@ -93,6 +100,8 @@ pub enum Answer {
     Usage(Option<Usage>),
     /// All live epochs, oldest first; their bitmaps come beside it in the same order.
     Epochs(Vec<EpochKey>),
+    /// To [`Request::NewEpoch`]: its id, or why there is none.
+    NewEpoch(Result<u8, String>),
     /// To [`Request::ReserveIndexes`]; `None` while there are none to be had.
     Indexes(Option<IndexRange>),
     /// To [`Request::Orphans`]: one page, and whether there are more.
@@ -160,6 +169,8 @@ pub struct EpochKey {
     /// Root of its keys.
     #[serde(with = "secret")]
     pub root: Secret,
+    /// From when to when it is of use.
+    pub times: EpochTimes,
 }
 
 /// One owner's orphans.

@@ -12,7 +12,10 @@ use std::{
 
 use ike::io::{TicketLedger, TicketRoot};
 
-use super::{ring::IndexRange, used::UsedBits};
+use super::{
+    ring::{EpochTimes, IndexRange},
+    used::UsedBits,
+};
 
 /// With fewer indexes than this the keeper is asked for more.
 const LOW: u32 = 1024;
@@ -24,6 +27,8 @@ pub struct Epochs {
     pub roots: Vec<TicketRoot>,
     /// For the ledger.
     pub bits: Vec<(u8, Arc<UsedBits>)>,
+    /// For the operator.
+    pub times: Vec<(u8, EpochTimes)>,
 }
 
 impl Epochs {

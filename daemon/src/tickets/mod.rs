@@ -10,5 +10,5 @@ mod used;
 pub use durable::DurableError;
 pub use ledger::{Epochs, IndexSource, Ledger};
 pub use node::Node;
-pub use ring::{IndexRange, MAX_EPOCHS, Notice, Ring, RingError, RingOptions};
+pub use ring::{EpochTimes, IndexRange, MAX_EPOCHS, Notice, Ring, RingError, RingOptions};
 pub use used::{INDEXES, UsedBits};

@@ -95,6 +95,17 @@ pub struct IndexRange {
     pub end: u32,
 }
 
+/// An epoch's times, in Unix seconds.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct EpochTimes {
+    /// When it began to issue.
+    pub began: u64,
+    /// When it stops issuing at the latest; only the newest issues at all.
+    pub issue_until: u64,
+    /// When its last ticket is over.
+    pub accept_until: u64,
+}
+
 /// The ring, open and kept on disk.
 #[derive(Debug)]
 pub struct Ring {
@@ -262,6 +273,30 @@ impl Ring {
         self.add_epoch(now)?;
         self.save()?;
         self.sweep()
+    }
+
+    /// Retires every epoch and starts a new one: no ticket issued so far opens anything any more.
+    pub fn revoke_all(&mut self, now: u64) -> Result<(), RingError> {
+        if self.state.epochs.len() >= MAX_EPOCHS {
+            self.state.epochs.remove(0);
+            self.files.remove(0);
+        }
+        // While the old ones are still there, so that it gets none of their ids.
+        self.add_epoch(now)?;
+        let old = self.state.epochs.len().saturating_sub(1);
+        self.state.epochs.drain(..old);
+        self.files.drain(..old);
+        self.save()?;
+        self.sweep()
+    }
+
+    /// The times of every live epoch, oldest first.
+    pub fn times(&self) -> impl Iterator<Item = EpochTimes> {
+        self.state.epochs.iter().map(|epoch| EpochTimes {
+            began: epoch.issue_until.saturating_sub(ISSUE_SECONDS),
+            issue_until: epoch.issue_until,
+            accept_until: epoch.accept_until,
+        })
     }
 
     /// Every live epoch, oldest first: key id, root, and the descriptor of its bitmap.

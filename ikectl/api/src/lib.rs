@@ -4,12 +4,14 @@
 mod reply;
 mod request;
 mod sa;
+mod ticket;
 
 pub use reply::{
     Attention, Done, ErrorCode, Failure, Gate, GateCounter, Outcome, Reply, Stamp, Status,
 };
 pub use request::Request;
-pub use sa::{ChildSa, Endpoint, IkeSa, SaState, Ticket};
+pub use sa::{ChildSa, Endpoint, IkeSa, Pfs, SaState, Ticket};
+pub use ticket::{HeldTicket, OriginItem, SaOrigin, TicketEpoch, TicketRefusals, Tickets};
 
 /// The number of these shapes. It grows when a key changes its meaning or goes.
 pub const SCHEMA: u32 = 1;

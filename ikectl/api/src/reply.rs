@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::IkeSa;
+use crate::{IkeSa, SaOrigin, Tickets};
 
 /// One reply: who answers, then exactly one outcome.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -33,9 +33,13 @@ pub enum Outcome {
     Status(Status),
     /// To `sa_list` and `sa_show`.
     IkeSas(Vec<IkeSa>),
+    /// To `sa_origin`.
+    SaOrigin(SaOrigin),
+    /// To `ticket_list`.
+    Tickets(Tickets),
     /// To `gate`.
     Gate(Gate),
-    /// To `up`, `down`, `suspend` and `shutdown`.
+    /// To every command.
     Done(Done),
     /// To anything.
     Error(Failure),
@@ -121,15 +125,24 @@ pub struct Done {
     /// The connection, for commands on one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<String>,
-    /// The IKE SA that `up` brought.
+    /// The IKE SA that `up` or `rekey` brought.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<u64>,
+    /// The IKE SA that `rekey` replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_id: Option<u64>,
     /// Whether a ticket opened it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<bool>,
     /// From the first message to the installed Child SA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setup_seconds: Option<f64>,
+    /// The ticket key that issues from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<u8>,
+    /// Tickets of one peer that were revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<u64>,
 }
 
 /// A request came to nothing.

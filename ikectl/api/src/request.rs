@@ -16,6 +16,11 @@ pub enum Request {
         /// Its number.
         id: u64,
     },
+    /// Where the state of an established IKE SA came from.
+    SaOrigin {
+        /// Its number.
+        id: u64,
+    },
     /// Bring a connection up: resume with a ticket at hand, else log in.
     Up {
         /// Its name.
@@ -33,6 +38,24 @@ pub enum Request {
     Suspend {
         /// Its name.
         connection: String,
+    },
+    /// New keys for a connection's IKE SA, from a key exchange of their own.
+    Rekey {
+        /// Its name.
+        connection: String,
+    },
+    /// Ticket keys, counts, and tickets held.
+    TicketList,
+    /// Issue tickets under a new key from now on.
+    TicketRotate,
+    /// Void tickets: of one peer's SAs, or all. Exactly one of the two is given.
+    TicketRevoke {
+        /// The peer's identity.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+        /// Every ticket ever issued.
+        #[serde(default)]
+        all: bool,
     },
     /// What the gate is attached to and has counted.
     Gate,

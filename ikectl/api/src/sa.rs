@@ -43,6 +43,9 @@ pub struct IkeSa {
     pub resumed: bool,
     /// Resumptions since the last full authentication.
     pub resume_count: u32,
+    /// Whether a key exchange of its own is behind the keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pfs: Option<Pfs>,
     /// The ticket that was received or issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<Ticket>,
@@ -85,6 +88,31 @@ impl SaState {
     }
 }
 
+/// Whether an SA's keys would stay secret if a ticket's key became known.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pfs {
+    /// A key exchange of its own is behind them.
+    Yes,
+    /// They come from a ticket's, until the next rekey.
+    Pending,
+    /// A word that this reader does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Pfs {
+    /// As in JSON.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::Pending => "pending",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// One end of an IKE SA.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Endpoint {
@@ -105,6 +133,12 @@ pub struct Endpoint {
 /// A ticket, without its octets.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Ticket {
+    /// Gateway: the key it is sealed with. A client cannot read that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<u8>,
+    /// Gateway: its number under that key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
     /// What is left of its lifetime.
     pub expires_in_seconds: u64,
 }

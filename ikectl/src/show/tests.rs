@@ -15,7 +15,7 @@ const SAS: &str = r#""ike_sas":[{"id":17,"connection":"rw","state":"established"
     "remote":{"id":"alice@example.net","addr":"198.51.100.7","port":4500,"nat":true},
     "proposal":"aes128gcm16-prfsha256-x25519","established_age_seconds":7380,
     "full_auth_age_seconds":93600,"resumed":true,"resume_count":2,
-    "ticket":{"expires_in_seconds":32400},
+    "pfs":"pending","ticket":{"key_id":7,"index":20922,"expires_in_seconds":32400},
     "children":[{"name":"net","mode":"tunnel","encap":"udp","proposal":"aes128gcm16",
     "spi_in":"c4be31f0","spi_out":"01f2c97a","in_bytes":1288490188,"in_packets":993211,
     "out_bytes":41943040,"out_packets":210233,"local_ts":["0.0.0.0/0"],
@@ -26,9 +26,9 @@ const SAS: &str = r#""ike_sas":[{"id":17,"connection":"rw","state":"established"
 #[test]
 fn sas_are_listed_in_columns() {
     let expected = "\
-ID  CONN  PEER               ADDRESS                STATE        AGE   RESUMED  TICKET  CHILD  IN/OUT
-17  rw    alice@example.net  198.51.100.7:4500 NAT  established  2h3m  yes(2)   9h      net    1.2G/41M
-19  -     -                  [2001:db8::7]:500      half-open    -     no       -       -      -
+ID  CONN  PEER               ADDRESS                STATE        AGE   RESUMED  PFS      TICKET  CHILD  IN/OUT
+17  rw    alice@example.net  198.51.100.7:4500 NAT  established  2h3m  yes(2)   pending  9h      net    1.2G/41M
+19  -     -                  [2001:db8::7]:500      half-open    -     no       -        -       -      -
 ";
     assert_eq!(text(&reply(SAS), false), expected);
     assert_eq!(text(&reply(r#""ike_sas":[]"#), false), "no IKE SAs\n");
@@ -42,8 +42,8 @@ rw: #17, ESTABLISHED, IKEv2, 8f2c6a0000000001_i 4b19770000000002_r*
   local  'vpn.example.net' @ 192.0.2.1[4500]
   remote 'alice@example.net' @ 198.51.100.7[4500]
   aes128gcm16-prfsha256-x25519
-  established 2h3m ago (resumed 2x, full authentication 1d2h ago)
-  ticket: expires in 9h
+  established 2h3m ago (resumed 2x, full authentication 1d2h ago), pfs pending
+  ticket: key 7 index 20922, expires in 9h
   net: INSTALLED, TUNNEL-in-UDP, ESP:aes128gcm16
     in  c4be31f0, 1288490188 bytes, 993211 packets
     out 01f2c97a, 41943040 bytes, 210233 packets
@@ -72,6 +72,50 @@ Attention one?[2J
 }
 
 #[test]
+fn tickets_are_two_tables_and_a_line() {
+    let tickets = r#""tickets":{"epochs":[
+        {"key_id":6,"age_seconds":108000,"accepted_for_seconds":21600},
+        {"key_id":7,"age_seconds":21600,"issues_for_seconds":64800,"accepted_for_seconds":108000}],
+        "issued":10,"honoured":7,"refused":[{"reason":"expired","tickets":2},
+        {"reason":"used","tickets":1}],"outstanding":4,
+        "held":[{"connection":"home","suspended":true,"gateway_id":"gw.example",
+        "gateway_addr":"192.0.2.1","gateway_port":4500,"ticket_bytes":256,"age_seconds":60,
+        "expires_in_seconds":3540,"resume_count":2},
+        {"connection":"old","suspended":false,"gateway_id":"gw\u001b.example",
+        "gateway_addr":"2001:db8::1","gateway_port":500,"ticket_bytes":272,"age_seconds":7200,
+        "resume_count":0}]}"#;
+    let expected = "\
+KEY  AGE   ISSUES FOR  ACCEPTED FOR
+6    1d6h  -           6h
+7    6h    18h         1d6h
+10 issued  7 honoured  3 refused (expired 2, used 1)  4 outstanding
+HELD BY  GATEWAY      ADDRESS            STATE      AGE  EXPIRES  RESUMED  OCTETS
+home     gw.example   192.0.2.1:4500     suspended  1m   59m      2x       256
+old      gw?.example  [2001:db8::1]:500  at hand    2h   over     0x       272
+";
+    assert_eq!(text(&reply(tickets), false), expected);
+    let none = r#""tickets":{"issued":0,"honoured":0,"outstanding":0}"#;
+    let expected = "0 issued  0 honoured  0 refused  0 outstanding\n";
+    assert_eq!(text(&reply(none), false), expected);
+}
+
+#[test]
+fn the_origin_of_an_sa_is_a_table() {
+    let origin = r#""sa_origin":{"id":17,"connection":"rw","ticket_age_seconds":120,"items":[
+        {"row":"T5","item":"addresses","value":"a - b","from":["exchange"]},
+        {"row":"T11","item":"ike_keys","value":"v","from":["ticket","exchange"]},
+        {"row":"T12","item":"window_size","value":"1","from":["fresh"]}]}"#;
+    let expected = "\
+rw: #17
+ROW  ITEM         VALUE  FROM
+T5   addresses    a - b  this exchange
+T11  ike_keys     v      ticket (issued 120 s ago), this exchange
+T12  window_size  1      fresh
+";
+    assert_eq!(text(&reply(origin), false), expected);
+}
+
+#[test]
 fn outcomes_are_one_line() {
     let up = r#""done":{"connection":"rw","id":4,"resumed":true,"setup_seconds":0.0042}"#;
     assert_eq!(text(&reply(up), false), "rw[4]: resumed, 4.2 ms\n");
@@ -79,6 +123,17 @@ fn outcomes_are_one_line() {
         text(&reply(r#""done":{"connection":"rw"}"#), false),
         "rw: done\n"
     );
+    for (done, line) in [
+        (
+            r#"{"connection":"rw","id":5,"old_id":4}"#,
+            "rw[5]: new keys, was [4]\n",
+        ),
+        (r#"{"key_id":8}"#, "ticket key 8 issues from now on\n"),
+        (r#"{"revoked":1}"#, "1 ticket revoked\n"),
+        (r#"{"revoked":2}"#, "2 tickets revoked\n"),
+    ] {
+        assert_eq!(text(&reply(&format!(r#""done":{done}"#)), false), line);
+    }
     let gate = r#""gate":{"mode":"none","reason":"no BPF object","interfaces":[]}"#;
     assert_eq!(text(&reply(gate), false), "gate none: no BPF object\n");
 }

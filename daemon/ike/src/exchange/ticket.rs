@@ -161,13 +161,13 @@ impl Endpoint {
 }
 
 impl Endpoint {
-    /// Gateway: makes the tickets worthless that this peer got on the SAs it has, and returns how many
-    /// those were. The SAs stay up. Of a peer without an SA nothing is known here: tickets carry their
-    /// state themselves.
-    pub fn revoke(&mut self, peer: &Identity, cx: &mut Context<'_>) -> usize {
+    /// Gateway: makes the tickets worthless that such peers got on the SAs they have, and returns how
+    /// many those were. The SAs stay up. Of a peer without an SA nothing is known here: tickets carry
+    /// their state themselves.
+    pub fn revoke(&mut self, peer: impl Fn(&Identity) -> bool, cx: &mut Context<'_>) -> usize {
         let of_peer = |sa: &&IkeSa| match &sa.state {
             State::Up(live) | State::Installing(live, _) => {
-                live.issued.is_some() && live.peer == *peer
+                live.issued.is_some() && peer(&live.peer)
             }
             _ => false,
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ike::{
     Context,
     io::{Command, Event},
-    view::origin::{Ends, Item, ROWS, SaOrigin, Source},
+    view::origin::{Ends, Item, ROWS, Row, SaOrigin, Source},
     wire::id::Identity,
 };
 
@@ -31,7 +31,7 @@ fn revoke(pair: &mut Pair, peer: &Identity) -> usize {
         ..
     } = &mut pair.gateway;
     let now = pair.now;
-    endpoint.revoke(peer, &mut Context { now, env, ledger })
+    endpoint.revoke(|id| id == peer, &mut Context { now, env, ledger })
 }
 
 fn resume(pair: &mut Pair) {
@@ -198,16 +198,13 @@ fn the_documentation_has_the_same_table() {
         (client, gateway) if client == gateway => client,
         (client, gateway) => format!("{client} / {gateway}"),
     };
-    let table: String = ROWS
-        .iter()
-        .map(|row| {
-            let (row_of, item) = (row.row, row.item);
-            let cells = [&row.full, &row.resumed, &row.rekeyed]
-                .map(cell)
-                .join(" | ");
-            format!("| {row_of} | `{item}` | {cells} |\n")
-        })
-        .collect();
+    let line = |row: &Row| {
+        let (number, item) = (row.row, row.item);
+        let ends = [&row.full, &row.resumed, &row.rekeyed];
+        let cells = ends.map(cell).join(" | ");
+        format!("| {number} | `{item}` | {cells} |")
+    };
+    let table = ROWS.iter().map(line).collect::<Vec<_>>().join("\n");
     let text = include_str!("../../../../docs/operations.md");
     assert!(
         text.contains(&table),

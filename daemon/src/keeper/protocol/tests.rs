@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use super::*;
 use crate::keeper::channel::{Channel, ChannelError};
+use crate::tickets::EpochTimes;
 
 fn pair() -> (Channel, Channel) {
     let (keeper, engine) = Channel::pair().expect("pair");
@@ -84,6 +85,11 @@ fn descriptors_come_along() {
     let epochs = vec![EpochKey {
         key_id: 3,
         root: Secret::new(vec![1; 32]),
+        times: EpochTimes {
+            began: 1,
+            issue_until: 2,
+            accept_until: 3,
+        },
     }];
     let answer = Answer::Epochs(epochs);
     keeper

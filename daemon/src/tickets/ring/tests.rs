@@ -131,6 +131,37 @@ fn live_ids_are_not_reissued_and_their_number_is_bounded() {
 }
 
 #[test]
+fn revoking_leaves_one_new_epoch_for_good() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut ring, _) = open(folder.path(), BOOT, 0);
+    for _ in 1..MAX_EPOCHS {
+        ring.force_epoch(0).expect("epoch");
+    }
+    let before = ids(&ring);
+    ring.grant(10, 0).expect("grant");
+    ring.revoke_all(100).expect("revoked");
+    let [now] = ids(&ring)[..] else {
+        panic!("one epoch")
+    };
+    assert!(
+        !before.contains(&now),
+        "an old id would find its old bitmap"
+    );
+    let range = ring.grant(1, 100).expect("grant");
+    assert_eq!((range.key_id, range.first), (now, 0));
+    for key_id in before {
+        assert!(!UsedFile::path(folder.path(), key_id).exists());
+    }
+    drop(ring);
+    let (ring, _) = open(folder.path(), BOOT, 200);
+    assert_eq!(ids(&ring), [now]);
+    let times: Vec<_> = ring.times().collect();
+    assert_eq!(times[0].began, 100);
+    assert_eq!(times[0].issue_until, 100 + DAY);
+    assert_eq!(times[0].accept_until, 100 + DAY + 3660);
+}
+
+#[test]
 fn a_crash_between_bitmap_and_ring_leaves_no_trace() {
     let folder = tempfile::tempdir().expect("folder");
     let (ring, _) = open(folder.path(), BOOT, 0);
