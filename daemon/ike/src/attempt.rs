@@ -38,6 +38,7 @@ impl Endpoint {
         self.begin(slot, cx)
     }
 
+    // RFC 5723: N41, N42, L6
     /// Takes a connection down on the operator's word: DELETE, no ticket, no block policy.
     pub(crate) fn down(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
         let retrying = self.retries.remove(&slot).is_some();
@@ -71,6 +72,7 @@ impl Endpoint {
         }
     }
 
+    // RFC 5723: A9
     /// Client: drops the SA without a DELETE and keeps the ticket (RFC 5723, 3).
     pub(crate) fn suspend(
         &mut self,
@@ -111,6 +113,7 @@ impl Endpoint {
         self.table.check_out(id)
     }
 
+    // RFC 5723: N12, N17
     /// Resumes if there is something to resume, else starts from nothing.
     fn begin(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
         // Before the record is touched: a connection that cannot be dialled keeps it.
@@ -167,6 +170,7 @@ impl Endpoint {
         self.attempt_over(connection, reason, false, cx);
     }
 
+    // RFC 5723: A20
     /// Goes on to the next way of connecting, or gives the connection up for now.
     pub(crate) fn attempt_over(
         &mut self,
@@ -281,6 +285,7 @@ impl Endpoint {
         }
     }
 
+    // RFC 5723: N41, L4, A9
     fn closed(&mut self, id: u64, live: Live, reason: Closed, cx: &mut Context<'_>) {
         // Whatever ends an SA whose Child SA has moved on ends nothing else.
         let reason = match &live.outstanding {
@@ -342,6 +347,7 @@ impl Endpoint {
         });
     }
 
+    // RFC 5723: N14
     /// A ticket that was presented but has not opened an SA may be presented again.
     fn give_back(&mut self, connection: &Connection, record: Option<SessionRecord>) {
         if let Some(slot) = self.slot_mut(connection)
@@ -387,6 +393,7 @@ fn of_connection(sa: &IkeSa, connection: &Connection) -> bool {
         .is_some_and(|config| config.name == connection.name)
 }
 
+// RFC 5723: N13, N17, A21
 /// A ticket is presented only within its lifetime (RFC 5723, 4.3.1) and under the settings it was
 /// received under.
 fn is_presentable(record: &SessionRecord, config: &Connection, now: Stamp) -> bool {

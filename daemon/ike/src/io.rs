@@ -195,6 +195,7 @@ pub trait Env {
     ) -> Result<Vec<u8>, SignError>;
 }
 
+// RFC 5723: N55, L9
 /// Where the gateway keeps what must outlive it: ticket keys, indexes and used bits
 /// (the caller makes them durable before they count).
 pub trait TicketLedger {

@@ -31,6 +31,7 @@ fn array(text: &str) -> [u8; 8] {
     hex(text).try_into().expect("eight octets")
 }
 
+// RFC 5723: T11, A2
 #[test]
 fn keys_and_auth_of_a_resumption_are_the_known_ones() {
     let sk_d_old = Secret::new((0..32).collect());
@@ -163,6 +164,7 @@ fn a_recorded_resumption_of_libreswan_has_our_keys() {
     );
 }
 
+// RFC 5723: A2
 #[test]
 fn both_auth_forms_of_the_recording_are_reproduced() {
     let recording = recording();

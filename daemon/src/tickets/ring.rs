@@ -149,6 +149,7 @@ impl Epoch {
         Secret::from(self.root.as_slice())
     }
 
+    // RFC 5723: N46, N51
     const fn issues(&self, now: u64) -> bool {
         now < self.issue_until && self.reserved < INDEXES
     }

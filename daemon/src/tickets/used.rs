@@ -61,6 +61,7 @@ impl UsedBits {
             .is_none_or(|octet| octet.load(Ordering::Acquire) & bit(index) != 0)
     }
 
+    // RFC 5723: N15, N55, L9, A18
     /// Sets the bit; `true` for whoever was first.
     pub fn set(&self, index: u32) -> bool {
         let Some(octet) = self.octet(index) else {
@@ -220,6 +221,7 @@ mod tests {
         assert!(UsedFile::open(folder.path(), 7, &root(1)).is_err());
     }
 
+    // RFC 5723: N55, L9, A18
     #[test]
     fn only_one_of_many_threads_is_first() {
         let folder = tempfile::tempdir().expect("folder");

@@ -66,9 +66,11 @@ pub(super) struct Cost {
     pub(super) kernel: String,
     /// Of each kind.
     pub(super) logins: usize,
-    /// Median microseconds of a full login.
+    /// `median`, or `mean` where the kernel's clock is too coarse for one.
+    pub(super) average: String,
+    /// Microseconds of a full login.
     pub(super) full: f64,
-    /// Median microseconds of a resumed login.
+    /// Microseconds of a resumed login.
     pub(super) resume: f64,
 }
 

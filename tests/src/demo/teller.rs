@@ -22,7 +22,7 @@ impl Teller {
     /// A step that took so long.
     pub(super) fn took(&self, what: &str, duration: Duration, seen: &str) {
         let took = match duration.as_millis() {
-            0..10_000 => format!("{} ms", duration.as_millis()),
+            0..2000 => format!("{} ms", duration.as_millis()),
             _ => format!("{:.1} s", duration.as_secs_f64()),
         };
         self.line(what, &took, seen);

@@ -73,8 +73,8 @@ fn table(story: &Story, cost: Option<&Cost>) -> String {
         };
         let _infallible = writeln!(
             text,
-            "  CPU: median of {} logins of each kind on {whose}, without data plane",
-            cost.logins
+            "  CPU: {} of {} logins of each kind on {whose}, without data plane",
+            cost.average, cost.logins
         );
     }
     text
@@ -209,6 +209,7 @@ mod tests {
         let cost = Cost {
             kernel: "host".to_owned(),
             logins: 200,
+            average: "median".to_owned(),
             full: 1000.0,
             resume: 100.0,
         };

@@ -48,6 +48,7 @@ impl KeyMaterial {
         Self::expand(which, encryption, &skeyseed, exchanged)
     }
 
+    // RFC 5723: N31, T11, X3, X4
     /// After IKE_SESSION_RESUME: `SKEYSEED = prf(SK_d_old, "Resumption" | Ni | Nr)` (RFC 5723, 5.1).
     #[must_use]
     pub fn from_ticket(

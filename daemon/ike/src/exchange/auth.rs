@@ -52,6 +52,7 @@ pub(crate) struct Opening {
 /// Wrong keys or changed octets do not end a half-open SA, or anybody could end it; but an IKE_AUTH
 /// that opens and proves nothing does.
 impl Endpoint {
+    // RFC 5723: N1, N5, N22, N25, A7, A15
     /// Initiator: proves itself and asks for a Child SA.
     pub(crate) fn send_auth(&mut self, mut sa: IkeSa, opening: Opening, cx: &mut Context<'_>) {
         let Opening {
@@ -177,6 +178,7 @@ impl Endpoint {
         }
     }
 
+    // RFC 5723: N14, N27, A3, A18
     /// Responder: the peer is who it says. Prepares the answer and asks the kernel.
     fn accept(
         &mut self,
@@ -350,6 +352,7 @@ impl Endpoint {
         }
     }
 
+    // RFC 5723: T12, A13, A14
     fn agreed(&mut self, mut sa: IkeSa, sent: AuthSent, agreed: Agreed, cx: &mut Context<'_>) {
         let AuthSent {
             connection,

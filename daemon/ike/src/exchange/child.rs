@@ -148,6 +148,7 @@ pub(crate) fn block(connection: &Connection) -> Option<(Owner, KernelOp)> {
     Some((owner, block))
 }
 
+// RFC 5723: T13, X10, note 5
 /// The Child SA of the terms, and what the kernel has to be told.
 pub(super) fn agreed(
     connection: &Connection,

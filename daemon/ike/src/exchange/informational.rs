@@ -74,6 +74,7 @@ impl Endpoint {
         self.check_in(sa);
     }
 
+    // RFC 5723: N3, N4
     /// A request of the peer on an established SA.
     pub(crate) fn request(
         &mut self,

@@ -60,6 +60,7 @@ pub(super) struct Agreed {
 }
 
 impl Endpoint {
+    // RFC 5723: N24, N25, N26, T1, T2, T3, T4, X5, A7, A8
     /// Everything an IKE_AUTH request must show, or the notification that says what it lacks.
     pub(super) fn judge_request(
         &mut self,
@@ -150,6 +151,7 @@ impl Endpoint {
         })
     }
 
+    // RFC 5723: N25, N26, T2
     /// The response's proof and terms; on failure why, and whether the responder believes in an SA.
     pub(super) fn judge_response(
         &mut self,
@@ -244,6 +246,7 @@ impl Endpoint {
     }
 }
 
+// RFC 5723: T19
 /// AUTH_LIFETIME of the gateway, in seconds (RFC 4478, 3).
 fn auth_lifetime(chain: &Chain<'_>) -> Option<Duration> {
     let data = notify_data(chain, NotifyKind::AUTH_LIFETIME)?;

@@ -95,6 +95,7 @@ pub(super) fn parse_auth(body: &[u8]) -> Option<(u8, &[u8])> {
     Some((method, proof))
 }
 
+// RFC 5723: A2
 /// The AUTH value of a resumption: one application of prf, keyed by the new SK_p (RFC 5723, 4.3.3).
 /// libreswan covers the sender's first message alone; exactly one form is ever computed.
 pub(super) fn resumption_mic(
@@ -111,6 +112,7 @@ pub(super) fn resumption_mic(
     prf(suite.prf, sk_p.expose(), &[covered])
 }
 
+// RFC 5723: A1
 /// Whether a peer's AUTH value of a resumption holds.
 pub(super) fn resumption_holds(claim: &Claim<'_>, expected: &Secret) -> bool {
     claim.method == SHARED_KEY_MIC && equal(claim.proof, expected.expose())

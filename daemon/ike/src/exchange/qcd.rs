@@ -25,6 +25,7 @@ const MAX_TOKENS: usize = 4;
 pub(crate) const TOKENS_PER_SECOND: u32 = 4000;
 
 impl Endpoint {
+    // RFC 5723: X6, A17
     /// Our token for an SA: whoever holds the secret can make it again after a crash.
     pub(crate) fn token_of(&self, (spi_i, spi_r): (Spi, Spi)) -> Vec<u8> {
         prf(Prf::HmacSha256, self.qcd_secret.expose(), &[&spi_i, &spi_r])
@@ -72,6 +73,7 @@ impl Endpoint {
         *count <= TOKENS_PER_SECOND
     }
 
+    // RFC 5723: N50
     /// Taker: an unprotected answer on an established SA. Only the right token ends the SA.
     pub(crate) fn unprotected(&mut self, sa: IkeSa, chain: &Chain<'_>, cx: &mut Context<'_>) {
         let State::Up(live) = &sa.state else {

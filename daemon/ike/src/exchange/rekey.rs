@@ -50,6 +50,7 @@ impl Endpoint {
         Ok(())
     }
 
+    // RFC 5723: N2, N43
     /// Asks the peer for new keys; with the group it has asked for, if it has.
     pub(crate) fn begin_rekey(
         &mut self,
@@ -85,6 +86,7 @@ impl Endpoint {
         self.send_request(sa, Purpose::Rekey(rekeying), chain, cx);
     }
 
+    // RFC 5723: N43, A10
     /// Responder: makes the new SA, or says why not. The answer still goes under the old keys.
     pub(crate) fn answer_rekey(
         &mut self,
@@ -285,6 +287,7 @@ impl Endpoint {
         })
     }
 
+    // RFC 5723: N43, A10, A11
     /// Puts the successor in and says so.
     pub(crate) fn moved(&mut self, old: &IkeSa, new: IkeSa) {
         if let Some(connection) = new.connection().map(|config| Arc::clone(&config.name)) {

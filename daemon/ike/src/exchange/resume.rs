@@ -29,13 +29,16 @@ use crate::{
     },
 };
 
+// RFC 5723: A6
 /// After this much silence a full exchange starts beside the resumption: the gateway may not know
 /// exchange 38 at all.
 const RACE_AFTER: Duration = Duration::from_secs(3);
 
+// RFC 5723: A5
 /// After a TICKET_NACK, which anybody can send, a genuine answer may still come for this long.
 const NACK_PATIENCE: Duration = Duration::from_secs(2);
 
+// RFC 5723: A3
 /// Half-open SAs of one ticket. The first is free; the others need a cookie.
 const MAX_HALF_OPEN_PER_TICKET: usize = 8;
 
@@ -43,6 +46,7 @@ const MAX_HALF_OPEN_PER_TICKET: usize = 8;
 const MAX_REQUEST: usize = 2048;
 
 impl Endpoint {
+    // RFC 5723: N19, L1, T5, T7, T8
     /// Client: presents the ticket of the session record.
     pub(crate) fn start_resume(
         &mut self,
@@ -76,6 +80,7 @@ impl Endpoint {
         Ok(())
     }
 
+    // RFC 5723: N22, L2, T6, T9, T20, X1, X2, A15
     /// (Re)builds the request from the state and sends it: COOKIE, Ni, ticket, then the rest.
     fn send_resume(&mut self, mut sa: IkeSa, cx: &Context<'_>) {
         let header = sa.header(Exchange::IkeSessionResume, false, 0);
@@ -93,6 +98,7 @@ impl Endpoint {
         self.check_in(sa);
     }
 
+    // RFC 5723: N18, N21, L1, L8, L12, A3, A4
     /// Gateway: honours a ticket with a nonce of its own, or refuses it.
     pub(crate) fn resume_request(
         &mut self,
@@ -169,6 +175,7 @@ impl Endpoint {
         self.keep_half_open(sa, key, response);
     }
 
+    // RFC 5723: N15, N20, N26, N55, L4, T10, A12, A21
     /// Opens a ticket and holds it against today's policy (RFC 5723, 4.3.2, and our rulings).
     fn judge(&self, ticket: &[u8], cx: &Context<'_>) -> Result<Opened, Refused> {
         let opened = self.keyring.open(ticket, cx.now.wall)?;
@@ -193,6 +200,7 @@ impl Endpoint {
         }
     }
 
+    // RFC 5723: N16, N23, L3, L14, T11, A5
     /// Client: goes on to IKE_AUTH, round again with a cookie, or over to a full exchange.
     pub(crate) fn resume_response(
         &mut self,
@@ -267,6 +275,7 @@ impl Endpoint {
         self.stray(sa);
     }
 
+    // RFC 5723: L13, A6
     /// Client: time to send again, to race, or to give up.
     pub(crate) fn resume_due(&mut self, mut sa: IkeSa, cx: &mut Context<'_>) {
         let now = cx.now.boot;

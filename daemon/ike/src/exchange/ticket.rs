@@ -37,6 +37,7 @@ pub(crate) enum TicketAnswer {
 }
 
 impl Endpoint {
+    // RFC 5723: N4, N6, N8, N44, N45
     /// Gateway: answers TICKET_REQUEST with exactly one of LT_OPAQUE, NACK and ACK.
     pub(crate) fn answer_ticket_request(
         &mut self,
@@ -74,6 +75,7 @@ impl Endpoint {
         }
     }
 
+    // RFC 5723: N30, N36, N39, X11
     fn issue(
         &self,
         spis: (Spi, Spi),
@@ -109,6 +111,7 @@ impl Endpoint {
         Some(ticket)
     }
 
+    // RFC 5723: N3, N7, N11, L5
     /// Client: takes the gateway's answer in. A ticket replaces any older one, which is used,
     /// overtaken or void; without one, the next request is planned.
     pub(crate) fn take_ticket(
@@ -195,6 +198,7 @@ impl Endpoint {
     }
 }
 
+// RFC 5723: N6, L5
 /// Client: what a protected response says to a TICKET_REQUEST of ours.
 pub(super) fn received(chain: &Chain<'_>) -> TicketAnswer {
     if super::notify_data(chain, NotifyKind::TICKET_ACK).is_some() {

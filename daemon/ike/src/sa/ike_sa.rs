@@ -210,6 +210,7 @@ pub(crate) struct Proven {
 }
 
 impl Live {
+    // RFC 5723: T12, A13
     /// An SA that begins its life now.
     pub(crate) fn new(proven: Proven, now: Stamp) -> Box<Self> {
         let Proven {

@@ -11,6 +11,7 @@ use crate::{
     wire::id::Identity,
 };
 
+// RFC 5723: N11, N52
 /// One resumable session. Replaced by a newer ticket, gone with its use, its expiry, a DELETE, a
 /// rekey or a log-out (RFC 5723, 6.2).
 #[derive(Debug)]
@@ -42,6 +43,7 @@ pub struct SessionRecord {
 }
 
 impl SessionRecord {
+    // RFC 5723: N13, A16
     /// What is left of the lifetime, by the boot clock, which no step of the wall clock moves.
     #[must_use]
     pub fn left(&self, now: Stamp) -> Option<Duration> {

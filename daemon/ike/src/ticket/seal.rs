@@ -145,6 +145,7 @@ impl Keyring {
         self.epochs.last().map(|epoch| epoch.key_id)
     }
 
+    // RFC 5723: N33, N38, N40, N48, N53, N54
     /// Seals a state. `expiry` in Unix seconds is rounded down to a minute. `None` if the epoch is
     /// not in the ring or the state is too long for any ticket.
     #[must_use]
@@ -178,6 +179,7 @@ impl Keyring {
         Some(ticket)
     }
 
+    // RFC 5723: N33, N38, L7, A16
     /// Opens a ticket: shape, then the envelope's tag, then time, then the body. Whether it was used
     /// is for the ledger to say.
     pub fn open(&self, ticket: &[u8], wall: u64) -> Result<Opened, Refused> {
@@ -261,6 +263,7 @@ fn sip_key(root: &TicketRoot, label: &str, node: u8) -> SipKey {
     sip
 }
 
+// RFC 5723: N51
 /// HKDF-SHA-256 (RFC 5869) of the root; label and node are the info.
 fn derive(root: &Secret, label: &str, node: u8, out: &mut [u8]) {
     struct Len(usize);
@@ -311,6 +314,7 @@ mod tests {
             .expect("fits")
     }
 
+    // RFC 5723: N36
     #[test]
     fn a_ticket_opens_to_what_was_sealed() {
         let opened = ring().open(&ticket(), WALL).expect("ours");
@@ -324,6 +328,7 @@ mod tests {
         assert_eq!(ticket().len(), 256);
     }
 
+    // RFC 5723: N33, N48, N53
     #[test]
     fn every_flipped_bit_and_every_truncation_is_refused() {
         let (ring, ticket) = (ring(), ticket());
@@ -337,6 +342,7 @@ mod tests {
         }
     }
 
+    // RFC 5723: N38, N40, L7
     #[test]
     fn each_reason_is_told_apart() {
         let (mut ring, ticket) = (ring(), ticket());
@@ -361,6 +367,7 @@ mod tests {
         assert_eq!(ring.open(&ticket, WALL).err(), Some(Refused::UnknownKey));
     }
 
+    // RFC 5723: N51
     #[test]
     fn another_node_has_other_keys() {
         let mut other = Keyring::new(2);

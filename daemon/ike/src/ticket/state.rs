@@ -29,6 +29,7 @@ pub struct CertificateFacts {
     pub not_after: u64,
 }
 
+// RFC 5723: N29, N36, X11, note 1
 /// The resumable state of one IKE SA.
 #[derive(Debug)]
 pub struct TicketState {
@@ -189,6 +190,7 @@ pub(crate) mod tests {
         }
     }
 
+    // RFC 5723: N36, X11
     #[test]
     fn a_state_reads_back() {
         let state = sample();

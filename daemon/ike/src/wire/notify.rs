@@ -19,6 +19,7 @@ pub enum Resumption {
     NotApplicable,
 }
 
+// RFC 5723: note 6
 /// Every type we send or understand has a line here, and with it a class.
 macro_rules! notifies {
     ($($(#[doc = $doc:literal])* $name:ident = $number:literal, $class:ident;)*) => {
@@ -123,6 +124,7 @@ impl<'a> Notify<'a> {
         })
     }
 
+    // RFC 5723: N47
     /// Appends the body of a notification about the IKE SA.
     pub fn emit(kind: NotifyKind, data: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(&[0, 0]);

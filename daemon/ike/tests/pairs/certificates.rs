@@ -315,6 +315,7 @@ fn suspended(seed: u64) -> Pair {
     pair
 }
 
+// RFC 5723: N25, N29, T3, T4, note 1
 #[test]
 fn a_resumption_needs_no_certificate_and_remembers_the_one_shown() {
     let mut pair = suspended(60);
@@ -375,6 +376,7 @@ fn with_names_of_32_octets_a_ticket_has_352_octets_at_most() {
     assert!(issued.is_some_and(|octets| octets <= 352), "{issued:?}");
 }
 
+// RFC 5723: N25, T4, A7
 #[test]
 fn a_resumption_with_a_certificate_is_refused() {
     for response in [false, true] {
@@ -391,6 +393,7 @@ fn a_resumption_with_a_certificate_is_refused() {
     }
 }
 
+// RFC 5723: N42, N44
 #[test]
 fn a_ticket_does_not_outlive_the_certificate_it_stands_for() {
     // 2027-01-16, 0:00 UTC; the bed's clock starts 16 hours earlier.

@@ -27,6 +27,7 @@ fn lifetimes(pair: &Pair) -> Vec<u64> {
     pair.client.events.iter().filter_map(lifetime).collect()
 }
 
+// RFC 5723: N44, T19, A12, A13
 #[test]
 fn no_chain_of_resumptions_extends_the_authentication() {
     let mut pair = Pair::with(1, client_side, reauth_gateway, Settings::default());
@@ -58,6 +59,7 @@ fn no_chain_of_resumptions_extends_the_authentication() {
     );
 }
 
+// RFC 5723: N38, A12
 #[test]
 fn a_ticket_from_before_the_deadline_is_refused_after_it() {
     let mut pair = Pair::with(2, client_side, reauth_gateway, Settings::default());
@@ -78,6 +80,7 @@ fn a_ticket_from_before_the_deadline_is_refused_after_it() {
     );
 }
 
+// RFC 5723: N3
 #[test]
 fn a_ticket_is_renewed_before_it_ends() {
     fn short() -> Vec<Connection> {
@@ -99,6 +102,7 @@ fn a_ticket_is_renewed_before_it_ends() {
     assert!(pair.client.established()[0].resumed);
 }
 
+// RFC 5723: N3, N7
 #[test]
 fn after_an_ack_the_client_asks_again() {
     let mut pair = Pair::new(4);
@@ -111,6 +115,7 @@ fn after_an_ack_the_client_asks_again() {
     assert_eq!(lifetimes(&pair).len(), 1);
 }
 
+// RFC 5723: N4
 #[test]
 fn the_gateway_never_pushes_a_ticket() {
     fn modest() -> Vec<Connection> {
@@ -126,6 +131,7 @@ fn the_gateway_never_pushes_a_ticket() {
     assert!(pair.keys_agree());
 }
 
+// RFC 5723: A16
 #[test]
 fn a_step_of_the_wall_clock_does_not_end_a_session() {
     for step in [-7200_i64, -200, 200, 1800] {
@@ -142,6 +148,7 @@ fn a_step_of_the_wall_clock_does_not_end_a_session() {
     }
 }
 
+// RFC 5723: A2
 #[test]
 fn both_sides_in_libreswan_form_understand_each_other() {
     fn swan_client() -> Vec<Connection> {

@@ -3,6 +3,7 @@
 mod bed;
 mod certificates;
 mod chains;
+mod conformance;
 mod env;
 mod handshake;
 mod hostile;

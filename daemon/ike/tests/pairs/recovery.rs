@@ -27,6 +27,7 @@ fn crashed(node: &Node) -> bool {
     node.events.iter().any(hit)
 }
 
+// RFC 5723: A17
 #[test]
 fn a_client_learns_of_the_restart_within_one_exchange_and_resumes() {
     let mut pair = Pair::new(1);
@@ -51,6 +52,7 @@ fn a_client_learns_of_the_restart_within_one_exchange_and_resumes() {
     );
 }
 
+// RFC 5723: N50
 #[test]
 fn without_the_token_nobody_is_believed() {
     let mut pair = Pair::new(2);

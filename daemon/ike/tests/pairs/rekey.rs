@@ -93,6 +93,7 @@ fn the_client_rekeys_and_the_child_sa_moves_over() {
     assert!(pair.gateway.kernel.installed.is_empty() && pair.client.kernel.installed.is_empty());
 }
 
+// RFC 5723: N2, N43
 #[test]
 fn a_rekey_of_the_client_brings_a_new_ticket_and_ends_the_old_one() {
     let mut pair = up(2);
@@ -113,6 +114,7 @@ fn a_rekey_of_the_client_brings_a_new_ticket_and_ends_the_old_one() {
     assert!(pair.client.established()[0].resumed);
 }
 
+// RFC 5723: N3, N43, A10, A11
 #[test]
 fn after_a_rekey_of_the_gateway_the_client_asks_for_a_ticket_itself() {
     let mut pair = up(3);
@@ -210,6 +212,7 @@ fn a_child_sa_beyond_the_first_is_refused() {
     assert_eq!(pair.gateway.kernel.ops, before);
 }
 
+// RFC 5723: A14
 #[test]
 fn a_resumed_sa_gets_keys_of_its_own_within_half_an_hour() {
     let mut pair = up(8);

@@ -35,6 +35,7 @@ fn resumed(pair: &Pair) -> bool {
     pair.client.events.iter().any(hit) && pair.gateway.events.iter().any(hit)
 }
 
+// RFC 5723: N1, N11, N16, N23, N31, T7, A9
 #[test]
 fn a_suspended_tunnel_resumes_through_a_restart_of_the_gateway() {
     let mut pair = Pair::new(1);
@@ -82,6 +83,7 @@ fn a_suspended_tunnel_resumes_through_a_restart_of_the_gateway() {
     );
 }
 
+// RFC 5723: N5, N14
 #[test]
 fn tickets_chain_and_each_is_used_once() {
     let mut pair = suspended(2);
@@ -117,6 +119,7 @@ fn with_names_of_32_octets_the_ticket_has_256_octets_at_most() {
     assert!(issued.is_some_and(|octets| octets <= 256), "{issued:?}");
 }
 
+// RFC 5723: N13
 #[test]
 fn an_expired_ticket_is_not_presented() {
     let mut pair = suspended(4);
@@ -127,6 +130,7 @@ fn an_expired_ticket_is_not_presented() {
     assert!(pair.sent.iter().all(|sent| exchange(&sent.message) != 38));
 }
 
+// RFC 5723: N18, N40, L3
 #[test]
 fn a_gateway_without_the_key_answers_nack_and_a_full_exchange_follows() {
     let mut pair = suspended(5);
@@ -150,6 +154,7 @@ fn a_gateway_without_the_key_answers_nack_and_a_full_exchange_follows() {
     );
 }
 
+// RFC 5723: L14, A5
 #[test]
 fn a_spoofed_nack_does_not_stop_the_resumption() {
     let mut pair = suspended(6);
@@ -167,6 +172,7 @@ fn a_spoofed_nack_does_not_stop_the_resumption() {
     assert_eq!(pair.client.established().len(), 1);
 }
 
+// RFC 5723: N12, A6
 #[test]
 fn a_gateway_that_does_not_know_the_exchange_gets_a_full_one_after_three_seconds() {
     let mut pair = suspended(7);
@@ -181,6 +187,7 @@ fn a_gateway_that_does_not_know_the_exchange_gets_a_full_one_after_three_seconds
     assert!(pair.now.boot.checked_sub(start).unwrap() < Duration::from_secs(6));
 }
 
+// RFC 5723: N21, L8, A4
 #[test]
 fn cookies_are_answered_on_resumption_too() {
     let mut pair = suspended(8);
@@ -197,6 +204,7 @@ fn cookies_are_answered_on_resumption_too() {
     assert_eq!(count, 4, "request, COOKIE, request with it, answer");
 }
 
+// RFC 5723: A3
 #[test]
 fn replayed_requests_do_not_burn_the_ticket() {
     let mut pair = suspended(9);
@@ -217,6 +225,7 @@ fn replayed_requests_do_not_burn_the_ticket() {
     assert!(pair.keys_agree() && resumed(&pair));
 }
 
+// RFC 5723: L12
 #[test]
 fn a_repeated_request_gets_the_identical_answer_and_one_slot() {
     let mut pair = suspended(10);
@@ -234,6 +243,7 @@ fn a_repeated_request_gets_the_identical_answer_and_one_slot() {
     assert_eq!(pair.gateway.endpoint.half_open(), 1);
 }
 
+// RFC 5723: N15, N55
 #[test]
 fn a_used_ticket_is_refused() {
     let mut pair = suspended(11);
@@ -250,6 +260,7 @@ fn a_used_ticket_is_refused() {
     assert_eq!(why, Some("used"));
 }
 
+// RFC 5723: N42, T10, X11, A21
 #[test]
 fn a_ticket_made_under_other_settings_is_refused() {
     fn changed() -> Vec<Connection> {
@@ -287,6 +298,7 @@ fn a_ticket_made_under_other_settings_is_refused() {
     }
 }
 
+// RFC 5723: N27, N30, A19
 #[test]
 fn the_old_sa_is_replaced_without_a_word() {
     let mut pair = suspended(13);
@@ -311,6 +323,7 @@ fn the_old_sa_is_replaced_without_a_word() {
     assert_eq!(pair.sent.len(), 4, "no DELETE exchange");
 }
 
+// RFC 5723: N6, N8
 #[test]
 fn without_ticket_there_is_nothing_to_suspend() {
     fn no_tickets() -> Vec<Connection> {
@@ -326,6 +339,7 @@ fn without_ticket_there_is_nothing_to_suspend() {
     assert_eq!(pair.command(&suspend), Err(CommandRefused::NoTicket));
 }
 
+// RFC 5723: N6, N8
 #[test]
 fn without_an_index_the_gateway_answers_ack_and_the_sa_stands() {
     let mut pair = Pair::new(15);
@@ -342,6 +356,7 @@ fn without_an_index_the_gateway_answers_ack_and_the_sa_stands() {
     );
 }
 
+// RFC 5723: N19, N22, T5, T6
 #[test]
 fn the_client_may_come_from_another_address() {
     let mut pair = suspended(16);
@@ -352,6 +367,7 @@ fn the_client_may_come_from_another_address() {
     assert!(pair.gateway.child().udp_encap, "NAT is found anew");
 }
 
+// RFC 5723: N41, L6
 #[test]
 fn a_deleted_sa_takes_its_ticket_with_it() {
     let mut pair = Pair::new(17);
@@ -365,6 +381,7 @@ fn a_deleted_sa_takes_its_ticket_with_it() {
     assert!(pair.sent.iter().all(|sent| exchange(&sent.message) != 38));
 }
 
+// RFC 5723: A9
 #[test]
 fn a_lost_gateway_is_resumed_without_the_operator() {
     let mut pair = Pair::new(18);

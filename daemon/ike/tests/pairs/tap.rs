@@ -10,7 +10,7 @@ use ike::{
         keymat::{Exchanged, KeyMaterial},
     },
     io::TicketRoot,
-    ticket::{TicketState, seal::Keyring},
+    ticket::{Keyring, Opened, TicketState},
     wire::{
         encrypted,
         header::Header,
@@ -72,11 +72,12 @@ impl Tap {
 
     fn rewrite(&self, message: &[u8], payloads: Payloads) -> Vec<u8> {
         let (header, _) = Header::parse(message).expect("a header");
-        let mut chain = ChainWriter::new();
-        for (kind, body) in payloads {
-            chain.octets(kind, &body);
-        }
-        encrypted::seal(&header, chain, 77, self.aead(&header))
+        self.forge(&header, payloads)
+    }
+
+    /// A protected message of either side.
+    pub(crate) fn forge(&self, header: &Header, payloads: Payloads) -> Vec<u8> {
+        encrypted::seal(header, chain_of(payloads), 77, self.aead(header))
     }
 
     fn aead(&self, header: &Header) -> &Aead {
@@ -107,33 +108,54 @@ pub(crate) fn meddle(pair: &mut Pair, response: bool, edit: impl FnOnce(&mut Pay
     pair.run(Duration::from_secs(1));
 }
 
-/// The IKE_AUTH messages sent so far, opened: request, then response.
+/// The IKE_AUTH messages of the first SA, opened: request, then response.
 pub(crate) fn auth_messages(pair: &Pair) -> Vec<Payloads> {
     let tap = Tap::on(pair);
     let messages = pair.sent.iter().map(|sent| &sent.message);
     messages
-        .filter(|message| message[18] == IKE_AUTH)
+        .filter(|message| message[18] == IKE_AUTH && message[..8] == pair.sent[0].message[..8])
         .map(|message| tap.read(message))
         .collect()
 }
 
+/// The ticket a message in clear presents.
+pub(crate) fn presented(message: &[u8]) -> Vec<u8> {
+    let (header, octets) = Header::parse(message).expect("a header");
+    let chain = Chain::parse(header.next, octets).expect("well formed");
+    let mut notifies = chain.notifies();
+    let ticket = notifies.find(|notify| notify.kind == NotifyKind::TICKET_OPAQUE);
+    ticket.expect("a resumption").data.to_vec()
+}
+
 /// What is in the ticket of the first message sent, and the ticket's length.
 pub(crate) fn ticket_of(pair: &Pair) -> (TicketState, usize) {
-    let (header, octets) = Header::parse(&pair.sent[0].message).expect("a header");
-    let chain = Chain::parse(header.next, octets).expect("well formed");
-    let ticket = chain
-        .notifies()
-        .find(|notify| notify.kind == NotifyKind::TICKET_OPAQUE)
-        .expect("a resumption")
-        .data;
+    let ticket = presented(&pair.sent[0].message);
+    (opened(pair, &ticket).state, ticket.len())
+}
+
+/// A ticket under the gateway's newest key.
+pub(crate) fn opened(pair: &Pair, ticket: &[u8]) -> Opened {
     let mut ring = Keyring::new(pair.gateway.settings.node);
     let (key_id, root) = pair.gateway.roots.last().expect("an epoch");
     ring.add(&TicketRoot {
         key_id: *key_id,
         root: Secret::from(root.as_slice()),
     });
-    let opened = ring.open(ticket, pair.now.wall).expect("the gateway's");
-    (opened.state, ticket.len())
+    ring.open(ticket, pair.now.wall).expect("the gateway's")
+}
+
+/// A message in clear with other payloads behind its header.
+pub(crate) fn reclear(message: &[u8], payloads: Payloads) -> Vec<u8> {
+    let (header, _) = Header::parse(message).expect("a header");
+    encrypted::clear(&header, chain_of(payloads))
+}
+
+fn chain_of(payloads: Payloads) -> ChainWriter {
+    let mut chain = ChainWriter::new();
+    for (kind, body) in payloads {
+        chain.octets(kind, &body);
+    }
+    chain
 }
 
 /// The payloads of a message in clear.

@@ -88,6 +88,7 @@ fn a_full_epoch_makes_room_for_the_next() {
     assert_eq!(ids(&ring), [first, first.wrapping_add(1)]);
 }
 
+// RFC 5723: N46, N51
 #[test]
 fn epochs_issue_for_a_day_and_open_until_their_last_ticket_is_over() {
     let folder = tempfile::tempdir().expect("folder");
@@ -116,6 +117,7 @@ fn what_an_old_epoch_had_left_is_not_issued_after_rotation() {
     assert_ne!(ring.grant(1, DAY).expect("grant").key_id, first);
 }
 
+// RFC 5723: N40, L9
 #[test]
 fn live_ids_are_not_reissued_and_their_number_is_bounded() {
     let folder = tempfile::tempdir().expect("folder");

@@ -1,0 +1,228 @@
+//! Peers that use what is not built in: they are refused or ignored, leave nothing behind, and lose
+//! nothing of what is built in.
+
+use ike::{
+    Settings,
+    peer::Connection,
+    wire::{
+        header::{Exchange, Header},
+        notify::NotifyKind,
+        payload::PayloadKind,
+    },
+};
+
+use super::{
+    RESUME, SOON, asleep, exchange, forget, is_response, kinds, notify, request, resumed, up,
+};
+use crate::{
+    bed::Pair,
+    tap::{Tap, auth_messages, clear, meddle, presented, reclear},
+};
+
+const USE_PPK: u16 = 16435;
+const FRAGMENTATION: u16 = 16430;
+const INTERMEDIATE: u16 = 16438;
+const REDIRECT_SUPPORTED: u16 = 16406;
+const MOBIKE_SUPPORTED: u16 = 16396;
+const ADDITIONAL_ADDRESS: u16 = 16397;
+const UPDATE_SA_ADDRESSES: u16 = 16400;
+const MESSAGE_ID_SYNC: u16 = 16420;
+const AUTH_METHODS: u16 = 16443;
+const FULL_TRANSCRIPT: u16 = 16447;
+
+/// In the first message of a resumption these are answered as if they were not there.
+// RFC 5723: T16, T20, X1, X2, X4, X7, X12
+#[test]
+fn t_redirect_renegotiated() {
+    let mut pair = asleep(1);
+    let own = request(&mut pair);
+    pair.deliver(own.from, own.to, &own.message);
+    let plain = pair.flying.pop().expect("an answer");
+    let extra = [
+        REDIRECT_SUPPORTED,
+        FRAGMENTATION,
+        INTERMEDIATE,
+        USE_PPK,
+        AUTH_METHODS,
+        FULL_TRANSCRIPT,
+    ];
+    let mut payloads = clear(&own.message);
+    payloads.extend(extra.map(|kind| notify(kind, &[])));
+    payloads.push((PayloadKind::VENDOR_ID, b"somebody's daemon 1.0".to_vec()));
+    let mut message = reclear(&own.message, payloads);
+    message[0] ^= 1;
+    let from = std::net::SocketAddr::from(([203, 0, 113, 1], 500));
+    // The first slot of the ticket is taken, so this one needs a cookie: let it go first instead.
+    let mut pair = asleep(1);
+    let _ = request(&mut pair);
+    pair.deliver(from, own.to, &message);
+    let answer = pair.flying.pop().expect("an answer");
+    let shape = |message: &[u8]| {
+        let payloads = clear(message);
+        payloads.iter().map(|(kind, _)| *kind).collect::<Vec<_>>()
+    };
+    assert_eq!(shape(&answer.message), shape(&plain.message));
+    for kind in kinds(&clear(&answer.message)) {
+        assert!(!extra.contains(&kind.0));
+    }
+    // Nor does our own client announce any of it.
+    for kind in kinds(&clear(&own.message)) {
+        assert!(!extra.contains(&kind.0));
+    }
+}
+
+/// In IKE_AUTH too. What the first login said is in no ticket.
+// RFC 5723: T16, T17, T18, X8, note 5
+#[test]
+fn t_mobike_renegotiated() {
+    let extra = [MOBIKE_SUPPORTED, ADDITIONAL_ADDRESS, MESSAGE_ID_SYNC];
+    let mut octets = Vec::new();
+    for says in [false, true] {
+        let mut pair = Pair::new(2);
+        pair.up();
+        meddle(&mut pair, false, |payloads| {
+            if says {
+                payloads.extend(extra.map(|kind| notify(kind, &[192, 0, 2, 77])));
+                payloads.push((PayloadKind::VENDOR_ID, b"somebody's daemon 1.0".to_vec()));
+            }
+        });
+        assert!(pair.keys_agree());
+        for kind in kinds(&auth_messages(&pair)[1]) {
+            assert!(!extra.contains(&kind.0));
+        }
+        pair.suspend();
+        forget(&mut pair);
+        pair.up();
+        octets.push(presented(&pair.sent[0].message).len());
+        meddle(&mut pair, false, |payloads| {
+            payloads.extend(extra.map(|kind| notify(kind, &[192, 0, 2, 77])));
+        });
+        assert!(resumed(&pair) && pair.keys_agree());
+        for kind in kinds(&auth_messages(&pair)[1]) {
+            assert!(!extra.contains(&kind.0));
+        }
+    }
+    assert_eq!(octets[0], octets[1], "nothing of it is in the ticket");
+}
+
+// RFC 5723: T17, T18
+#[test]
+fn t_mobike_addrs_empty() {
+    // A move that was never agreed on is answered and does not happen.
+    let mut pair = up(3);
+    let (tap, spis) = (Tap::on(&pair), pair.client.established()[0].spis);
+    let header = Header {
+        spi_i: spis.0,
+        spi_r: spis.1,
+        next: PayloadKind::NONE,
+        exchange: Exchange::Informational,
+        from_initiator: true,
+        response: false,
+        message_id: 2,
+    };
+    let message = tap.forge(&header, vec![notify(UPDATE_SA_ADDRESSES, &[])]);
+    let to = pair.sent[0].to;
+    let before = pair.gateway.child().path;
+    forget(&mut pair);
+    pair.deliver("203.0.113.9:500".parse().expect("an address"), to, &message);
+    assert_eq!(pair.sent.len(), 1);
+    assert!(tap.read(&pair.sent[0].message).is_empty());
+    assert_eq!(pair.gateway.child().path, before);
+    assert_eq!(pair.gateway.established()[0].path, Some(before));
+}
+
+// RFC 5723: N32, T14, T15, note 3
+#[test]
+fn t_vip_sticky() {
+    // A configuration request, in login and resumption, is passed over.
+    let request = (
+        PayloadKind::CP,
+        vec![1, 0, 0, 0, 0, 1, 0, 4, 10, 2, 0, 9, 0, 3, 0, 0],
+    );
+    let mut pair = Pair::new(4);
+    pair.up();
+    meddle(&mut pair, false, |payloads| {
+        payloads.insert(1, request.clone());
+    });
+    assert!(pair.keys_agree());
+    pair.suspend();
+    forget(&mut pair);
+    pair.up();
+    meddle(&mut pair, false, |payloads| payloads.insert(1, request));
+    assert!(pair.keys_agree() && resumed(&pair));
+    let answer = &auth_messages(&pair)[1];
+    assert!(answer.iter().all(|(kind, _)| *kind != PayloadKind::CP));
+}
+
+// RFC 5723: N9, N10, N28, X5, A8
+#[test]
+fn c_no_eap() {
+    // No AUTH payload asks for EAP: refused after a full exchange and after a resumption, without a
+    // ticket either time.
+    for mut pair in [Pair::new(5), asleep(5)] {
+        pair.up();
+        meddle(&mut pair, false, |payloads| {
+            payloads.retain(|(kind, _)| *kind != PayloadKind::AUTH);
+        });
+        let answer = &auth_messages(&pair)[1];
+        assert_eq!(kinds(answer), [NotifyKind::AUTHENTICATION_FAILED]);
+        assert!(!resumed(&pair));
+        assert!(!pair.gateway.ledger.used.contains(&(7, 1)));
+    }
+}
+
+// RFC 5723: X1, X2, X3
+#[test]
+fn c_unknown_exchanges_and_fragments() {
+    // An encrypted fragment, IKE_INTERMEDIATE and IKE_FOLLOWUP_KE between RESUME and IKE_AUTH.
+    for (exchange_type, first) in [(35, 53), (43, 46), (44, 46)] {
+        let mut pair = asleep(6);
+        pair.up();
+        pair.run(std::time::Duration::from_millis(25));
+        let auth = pair.flying[0].clone();
+        assert_eq!(exchange(&auth), 35);
+        let mut message = auth.message.clone();
+        (message[16], message[18]) = (first, exchange_type);
+        let before = pair.sent.len();
+        pair.deliver(auth.from, auth.to, &message);
+        assert_eq!(pair.sent.len(), before, "no answer");
+        pair.run(SOON);
+        assert!(pair.keys_agree() && resumed(&pair));
+    }
+}
+
+// RFC 5723: L11, T20
+#[test]
+fn c_redirect_is_not_followed() {
+    fn no_tickets() -> Vec<Connection> {
+        let mut side = crate::bed::gateway_side();
+        side[0].resume.enabled = false;
+        side
+    }
+    // Inside the resumed IKE_AUTH; and to a client without a ticket.
+    let mut login = Pair::with(7, crate::bed::client_side, no_tickets, Settings::default());
+    login.up();
+    let pairs = [login, {
+        let mut pair = asleep(7);
+        pair.up();
+        pair
+    }];
+    for mut pair in pairs {
+        let gateway = pair.sent[0].to.ip();
+        meddle(&mut pair, true, |payloads| {
+            payloads.push(notify(16407, &[1, 4, 203, 0, 113, 200]));
+        });
+        assert!(pair.keys_agree());
+        let elsewhere = |sent: &&crate::bed::InFlight| {
+            !is_response(sent) && sent.to.ip() != gateway && sent.from.ip() != gateway
+        };
+        assert_eq!(pair.sent.iter().filter(elsewhere).count(), 0);
+        assert!(
+            pair.sent
+                .iter()
+                .filter(|sent| exchange(sent) == RESUME)
+                .count()
+                <= 2
+        );
+    }
+}
