@@ -1,5 +1,6 @@
 //! The cases of each suite. A case's name is a sentence that is true when it passes.
 
+pub mod asleep;
 pub mod dataplane;
 pub mod esp;
 pub mod flood;
@@ -7,4 +8,5 @@ pub mod gate;
 pub mod interop;
 pub mod mangled;
 pub mod namespaces;
+pub mod storm;
 pub mod tunnel;

@@ -17,4 +17,5 @@ pub mod ping;
 pub mod pki;
 pub mod process;
 pub mod site;
+pub mod storm;
 pub mod suite;

@@ -126,4 +126,20 @@ impl Drop for Daemon {
     }
 }
 
+/// How long all threads of these processes have run in all, by the scheduler's own accounting.
+pub fn run_time(processes: &[Pid]) -> Result<Duration> {
+    let mut nanoseconds = 0;
+    for process in processes {
+        let folder = format!("/proc/{process}/task");
+        for thread in fs::read_dir(&folder).context(folder.clone())? {
+            let file = thread?.path().join("schedstat");
+            let text = fs::read_to_string(&file)
+                .with_context(|| format!("{}: no scheduler accounting", file.display()))?;
+            let field: Option<u64> = text.split(' ').next().and_then(|field| field.parse().ok());
+            nanoseconds += field.with_context(|| text.clone())?;
+        }
+    }
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
 const POLL: Duration = Duration::from_millis(10);

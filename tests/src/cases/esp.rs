@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{dataplane, tunnel};
+use super::{asleep, dataplane, tunnel};
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
 use crate::ping::ping;
@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     dataplane::REPLACE,
     tunnel::RESUMES,
     tunnel::BEHIND_NAT,
+    asleep::FORGOTTEN,
 ];
 
 const LEFT: &str = "192.0.2.1";

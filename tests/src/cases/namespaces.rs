@@ -1,6 +1,6 @@
 //! Daemons talking in namespaces of a kernel that need not have ESP.
 
-use super::{dataplane, flood, mangled};
+use super::{dataplane, flood, mangled, storm};
 use crate::suite::Case;
 
 /// In the order in which they run.
@@ -10,4 +10,6 @@ pub const CASES: &[Case] = &[
     flood::TURNED_AWAY,
     flood::CONTROL,
     mangled::SURVIVES,
+    storm::HUNDRED,
+    storm::THOUSAND,
 ];

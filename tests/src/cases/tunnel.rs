@@ -30,7 +30,8 @@ pub const BEHIND_NAT: Case = Case {
     run: behind_nat,
 };
 
-const CLIENT: &str = "192.0.2.10";
+/// The client's outer address.
+pub const CLIENT: &str = "192.0.2.10";
 const GATEWAY: &str = "192.0.2.1";
 /// Inside addresses: what the tunnel is for.
 const BRANCH: &str = "10.2.0.1";

@@ -5,16 +5,17 @@
 //! receiving half of the stack, which runs on whoever sent.
 
 use std::{
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::unistd::Pid;
 
 use super::findings::Cost;
 use crate::{
     cases::tunnel::{client_connection, gateway_connection, two_sites},
+    process::run_time,
     site::{Setting, Site},
     suite::Lab,
 };
@@ -104,30 +105,15 @@ fn mean(samples: &[Duration]) -> Duration {
 /// The time the processes have run for, once they have nothing more to do.
 fn settled(processes: [Pid; 2]) -> Result<Duration> {
     let deadline = Instant::now() + PATIENCE;
-    let mut last = run_time(processes)?;
+    let mut last = run_time(&processes)?;
     loop {
         thread::sleep(QUIET);
-        let next = run_time(processes)?;
+        let next = run_time(&processes)?;
         if next == last || Instant::now() >= deadline {
             return Ok(next);
         }
         last = next;
     }
-}
-
-fn run_time(processes: [Pid; 2]) -> Result<Duration> {
-    let mut nanoseconds = 0;
-    for process in processes {
-        let folder = format!("/proc/{process}/task");
-        for thread in fs::read_dir(&folder).context(folder.clone())? {
-            let file = thread?.path().join("schedstat");
-            let text = fs::read_to_string(&file)
-                .with_context(|| format!("{}: no scheduler accounting", file.display()))?;
-            let field: Option<u64> = text.split(' ').next().and_then(|field| field.parse().ok());
-            nanoseconds += field.with_context(|| text.clone())?;
-        }
-    }
-    Ok(Duration::from_nanos(nanoseconds))
 }
 
 const WARM_UP: usize = 5;

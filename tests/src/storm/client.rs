@@ -1,0 +1,305 @@
+//! One client of the swarm: the daemon's own core in the role of a client, around it a socket, a clock
+//! and nothing else. One thread that sleeps in `recv`, so that a thousand of them fit one machine.
+
+use std::{
+    env,
+    io::{self, ErrorKind, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result};
+use gate_abi::sip::SipKey;
+use ike::{
+    Context, Endpoint, NodeKeys, Settings,
+    crypto::{Encryption, Group, KeyShare, KeyShareError, Prf, Secret, SignError, SignatureScheme},
+    io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger},
+    kernel::EspCipher,
+    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume},
+    sa::proposal::IkeSuite,
+    wire::{id::Identity, ts::TrafficSelector},
+};
+use rekindled::gate::boot_clock;
+use ring::{
+    agreement::{self, EphemeralPrivateKey, UnparsedPublicKey, agree_ephemeral},
+    rand::{SecureRandom as _, SystemRandom},
+};
+
+use super::{GATEWAY_ID, Happened, KEY, LIVENESS, OFFICE_NET, Report, address_of, identity_of};
+
+/// Runs `swarm-client NUMBER GATEWAY` until it is killed. Reports go to stdout, one a line.
+#[must_use]
+pub fn main() -> ExitCode {
+    match arguments().and_then(|(number, gateway)| Client::new(number, gateway)?.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("swarm-client: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn arguments() -> Result<(u16, Ipv4Addr)> {
+    let mut words = env::args().skip(1);
+    let number = words.next().context("usage: swarm-client NUMBER GATEWAY")?;
+    let gateway = words.next().context("usage: swarm-client NUMBER GATEWAY")?;
+    Ok((number.parse()?, gateway.parse()?))
+}
+
+struct Client {
+    number: u16,
+    endpoint: Endpoint,
+    chance: Chance,
+    socket: UdpSocket,
+    local: SocketAddr,
+    /// The datagram sent last.
+    last: Vec<u8>,
+    /// Datagrams since the last report that were sent before.
+    repeated: u32,
+}
+
+impl Client {
+    fn new(number: u16, gateway: Ipv4Addr) -> Result<Self> {
+        let local = SocketAddr::from((address_of(number), IKE_PORT));
+        let socket = UdpSocket::bind(local).with_context(|| local.to_string())?;
+        let mut chance = Chance(SystemRandom::new());
+        let settings = Settings {
+            max_sas: FEW,
+            max_half_open: FEW,
+            ..Settings::default()
+        };
+        let mut key = || {
+            let mut octets = [0; 16];
+            chance.random(&mut octets);
+            SipKey::from_octets(octets)
+        };
+        let keys = NodeKeys {
+            spi: [key(), key()],
+            qcd: Secret::new(vec![0; 32]),
+        };
+        let connections = vec![connection(number, gateway)?];
+        let endpoint = Endpoint::new(settings, connections, keys, &[], now(), &mut chance);
+        Ok(Self {
+            number,
+            endpoint,
+            chance,
+            socket,
+            local,
+            last: Vec::new(),
+            repeated: 0,
+        })
+    }
+
+    fn run(mut self) -> Result<()> {
+        let mut cx = Context {
+            now: now(),
+            env: &mut self.chance,
+            ledger: &mut NoTickets,
+        };
+        self.endpoint.command(&Command::Up(NAME.into()), &mut cx)?;
+        let mut buffer = [0; LONGEST_MESSAGE];
+        loop {
+            self.carry_out()?;
+            let wait = self.endpoint.next_deadline().map_or(LONGEST_SLEEP, |at| {
+                at.saturating_sub(boot_clock())
+                    .clamp(SHORTEST_SLEEP, LONGEST_SLEEP)
+            });
+            self.socket.set_read_timeout(Some(wait))?;
+            match self.socket.recv_from(&mut buffer) {
+                Ok((length, remote)) => {
+                    let path = Path {
+                        local: self.local,
+                        remote,
+                    };
+                    let message = buffer.get(..length).unwrap_or_default();
+                    self.feed(Input::Datagram { path, message });
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {}
+                    _ => return Err(error.into()),
+                },
+            }
+            let now = boot_clock();
+            if self.endpoint.next_deadline().is_some_and(|at| at <= now) {
+                self.feed(Input::Deadline);
+            }
+        }
+    }
+
+    fn feed(&mut self, input: Input<'_>) {
+        let mut cx = Context {
+            now: now(),
+            env: &mut self.chance,
+            ledger: &mut NoTickets,
+        };
+        self.endpoint.handle(input, &mut cx);
+    }
+
+    fn carry_out(&mut self) -> io::Result<()> {
+        while let Some(output) = self.endpoint.poll_output() {
+            match output {
+                Output::Datagram { path, message } => {
+                    self.repeated += u32::from(message == self.last);
+                    // What cannot leave now is lost: IKE repeats itself.
+                    let _lost = self.socket.send_to(&message, path.remote);
+                    self.last = message;
+                }
+                // There is no NAT on the way.
+                Output::Keepalive { .. } => {}
+                // There is no data plane, so nothing in it can fail.
+                Output::Kernel { op, .. } => self.feed(Input::Kernel { op, result: Ok(()) }),
+                Output::Event(event) => self.report(&event)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, event: &Event) -> io::Result<()> {
+        let happened = match event {
+            Event::Established { resumed, took, .. } => Happened::Up {
+                resumed: *resumed,
+                took_us: took.as_micros() as u64,
+            },
+            Event::Closed { reason, .. } => Happened::Closed(reason.word().to_owned()),
+            Event::UpFailed { reason, .. } => Happened::Failed(reason.word().to_owned()),
+            _ => return Ok(()),
+        };
+        let report = Report {
+            client: self.number,
+            at_us: boot_clock().as_micros() as u64,
+            repeated: std::mem::take(&mut self.repeated),
+            happened,
+        };
+        let mut line = serde_json::to_vec(&report)?;
+        line.push(b'\n');
+        // One write, so that the lines of many clients in one file stay whole.
+        io::stdout().lock().write_all(&line)
+    }
+}
+
+fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
+    let identity = |text: &str| Identity::from_text(text).context("an identity");
+    let key = || Secret::from(KEY.as_bytes());
+    let address = IpAddr::from(address_of(number));
+    let office = TrafficSelector::from_text(OFFICE_NET).context("a network")?;
+    Ok(Connection {
+        name: NAME.into(),
+        local_addr: Some(address),
+        remote_addr: Some(gateway.into()),
+        remote_port: IKE_PORT,
+        local: LocalAuth {
+            id: identity(&identity_of(number))?,
+            credential: Credential::PreShared(key()),
+        },
+        remote: RemoteAuth {
+            id: Some(identity(GATEWAY_ID)?),
+            proof: Proof::PreShared(key()),
+        },
+        ike_suites: vec![IkeSuite {
+            encryption: Encryption::AesGcm256,
+            prf: Prf::HmacSha256,
+            group: Group::X25519,
+        }],
+        child: Child {
+            name: Arc::from("net"),
+            local_ts: vec![TrafficSelector::network(address, 32)],
+            remote_ts: vec![office],
+            ciphers: vec![EspCipher::AesGcm256],
+            lifetime: LIFETIME,
+        },
+        ike_lifetime: LIFETIME,
+        reauth: None,
+        liveness: LIVENESS,
+        resume: Resume {
+            enabled: true,
+            ticket_lifetime: LIFETIME,
+        },
+        compat: Compat::Rfc,
+        digest: [1; 32],
+    })
+}
+
+fn now() -> Stamp {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+    Stamp {
+        boot: boot_clock(),
+        wall: wall.map_or(0, |wall| wall.as_secs()),
+    }
+}
+
+/// A client seals no tickets.
+struct NoTickets;
+
+impl TicketLedger for NoTickets {
+    fn next_index(&mut self) -> Option<(u8, u32)> {
+        None
+    }
+
+    fn is_used(&self, _key_id: u8, _index: u32) -> bool {
+        true
+    }
+
+    fn mark_used(&mut self, _key_id: u8, _index: u32) -> bool {
+        false
+    }
+}
+
+struct Chance(SystemRandom);
+
+impl Env for Chance {
+    fn random(&mut self, out: &mut [u8]) {
+        self.0.fill(out).expect("the system has randomness");
+    }
+
+    fn new_key_share(&mut self, group: Group) -> Option<Box<dyn KeyShare>> {
+        if group != Group::X25519 {
+            return None;
+        }
+        let private = EphemeralPrivateKey::generate(&agreement::X25519, &self.0).ok()?;
+        let public = private.compute_public_key().ok()?.as_ref().to_vec();
+        Some(Box::new(Share { public, private }))
+    }
+
+    fn sign(
+        &mut self,
+        _connection: &str,
+        _scheme: SignatureScheme,
+        _octets: &[u8],
+    ) -> Result<Vec<u8>, SignError> {
+        Err(SignError)
+    }
+}
+
+struct Share {
+    public: Vec<u8>,
+    private: EphemeralPrivateKey,
+}
+
+impl KeyShare for Share {
+    fn group(&self) -> Group {
+        Group::X25519
+    }
+
+    fn public(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn agree(self: Box<Self>, peer: &[u8]) -> Result<Secret, KeyShareError> {
+        let peer = UnparsedPublicKey::new(&agreement::X25519, peer);
+        agree_ephemeral(self.private, &peer, |shared| Secret::from(shared))
+            .map_err(|_| KeyShareError)
+    }
+}
+
+const NAME: &str = "home";
+const IKE_PORT: u16 = 500;
+/// SAs of one client: the old, the resumed, an attempt beside it, and room.
+const FEW: usize = 8;
+const LIFETIME: Duration = Duration::from_hours(4);
+/// More than any message of a gateway that uses no certificate.
+const LONGEST_MESSAGE: usize = 4096;
+const LONGEST_SLEEP: Duration = Duration::from_mins(1);
+/// A socket knows no shorter time-out but none.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
