@@ -4,6 +4,7 @@
 //! before anything else compiles.
 
 mod build;
+mod compliance;
 mod demo;
 mod lab;
 mod packages;
@@ -28,6 +29,8 @@ enum Verb {
     Setup(setup::Arguments),
     /// Build the host binaries, and with --bpf both objects of the gate.
     Build(build::Arguments),
+    /// Show which rows of RFC 5723 are built where, and by which test.
+    Compliance(compliance::Arguments),
     /// Suspend a tunnel, kill the gateway, flood it with forgeries, and resume.
     Demo(demo::Arguments),
     /// Run a command or a shell in fresh namespaces on a chosen kernel.
@@ -51,6 +54,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Setup(arguments) => setup::run(&places, &arguments),
         Verb::Build(arguments) => build::run(&places, &arguments),
+        Verb::Compliance(arguments) => compliance::run(&places, &arguments),
         Verb::Demo(arguments) => demo::run(&places, &arguments),
         Verb::Lab(arguments) => lab::run(&places, &arguments),
         Verb::Test(arguments) => test::run(&places, &arguments),

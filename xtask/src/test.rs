@@ -13,7 +13,7 @@ use clap::Args;
 
 use crate::lab::{Kernel, Lab};
 use crate::places::Places;
-use crate::{build, setup, shell};
+use crate::{build, compliance, setup, shell};
 use report::{Reader, Row};
 
 #[derive(Args)]
@@ -45,7 +45,7 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
         rows.push(lint(places));
     }
     if arguments.want("unit") {
-        rows.push(unit(arguments.full));
+        rows.extend(unit(places, arguments.full));
     }
     rows.extend(suites(places, arguments));
 
@@ -102,7 +102,8 @@ fn clippy() -> Result<()> {
     shell::run(&mut cargo)
 }
 
-fn unit(full: bool) -> Row {
+/// The unit tests, and whether every row of RFC 5723 has its own among them.
+fn unit(places: &Places, full: bool) -> [Row; 2] {
     let start = Instant::now();
     let mut cargo = Command::new("cargo");
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
@@ -110,8 +111,21 @@ fn unit(full: bool) -> Row {
         cargo.env(FULL, "1");
     }
     let mut reader = Reader::new("unit");
-    let status = shell::stream(&mut cargo, false, LIMIT, &mut |octets| reader.read(octets));
-    reader.finish(status.map(|status| status == 0), start.elapsed())
+    let mut said = Vec::new();
+    let status = shell::stream(&mut cargo, false, LIMIT, &mut |octets| {
+        said.extend_from_slice(octets);
+        reader.read(octets)
+    });
+    let unit = reader.finish(status.map(|status| status == 0), start.elapsed());
+    let rows = match compliance::check(places, &said) {
+        Ok(()) => {
+            let mut row = Row::new("compliance");
+            row.passed = 1;
+            row
+        }
+        Err(error) => Row::failed("compliance", &error),
+    };
+    [unit, rows]
 }
 
 /// Where a suite belongs.
