@@ -108,7 +108,10 @@ fn sa_table(sas: &[IkeSa]) -> String {
             known(sa.connection.as_deref()),
             known(sa.remote.id.as_deref()),
             address(&sa.remote),
-            sa.state.word().replace('_', "-"),
+            match &sa.held_in {
+                Some(form) => format!("{} ({})", sa.state.word(), printable(form)),
+                None => sa.state.word().replace('_', "-"),
+            },
             sa.established_age_seconds.map_or(UNKNOWN.to_owned(), ago),
             if sa.resumed {
                 format!("yes({})", sa.resume_count)

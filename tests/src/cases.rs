@@ -9,4 +9,5 @@ pub mod interop;
 pub mod mangled;
 pub mod namespaces;
 pub mod storm;
+pub mod suspend;
 pub mod tunnel;

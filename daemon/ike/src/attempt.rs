@@ -6,11 +6,10 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     endpoint::{CommandRefused, Context, Endpoint},
     exchange::{block, chance_between, owner},
-    io::{Event, Stamp},
+    io::Event,
     kernel::KernelOp,
-    peer::{Compat, Connection},
+    peer::{Compat, Connection, Suspend},
     sa::ike_sa::{IkeSa, Installing, Lingering, Live, Purpose, State},
-    ticket::SessionRecord,
     view::Closed,
 };
 
@@ -40,14 +39,16 @@ impl Endpoint {
 
     // RFC 5723: N41, N42, L6
     /// Takes a connection down on the operator's word: DELETE, no ticket, no block policy.
-    pub(crate) fn down(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
-        let retrying = self.retries.remove(&slot).is_some();
-        let Some(slot) = self.slots.get_mut(slot) else {
+    pub(crate) fn down(&mut self, at: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
+        let retrying = self.retries.remove(&at).is_some();
+        let Some(slot) = self.slots.get_mut(at) else {
             return Err(CommandRefused::NoConnection);
         };
         let connection = Arc::clone(&slot.config);
-        let asleep = slot.record.take().is_some() || slot.suspended || retrying;
+        let asleep = slot.record.is_some() || slot.suspended || retrying;
         (slot.suspended, slot.wanted) = (false, false);
+        self.sleepers.remove(&at);
+        self.set_record(&connection, None);
         let ids = self.ids_of(&connection);
         let found = !ids.is_empty();
         for sa in ids {
@@ -95,6 +96,9 @@ impl Endpoint {
         if let Some(slot) = self.slot_mut(&connection) {
             (slot.suspended, slot.wanted) = (true, false);
         }
+        if connection.resume.suspend == Suspend::Expire {
+            self.sleepers.insert(at);
+        }
         self.close(sa, Closed::Suspended, cx);
         self.event(Event::Suspended {
             connection: Arc::clone(&connection.name),
@@ -118,12 +122,11 @@ impl Endpoint {
     fn begin(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
         // Before the record is touched: a connection that cannot be dialled keeps it.
         self.dial(slot)?;
-        let Some(held) = self.slots.get_mut(slot) else {
-            return Err(CommandRefused::NoConnection);
-        };
-        let record = held.record.take();
         self.retries.remove(&slot);
-        match record.filter(|record| is_presentable(record, &held.config, cx.now)) {
+        self.sleepers.remove(&slot);
+        let config = self.slots.get(slot).map(|held| Arc::clone(&held.config));
+        let config = config.ok_or(CommandRefused::NoConnection)?;
+        match self.take_record(&config, cx.now) {
             Some(record) => self.start_resume(slot, record, cx),
             None => self.start_full(slot, cx),
         }
@@ -319,13 +322,13 @@ impl Endpoint {
         let deleted = matches!(reason, Closed::Down | Closed::PeerDeleted);
         // libreswan suspends by DELETE and means to come back with its ticket.
         let keeps = connection.compat == Compat::Libreswan && reason == Closed::PeerDeleted;
-        if let Some((name, _)) = issued.filter(|_| deleted && !keeps) {
-            cx.ledger.mark_used(name.key_id, name.index);
+        if let Some(issued) = issued.filter(|_| deleted && !keeps) {
+            issued.revoke(cx.ledger);
         }
         if client {
-            if let Some(slot) = self.slot_mut(&connection).filter(|_| deleted) {
+            if deleted {
                 // RFC 5723, 6.2: the ticket goes with its SA, whoever deletes it.
-                slot.record = None;
+                self.set_record(&connection, None);
             }
             let over = matches!(
                 reason,
@@ -345,16 +348,6 @@ impl Endpoint {
             connection: Arc::clone(&connection.name),
             reason,
         });
-    }
-
-    // RFC 5723: N14
-    /// A ticket that was presented but has not opened an SA may be presented again.
-    fn give_back(&mut self, connection: &Connection, record: Option<SessionRecord>) {
-        if let Some(slot) = self.slot_mut(connection)
-            && slot.record.is_none()
-        {
-            slot.record = record;
-        }
     }
 
     fn ids_of(&self, connection: &Connection) -> Vec<u64> {
@@ -391,16 +384,6 @@ impl IkeSa {
 fn of_connection(sa: &IkeSa, connection: &Connection) -> bool {
     sa.connection()
         .is_some_and(|config| config.name == connection.name)
-}
-
-// RFC 5723: N13, N17, A21
-/// A ticket is presented only within its lifetime (RFC 5723, 4.3.1) and under the settings it was
-/// received under.
-fn is_presentable(record: &SessionRecord, config: &Connection, now: Stamp) -> bool {
-    config.resume.enabled
-        && record.left(now).is_some()
-        && record.digest == config.digest
-        && config.ike_suites.contains(&record.suite)
 }
 
 /// Doubling, with up to a quarter more by chance, so that clients of one gateway do not come in step.

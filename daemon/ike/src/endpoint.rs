@@ -2,7 +2,7 @@
 //! exchange they belong to; outputs queue up until the caller takes them.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -133,6 +133,8 @@ pub struct Endpoint {
     pub(crate) settings: Settings,
     pub(crate) slots: Vec<Slot>,
     slot_by_name: HashMap<Arc<str>, usize>,
+    /// Slots whose session ends by itself (the form `expire`).
+    pub(crate) sleepers: BTreeSet<usize>,
     /// Lost connections that are to come back, and when.
     pub(crate) retries: BTreeMap<usize, Duration>,
     pub(crate) table: SaTable,
@@ -181,6 +183,7 @@ impl Endpoint {
                 .map(|(at, slot)| (Arc::clone(&slot.config.name), at))
                 .collect(),
             slots,
+            sleepers: BTreeSet::new(),
             retries: BTreeMap::new(),
             table: SaTable::default(),
             keyring,
@@ -239,7 +242,9 @@ impl Endpoint {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
         let retries = self.retries.values().copied();
-        self.table.next_deadline().into_iter().chain(retries).min()
+        let sessions = self.next_session_end();
+        let others = retries.chain(sessions);
+        self.table.next_deadline().into_iter().chain(others).min()
     }
 
     /// A new epoch of ticket keys.
@@ -435,6 +440,7 @@ impl Endpoint {
                 State::Lingering(_) | State::Gone => self.table.forget(&sa),
             }
         }
+        self.end_sessions(cx);
         let now = cx.now.boot;
         for (slot, _) in self
             .retries
@@ -480,6 +486,10 @@ impl Endpoint {
 
     pub(crate) fn keepalive(&mut self, path: Path) {
         self.outputs.push_back(Output::Keepalive { path });
+    }
+
+    pub(crate) fn output(&mut self, output: Output) {
+        self.outputs.push_back(output);
     }
 
     pub(crate) fn event(&mut self, event: Event) {

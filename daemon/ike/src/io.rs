@@ -7,6 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use crate::{
     crypto::{Group, KeyShare, Secret, SignError, SignatureScheme},
     kernel::{KernelFailed, KernelOp, OpId},
+    ticket::{Kept, Reference},
     view::{Closed, Unproven},
     wire::id::Identity,
 };
@@ -85,6 +86,14 @@ pub enum Output {
         /// What to do.
         what: KernelOp,
     },
+    /// Keep a client's session where it outlives a reboot, or erase it there. Durable before the next
+    /// output is carried out: what follows may be the use of the ticket.
+    Session {
+        /// The connection's name.
+        connection: Arc<str>,
+        /// The record's octets, to be sealed; `None` to erase.
+        record: Option<Secret>,
+    },
     /// Something an operator, a log or a test wants to know.
     Event(Event),
 }
@@ -127,6 +136,11 @@ pub enum Event {
     },
     /// A connection holds a ticket instead of an SA now.
     Suspended {
+        /// The connection's name.
+        connection: Arc<str>,
+    },
+    /// A session that slept has come to the end of its ticket's life.
+    SessionEnded {
         /// The connection's name.
         connection: Arc<str>,
     },
@@ -208,6 +222,16 @@ pub trait TicketLedger {
 
     /// Marks the ticket used. `true` for whoever was first.
     fn mark_used(&mut self, key_id: u8, index: u32) -> bool;
+
+    /// Keeps the state of a ticket by reference until `expiry`, Unix seconds. `false` if it cannot be
+    /// kept; the client then gets no ticket.
+    fn keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> bool;
+
+    /// What is kept under a reference.
+    fn kept(&self, reference: &Reference) -> Option<Kept>;
+
+    /// Forgets a reference: its ticket has opened an SA, or is void.
+    fn release(&mut self, reference: &Reference);
 }
 
 /// The root of one epoch of ticket keys.

@@ -17,9 +17,11 @@ pub mod io;
 pub mod kernel;
 pub mod peer;
 pub mod sa;
+mod session;
 pub mod ticket;
 pub mod trust;
 pub mod view;
 pub mod wire;
 
 pub use endpoint::{CommandRefused, Context, Endpoint, NodeKeys, Settings};
+pub use session::SessionRefused;

@@ -61,8 +61,36 @@ pub enum Compat {
 pub struct Resume {
     /// Whether it is used at all.
     pub enabled: bool,
+    /// Client: what holds a session that sleeps.
+    pub suspend: Suspend,
+    /// Gateway: tickets name a record of ours instead of carrying the state.
+    pub by_reference: bool,
     /// Lifetime of an issued ticket; the IKE SA's lifetime bounds it (RFC 5723, 6.2).
     pub ticket_lifetime: Duration,
+}
+
+/// What holds a client's session while it has no SA.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Suspend {
+    /// Memory, until the operator takes the connection up or down.
+    #[default]
+    Memory,
+    /// Memory, cleaned up when the ticket expires.
+    Expire,
+    /// Memory and disk, so that it outlives a reboot.
+    Disk,
+}
+
+impl Suspend {
+    /// Lower-case word for configuration, JSON and metrics.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Expire => "expire",
+            Self::Disk => "disk",
+        }
+    }
 }
 
 /// How we authenticate ourselves.

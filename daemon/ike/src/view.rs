@@ -9,7 +9,8 @@ use thiserror::Error;
 use crate::{
     endpoint::{Endpoint, Slot},
     io::{Path, Stamp},
-    sa::ike_sa::{IkeSa, Live, Purpose, State},
+    peer::Suspend,
+    sa::ike_sa::{IkeSa, Issued, Live, Purpose, State},
     ticket::{SessionRecord, seal::TicketName},
     trust::TrustError,
     wire::{id::Identity, ts::TrafficSelector},
@@ -48,6 +49,8 @@ pub struct SaView {
     pub full_auth_age: Option<Duration>,
     /// The ticket we hold (client) or issued (gateway): what is left of its lifetime.
     pub ticket_left: Option<Duration>,
+    /// What holds the session of a suspended connection.
+    pub held_in: Option<Suspend>,
     /// Gateway: the name of that ticket, which only the gateway can read.
     pub ticket_name: Option<TicketName>,
     /// Whether a key exchange of its own is behind the present keys. Not so after a resumption, until
@@ -222,6 +225,7 @@ pub(crate) fn of_sa(sa: &IkeSa, endpoint: &Endpoint, now: Stamp) -> Option<SaVie
         age: None,
         full_auth_age: None,
         ticket_left: None,
+        held_in: None,
         ticket_name: None,
         fresh_keys: None,
         child: None,
@@ -242,7 +246,7 @@ pub(crate) fn of_sa(sa: &IkeSa, endpoint: &Endpoint, now: Stamp) -> Option<SaVie
             if live.client {
                 let record = endpoint.record_of(&live.connection.name);
                 view.ticket_left = record.and_then(|record| record.left(now));
-            } else if let Some((name, expiry)) = live.issued
+            } else if let Some(Issued { name, expiry, .. }) = live.issued
                 && endpoint.keyring.knows(name.key_id)
             {
                 let left = Duration::from_secs(expiry.saturating_sub(now.wall));
@@ -293,6 +297,7 @@ pub(crate) fn of_slot(slot: &Slot, now: Stamp) -> Option<SaView> {
         age: None,
         full_auth_age: Some(now.boot.saturating_sub(record.full_auth.boot)),
         ticket_left: record.left(now),
+        held_in: Some(slot.config.resume.suspend),
         ticket_name: None,
         fresh_keys: None,
         child: None,

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ike::{
     crypto::{CertificateChain, Secret, TrustAnchors},
-    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume},
+    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
     wire::{id::Identity, ts::TrafficSelector},
 };
 
@@ -16,6 +16,7 @@ use super::{
     proposal,
     secrets::Secrets,
     section::{Entry, Section},
+    settings::TICKET_FORMS,
 };
 
 /// `ike_lifetime` when it is not given. Nothing rekeys an SA yet, so it is the time between logins.
@@ -47,6 +48,8 @@ pub(super) const KEYS: &[&str] = &[
     "resume",
     "secret",
     "start",
+    "suspend",
+    "tickets",
 ];
 pub(super) const LOCAL_KEYS: &[&str] = &["auth", "cert", "id", "key", "psk", "secret"];
 pub(super) const REMOTE_KEYS: &[&str] = &["auth", "cacerts", "id", "psk", "secret"];
@@ -100,6 +103,14 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         entry.choice(&[("none", Compat::Rfc), ("libreswan", Compat::Libreswan)])
     });
     let resumes = optional(&section, "resume", true, Entry::boolean);
+    let suspend = optional(&section, "suspend", Suspend::Memory, |entry| {
+        entry.choice(
+            &[Suspend::Memory, Suspend::Expire, Suspend::Disk].map(|form| (form.word(), form)),
+        )
+    });
+    let by_reference = optional(&section, "tickets", around.resume.by_reference, |entry| {
+        entry.choice(TICKET_FORMS)
+    });
     let start_up = optional(&section, "start", false, |entry| {
         entry.choice(&[("up", true), ("none", false)])
     });
@@ -147,6 +158,8 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         compat: compat?,
         resume: Resume {
             enabled: resumes? && around.resume.enabled,
+            suspend: suspend?,
+            by_reference: by_reference?,
             // No ticket outlives the SA it stands for (RFC 5723, 6.2).
             ticket_lifetime: around.resume.ticket_lifetime.min(ike_lifetime),
         },

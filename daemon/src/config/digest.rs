@@ -73,6 +73,7 @@ fn canonical(connection: &Connection) -> String {
     lines.add("dpd_delay", &liveness.as_secs());
     lines.add_opt("reauth_time", reauth.map(|after| after.as_secs()).as_ref());
     lines.add("compat", &u8::from(*compat == Compat::Libreswan));
+    // Where a session sleeps, and the form of its ticket, are our own affair: they void nothing.
     lines.add("resume", &resume.enabled);
     lines.add("ticket_lifetime", &resume.ticket_lifetime.as_secs());
     lines.add("child", &child.name);

@@ -17,6 +17,9 @@ pub const DEFAULT_TICKET_LIFETIME: Duration = Duration::from_hours(12);
 pub const TICKET_LIFETIME_BOUNDS: (Duration, Duration) =
     (Duration::from_mins(1), Duration::from_hours(720));
 
+/// Words of `tickets`, and whether they mean tickets by reference.
+pub(super) const TICKET_FORMS: &[(&str, bool)] = &[("value", false), ("reference", true)];
+
 /// `[daemon]`: folders, sockets and the data plane.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DaemonConfig {
@@ -53,6 +56,9 @@ pub struct ResumeConfig {
     pub enabled: bool,
     /// Lifetime of a ticket; a shorter `ike_lifetime` bounds it.
     pub ticket_lifetime: Duration,
+    /// Tickets name a record that the gateway keeps, instead of carrying it; a connection can say
+    /// otherwise for itself.
+    pub by_reference: bool,
     /// Retire all ticket keys when the machine went down without warning.
     pub strict_after_power_loss: bool,
 }
@@ -141,6 +147,7 @@ impl Default for ResumeConfig {
         Self {
             enabled: true,
             ticket_lifetime: DEFAULT_TICKET_LIFETIME,
+            by_reference: false,
             strict_after_power_loss: false,
         }
     }
@@ -222,7 +229,12 @@ impl GateConfig {
 }
 
 impl ResumeConfig {
-    pub(super) const KEYS: &[&str] = &["enabled", "strict_after_power_loss", "ticket_lifetime"];
+    pub(super) const KEYS: &[&str] = &[
+        "enabled",
+        "strict_after_power_loss",
+        "ticket_lifetime",
+        "tickets",
+    ];
 
     pub(super) fn take(&mut self, section: &Section<'_>) {
         set(&mut self.enabled, section, "enabled", Entry::boolean);
@@ -232,6 +244,9 @@ impl ResumeConfig {
             "strict_after_power_loss",
             Entry::boolean,
         );
+        set(&mut self.by_reference, section, "tickets", |entry| {
+            entry.choice(TICKET_FORMS)
+        });
         let (least, most) = TICKET_LIFETIME_BOUNDS;
         set(
             &mut self.ticket_lifetime,

@@ -7,7 +7,7 @@ use std::{net::IpAddr, os::unix::fs::PermissionsExt as _, time::Duration};
 use ike::{
     crypto::{Encryption, Group, Prf, SignatureScheme},
     kernel::EspCipher,
-    peer::{Credential, Proof},
+    peer::{Credential, Proof, Suspend},
 };
 use tempfile::TempDir;
 
@@ -158,6 +158,32 @@ fn a_full_file_is_read() {
     assert_eq!(rw.liveness, Duration::from_secs(10));
     assert_eq!(rw.resume.ticket_lifetime, Duration::from_hours(2));
     assert!(rw.resume.enabled);
+}
+
+#[test]
+fn where_a_session_sleeps_and_what_its_ticket_holds_are_chosen_and_void_nothing() {
+    let resume = |settings: &str, of_connection: &str| {
+        let config = load(&(settings.to_owned() + &SMALL.replace("{}", of_connection)));
+        (config.connections[0].resume, config.connections[0].digest)
+    };
+    let (plain, digest) = resume("", "");
+    assert_eq!(
+        (plain.suspend, plain.by_reference),
+        (Suspend::Memory, false)
+    );
+    for (word, form) in [
+        ("memory", Suspend::Memory),
+        ("expire", Suspend::Expire),
+        ("disk", Suspend::Disk),
+    ] {
+        let (one, same) = resume("", &format!("suspend = \"{word}\""));
+        assert_eq!((one.suspend, same), (form, digest));
+    }
+    let everywhere = "[resume]\ntickets = \"reference\"\n";
+    let (one, same) = resume(everywhere, "");
+    assert_eq!((one.by_reference, same), (true, digest));
+    assert!(!resume(everywhere, "tickets = \"value\"").0.by_reference);
+    assert!(resume("", "tickets = \"reference\"").0.by_reference);
 }
 
 #[test]

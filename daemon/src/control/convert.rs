@@ -75,6 +75,7 @@ pub(super) fn ike_sa(report: &SaReport, now: u64) -> api::IkeSa {
             }
         }),
         ticket: ticket(view),
+        held_in: view.held_in.map(|form| form.word().to_owned()),
         children: view
             .child
             .iter()

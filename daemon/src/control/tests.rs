@@ -114,6 +114,7 @@ fn view() -> SaView {
         age: Some(Duration::from_mins(123)),
         full_auth_age: None,
         ticket_left: Some(Duration::from_hours(9)),
+        held_in: None,
         ticket_name: Some(TicketName {
             key_id: 7,
             index: 4,

@@ -46,6 +46,7 @@ impl Logins {
             }
             Event::Closed { .. }
             | Event::Suspended { .. }
+            | Event::SessionEnded { .. }
             | Event::Rekeyed { .. }
             | Event::Unproven { .. }
             | Event::TicketReceived { .. }
@@ -81,6 +82,9 @@ pub(super) fn log(event: &Event) {
             connection,
         } => info!("{connection}[{old}]: new keys, now [{sa}]"),
         Event::Suspended { connection } => info!("{connection}: suspended"),
+        Event::SessionEnded { connection } => {
+            info!("{connection}: its suspended session has expired");
+        }
         Event::UpFailed { connection, reason } => warn!("{connection}: not up ({reason})"),
         // Whoever gets here has answered from where he says he is, at the price of a key exchange.
         Event::Unproven { from, peer, why } => warn!("{from}: {peer} is not proven: {why}"),

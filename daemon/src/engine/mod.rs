@@ -5,8 +5,10 @@
 mod environment;
 mod logins;
 mod operator;
+mod stores;
 
 use std::{
+    collections::BTreeSet,
     future::poll_fn,
     io,
     net::{IpAddr, SocketAddr, UdpSocket as StdUdpSocket},
@@ -19,11 +21,12 @@ use gate_abi::sip::SipKey;
 use ike::{
     Context, Endpoint, NodeKeys, Settings,
     io::{Command, Event, Input, Output, Path, Stamp},
+    view::SaState,
 };
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 use tracing::{debug, info, warn};
 
-use self::{environment::Environment, logins::Logins, operator::Waiting};
+use self::{environment::Environment, logins::Logins, operator::Waiting, stores::SessionDesk};
 use crate::{
     config::Config,
     control::{self, ControlError, ControlRequest, QUEUE},
@@ -36,6 +39,8 @@ use crate::{
 const GOODBYE: Duration = Duration::from_secs(STOP_SECONDS - 1);
 /// Before a connection that is to be up is tried again.
 const RETRY_START: Duration = Duration::from_secs(5);
+/// Between two looks for references whose time is over.
+const PURGE_EVERY: Duration = Duration::from_mins(1);
 
 /// Why an engine cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +79,8 @@ struct Engine {
     endpoint: Endpoint,
     environment: Environment,
     ledger: Ledger,
+    sessions: SessionDesk,
+    purge_at: Duration,
     /// Of all live ticket epochs, oldest first.
     epochs: Vec<(u8, EpochTimes)>,
     client: Client,
@@ -94,6 +101,11 @@ struct Engine {
 impl Engine {
     fn new(start: EngineStart, config: Config) -> io::Result<Self> {
         let now = now();
+        let sessions = SessionDesk::open(&config);
+        let mut ledger = start.ledger;
+        if let Some(references) = stores::open_references(&config) {
+            ledger.set_references(references, &start.epochs);
+        }
         let Config {
             daemon,
             connections,
@@ -138,7 +150,9 @@ impl Engine {
         Ok(Self {
             endpoint,
             environment,
-            ledger: start.ledger,
+            ledger,
+            sessions,
+            purge_at: now.boot,
             epochs: start.epochs.times,
             client: start.client,
             sockets,
@@ -157,8 +171,11 @@ impl Engine {
         })
     }
 
-    /// Keeps what an earlier engine had blocked: its operator has not said `down`.
+    /// Takes back what an earlier engine left: the sessions that slept on disk, and what it had blocked,
+    /// for its operator has not said `down`.
     async fn adopt(&mut self) {
+        self.sessions.restore(&mut self.endpoint, now());
+        self.carry_out();
         match self.client.orphans().await {
             Ok(orphans) => {
                 let owners: Vec<_> = orphans.into_iter().map(|orphan| orphan.owner).collect();
@@ -248,6 +265,10 @@ impl Engine {
             self.command(Command::Up(connection))
                 .unwrap_or_else(|refused| debug!("{refused}"));
         }
+        if self.purge_at <= now {
+            let more = self.ledger.purge();
+            self.purge_at = now + if more { Duration::ZERO } else { PURGE_EVERY };
+        }
     }
 
     fn keeper_says(&mut self, event: KeeperEvent) {
@@ -276,7 +297,11 @@ impl Engine {
     }
 
     fn say_goodbye(&mut self) {
-        for connection in self.endpoint.connections() {
+        // One that sleeps has no SA to delete. What it sleeps on stays: a reboot starts like this too.
+        let views = self.endpoint.sas(now());
+        let awake = views.iter().filter(|view| view.state != SaState::Suspended);
+        let names: BTreeSet<_> = awake.filter_map(|view| view.connection.clone()).collect();
+        for connection in names {
             // Refused for whatever is not up.
             let _not_up = self.command(Command::Down(connection));
         }
@@ -327,9 +352,16 @@ impl Engine {
     fn carry_out(&mut self) {
         while let Some(output) = self.endpoint.poll_output() {
             match output {
-                Output::Datagram { path, message } => self.send(&path, |socket, path| {
-                    socket.send(path, &message);
-                }),
+                Output::Datagram { path, message } => {
+                    if self.sessions.may_leave(&message) {
+                        self.send(&path, |socket, path| {
+                            socket.send(path, &message);
+                        });
+                    }
+                }
+                Output::Session { connection, record } => {
+                    self.sessions.carry_out(&connection, record.as_ref());
+                }
                 Output::Keepalive { path } => self.send(&path, UdpSocket::send_keepalive),
                 Output::Kernel { op, what } => {
                     if let Err(error) = self.client.kernel(op, what) {
@@ -342,6 +374,7 @@ impl Engine {
                 Output::Event(event) => self.happened(event),
             }
         }
+        self.sessions.turn_over();
     }
 
     fn send(&self, path: &Path, how: impl Fn(&UdpSocket, &Path)) {

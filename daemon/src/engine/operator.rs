@@ -94,6 +94,7 @@ impl Waiting {
             }
             Event::Closed { .. }
             | Event::Suspended { .. }
+            | Event::SessionEnded { .. }
             | Event::TicketIssued { .. }
             | Event::TicketReceived { .. }
             | Event::TicketRefused { .. }

@@ -8,11 +8,17 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use ike::io::{TicketLedger, TicketRoot};
+use ike::{
+    io::{TicketLedger, TicketRoot},
+    ticket::{Kept, Reference},
+};
+use tracing::{error, warn};
 
 use super::{
+    references::References,
     ring::{EpochTimes, IndexRange},
     used::UsedBits,
 };
@@ -70,12 +76,15 @@ pub struct Ledger {
     source: Arc<IndexSource>,
     ask: Box<dyn Fn() -> bool + Send>,
     bits: Vec<(u8, Arc<UsedBits>)>,
+    /// Without it no ticket by reference is issued or honoured.
+    references: Option<References>,
 }
 
 impl std::fmt::Debug for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ledger")
             .field("bits", &self.bits)
+            .field("references", &self.references)
             .finish_non_exhaustive()
     }
 }
@@ -87,13 +96,34 @@ impl Ledger {
             source,
             ask: Box::new(ask),
             bits: Vec::new(),
+            references: None,
         }
+    }
+
+    /// Keeps what tickets by reference name in this store.
+    pub fn set_references(&mut self, mut references: References, epochs: &Epochs) {
+        references.set_epochs(&epochs.roots);
+        self.references = Some(references);
+    }
+
+    /// Clears a batch of expired references away; `true` if there may be more.
+    pub fn purge(&mut self) -> bool {
+        let Some(references) = &mut self.references else {
+            return false;
+        };
+        references.purge(wall_clock()).unwrap_or_else(|error| {
+            error!("{error}");
+            false
+        })
     }
 
     /// Works with these epochs from now on. Give the core their roots first: an index of an epoch
     /// that is not set here is never handed out.
     pub fn set_epochs(&mut self, epochs: &Epochs) {
         self.bits.clone_from(&epochs.bits);
+        if let Some(references) = &mut self.references {
+            references.set_epochs(&epochs.roots);
+        }
     }
 
     /// The bitmaps in use, for the thread that syncs them.
@@ -151,6 +181,51 @@ impl TicketLedger for Ledger {
     fn mark_used(&mut self, key_id: u8, index: u32) -> bool {
         self.bits(key_id).is_some_and(|bits| bits.set(index))
     }
+
+    fn keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> bool {
+        let Some(references) = &mut self.references else {
+            return false;
+        };
+        match references.keep(&reference, expiry, &kept, wall_clock()) {
+            Ok(true) => true,
+            Ok(false) => {
+                warn!(
+                    records = references.len(),
+                    octets = references.octets(),
+                    "no room for another ticket by reference: a client goes without"
+                );
+                false
+            }
+            Err(error) => {
+                error!("{error}; a client goes without a ticket");
+                false
+            }
+        }
+    }
+
+    fn kept(&self, reference: &Reference) -> Option<Kept> {
+        let kept = self.references.as_ref()?.kept(reference);
+        kept.unwrap_or_else(|error| {
+            error!("{error}; a ticket is refused");
+            None
+        })
+    }
+
+    fn release(&mut self, reference: &Reference) {
+        if let Some(references) = &mut self.references
+            && let Err(error) = references.release(reference)
+        {
+            // Its used bit keeps the ticket from being honoured again.
+            error!("{error}");
+        }
+    }
+}
+
+fn wall_clock() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }
 
 #[cfg(test)]

@@ -1,14 +1,21 @@
 //! What tickets need to outlive the daemon: the ring of epochs with its roots, the used bits, the
-//! keys behind our SPIs. The keeper owns the files; the engine works on a [`Ledger`].
+//! keys behind our SPIs, the records behind tickets by reference, and a client's sleeping sessions. The
+//! keeper owns ring and bits, of which the engine has a [`Ledger`]; the last two are the engine's own.
 
 mod durable;
 mod ledger;
 mod node;
+mod references;
 mod ring;
+mod sessions;
 mod used;
 
 pub use durable::DurableError;
 pub use ledger::{Epochs, IndexSource, Ledger};
 pub use node::Node;
+pub use references::{
+    MAX_REFERENCE_OCTETS, MAX_REFERENCES, MovedAside, ReferenceError, ReferenceLimits, References,
+};
 pub use ring::{EpochTimes, IndexRange, MAX_EPOCHS, Notice, Ring, RingError, RingOptions};
+pub use sessions::{SessionError, Sessions};
 pub use used::{INDEXES, UsedBits};

@@ -49,6 +49,9 @@ pub struct IkeSa {
     /// The ticket that was received or issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<Ticket>,
+    /// What holds a suspended session: `memory`, `expire` or `disk`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_in: Option<String>,
     /// Child SAs.
     #[serde(default)]
     pub children: Vec<ChildSa>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{asleep, dataplane, tunnel};
+use super::{asleep, dataplane, suspend, tunnel};
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
 use crate::ping::ping;
@@ -22,6 +22,8 @@ pub const CASES: &[Case] = &[
     tunnel::RESUMES,
     tunnel::BEHIND_NAT,
     asleep::FORGOTTEN,
+    suspend::ON_DISK,
+    suspend::BY_REFERENCE,
 ];
 
 const LEFT: &str = "192.0.2.1";

@@ -17,8 +17,9 @@ use ike::{
     crypto::{Encryption, Group, KeyShare, KeyShareError, Prf, Secret, SignError, SignatureScheme},
     io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger},
     kernel::EspCipher,
-    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume},
+    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
     sa::proposal::IkeSuite,
+    ticket::{Kept, Reference},
     wire::{id::Identity, ts::TrafficSelector},
 };
 use rekindled::gate::boot_clock;
@@ -146,8 +147,8 @@ impl Client {
                     let _lost = self.socket.send_to(&message, path.remote);
                     self.last = message;
                 }
-                // There is no NAT on the way.
-                Output::Keepalive { .. } => {}
+                // There is no NAT on the way, and sessions are kept in memory.
+                Output::Keepalive { .. } | Output::Session { .. } => {}
                 // There is no data plane, so nothing in it can fail.
                 Output::Kernel { op, .. } => self.feed(Input::Kernel { op, result: Ok(()) }),
                 Output::Event(event) => self.report(&event)?,
@@ -214,6 +215,8 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
         liveness: LIVENESS,
         resume: Resume {
             enabled: true,
+            suspend: Suspend::Memory,
+            by_reference: false,
             ticket_lifetime: LIFETIME,
         },
         compat: Compat::Rfc,
@@ -244,6 +247,16 @@ impl TicketLedger for NoTickets {
     fn mark_used(&mut self, _key_id: u8, _index: u32) -> bool {
         false
     }
+
+    fn keep(&mut self, _reference: Reference, _expiry: u64, _kept: Kept) -> bool {
+        false
+    }
+
+    fn kept(&self, _reference: &Reference) -> Option<Kept> {
+        None
+    }
+
+    fn release(&mut self, _reference: &Reference) {}
 }
 
 struct Chance(SystemRandom);

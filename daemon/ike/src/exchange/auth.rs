@@ -207,7 +207,11 @@ impl Endpoint {
         let header = sa.header(Exchange::IkeAuth, true, 1);
         if let Some(ticket) = &ticket {
             // Consumed before the answer leaves; of two racers with a right AUTH one comes second.
-            if !cx.ledger.mark_used(ticket.name.key_id, ticket.name.index) {
+            let first = cx.ledger.mark_used(ticket.name.key_id, ticket.name.index);
+            if let Some(reference) = &ticket.reference {
+                cx.ledger.release(reference);
+            }
+            if !first {
                 self.counters.add(Counter::AuthFailed);
                 let mut chain = ChainWriter::new();
                 chain.notify(NotifyKind::AUTHENTICATION_FAILED, &[]);
@@ -499,7 +503,11 @@ impl HalfOpen {
 }
 
 impl Ripeness {
-    fn ripe(suite: IkeSuite, keys: KeyMaterial, ticket: Option<crate::ticket::Opened>) -> Self {
+    fn ripe(
+        suite: IkeSuite,
+        keys: KeyMaterial,
+        ticket: Option<Box<crate::ticket::Opened>>,
+    ) -> Self {
         Protection::new(suite, &keys, false).map_or(Self::Dead, |protection| {
             Self::Ripe(Box::new(Ripe {
                 keys,

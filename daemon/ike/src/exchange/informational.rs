@@ -98,15 +98,16 @@ impl Endpoint {
             return self.check_in(sa);
         };
         live.heard = cx.now.boot;
-        if live.nat.remote {
-            // The NAT may have moved the peer; an authenticated message says where to (2.23).
-            sa.path = path;
-        }
         if arrival == Arrival::Repeated {
             self.counters.add(Counter::Repeated);
             let response = live.window.last_response.clone();
             self.send(path, response);
             return self.check_in(sa);
+        }
+        if live.nat.remote {
+            // The NAT may have moved the peer; a new authenticated message says where to (2.23). A
+            // repeated one may have been repeated by anybody.
+            sa.path = path;
         }
         let mut chain = ChainWriter::new();
         let mut gone = false;

@@ -271,8 +271,8 @@ impl Endpoint {
             nat: old.nat,
             origin: old.origin.clone(),
         };
-        if let Some((name, _)) = old.issued.take() {
-            cx.ledger.mark_used(name.key_id, name.index);
+        if let Some(issued) = old.issued.take() {
+            issued.revoke(cx.ledger);
         }
         let mut live = Live::new(proven, cx.now);
         live.origin.fresh_keys = true;

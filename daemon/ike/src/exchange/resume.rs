@@ -19,7 +19,7 @@ use crate::{
         proposal::IkeSuite,
         window::{Due, Outstanding},
     },
-    ticket::{Opened, Refused, SessionRecord},
+    ticket::{Opened, Reference, Refused, SessionRecord},
     view::Closed,
     wire::{
         encrypted,
@@ -170,7 +170,7 @@ impl Endpoint {
             key,
             nat: Nat::detect(chain, header, &path),
             peer_hashes_sha256: false,
-            ripeness: Ripeness::Ticket(opened),
+            ripeness: Ripeness::Ticket(Box::new(opened)),
         }));
         self.keep_half_open(sa, key, response);
     }
@@ -178,7 +178,8 @@ impl Endpoint {
     // RFC 5723: N15, N20, N26, N55, L4, T10, A12, A21
     /// Opens a ticket and holds it against today's policy (RFC 5723, 4.3.2, and our rulings).
     fn judge(&self, ticket: &[u8], cx: &Context<'_>) -> Result<Opened, Refused> {
-        let opened = self.keyring.open(ticket, cx.now.wall)?;
+        let kept = |reference: &Reference| cx.ledger.kept(reference);
+        let opened = self.keyring.open(ticket, cx.now.wall, kept)?;
         if cx.ledger.is_used(opened.name.key_id, opened.name.index) {
             return Err(Refused::Used);
         }

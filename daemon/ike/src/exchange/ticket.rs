@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     endpoint::{Context, Endpoint, Slot},
     io::{Event, Path, Stamp},
-    sa::ike_sa::{IkeSa, Live, State},
+    sa::ike_sa::{IkeSa, Issued, Live, State},
     ticket::{SessionRecord, TicketState, seal::TicketName},
     view::{self, HeldTicket},
     wire::{
@@ -104,9 +104,24 @@ impl Endpoint {
         let name = TicketName { key_id, index };
         // The envelope counts whole minutes; rounding up keeps the promise made in LT_OPAQUE.
         let expiry = (cx.now.wall + lifetime.as_secs()).next_multiple_of(60);
-        let ticket = self.keyring.seal(name, expiry, nonce, &state)?;
-        if let Some((old, _)) = live.issued.replace((name, expiry)) {
-            cx.ledger.mark_used(old.key_id, old.index);
+        let (ticket, reference) = if connection.resume.by_reference {
+            let mut reference = [0; 16];
+            cx.env.random(&mut reference);
+            let (ticket, kept) = self.keyring.refer(name, expiry, nonce, reference, &state)?;
+            if !cx.ledger.keep(reference, expiry, kept) {
+                return None;
+            }
+            (ticket, Some(reference))
+        } else {
+            (self.keyring.seal(name, expiry, nonce, &state)?, None)
+        };
+        let issued = Issued {
+            name,
+            expiry,
+            reference,
+        };
+        if let Some(old) = live.issued.replace(issued) {
+            old.revoke(cx.ledger);
         }
         Some(ticket)
     }
@@ -122,25 +137,21 @@ impl Endpoint {
         cx: &Context<'_>,
     ) {
         let connection = Arc::clone(&live.connection);
-        let Some(slot) = self.slot_mut(&connection) else {
-            return;
-        };
-        slot.record = None;
         let (ticket, lifetime) = match answer {
             TicketAnswer::Ticket(ticket, lifetime) => (ticket, lifetime),
             TicketAnswer::Later => {
                 live.ask_ticket_at = Some(cx.now.boot + ASK_AGAIN);
-                return;
+                return self.set_record(&connection, None);
             }
             TicketAnswer::None => {
                 live.ask_ticket_at = None;
-                return;
+                return self.set_record(&connection, None);
             }
         };
         // Well before its end, so that there is always one to come back with.
         live.ask_ticket_at = Some(cx.now.boot + lifetime * 3 / 4);
         let octets = ticket.len();
-        slot.record = Some(SessionRecord {
+        let record = SessionRecord {
             ticket,
             received: cx.now,
             lifetime,
@@ -153,7 +164,8 @@ impl Endpoint {
             path,
             full_auth: live.origin.full_auth,
             resume_count: live.origin.resume_count,
-        });
+        };
+        self.set_record(&connection, Some(record));
         let connection = Arc::clone(&connection.name);
         self.event(Event::TicketReceived {
             connection,
@@ -165,8 +177,8 @@ impl Endpoint {
 
 impl Endpoint {
     /// Gateway: makes the tickets worthless that such peers got on the SAs they have, and returns how
-    /// many those were. The SAs stay up. Of a peer without an SA nothing is known here: tickets carry
-    /// their state themselves.
+    /// many those were. The SAs stay up. Of a peer without an SA nothing is known here: its ticket
+    /// carries its state itself, or names a record that is sealed.
     pub fn revoke(&mut self, peer: impl Fn(&Identity) -> bool, cx: &mut Context<'_>) -> usize {
         let of_peer = |sa: &&IkeSa| match &sa.state {
             State::Up(live) | State::Installing(live, _) => {
@@ -181,9 +193,9 @@ impl Endpoint {
                 continue;
             };
             if let State::Up(live) | State::Installing(live, _) = &mut sa.state
-                && let Some((name, _)) = live.issued.take()
+                && let Some(issued) = live.issued.take()
             {
-                revoked += usize::from(cx.ledger.mark_used(name.key_id, name.index));
+                revoked += usize::from(issued.revoke(cx.ledger));
             }
             self.check_in(sa);
         }

@@ -16,12 +16,12 @@ use crate::{
         prf::prf,
     },
     exchange::TicketAnswer,
-    io::{Path, Stamp},
+    io::{Path, Stamp, TicketLedger},
     kernel::{EspCipher, Owner},
     peer::Connection,
     sa::table::FirstKey,
     ticket::{
-        Opened, SessionRecord,
+        Opened, Reference, SessionRecord,
         seal::TicketName,
         state::{AuthMethod, CertificateFacts},
     },
@@ -132,7 +132,7 @@ pub(crate) enum Ripeness {
         suite: IkeSuite,
     },
     /// After IKE_SESSION_RESUME.
-    Ticket(Opened),
+    Ticket(Box<Opened>),
     /// Keys derived, waiting for an IKE_AUTH that opens.
     Ripe(Box<Ripe>),
     /// The peer's public value was no good: nothing can ever open.
@@ -144,7 +144,7 @@ pub(crate) struct Ripe {
     pub keys: KeyMaterial,
     pub protection: Protection,
     pub suite: IkeSuite,
-    pub ticket: Option<Opened>,
+    pub ticket: Option<Box<Opened>>,
 }
 
 /// The answer that waits for the kernel.
@@ -177,8 +177,8 @@ pub(crate) struct Live {
     pub child: Option<ChildSa>,
     pub nat: Nat,
     pub origin: Origin,
-    /// Gateway: the ticket issued on this SA, and when it ends (Unix seconds).
-    pub issued: Option<(TicketName, u64)>,
+    /// Gateway: the ticket issued on this SA.
+    pub issued: Option<Issued>,
     /// The peer's token, by which it can prove that it has lost this SA (RFC 6290).
     pub token: Vec<u8>,
     pub established: Duration,
@@ -193,6 +193,27 @@ pub(crate) struct Live {
     pub ask_ticket_at: Option<Duration>,
     /// A rekey has moved the Child SA to another IKE SA; this one is to go by then.
     pub moved_until: Option<Duration>,
+}
+
+/// A ticket that the gateway has issued on an SA.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Issued {
+    pub name: TicketName,
+    /// When it ends, Unix seconds.
+    pub expiry: u64,
+    pub reference: Option<Reference>,
+}
+
+impl Issued {
+    /// Makes the ticket void: its SA is deleted or rekeyed, or has got another one. `false`
+    /// if it was that already.
+    pub(crate) fn revoke(self, ledger: &mut dyn TicketLedger) -> bool {
+        let first = ledger.mark_used(self.name.key_id, self.name.index);
+        if let Some(reference) = self.reference {
+            ledger.release(&reference);
+        }
+        first
+    }
 }
 
 /// What two sides know of each other once both have proved themselves.

@@ -2,7 +2,7 @@
 //! everything else. The format is in `docs/formats/ticket.md`; the envelope is shared with the gate.
 
 use gate_abi::{
-    sip::SipKey,
+    sip::{SipKey, siphash24_128},
     ticket::{ENVELOPE_LEN, Envelope, EnvelopeError, Kind, MIN_TICKET, PADDED_TOTALS, TAG_OFFSET},
 };
 use ring::hkdf;
@@ -13,6 +13,7 @@ use crate::{
     crypto::{
         Encryption, Secret,
         aead::{Aead, TAG_LEN},
+        secret::equal,
     },
     io::TicketRoot,
 };
@@ -33,8 +34,10 @@ pub struct Opened {
     pub name: TicketName,
     /// When it ends, Unix seconds.
     pub expiry: u64,
-    /// What it carries.
+    /// What it carries, or names.
     pub state: TicketState,
+    /// By reference: what it names.
+    pub reference: Option<Reference>,
 }
 
 /// Why a ticket is not honoured. Each becomes TICKET_NACK (RFC 5723, 4.3.2).
@@ -54,7 +57,7 @@ pub enum Refused {
     Used,
     /// The envelope is ours, the body is not.
     Body,
-    /// By reference, and this gateway keeps no references.
+    /// By reference, and nothing is kept under it, or its check is wrong.
     Reference,
     /// The connection is gone or was changed since, or no longer allows the suite.
     Policy,
@@ -90,6 +93,22 @@ struct Epoch {
     aead: Aead,
     k_tag: SipKey,
     k_mask: SipKey,
+    k_ref: SipKey,
+}
+
+/// A reference: random, so that nobody can resolve what he was not given (RFC 5723, 9.1).
+pub type Reference = [u8; 16];
+
+/// Octets of a ticket by reference: envelope, reference, keyed check.
+pub const REFERENCE_TICKET_LEN: usize = ENVELOPE_LEN + 16 + 16;
+
+/// What the gateway keeps for a ticket by reference.
+#[derive(Debug)]
+pub struct Kept {
+    /// The ticket's envelope; another one with the same reference is not the same ticket.
+    pub envelope: [u8; ENVELOPE_LEN],
+    /// The state, as [`TicketState::encode`] makes it.
+    pub state: Secret,
 }
 
 impl Keyring {
@@ -120,6 +139,7 @@ impl Keyring {
             aead,
             k_tag: sip_key(root, "rekindle ticket tag", self.node),
             k_mask: sip_key(root, "rekindle ticket mask", self.node),
+            k_ref: sip_key(root, "rekindle ticket ref", self.node),
         });
     }
 
@@ -157,16 +177,8 @@ impl Keyring {
         state: &TicketState,
     ) -> Option<Vec<u8>> {
         let epoch = self.epoch(name.key_id)?;
-        let envelope = Envelope {
-            kind: Kind::ByValue,
-            key_id: name.key_id,
-            node: self.node,
-            flags: 0,
-            nonce,
-            index: name.index,
-            expiry_minutes: u32::try_from(expiry / 60).ok()?,
-        };
-        let mut ticket = envelope.seal(&epoch.k_tag, &epoch.k_mask).to_vec();
+        let head = self.envelope(epoch, Kind::ByValue, name, expiry, nonce)?;
+        let mut ticket = head.to_vec();
         let plain = state.encode();
         let least = ENVELOPE_LEN + plain.len() + TAG_LEN;
         let total = PADDED_TOTALS.into_iter().find(|total| *total >= least)?;
@@ -179,10 +191,56 @@ impl Keyring {
         Some(ticket)
     }
 
+    // RFC 5723: N37
+    /// Makes a ticket that names a record, and the record to keep for it.
+    #[must_use]
+    pub fn refer(
+        &self,
+        name: TicketName,
+        expiry: u64,
+        nonce: [u8; 12],
+        reference: Reference,
+        state: &TicketState,
+    ) -> Option<(Vec<u8>, Kept)> {
+        let epoch = self.epoch(name.key_id)?;
+        let envelope = self.envelope(epoch, Kind::ByReference, name, expiry, nonce)?;
+        let mut ticket = envelope.to_vec();
+        ticket.extend_from_slice(&reference);
+        let check = siphash24_128(&epoch.k_ref, &ticket);
+        ticket.extend_from_slice(&check);
+        let state = state.encode();
+        Some((ticket, Kept { envelope, state }))
+    }
+
+    fn envelope(
+        &self,
+        epoch: &Epoch,
+        kind: Kind,
+        name: TicketName,
+        expiry: u64,
+        nonce: [u8; 12],
+    ) -> Option<[u8; ENVELOPE_LEN]> {
+        let envelope = Envelope {
+            kind,
+            key_id: name.key_id,
+            node: self.node,
+            flags: 0,
+            nonce,
+            index: name.index,
+            expiry_minutes: u32::try_from(expiry / 60).ok()?,
+        };
+        Some(envelope.seal(&epoch.k_tag, &epoch.k_mask))
+    }
+
     // RFC 5723: N33, N38, L7, A16
-    /// Opens a ticket: shape, then the envelope's tag, then time, then the body. Whether it was used
-    /// is for the ledger to say.
-    pub fn open(&self, ticket: &[u8], wall: u64) -> Result<Opened, Refused> {
+    /// Opens a ticket: shape, then the envelope's tag, then time, then the body or, for a reference,
+    /// its check and what `kept` has under it. Whether it was used is for the ledger to say.
+    pub fn open(
+        &self,
+        ticket: &[u8],
+        wall: u64,
+        kept: impl FnOnce(&Reference) -> Option<Kept>,
+    ) -> Result<Opened, Refused> {
         let (head, body) = ticket
             .split_first_chunk::<ENVELOPE_LEN>()
             .ok_or(Refused::Shape)?;
@@ -207,17 +265,15 @@ impl Keyring {
         if wall >= expiry {
             return Err(Refused::Expired);
         }
-        if envelope.kind == Kind::ByReference {
-            return Err(Refused::Reference);
-        }
-        let mut text = body.to_vec();
-        let aad = head.get(..TAG_OFFSET).unwrap_or_default();
-        let opened = epoch.aead.open_with(envelope.nonce, aad, &mut text);
-        let state = opened
-            .ok()
-            .and_then(|plain| TicketState::decode(plain).ok());
-        text.zeroize();
-        let state = state.ok_or(Refused::Body)?;
+        let (state, reference) = match envelope.kind {
+            Kind::ByValue => (epoch.open_body(head, envelope.nonce, body)?, None),
+            Kind::ByReference => {
+                let reference = epoch.open_reference(ticket)?;
+                let kept = kept(&reference).filter(|kept| kept.envelope == *head);
+                let state = kept.and_then(|kept| TicketState::decode(kept.state.expose()).ok());
+                (state.ok_or(Refused::Reference)?, Some(reference))
+            }
+        };
         // A clock that was set back must not make a ticket live longer than it was meant to.
         if state.issued > wall + CLOCK_TOLERANCE_SECS {
             return Err(Refused::Expired);
@@ -230,6 +286,7 @@ impl Keyring {
             name,
             expiry,
             state,
+            reference,
         })
     }
 
@@ -240,6 +297,43 @@ impl Keyring {
 
     fn epoch(&self, key_id: u8) -> Option<&Epoch> {
         self.epochs.iter().find(|epoch| epoch.key_id == key_id)
+    }
+}
+
+impl Epoch {
+    fn open_body(
+        &self,
+        head: &[u8; ENVELOPE_LEN],
+        nonce: [u8; 12],
+        body: &[u8],
+    ) -> Result<TicketState, Refused> {
+        let mut text = body.to_vec();
+        let aad = head.get(..TAG_OFFSET).unwrap_or_default();
+        let opened = self.aead.open_with(nonce, aad, &mut text);
+        let state = opened
+            .ok()
+            .and_then(|plain| TicketState::decode(plain).ok());
+        text.zeroize();
+        state.ok_or(Refused::Body)
+    }
+
+    // RFC 5723: N35, N49
+    /// The check binds the reference to its envelope, so that looking it up is not in the hands of
+    /// whoever sends it (RFC 5723, 6.1).
+    fn open_reference(&self, ticket: &[u8]) -> Result<Reference, Refused> {
+        let (named, check) = ticket
+            .split_at_checked(ENVELOPE_LEN + 16)
+            .ok_or(Refused::Shape)?;
+        if ticket.len() != REFERENCE_TICKET_LEN {
+            return Err(Refused::Shape);
+        }
+        if !equal(check, &siphash24_128(&self.k_ref, named)) {
+            return Err(Refused::Reference);
+        }
+        named
+            .get(ENVELOPE_LEN..)
+            .and_then(|reference| reference.try_into().ok())
+            .ok_or(Refused::Shape)
     }
 }
 
@@ -317,7 +411,7 @@ mod tests {
     // RFC 5723: N36
     #[test]
     fn a_ticket_opens_to_what_was_sealed() {
-        let opened = ring().open(&ticket(), WALL).expect("ours");
+        let opened = ring().open(&ticket(), WALL, |_| None).expect("ours");
         assert_eq!(opened.name, NAME);
         assert_eq!(opened.expiry, WALL + 3600);
         assert_eq!(opened.state.sk_d, sample().sk_d);
@@ -335,10 +429,13 @@ mod tests {
         for bit in 0..ticket.len() * 8 {
             let mut forged = ticket.clone();
             forged[bit / 8] ^= 1 << (bit % 8);
-            assert!(ring.open(&forged, WALL).is_err(), "bit {bit}");
+            assert!(ring.open(&forged, WALL, |_| None).is_err(), "bit {bit}");
         }
         for end in 0..ticket.len() {
-            assert!(ring.open(&ticket[..end], WALL).is_err(), "cut at {end}");
+            assert!(
+                ring.open(&ticket[..end], WALL, |_| None).is_err(),
+                "cut at {end}"
+            );
         }
     }
 
@@ -351,20 +448,78 @@ mod tests {
             changed[at] = octet;
             changed
         };
-        assert_eq!(ring.open(&with(0, 0x31), WALL).err(), Some(Refused::Shape));
         assert_eq!(
-            ring.open(&with(1, 8), WALL).err(),
+            ring.open(&with(0, 0x31), WALL, |_| None).err(),
+            Some(Refused::Shape)
+        );
+        assert_eq!(
+            ring.open(&with(1, 8), WALL, |_| None).err(),
             Some(Refused::UnknownKey)
         );
-        assert_eq!(ring.open(&with(4, 8), WALL).err(), Some(Refused::Forged));
-        assert_eq!(ring.open(&with(40, 8), WALL).err(), Some(Refused::Body));
         assert_eq!(
-            ring.open(&ticket, WALL + 3600).err(),
+            ring.open(&with(4, 8), WALL, |_| None).err(),
+            Some(Refused::Forged)
+        );
+        assert_eq!(
+            ring.open(&with(40, 8), WALL, |_| None).err(),
+            Some(Refused::Body)
+        );
+        assert_eq!(
+            ring.open(&ticket, WALL + 3600, |_| None).err(),
             Some(Refused::Expired)
         );
-        assert_eq!(ring.open(&ticket, WALL - 301).err(), Some(Refused::Expired));
+        assert_eq!(
+            ring.open(&ticket, WALL - 301, |_| None).err(),
+            Some(Refused::Expired)
+        );
         ring.retire(7);
-        assert_eq!(ring.open(&ticket, WALL).err(), Some(Refused::UnknownKey));
+        assert_eq!(
+            ring.open(&ticket, WALL, |_| None).err(),
+            Some(Refused::UnknownKey)
+        );
+    }
+
+    // RFC 5723: N35, N49
+    #[test]
+    fn a_reference_opens_what_is_kept_under_it_and_nothing_else() {
+        let ring = ring();
+        let made = ring.refer(NAME, WALL + 3600, [5; 12], [8; 16], &sample());
+        let (ticket, kept) = made.expect("live epoch");
+        assert_eq!(ticket.len(), REFERENCE_TICKET_LEN);
+        let stored = |reference: &Reference| {
+            (*reference == [8; 16]).then(|| Kept {
+                envelope: kept.envelope,
+                state: kept.state.duplicate(),
+            })
+        };
+        let opened = ring.open(&ticket, WALL, stored).expect("ours");
+        assert_eq!(opened.reference, Some([8; 16]));
+        assert_eq!(opened.state.sk_d, sample().sk_d);
+        assert_eq!(
+            ring.open(&ticket, WALL, |_| None).err(),
+            Some(Refused::Reference)
+        );
+        for bit in 0..ticket.len() * 8 {
+            let mut forged = ticket.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            let asked = |_: &Reference| panic!("bit {bit}: looked up before it was proved");
+            assert!(ring.open(&forged, WALL, asked).is_err(), "bit {bit}");
+        }
+        for end in 0..ticket.len() {
+            assert!(
+                ring.open(&ticket[..end], WALL, stored).is_err(),
+                "cut at {end}"
+            );
+        }
+        // Another ticket's envelope in front of the same reference is not the same ticket.
+        let other = ring
+            .refer(NAME, WALL + 3600, [6; 12], [8; 16], &sample())
+            .expect("live")
+            .0;
+        assert_eq!(
+            ring.open(&other, WALL, stored).err(),
+            Some(Refused::Reference)
+        );
     }
 
     // RFC 5723: N51
@@ -375,6 +530,9 @@ mod tests {
             key_id: 7,
             root: Secret::new(vec![42; 32]),
         });
-        assert_eq!(other.open(&ticket(), WALL).err(), Some(Refused::Forged));
+        assert_eq!(
+            other.open(&ticket(), WALL, |_| None).err(),
+            Some(Refused::Forged)
+        );
     }
 }

@@ -20,6 +20,23 @@ pub enum AuthMethod {
     Certificate,
 }
 
+impl AuthMethod {
+    pub(super) const fn number(self) -> u8 {
+        match self {
+            Self::PreShared => 1,
+            Self::Certificate => 2,
+        }
+    }
+
+    pub(super) const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::PreShared),
+            2 => Some(Self::Certificate),
+            _ => None,
+        }
+    }
+}
+
 /// Facts about the peer's certificate that policy may ask for later (RFC 5723, 5, note 2).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CertificateFacts {
@@ -65,16 +82,8 @@ impl TicketState {
     pub fn encode(&self) -> Secret {
         let mut out = Vec::with_capacity(256);
         out.push(LAYOUT);
-        out.push(match self.auth {
-            AuthMethod::PreShared => 1,
-            AuthMethod::Certificate => 2,
-        });
-        let (encryption, key_bits) = self.suite.encryption.transform();
-        out.extend_from_slice(&[encryption as u8, (key_bits.unwrap_or(0) / 8) as u8]);
-        out.extend_from_slice(&[
-            self.suite.prf.number() as u8,
-            self.suite.group.number() as u8,
-        ]);
+        out.push(self.auth.number());
+        out.extend_from_slice(&encode_suite(self.suite));
         out.extend_from_slice(&self.digest);
         out.extend_from_slice(&self.old_spis.0);
         out.extend_from_slice(&self.old_spis.1);
@@ -108,22 +117,12 @@ impl TicketState {
             field,
             value: u32::from(value),
         };
-        let [layout, auth, encryption, key_octets, prf, group] = cursor.array()?;
+        let [layout, auth] = cursor.array()?;
         if layout != LAYOUT {
             return Err(value("ticket layout", layout));
         }
-        let auth = match auth {
-            1 => AuthMethod::PreShared,
-            2 => AuthMethod::Certificate,
-            _ => return Err(value("authentication method", auth)),
-        };
-        let key_bits = (key_octets != 0).then(|| u16::from(key_octets) * 8);
-        let suite = IkeSuite {
-            encryption: Encryption::from_transform(u16::from(encryption), key_bits)
-                .ok_or_else(|| value("encryption", encryption))?,
-            prf: Prf::from_number(u16::from(prf)).ok_or_else(|| value("PRF", prf))?,
-            group: Group::from_number(u16::from(group)).ok_or_else(|| value("group", group))?,
-        };
+        let auth = AuthMethod::from_number(auth).ok_or_else(|| value("authentication", auth))?;
+        let suite = decode_suite(cursor.array()?)?;
         let digest = cursor.array()?;
         let old_spis = (cursor.array()?, cursor.array()?);
         let issued = u64::from_be_bytes(cursor.array()?);
@@ -163,6 +162,32 @@ impl TicketState {
             resume_count,
         })
     }
+}
+
+/// A suite in four octets: cipher, octets of its key if it has a choice, PRF, group.
+pub(super) const fn encode_suite(suite: IkeSuite) -> [u8; 4] {
+    let (encryption, key_bits) = suite.encryption.transform();
+    let key_octets = match key_bits {
+        Some(bits) => (bits / 8) as u8,
+        None => 0,
+    };
+    let (prf, group) = (suite.prf.number(), suite.group.number());
+    [encryption as u8, key_octets, prf as u8, group as u8]
+}
+
+pub(super) fn decode_suite(octets: [u8; 4]) -> Result<IkeSuite, WireError> {
+    let [encryption, key_octets, prf, group] = octets.map(u16::from);
+    let key_bits = (key_octets != 0).then_some(key_octets * 8);
+    let value = |field, value: u16| WireError::Value {
+        field,
+        value: u32::from(value),
+    };
+    Ok(IkeSuite {
+        encryption: Encryption::from_transform(encryption, key_bits)
+            .ok_or_else(|| value("encryption", encryption))?,
+        prf: Prf::from_number(prf).ok_or_else(|| value("PRF", prf))?,
+        group: Group::from_number(group).ok_or_else(|| value("group", group))?,
+    })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use ike::{
     crypto::{Encryption, Group, Prf, Secret},
     io::{Command, Event, Input, Output, Path, Stamp, TicketRoot},
     kernel::{ChildInstall, EspCipher, KernelFailed, KernelOp, OpId},
-    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume},
+    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
     sa::proposal::IkeSuite,
     wire::{id::Identity, ts::TrafficSelector},
 };
@@ -80,6 +80,9 @@ pub(crate) struct Node {
     pub(crate) roots: Vec<(u8, Vec<u8>)>,
     pub(crate) connections: fn() -> Vec<Connection>,
     pub(crate) settings: Settings,
+    /// Sessions as a disk would have them, and every change of them in order.
+    pub(crate) disk: BTreeMap<Arc<str>, Vec<u8>>,
+    pub(crate) sessions: Vec<Option<Vec<u8>>>,
 }
 
 impl Node {
@@ -108,6 +111,8 @@ impl Node {
             roots,
             connections,
             settings,
+            disk: BTreeMap::new(),
+            sessions: Vec::new(),
         }
     }
 
@@ -122,6 +127,11 @@ impl Node {
             now,
         );
         self.events.clear();
+        for (connection, octets) in std::mem::take(&mut self.disk) {
+            if self.endpoint.restore(&connection, &octets, now).is_ok() {
+                self.disk.insert(connection, octets);
+            }
+        }
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -310,6 +320,17 @@ impl Pair {
                         self.launch(path.local, path.remote, message);
                     }
                     Output::Keepalive { .. } => {}
+                    Output::Session { connection, record } => {
+                        node.sessions
+                            .push(record.as_ref().map(|r| r.expose().to_vec()));
+                        match record {
+                            Some(record) => {
+                                let record = record.expose().to_vec();
+                                node.disk.insert(connection, record);
+                            }
+                            None => drop(node.disk.remove(&connection)),
+                        }
+                    }
                     Output::Event(event) => node.events.push(event),
                     Output::Kernel { op, what } => {
                         let result = node.kernel.apply(what);
@@ -534,6 +555,8 @@ pub(crate) fn side(
         compat: Compat::Rfc,
         resume: Resume {
             enabled: true,
+            suspend: Suspend::Memory,
+            by_reference: false,
             ticket_lifetime: Duration::from_hours(1),
         },
         digest: [if is_client { 1 } else { 2 }; 32],

@@ -1,11 +1,12 @@
 //! What a core asks its surroundings for, made from a seed: chance, key exchanges, signatures, and a
 //! ticket ledger in memory.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ike::{
     crypto::{Group, KeyShare, KeyShareError, Secret, SignError, SignatureScheme},
     io::{Env, TicketLedger},
+    ticket::{Kept, Reference},
 };
 use ring::{
     digest::{SHA256, digest},
@@ -123,6 +124,8 @@ pub(crate) struct MemoryLedger {
     pub(crate) next: u32,
     pub(crate) used: HashSet<(u8, u32)>,
     pub(crate) exhausted: bool,
+    /// What is kept for tickets by reference: expiry, envelope, state.
+    pub(crate) kept: HashMap<Reference, (u64, [u8; 32], Vec<u8>)>,
 }
 
 impl TicketLedger for MemoryLedger {
@@ -137,5 +140,23 @@ impl TicketLedger for MemoryLedger {
 
     fn mark_used(&mut self, key_id: u8, index: u32) -> bool {
         self.used.insert((key_id, index))
+    }
+
+    fn keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> bool {
+        let state = kept.state.expose().to_vec();
+        self.kept.insert(reference, (expiry, kept.envelope, state));
+        true
+    }
+
+    fn kept(&self, reference: &Reference) -> Option<Kept> {
+        let (_, envelope, state) = self.kept.get(reference)?;
+        Some(Kept {
+            envelope: *envelope,
+            state: Secret::from(state.as_slice()),
+        })
+    }
+
+    fn release(&mut self, reference: &Reference) {
+        self.kept.remove(reference);
     }
 }

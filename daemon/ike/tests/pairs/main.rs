@@ -15,4 +15,5 @@ mod rekey;
 mod resume;
 mod seedbed;
 mod seeds;
+mod suspend;
 mod tap;

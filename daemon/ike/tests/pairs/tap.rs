@@ -141,7 +141,8 @@ pub(crate) fn opened(pair: &Pair, ticket: &[u8]) -> Opened {
         key_id: *key_id,
         root: Secret::from(root.as_slice()),
     });
-    ring.open(ticket, pair.now.wall).expect("the gateway's")
+    ring.open(ticket, pair.now.wall, |_| None)
+        .expect("the gateway's")
 }
 
 /// A message in clear with other payloads behind its header.

@@ -1,0 +1,229 @@
+//! The three forms of suspend, and what a crash at each step of using a session leaves behind.
+
+use std::time::Duration;
+
+use ike::{
+    io::{Command, Event},
+    peer::{Connection, Suspend},
+    view::SaState,
+};
+
+use crate::bed::{Pair, client_side, gateway_side};
+
+const SOON: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_hours(1);
+
+fn client(form: Suspend) -> Vec<Connection> {
+    let mut side = client_side();
+    side[0].resume.suspend = form;
+    side
+}
+
+fn suspended(seed: u64, connections: fn() -> Vec<Connection>) -> Pair {
+    let mut pair = Pair::with(seed, connections, gateway_side, ike::Settings::default());
+    pair.up();
+    pair.run(SOON);
+    pair.suspend();
+    pair
+}
+
+fn resumed(pair: &Pair) -> bool {
+    pair.keys_agree() && pair.client.established()[0].resumed
+}
+
+fn sleeps(pair: &Pair) -> bool {
+    let sas = pair.client.endpoint.sas(pair.now);
+    sas.iter().any(|sa| sa.state == SaState::Suspended)
+}
+
+#[test]
+fn in_memory_it_sleeps_until_the_operator_says_otherwise() {
+    let mut pair = suspended(1, || client(Suspend::Memory));
+    pair.run(2 * HOUR);
+    assert!(
+        !pair
+            .client
+            .events
+            .iter()
+            .any(|e| matches!(e, Event::SessionEnded { .. }))
+    );
+    assert!(pair.client.disk.is_empty());
+    assert_eq!(pair.client.kernel.blocked.len(), 1);
+}
+
+#[test]
+fn with_clean_up_it_ends_with_its_ticket() {
+    let mut pair = suspended(2, || client(Suspend::Expire));
+    pair.run(HOUR.saturating_sub(Duration::from_secs(2)));
+    assert!(sleeps(&pair));
+    pair.run(Duration::from_secs(3));
+    assert!(!sleeps(&pair));
+    assert!(
+        pair.client
+            .events
+            .iter()
+            .any(|e| matches!(e, Event::SessionEnded { .. }))
+    );
+    assert_eq!(pair.client.endpoint.next_deadline(), None);
+    assert_eq!(
+        pair.client.kernel.blocked.len(),
+        1,
+        "still nothing in clear until `down`"
+    );
+}
+
+#[test]
+fn on_disk_it_outlives_a_restart_of_the_client() {
+    let mut pair = suspended(3, || client(Suspend::Disk));
+    assert_eq!(pair.client.disk.len(), 1);
+    pair.client.restart(pair.now);
+    pair.drain();
+    assert!(sleeps(&pair));
+    assert_eq!(pair.client.kernel.blocked.len(), 1);
+    pair.up();
+    pair.run(SOON);
+    assert!(resumed(&pair));
+}
+
+#[test]
+fn in_memory_a_restart_of_the_client_means_a_full_exchange() {
+    let mut pair = suspended(4, || client(Suspend::Memory));
+    pair.client.restart(pair.now);
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree() && !resumed(&pair));
+}
+
+#[test]
+fn the_record_is_off_the_disk_before_its_ticket_is_sent() {
+    let mut pair = suspended(5, || client(Suspend::Disk));
+    pair.sent.clear();
+    pair.client.sessions.clear();
+    pair.up();
+    assert_eq!(pair.client.sessions, [None], "erased");
+    assert_eq!(pair.sent.len(), 1, "and then sent");
+    // Killed here, the client knows of no ticket any more, and none is used twice.
+    pair.client.restart(pair.now);
+    pair.flying.clear();
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree() && !resumed(&pair));
+}
+
+#[test]
+fn a_crash_at_any_moment_leads_to_a_connection_and_never_to_a_second_use() {
+    for steps in 0..12 {
+        let mut pair = suspended(6, || client(Suspend::Disk));
+        pair.up();
+        pair.run(Duration::from_millis(5 * steps));
+        pair.client.restart(pair.now);
+        pair.drain();
+        pair.flying.clear();
+        let used = pair.gateway.ledger.used.len();
+        let up = Command::Up("home".into());
+        pair.command(&up).expect("nothing is up after a restart");
+        pair.run(Duration::from_secs(5));
+        assert!(pair.keys_agree(), "killed after {} ms", 5 * steps);
+        let refused = |e: &Event| matches!(e, Event::TicketRefused { why: "used", .. });
+        assert!(
+            !pair.gateway.events.iter().any(refused),
+            "killed after {} ms",
+            5 * steps
+        );
+        assert!(pair.gateway.ledger.used.len() >= used);
+    }
+}
+
+#[test]
+fn a_reboot_into_the_past_or_beyond_the_lifetime_discards_it() {
+    for step in [-10_i64, 3600, 1 << 40] {
+        let mut pair = suspended(7, || client(Suspend::Disk));
+        pair.now.wall = pair.now.wall.saturating_add_signed(step);
+        pair.client.restart(pair.now);
+        assert!(!sleeps(&pair), "step of {step} s");
+        pair.up();
+        pair.run(Duration::from_secs(5));
+        assert!(pair.keys_agree() && !resumed(&pair), "step of {step} s");
+    }
+}
+
+#[test]
+fn changed_settings_and_damage_discard_it() {
+    fn changed() -> Vec<Connection> {
+        let mut side = client(Suspend::Disk);
+        side[0].digest = [9; 32];
+        side
+    }
+    let mut pair = suspended(8, || client(Suspend::Disk));
+    pair.client.connections = changed;
+    pair.client.restart(pair.now);
+    assert!(!sleeps(&pair));
+
+    let mut pair = suspended(9, || client(Suspend::Disk));
+    for record in pair.client.disk.values_mut() {
+        record.truncate(100);
+    }
+    pair.client.restart(pair.now);
+    assert!(!sleeps(&pair));
+}
+
+#[test]
+fn down_and_a_delete_erase_it() {
+    let mut pair = suspended(10, || client(Suspend::Disk));
+    pair.command(&Command::Down("home".into())).expect("asleep");
+    assert!(pair.client.disk.is_empty());
+
+    let mut pair = Pair::with(
+        11,
+        || client(Suspend::Disk),
+        gateway_side,
+        ike::Settings::default(),
+    );
+    pair.up();
+    pair.run(SOON);
+    assert_eq!(
+        pair.client.disk.len(),
+        1,
+        "kept as soon as it is there: a crash needs it"
+    );
+    pair.command(&Command::Down("home".into())).expect("up");
+    pair.run(SOON);
+    assert!(pair.client.disk.is_empty());
+}
+
+// RFC 5723: N37
+#[test]
+fn tickets_by_reference_are_short_kept_and_released() {
+    fn by_reference() -> Vec<Connection> {
+        let mut side = gateway_side();
+        side[0].resume.by_reference = true;
+        side
+    }
+    let memory = || client(Suspend::Memory);
+    let mut pair = Pair::with(12, memory, by_reference, ike::Settings::default());
+    pair.up();
+    pair.run(SOON);
+    let octets = pair.gateway.events.iter().find_map(|event| match event {
+        Event::TicketIssued { octets, .. } => Some(*octets),
+        _ => None,
+    });
+    assert_eq!(octets, Some(64));
+    assert_eq!(pair.gateway.ledger.kept.len(), 1);
+    pair.suspend();
+    pair.gateway.restart(pair.now);
+    pair.up();
+    pair.run(SOON);
+    assert!(resumed(&pair));
+    assert_eq!(
+        pair.gateway.ledger.kept.len(),
+        1,
+        "the used one is gone, the new one is there"
+    );
+
+    // Revoked, it is refused, and a full exchange follows.
+    pair.suspend();
+    pair.gateway.ledger.kept.clear();
+    pair.up();
+    pair.run(Duration::from_secs(5));
+    assert!(pair.keys_agree() && !resumed(&pair));
+}
