@@ -8,6 +8,7 @@ use ike::{
         Encryption, Prf, Secret,
         aead::Aead,
         keymat::{Exchanged, KeyMaterial},
+        prf::prf,
     },
     io::TicketRoot,
     ticket::{Keyring, Opened, TicketState},
@@ -30,6 +31,7 @@ pub(crate) type Payloads = Vec<(PayloadKind, Vec<u8>)>;
 
 /// The keys of an exchange under way.
 pub(crate) struct Tap {
+    keys: KeyMaterial,
     from_initiator: Aead,
     from_responder: Aead,
 }
@@ -60,6 +62,7 @@ impl Tap {
         Self {
             from_initiator: aead(&keys.sk_ei),
             from_responder: aead(&keys.sk_er),
+            keys,
         }
     }
 
@@ -80,6 +83,26 @@ impl Tap {
         encrypted::seal(header, chain_of(payloads), 77, self.aead(header))
     }
 
+    /// Makes the AUTH payload of a resumption fit the identity beside it (RFC 5723, 4.3.3).
+    fn reprove(&self, pair: &Pair, response: bool, payloads: &mut Payloads) {
+        let [request, answer] = [0, 1].map(|i| &pair.sent[i].message);
+        let (sk_p, own, other, id) = if response {
+            (&self.keys.sk_pr, answer, request, PayloadKind::ID_R)
+        } else {
+            (&self.keys.sk_pi, request, answer, PayloadKind::ID_I)
+        };
+        let mac = |octets: &[&[u8]]| prf(Prf::HmacSha256, sk_p.expose(), octets);
+        let other = clear(other);
+        let nonce = body(&other, PayloadKind::NONCE);
+        let proof = mac(&[own, nonce, mac(&[body(payloads, id)]).expose()]);
+        let auth = payloads
+            .iter_mut()
+            .find(|(kind, _)| *kind == PayloadKind::AUTH);
+        let (_, auth) = auth.expect("proof");
+        auth.truncate(4);
+        auth.extend_from_slice(proof.expose());
+    }
+
     fn aead(&self, header: &Header) -> &Aead {
         if header.from_initiator {
             &self.from_initiator
@@ -92,6 +115,18 @@ impl Tap {
 /// Lets time pass until the IKE_AUTH request or response is on its way, rewrites it, and lets a
 /// second pass.
 pub(crate) fn meddle(pair: &mut Pair, response: bool, edit: impl FnOnce(&mut Payloads)) {
+    rewrite_auth(pair, response, |_, _, payloads| edit(payloads));
+}
+
+/// The same on a resumption, by somebody who has its keys: the proof holds whatever the identity.
+pub(crate) fn impersonate(pair: &mut Pair, response: bool, edit: impl FnOnce(&mut Payloads)) {
+    rewrite_auth(pair, response, |tap, pair, payloads| {
+        edit(payloads);
+        tap.reprove(pair, response, payloads);
+    });
+}
+
+fn rewrite_auth(pair: &mut Pair, response: bool, edit: impl FnOnce(&Tap, &Pair, &mut Payloads)) {
     let at = (0..100).find_map(|_| {
         pair.run(Duration::from_millis(1));
         pair.flying.iter().position(|flight| {
@@ -103,7 +138,7 @@ pub(crate) fn meddle(pair: &mut Pair, response: bool, edit: impl FnOnce(&mut Pay
     let at = at.expect("an IKE_AUTH message flies");
     let tap = Tap::on(pair);
     let mut payloads = tap.read(&pair.flying[at].message);
-    edit(&mut payloads);
+    edit(&tap, pair, &mut payloads);
     pair.flying[at].message = tap.rewrite(&pair.flying[at].message, payloads);
     pair.run(Duration::from_secs(1));
 }

@@ -15,7 +15,7 @@ use super::{SOON, asleep, deliver, forget, gateway_does, kinds, refusal, request
 use crate::{
     bed::{Pair, client_side, gateway_side, suite},
     certificates::certified,
-    tap::{Payloads, auth_messages, body, clear, meddle, ticket_of},
+    tap::{Payloads, auth_messages, body, clear, impersonate, meddle, ticket_of},
 };
 
 fn edit(payloads: &mut Payloads, kind: PayloadKind, change: impl FnOnce(&mut Vec<u8>)) {
@@ -47,7 +47,7 @@ fn t_idi_equal() {
     let mut pair = asleep(1);
     let old = pair.gateway.established()[0].id;
     pair.up();
-    meddle(&mut pair, false, |payloads| {
+    impersonate(&mut pair, false, |payloads| {
         edit(payloads, PayloadKind::ID_I, |id| {
             *id = name("mallory.example");
         });
@@ -57,9 +57,10 @@ fn t_idi_equal() {
         kinds(&auth_messages(&pair)[1]),
         [NotifyKind::AUTHENTICATION_FAILED]
     );
+    // Its own name, proven by the same hand, is taken.
     let mut pair = asleep(1);
     pair.up();
-    pair.run(SOON);
+    impersonate(&mut pair, false, |_| ());
     assert!(resumed(&pair));
     let id = &auth_messages(&pair)[0];
     assert_eq!(body(id, PayloadKind::ID_I), name("client.example"));
@@ -77,7 +78,7 @@ fn t_idr_equal() {
     for response in [false, true] {
         let mut pair = asleep(2);
         pair.up();
-        meddle(&mut pair, response, |payloads| {
+        impersonate(&mut pair, response, |payloads| {
             edit(payloads, PayloadKind::ID_R, |id| {
                 *id = name("other.example");
             });
