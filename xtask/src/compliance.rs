@@ -3,6 +3,7 @@
 
 mod marks;
 mod pages;
+mod plant;
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,9 @@ pub(crate) struct Arguments {
     /// Write nothing; fail if a duty has no passing test or the written pages differ.
     #[arg(long)]
     check: bool,
+    /// Break one row after the other in a scratch copy, and see that its test notices.
+    #[arg(long)]
+    plant: bool,
 }
 
 /// A row with what was found about it.
@@ -39,6 +43,9 @@ struct Finding<'a> {
 
 pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     env::set_current_dir(&places.root)?;
+    if arguments.plant {
+        return plant::run(places);
+    }
     let rows = rows::read()?;
     let results = tests()?;
     let marks = Marks::scan(&places.root)?;
