@@ -52,6 +52,7 @@ fn item<'a>(origin: &'a SaOrigin, name: &str) -> &'a Item {
     found.expect("a row of this name")
 }
 
+// RFC 5723: N15, L9
 #[test]
 fn a_revoked_ticket_is_refused_and_the_sa_stays_up() {
     let mut pair = up(1);
@@ -76,6 +77,7 @@ fn a_revoked_ticket_is_refused_and_the_sa_stays_up() {
     assert!(pair.keys_agree() && !pair.client.established()[0].resumed);
 }
 
+// RFC 5723: L9, A18
 #[test]
 fn a_resumption_that_is_under_way_fails_when_its_ticket_is_revoked() {
     let mut pair = up(2);

@@ -114,7 +114,7 @@ fn a_rekey_of_the_client_brings_a_new_ticket_and_ends_the_old_one() {
     assert!(pair.client.established()[0].resumed);
 }
 
-// RFC 5723: N3, N43, A10, A11
+// RFC 5723: N3, N43, A10, A11, N2
 #[test]
 fn after_a_rekey_of_the_gateway_the_client_asks_for_a_ticket_itself() {
     let mut pair = up(3);

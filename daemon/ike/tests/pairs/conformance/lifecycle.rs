@@ -14,7 +14,7 @@ use super::{
 };
 use crate::tap::{auth_messages, meddle};
 
-// RFC 5723: N41, L4
+// RFC 5723: N41, L4, N15
 #[test]
 fn c_delete_kills_ticket() {
     // Deleted by the gateway: the client comes back by a full exchange.

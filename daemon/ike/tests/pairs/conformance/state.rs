@@ -125,7 +125,7 @@ fn t_auth_method_inherited() {
     }
 }
 
-// RFC 5723: L10, T8, A11
+// RFC 5723: L10, T8, A11, N2
 #[test]
 fn t_initiator_flag() {
     let mut pair = up(4);
@@ -244,7 +244,7 @@ fn t_child_new() {
     );
 }
 
-// RFC 5723: N30, N36, X11
+// RFC 5723: N30, N36, X11, A12
 #[test]
 fn c_ticket_holds_the_table() {
     let mut pair = up(8);
