@@ -289,7 +289,10 @@ impl Endpoint {
     }
 
     // RFC 5723: N41, L4, A9
-    fn closed(&mut self, id: u64, live: Live, reason: Closed, cx: &mut Context<'_>) {
+    fn closed(&mut self, id: u64, mut live: Live, reason: Closed, cx: &mut Context<'_>) {
+        if let Some(remove) = live.pending_removal() {
+            self.kernel(remove);
+        }
         // Whatever ends an SA whose Child SA has moved on ends nothing else.
         let reason = match &live.outstanding {
             _ if live.moved_until.is_some() => Closed::Rekeyed,

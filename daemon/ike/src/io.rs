@@ -134,6 +134,11 @@ pub enum Event {
         /// The connection's name.
         connection: Arc<str>,
     },
+    /// A Child SA has new keys.
+    ChildRekeyed {
+        /// The connection's name.
+        connection: Arc<str>,
+    },
     /// A connection holds a ticket instead of an SA now.
     Suspended {
         /// The connection's name.

@@ -265,7 +265,8 @@ fn fill(view: &mut SaView, live: &Live, now: Stamp) {
     view.resumed = live.origin.resumed;
     view.resume_count = u32::from(live.origin.resume_count);
     view.full_auth_age = Some(now.boot.saturating_sub(live.origin.full_auth.boot));
-    view.fresh_keys = Some(live.origin.fresh_keys);
+    let child_is_fresh = live.child.as_ref().is_none_or(|child| child.fresh_keys);
+    view.fresh_keys = Some(live.origin.fresh_keys && child_is_fresh);
     view.child = live.child.as_ref().map(|child| ChildView {
         name: Arc::clone(&live.connection.child.name),
         owner: Arc::clone(&child.owner.0),

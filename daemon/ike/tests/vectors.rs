@@ -153,7 +153,7 @@ fn a_recorded_resumption_of_libreswan_has_our_keys() {
         );
         Chain::parse(opened.first, &opened.octets).expect("a chain we can read");
     }
-    let (i2r, r2i) = child_keys(which, &keys.sk_d, &ni, &nr, 36);
+    let (i2r, r2i) = child_keys(which, &keys.sk_d, &[], (&ni, &nr), 36);
     assert_eq!(i2r.expose(), field("esp_keymat_i2r"));
     assert_eq!(r2i.expose(), field("esp_keymat_r2i"));
     let request = field("resume_request");

@@ -48,6 +48,7 @@ impl Logins {
             | Event::Suspended { .. }
             | Event::SessionEnded { .. }
             | Event::Rekeyed { .. }
+            | Event::ChildRekeyed { .. }
             | Event::Unproven { .. }
             | Event::TicketReceived { .. }
             | Event::KernelFailed { .. } => {}
@@ -76,6 +77,7 @@ pub(super) fn log(event: &Event) {
             connection,
             reason,
         } => info!("{connection}[{sa}]: closed ({reason})"),
+        Event::ChildRekeyed { connection } => info!("{connection}: new keys for ESP"),
         Event::Rekeyed {
             old,
             sa,

@@ -93,6 +93,7 @@ impl Waiting {
                 answer(&mut self.rekey, connection, &Ok(done));
             }
             Event::Closed { .. }
+            | Event::ChildRekeyed { .. }
             | Event::Suspended { .. }
             | Event::SessionEnded { .. }
             | Event::TicketIssued { .. }

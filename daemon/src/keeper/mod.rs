@@ -142,6 +142,7 @@ struct Keeper {
     engine: Option<Engine>,
     back_off: BackOff,
     start_engine_at: Duration,
+    next_tick: Duration,
     engines: u32,
     stopping: Option<Stopping>,
     /// Held for as long as the keeper lives.
@@ -214,6 +215,7 @@ impl Keeper {
             engine: None,
             back_off: BackOff::new(),
             start_engine_at: now,
+            next_tick: now,
             engines: 0,
             stopping: None,
             _lock: lock,
@@ -223,7 +225,12 @@ impl Keeper {
     fn run(mut self) -> Result<(), KeeperError> {
         loop {
             let now = boot_clock();
-            self.timers(now);
+            // Not on every request: a login wakes us twice, and must not pay for the heartbeat.
+            let ticks = now >= self.next_tick || self.engine.is_none();
+            if ticks {
+                self.timers(now);
+                self.next_tick = now + TICK;
+            }
             if let Some(stopping) = self.stopping
                 && (self.engine.is_none() || now >= stopping.deadline)
             {
@@ -237,7 +244,8 @@ impl Keeper {
             if spoken {
                 self.serve_batch();
             }
-            if self.engine.as_mut().and_then(Engine::ended).is_some() {
+            let may_have_ended = signalled || ticks;
+            if may_have_ended && self.engine.as_mut().and_then(Engine::ended).is_some() {
                 self.reap(boot_clock());
             }
         }

@@ -120,7 +120,13 @@ impl Ledger {
     /// Works with these epochs from now on. Give the core their roots first: an index of an epoch
     /// that is not set here is never handed out.
     pub fn set_epochs(&mut self, epochs: &Epochs) {
+        let newest = |bits: &[(u8, Arc<UsedBits>)]| bits.last().map(|(key_id, _)| *key_id);
+        let rotated = newest(&self.bits) != newest(&epochs.bits);
         self.bits.clone_from(&epochs.bits);
+        if rotated {
+            // Now, and not at the first login, which would get no ticket.
+            self.ask_for_indexes();
+        }
         if let Some(references) = &mut self.references {
             references.set_epochs(&epochs.roots);
         }
@@ -130,6 +136,13 @@ impl Ledger {
     #[must_use]
     pub fn bitmaps(&self) -> Vec<Arc<UsedBits>> {
         self.bits.iter().map(|(_, bits)| Arc::clone(bits)).collect()
+    }
+
+    /// Unless somebody has asked already.
+    fn ask_for_indexes(&self) {
+        if !self.source.asked.swap(true, Ordering::AcqRel) && !(self.ask)() {
+            self.source.asked.store(false, Ordering::Release);
+        }
     }
 
     fn bits(&self, key_id: u8) -> Option<&UsedBits> {
@@ -167,8 +180,8 @@ impl TicketLedger for Ledger {
                 .fold(0_u32, u32::saturating_add);
             (index, left)
         };
-        if left < LOW && !self.source.asked.swap(true, Ordering::AcqRel) && !(self.ask)() {
-            self.source.asked.store(false, Ordering::Release);
+        if left < LOW {
+            self.ask_for_indexes();
         }
         index
     }

@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     dataplane::REPLACE,
     tunnel::RESUMES,
     tunnel::BEHIND_NAT,
+    tunnel::OVER_IPV6,
     asleep::FORGOTTEN,
     suspend::ON_DISK,
     suspend::BY_REFERENCE,

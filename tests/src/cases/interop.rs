@@ -3,6 +3,7 @@
 
 mod detours;
 mod logins;
+mod rekeys;
 mod sides;
 
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub const CASES: &[Case] = &[
     detours::NAT_CALLING,
     detours::NO_TICKET,
     detours::MANGLED,
+    rekeys::THEIRS,
 ];
 
 fn strongswan_starts(lab: &mut Lab) -> Result<()> {

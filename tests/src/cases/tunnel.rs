@@ -30,6 +30,12 @@ pub const BEHIND_NAT: Case = Case {
     run: behind_nat,
 };
 
+/// The same over IPv6, with IPv4 inside.
+pub const OVER_IPV6: Case = Case {
+    name: "over_ipv6_a_tunnel_resumes_after_sigkill",
+    run: over_ipv6,
+};
+
 /// The client's outer address.
 pub const CLIENT: &str = "192.0.2.10";
 const GATEWAY: &str = "192.0.2.1";
@@ -238,5 +244,39 @@ fn behind_nat(lab: &mut Lab) -> Result<()> {
         ensure!(Instant::now() < deadline, "no new engine");
         thread::sleep(Duration::from_millis(100));
     }
+    Ok(())
+}
+
+fn over_ipv6(lab: &mut Lab) -> Result<()> {
+    const CLIENT6: &str = "2001:db8::10";
+    const GATEWAY6: &str = "2001:db8::1";
+    let (client_ns, gateway_ns) = two_sites()?;
+    for (namespace, address) in [(&client_ns, CLIENT6), (&gateway_ns, GATEWAY6)] {
+        namespace.ip(&format!("address add {address}/64 dev eth0 nodad"))?;
+    }
+    let mut gateway = Site::prepare(lab, &gateway_ns, REAL, &gateway_connection())?;
+    let own = Setting { node: 2, ..REAL };
+    let connection = client_connection()
+        .replace(CLIENT, CLIENT6)
+        .replace(&format!("\"{GATEWAY}\""), &format!("\"{GATEWAY6}\""));
+    let mut client = Site::prepare(lab, &client_ns, own, &connection)?;
+    gateway.start(lab)?;
+    client.start(lab)?;
+    let captures = [Capture::start(&client_ns)?, Capture::start(&gateway_ns)?];
+    client.ikectl("up home")?;
+    ensure!(ping(&client_ns, OFFICE, 3, PATIENCE)?.all());
+    client.ikectl("suspend home")?;
+    gateway.kill()?;
+    gateway.start(lab)?;
+    let up = client.ikectl("up home")?;
+    ensure!(up["resumed"] == true, "{up}");
+    ensure!(ping(&client_ns, OFFICE, 3, PATIENCE)?.all());
+    let sa = client.established()?;
+    ensure!(sa["remote"]["addr"] == GATEWAY6, "{sa}");
+    let mut tally = Tally::default();
+    for capture in captures {
+        tally.add_sent(&capture.stop()?);
+    }
+    ensure!(tally.clear == 0 && tally.esp == 12, "{tally:?}");
     Ok(())
 }

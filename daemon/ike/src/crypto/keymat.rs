@@ -98,16 +98,18 @@ impl KeyMaterial {
     }
 }
 
-/// KEYMAT of a Child SA made in IKE_AUTH: initiator to responder first (RFC 7296, 2.17).
+/// KEYMAT of a Child SA: initiator to responder first (RFC 7296, 2.17). `shared` is g^ir of a key
+/// exchange of its own, or empty, as in IKE_AUTH.
 #[must_use]
 pub fn child_keys(
     which: Prf,
     sk_d: &Secret,
-    ni: &[u8],
-    nr: &[u8],
+    shared: &[u8],
+    nonces: (&[u8], &[u8]),
     octets_each: usize,
 ) -> (Secret, Secret) {
-    let material = prf_plus(which, sk_d.expose(), &[ni, nr], 2 * octets_each);
+    let (ni, nr) = nonces;
+    let material = prf_plus(which, sk_d.expose(), &[shared, ni, nr], 2 * octets_each);
     let (i2r, r2i) = material
         .expose()
         .split_at_checked(octets_each)

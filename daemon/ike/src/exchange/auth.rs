@@ -267,7 +267,9 @@ impl Endpoint {
             &super::child::Keying {
                 suite,
                 sk_d: &keys.sk_d,
-                first,
+                shared: None,
+                ni: &first.ni,
+                nr: &first.nr,
                 initiator: false,
                 spi_in,
             },
@@ -402,7 +404,9 @@ impl Endpoint {
         let keying = super::child::Keying {
             suite,
             sk_d: &keys.sk_d,
-            first: &first,
+            shared: None,
+            ni: &first.ni,
+            nr: &first.nr,
             initiator: true,
             spi_in: child_spi,
         };
@@ -427,7 +431,8 @@ impl Endpoint {
         let mut live = Live::new(proven, now);
         live.token = token;
         // The gateway knows when it wants to see us authenticate again (RFC 4478, 3).
-        live.end = live.end.min(now.boot.saturating_add(auth_lifetime));
+        live.auth_until = now.boot.saturating_add(auth_lifetime);
+        live.end = live.end.min(live.auth_until);
         if live.origin.resumed {
             live.rekey_at = Some(now.boot + chance_between(AFTER_RESUMPTION, cx.env));
         }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::{
-    crypto::{Secret, keymat::child_keys},
+    crypto::{Group, Secret, keymat::child_keys},
     endpoint::{Context, Endpoint},
     io::{Event, Path},
     kernel::{ChildInstall, EspKey, KernelFailed, KernelOp, Owner},
     peer::{Child, Connection},
     sa::{
-        ike_sa::{ChildSa, FirstExchange, IkeSa, Installing, State},
+        ike_sa::{ChildSa, IkeSa, Installing, State},
         nat::Nat,
         proposal::{EspChoice, IkeSuite, answer_esp, choose_esp, offer_esp},
     },
@@ -30,6 +30,13 @@ pub(super) struct Terms {
     remote_ts: Vec<TrafficSelector>,
 }
 
+impl Terms {
+    /// The group of the Child SA's own key exchange, if one was agreed.
+    pub(super) const fn group(&self) -> Option<Group> {
+        self.choice.group
+    }
+}
+
 /// Why there are no terms.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ChildError {
@@ -42,14 +49,19 @@ pub(super) enum ChildError {
 pub(super) struct Keying<'a> {
     pub suite: IkeSuite,
     pub sk_d: &'a Secret,
-    pub first: &'a FirstExchange,
+    /// Secret of a key exchange of the Child SA's own.
+    pub shared: Option<&'a Secret>,
+    pub ni: &'a [u8],
+    pub nr: &'a [u8],
     pub initiator: bool,
     pub spi_in: u32,
 }
 
 /// Initiator: SA, TSi, TSr.
 pub(super) fn emit_offer(chain: &mut ChainWriter, child: &Child, spi: u32) {
-    chain.payload(PayloadKind::SA, |out| offer_esp(&child.ciphers, spi, out));
+    chain.payload(PayloadKind::SA, |out| {
+        offer_esp(&child.ciphers, &[None], spi, out);
+    });
     chain.payload(PayloadKind::TS_I, |out| {
         TrafficSelector::emit_all(&child.local_ts, out);
     });
@@ -65,6 +77,7 @@ pub(super) fn emit_answer(chain: &mut ChainWriter, child: Option<&ChildSa>) {
         number: child.number,
         cipher: child.cipher,
         esn: child.esn,
+        group: child.group,
         spi: 0,
     };
     chain.payload(PayloadKind::SA, |out| {
@@ -79,23 +92,31 @@ pub(super) fn emit_answer(chain: &mut ChainWriter, child: Option<&ChildSa>) {
 }
 
 /// Responder: holds an offer against the configuration.
-pub(super) fn negotiate(child: &Child, chain: &Chain<'_>) -> Result<Terms, ChildError> {
-    terms(child, chain, PayloadKind::TS_R, PayloadKind::TS_I)
+pub(super) fn negotiate(
+    child: &Child,
+    chain: &Chain<'_>,
+    groups: &[Option<Group>],
+) -> Result<Terms, ChildError> {
+    terms(child, chain, groups, (PayloadKind::TS_R, PayloadKind::TS_I))
 }
 
 /// Initiator: holds the answer against what was offered.
-pub(super) fn confirm(child: &Child, chain: &Chain<'_>) -> Result<Terms, ChildError> {
-    terms(child, chain, PayloadKind::TS_I, PayloadKind::TS_R)
+pub(super) fn confirm(
+    child: &Child,
+    chain: &Chain<'_>,
+    groups: &[Option<Group>],
+) -> Result<Terms, ChildError> {
+    terms(child, chain, groups, (PayloadKind::TS_I, PayloadKind::TS_R))
 }
 
 fn terms(
     child: &Child,
     chain: &Chain<'_>,
-    ours: PayloadKind,
-    theirs: PayloadKind,
+    groups: &[Option<Group>],
+    (ours, theirs): (PayloadKind, PayloadKind),
 ) -> Result<Terms, ChildError> {
     let sa = chain.one(PayloadKind::SA).ok_or(ChildError::Syntax)?;
-    let choice = choose_esp(sa, &child.ciphers).map_err(|_| ChildError::Syntax)?;
+    let choice = choose_esp(sa, &child.ciphers, groups).map_err(|_| ChildError::Syntax)?;
     let choice = choice
         .filter(|choice| choice.spi > 255)
         .ok_or(ChildError::NoProposal)?;
@@ -163,9 +184,10 @@ pub(super) fn agreed(
         local_ts,
         remote_ts,
     } = terms;
-    let FirstExchange { ni, nr, .. } = keying.first;
     let each = choice.cipher.key_octets();
-    let (i2r, r2i) = child_keys(keying.suite.prf, keying.sk_d, ni, nr, each);
+    let shared = keying.shared.map_or(&[][..], Secret::expose);
+    let nonces = (keying.ni, keying.nr);
+    let (i2r, r2i) = child_keys(keying.suite.prf, keying.sk_d, shared, nonces, each);
     let (outbound, inbound) = if keying.initiator {
         (i2r, r2i)
     } else {
@@ -179,6 +201,8 @@ pub(super) fn agreed(
         spi_out: choice.spi,
         cipher: choice.cipher,
         esn: choice.esn,
+        group: choice.group,
+        fresh_keys: keying.shared.is_some(),
         local_ts: local_ts.clone(),
         remote_ts: remote_ts.clone(),
     };
@@ -217,6 +241,9 @@ impl Endpoint {
         result: Result<(), KernelFailed>,
         cx: &mut Context<'_>,
     ) {
+        if matches!(sa.state, State::Up(_)) {
+            return self.child_installed(sa, result, cx);
+        }
         let State::Installing(mut live, waiting) = std::mem::replace(&mut sa.state, State::Gone)
         else {
             return self.stray(sa);
@@ -269,6 +296,10 @@ impl Endpoint {
             initiator: sa.initiator,
             took: cx.now.boot.saturating_sub(sa.started),
         };
+        if let Some(child) = &mut live.child {
+            child.fresh_keys = live.origin.fresh_keys;
+        }
+        live.plan_child_rekey(cx);
         let owner = live.child.as_ref().map(|child| child.owner.clone());
         let id = sa.id;
         sa.state = State::Up(live);

@@ -10,7 +10,8 @@ use crate::{
     io::Path,
     kernel::KernelOp,
     sa::{
-        ike_sa::{IkeSa, Lingering, Live, Protection, Purpose, State},
+        ike_sa::{IkeSa, Lingering, Live, PendingChild, Protection, Purpose, State},
+        proposal::offers_ike,
         window::{Arrival, Due, Outstanding},
     },
     view::Closed,
@@ -57,8 +58,10 @@ impl Endpoint {
         cx: &Context<'_>,
     ) {
         let exchange = match purpose {
-            Purpose::Rekey(_) => Exchange::CreateChildSa,
-            Purpose::Liveness | Purpose::Delete(_) | Purpose::Ticket => Exchange::Informational,
+            Purpose::Rekey(_) | Purpose::ChildRekey(_) => Exchange::CreateChildSa,
+            Purpose::Liveness | Purpose::Delete(_) | Purpose::DeleteChild | Purpose::Ticket => {
+                Exchange::Informational
+            }
         };
         let header = sa.header(exchange, false, 0);
         let State::Up(live) = &mut sa.state else {
@@ -98,6 +101,10 @@ impl Endpoint {
             return self.check_in(sa);
         };
         live.heard = cx.now.boot;
+        if live.answers_later(header.message_id) {
+            // The kernel has not answered yet; then the peer gets its answer.
+            return self.check_in(sa);
+        }
         if arrival == Arrival::Repeated {
             self.counters.add(Counter::Repeated);
             let response = live.window.last_response.clone();
@@ -118,7 +125,16 @@ impl Endpoint {
                 chain.notify(NotifyKind::INVALID_SYNTAX, &[]);
             }
             Ok(request) if header.exchange == Exchange::CreateChildSa => {
-                successor = self.answer_rekey(live, path, &request, &mut chain, cx);
+                let offer = request.one(PayloadKind::SA);
+                if offer.is_some_and(offers_ike) {
+                    successor = self.answer_rekey(live, path, &request, &mut chain, cx);
+                } else if let Some((child, install)) =
+                    self.answer_child_rekey(live, path, &request, &mut chain, cx)
+                {
+                    let answer = Some((header.message_id, chain));
+                    live.pending = Some(PendingChild { child, answer });
+                    return self.install(sa, install);
+                }
             }
             Ok(request) if header.exchange == Exchange::Informational => {
                 for delete in request
@@ -203,12 +219,15 @@ impl Endpoint {
             (Some(Purpose::Rekey(rekeying)), None) => {
                 self.rekey_response(sa, *rekeying, &chain, cx);
             }
+            (Some(Purpose::ChildRekey(rekeying)), None) => {
+                self.child_rekey_response(sa, *rekeying, &chain);
+            }
             (Some(Purpose::Ticket), None) => {
                 let path = sa.path;
                 self.take_ticket(live, ticket::received(&chain), path, cx);
                 self.check_in(sa);
             }
-            (Some(Purpose::Liveness) | None, None) => self.check_in(sa),
+            (Some(Purpose::Liveness | Purpose::DeleteChild) | None, None) => self.check_in(sa),
         }
     }
 
@@ -233,7 +252,7 @@ impl Endpoint {
                 Due::Dead => {
                     let reason = match purpose {
                         Purpose::Delete(reason) => *reason,
-                        Purpose::Liveness | Purpose::Ticket | Purpose::Rekey(_) => Closed::Timeout,
+                        _ => Closed::Timeout,
                     };
                     return self.close(sa, reason, cx);
                 }
@@ -249,6 +268,9 @@ impl Endpoint {
         }
         if due(live.rekey_at) {
             return self.begin_rekey(sa, None, cx);
+        }
+        if due(live.child_rekey_at) {
+            return self.begin_child_rekey(sa, cx);
         }
         if due(live.ask_ticket_at) {
             live.ask_ticket_at = None;
@@ -273,6 +295,15 @@ impl Endpoint {
 }
 
 impl Live {
+    /// Whether the peer's request with this message ID waits for the kernel.
+    fn answers_later(&self, message_id: u32) -> bool {
+        let pending = self
+            .pending
+            .as_ref()
+            .and_then(|pending| pending.answer.as_ref());
+        pending.is_some_and(|(waiting, _)| *waiting == message_id)
+    }
+
     fn liveness_due(&self) -> Option<Duration> {
         let after = self.connection.liveness;
         (!after.is_zero()).then(|| self.heard + after)
@@ -283,7 +314,12 @@ impl Live {
         let work = match &self.outstanding {
             Some((_, out)) => Some(out.deadline()),
             None => {
-                let plans = [self.moved_until, self.rekey_at, self.ask_ticket_at];
+                let plans = [
+                    self.moved_until,
+                    self.rekey_at,
+                    self.child_rekey_at,
+                    self.ask_ticket_at,
+                ];
                 let plans = plans.into_iter().flatten().chain(self.liveness_due());
                 plans.chain([self.end]).min()
             }

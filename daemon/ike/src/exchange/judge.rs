@@ -132,7 +132,7 @@ impl Endpoint {
                 found.ok_or(refused)?
             }
         };
-        let child = child::negotiate(&connection.child, &chain).map_err(|e| match e {
+        let child = child::negotiate(&connection.child, &chain, &[None]).map_err(|e| match e {
             ChildError::NoProposal => NotifyKind::NO_PROPOSAL_CHOSEN,
             ChildError::NoSelectors => NotifyKind::TS_UNACCEPTABLE,
             ChildError::Syntax => NotifyKind::INVALID_SYNTAX,
@@ -216,7 +216,7 @@ impl Endpoint {
         if let Some(error) = error {
             return Err((reason_of(error), true));
         }
-        let child = child::confirm(&sent.connection.child, &chain).map_err(|error| {
+        let child = child::confirm(&sent.connection.child, &chain, &[None]).map_err(|error| {
             let reason = match error {
                 ChildError::NoProposal => Closed::NoProposalChosen,
                 ChildError::NoSelectors => Closed::TsUnacceptable,

@@ -3,6 +3,7 @@
 
 mod auth;
 mod child;
+mod child_rekey;
 mod informational;
 mod init;
 mod judge;

@@ -16,7 +16,7 @@ use crate::{
     io::{Event, Path},
     sa::{
         ike_sa::{FirstExchange, IkeSa, Live, Protection, Proven, Purpose, Rekeying, State},
-        proposal::{IkeSuite, answer_ike, choose_ike, offer_ike, offers_ike, rekey_spi},
+        proposal::{IkeSuite, answer_ike, choose_ike, offer_ike, rekey_spi},
         window::Window,
     },
     view::Closed,
@@ -64,11 +64,8 @@ impl Endpoint {
         };
         live.rekey_at = Some(cx.now.boot + ASK_AGAIN);
         let group = group.unwrap_or(live.suite.group);
-        let Some(key_share) = cx
-            .env
-            .new_key_share(group)
-            .filter(|_| live.outstanding.is_none())
-        else {
+        let idle = live.outstanding.is_none() && live.pending.is_none();
+        let Some(key_share) = cx.env.new_key_share(group).filter(|_| idle) else {
             return self.check_in(sa);
         };
         let mut ni = vec![0; NONCE_LEN];
@@ -100,12 +97,10 @@ impl Endpoint {
             answer.notify(kind, &[]);
             None
         };
-        let offer = request.one(PayloadKind::SA);
-        let Some(offer) = offer.filter(|offer| offers_ike(offer)) else {
-            // No Child SA beyond the first in this release.
-            return refuse(answer, NotifyKind::NO_ADDITIONAL_SAS);
+        let Some(offer) = request.one(PayloadKind::SA) else {
+            return refuse(answer, NotifyKind::INVALID_SYNTAX);
         };
-        if live.outstanding.is_some() || live.moved_until.is_some() {
+        if live.outstanding.is_some() || live.pending.is_some() || live.moved_until.is_some() {
             // Both at once: neither, and each comes again in its own time (RFC 7296, 2.25).
             return refuse(answer, NotifyKind::TEMPORARY_FAILURE);
         }
@@ -276,6 +271,11 @@ impl Endpoint {
         }
         let mut live = Live::new(proven, cx.now);
         live.origin.fresh_keys = true;
+        // What the peer allows this authentication, a rekey does not extend (RFC 4478, 3).
+        live.auth_until = old.auth_until;
+        live.end = live.end.min(old.auth_until);
+        live.child_rekey_at = old.child_rekey_at;
+        live.hurry_child_rekey(cx);
         Some(IkeSa {
             id: self.table.next_id(),
             spi_i,

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use gate_abi::ticket::TAG_OFFSET;
 
-use super::{MAX_ROUNDS, NONCE_LEN, Opening, cookie_first, nonce, notify_data};
+use super::{MAX_ROUNDS, NONCE_LEN, Opening, chance_between, cookie_first, nonce, notify_data};
 use crate::{
     counters::Counter,
     crypto::keymat::KeyMaterial,
@@ -30,9 +30,9 @@ use crate::{
 };
 
 // RFC 5723: A6
-/// After this much silence a full exchange starts beside the resumption: the gateway may not know
-/// exchange 38 at all.
-const RACE_AFTER: Duration = Duration::from_secs(3);
+/// After this much silence, by chance, a full exchange starts beside the resumption: the gateway may
+/// not know exchange 38 at all. Once in each attempt.
+const RACE_AFTER: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(5));
 
 // RFC 5723: A5
 /// After a TICKET_NACK, which anybody can send, a genuine answer may still come for this long.
@@ -63,7 +63,7 @@ impl Endpoint {
             ni,
             cookie: Vec::new(),
             rounds: 0,
-            race_at: Some(cx.now.boot + RACE_AFTER),
+            race_at: Some(cx.now.boot + chance_between(RACE_AFTER, cx.env)),
             give_up_at: None,
             out: Outstanding::new(Vec::new(), cx.now.boot),
         };
@@ -143,6 +143,11 @@ impl Endpoint {
         };
         let rivals = self.table.of_ticket(opened.name);
         let free = rivals.is_empty() && self.budget.room(path.remote.ip()) == Room::Free;
+        if !free && opened.no_cookie {
+            // The client would not understand COOKIE; a full exchange it can do.
+            self.counters.add(Counter::TicketRefused);
+            return self.refuse_first(path, header, NotifyKind::TICKET_NACK, &[]);
+        }
         if !self.admit(path, header, chain, &bound, free, cx) {
             return;
         }
@@ -261,6 +266,10 @@ impl Endpoint {
         {
             sent.cookie = cookie.to_vec();
             sent.rounds += 1;
+            if let Some(at) = &mut sent.race_at {
+                // Somebody there knows our SPI: the wait begins anew.
+                *at = cx.now.boot + chance_between(RACE_AFTER, cx.env);
+            }
             return self.send_resume(sa, cx);
         }
         if notify_data(chain, NotifyKind::TICKET_NACK).is_some() && sent.give_up_at.is_none() {

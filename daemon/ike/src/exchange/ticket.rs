@@ -6,8 +6,9 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     endpoint::{Context, Endpoint, Slot},
     io::{Event, Path, Stamp},
+    peer::Compat,
     sa::ike_sa::{IkeSa, Issued, Live, State},
-    ticket::{SessionRecord, TicketState, seal::TicketName},
+    ticket::{Label, SessionRecord, TicketState, seal::TicketName},
     view::{self, HeldTicket},
     wire::{
         cursor::Cursor,
@@ -104,16 +105,21 @@ impl Endpoint {
         let name = TicketName { key_id, index };
         // The envelope counts whole minutes; rounding up keeps the promise made in LT_OPAQUE.
         let expiry = (cx.now.wall + lifetime.as_secs()).next_multiple_of(60);
+        let label = Label {
+            name,
+            expiry,
+            no_cookie: connection.compat == Compat::Libreswan,
+        };
         let (ticket, reference) = if connection.resume.by_reference {
             let mut reference = [0; 16];
             cx.env.random(&mut reference);
-            let (ticket, kept) = self.keyring.refer(name, expiry, nonce, reference, &state)?;
+            let (ticket, kept) = self.keyring.refer(label, nonce, reference, &state)?;
             if !cx.ledger.keep(reference, expiry, kept) {
                 return None;
             }
             (ticket, Some(reference))
         } else {
-            (self.keyring.seal(name, expiry, nonce, &state)?, None)
+            (self.keyring.seal(label, nonce, &state)?, None)
         };
         let issued = Issued {
             name,

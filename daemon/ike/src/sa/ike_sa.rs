@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     crypto::{
-        KeyShare, Prf, Secret,
+        Group, KeyShare, Prf, Secret,
         aead::Aead,
         keymat::{Exchanged, KeyMaterial},
         prf::prf,
@@ -184,11 +184,17 @@ pub(crate) struct Live {
     pub established: Duration,
     /// When the peer must have authenticated again.
     pub end: Duration,
+    /// Until when the gateway lets our authentication count, by its AUTH_LIFETIME.
+    pub auth_until: Duration,
     /// When the peer last proved to be there.
     pub heard: Duration,
     pub last_keepalive: Duration,
     /// When to ask for new keys.
     pub rekey_at: Option<Duration>,
+    /// When to ask for new keys of the Child SA.
+    pub child_rekey_at: Option<Duration>,
+    /// A new Child SA that waits for the kernel.
+    pub pending: Option<PendingChild>,
     /// Client: when to ask for a ticket.
     pub ask_ticket_at: Option<Duration>,
     /// A rekey has moved the Child SA to another IKE SA; this one is to go by then.
@@ -255,6 +261,7 @@ impl Live {
             .min();
         Box::new(Self {
             end: end.unwrap_or(now.boot),
+            auth_until: Duration::MAX,
             connection,
             peer,
             client,
@@ -273,6 +280,8 @@ impl Live {
             heard: now.boot,
             last_keepalive: now.boot,
             rekey_at: None,
+            child_rekey_at: None,
+            pending: None,
             ask_ticket_at: None,
             moved_until: None,
         })
@@ -286,6 +295,23 @@ pub(crate) enum Purpose {
     Delete(Closed),
     Ticket,
     Rekey(Box<Rekeying>),
+    ChildRekey(Box<ChildRekeying>),
+    DeleteChild,
+}
+
+/// Our half of a Child SA's rekey that is under way.
+#[derive(Debug)]
+pub(crate) struct ChildRekeying {
+    pub ni: Vec<u8>,
+    pub key_share: Box<dyn KeyShare>,
+    pub spi_in: u32,
+}
+
+/// A new Child SA that waits for the kernel, and the answer that waits with it if the peer began.
+#[derive(Debug)]
+pub(crate) struct PendingChild {
+    pub child: ChildSa,
+    pub answer: Option<(u32, ChainWriter)>,
 }
 
 /// Our half of a rekey that is under way.
@@ -321,6 +347,10 @@ pub(crate) struct ChildSa {
     pub spi_out: u32,
     pub cipher: EspCipher,
     pub esn: bool,
+    /// Group of a key exchange of its own.
+    pub group: Option<Group>,
+    /// Whether a key exchange that no ticket can open is behind its keys.
+    pub fresh_keys: bool,
     pub local_ts: Vec<TrafficSelector>,
     pub remote_ts: Vec<TrafficSelector>,
 }

@@ -166,13 +166,19 @@ pub struct EspChoice {
     pub cipher: EspCipher,
     /// Extended sequence numbers.
     pub esn: bool,
+    /// Group of a key exchange of its own.
+    pub group: Option<Group>,
     /// The peer's SPI.
     pub spi: u32,
 }
 
-/// Appends the SA payload that offers the ciphers for a Child SA, with and without ESN.
-pub fn offer_esp(ciphers: &[EspCipher], spi: u32, out: &mut Vec<u8>) {
+/// Appends the SA payload that offers the ciphers for a Child SA, with and without ESN, and with a key
+/// exchange in one of the groups; `None` among them is none.
+pub fn offer_esp(ciphers: &[EspCipher], groups: &[Option<Group>], spi: u32, out: &mut Vec<u8>) {
     let mut transforms = distinct(ciphers.iter().map(|cipher| esp_transform(*cipher)));
+    if groups.iter().any(Option::is_some) {
+        transforms.extend(groups.iter().map(|group| ke_transform(*group)));
+    }
     transforms.extend([esn_transform(true), esn_transform(false)]);
     let spi = spi.to_be_bytes();
     sa::emit(
@@ -188,7 +194,8 @@ pub fn offer_esp(ciphers: &[EspCipher], spi: u32, out: &mut Vec<u8>) {
 
 /// Appends the SA payload that says what was chosen for a Child SA.
 pub fn answer_esp(choice: &EspChoice, our_spi: u32, out: &mut Vec<u8>) {
-    let transforms = vec![esp_transform(choice.cipher), esn_transform(choice.esn)];
+    let mut transforms = vec![esp_transform(choice.cipher), esn_transform(choice.esn)];
+    transforms.extend(choice.group.map(|group| ke_transform(Some(group))));
     let spi = our_spi.to_be_bytes();
     sa::emit(
         &[Offer {
@@ -201,22 +208,31 @@ pub fn answer_esp(choice: &EspChoice, our_spi: u32, out: &mut Vec<u8>) {
     );
 }
 
-/// The first of our ciphers that the peer offers; ESN if it offers that.
-pub fn choose_esp(body: &[u8], ours: &[EspCipher]) -> Result<Option<EspChoice>, WireError> {
+/// The first of our ciphers that the peer offers; ESN if it offers that, and the first of the groups
+/// (`None` is no key exchange) that goes with it.
+pub fn choose_esp(
+    body: &[u8],
+    ours: &[EspCipher],
+    groups: &[Option<Group>],
+) -> Result<Option<EspChoice>, WireError> {
     for &cipher in ours {
-        for esn in [true, false] {
-            let wanted = [esp_transform(cipher), esn_transform(esn)];
+        for (esn, &group) in [true, false]
+            .into_iter()
+            .flat_map(|esn| groups.iter().map(move |group| (esn, group)))
+        {
+            let mut wanted = vec![esp_transform(cipher), esn_transform(esn)];
+            wanted.extend(group.map(|group| ke_transform(Some(group))));
             for proposal in sa::parse(body)? {
                 let Ok(spi) = <[u8; 4]>::try_from(proposal.spi) else {
                     continue;
                 };
                 if proposal.protocol == PROTOCOL_ESP && covers(&proposal, &wanted) {
-                    let (number, spi) = (proposal.number, u32::from_be_bytes(spi));
                     return Ok(Some(EspChoice {
-                        number,
+                        number: proposal.number,
                         cipher,
                         esn,
-                        spi,
+                        group,
+                        spi: u32::from_be_bytes(spi),
                     }));
                 }
             }
@@ -261,6 +277,18 @@ const fn esp_transform(cipher: EspCipher) -> Transform {
         kind: transform::ENCR,
         id,
         key_bits,
+    }
+}
+
+const fn ke_transform(group: Option<Group>) -> Transform {
+    let id = match group {
+        Some(group) => group.number(),
+        None => 0,
+    };
+    Transform {
+        kind: transform::KE,
+        id,
+        key_bits: None,
     }
 }
 
@@ -360,9 +388,14 @@ mod tests {
     #[test]
     fn an_esp_offer_without_spi_is_skipped() {
         let mut body = Vec::new();
-        offer_esp(&[EspCipher::AesGcm128], 0x0102_0304, &mut body);
-        let choice = choose_esp(&body, &[EspCipher::AesGcm128]).unwrap().unwrap();
+        offer_esp(&[EspCipher::AesGcm128], &[None], 0x0102_0304, &mut body);
+        let choice = choose_esp(&body, &[EspCipher::AesGcm128], &[None])
+            .unwrap()
+            .unwrap();
         assert_eq!((choice.spi, choice.esn), (0x0102_0304, true));
-        assert_eq!(choose_esp(&body, &[EspCipher::AesGcm256]), Ok(None));
+        assert_eq!(
+            choose_esp(&body, &[EspCipher::AesGcm256], &[None]),
+            Ok(None)
+        );
     }
 }

@@ -6,5 +6,5 @@ pub mod seal;
 pub mod state;
 
 pub use record::SessionRecord;
-pub use seal::{Kept, Keyring, Opened, Reference, Refused};
+pub use seal::{Kept, Keyring, Label, Opened, Reference, Refused};
 pub use state::TicketState;

@@ -3,7 +3,10 @@
 
 use gate_abi::{
     sip::{SipKey, siphash24_128},
-    ticket::{ENVELOPE_LEN, Envelope, EnvelopeError, Kind, MIN_TICKET, PADDED_TOTALS, TAG_OFFSET},
+    ticket::{
+        ENVELOPE_LEN, Envelope, EnvelopeError, Kind, MIN_TICKET, NO_COOKIE, PADDED_TOTALS,
+        TAG_OFFSET,
+    },
 };
 use ring::hkdf;
 use zeroize::Zeroize;
@@ -27,6 +30,17 @@ pub struct TicketName {
     pub index: u32,
 }
 
+/// What a ticket's envelope says in the gate's hearing, besides its nonce.
+#[derive(Clone, Copy, Debug)]
+pub struct Label {
+    /// The ticket's name.
+    pub name: TicketName,
+    /// When it ends, Unix seconds; rounded down to a minute.
+    pub expiry: u64,
+    /// The client cannot answer COOKIE: it is refused where others would be asked for one.
+    pub no_cookie: bool,
+}
+
 /// A ticket of ours, opened.
 #[derive(Debug)]
 pub struct Opened {
@@ -34,6 +48,8 @@ pub struct Opened {
     pub name: TicketName,
     /// When it ends, Unix seconds.
     pub expiry: u64,
+    /// The client cannot answer COOKIE.
+    pub no_cookie: bool,
     /// What it carries, or names.
     pub state: TicketState,
     /// By reference: what it names.
@@ -166,18 +182,11 @@ impl Keyring {
     }
 
     // RFC 5723: N33, N38, N40, N48, N53, N54
-    /// Seals a state. `expiry` in Unix seconds is rounded down to a minute. `None` if the epoch is
-    /// not in the ring or the state is too long for any ticket.
+    /// Seals a state. `None` if the epoch is not in the ring or the state is too long for any ticket.
     #[must_use]
-    pub fn seal(
-        &self,
-        name: TicketName,
-        expiry: u64,
-        nonce: [u8; 12],
-        state: &TicketState,
-    ) -> Option<Vec<u8>> {
-        let epoch = self.epoch(name.key_id)?;
-        let head = self.envelope(epoch, Kind::ByValue, name, expiry, nonce)?;
+    pub fn seal(&self, label: Label, nonce: [u8; 12], state: &TicketState) -> Option<Vec<u8>> {
+        let epoch = self.epoch(label.name.key_id)?;
+        let head = self.envelope(epoch, Kind::ByValue, label, nonce)?;
         let mut ticket = head.to_vec();
         let plain = state.encode();
         let least = ENVELOPE_LEN + plain.len() + TAG_LEN;
@@ -196,14 +205,13 @@ impl Keyring {
     #[must_use]
     pub fn refer(
         &self,
-        name: TicketName,
-        expiry: u64,
+        label: Label,
         nonce: [u8; 12],
         reference: Reference,
         state: &TicketState,
     ) -> Option<(Vec<u8>, Kept)> {
-        let epoch = self.epoch(name.key_id)?;
-        let envelope = self.envelope(epoch, Kind::ByReference, name, expiry, nonce)?;
+        let epoch = self.epoch(label.name.key_id)?;
+        let envelope = self.envelope(epoch, Kind::ByReference, label, nonce)?;
         let mut ticket = envelope.to_vec();
         ticket.extend_from_slice(&reference);
         let check = siphash24_128(&epoch.k_ref, &ticket);
@@ -216,15 +224,19 @@ impl Keyring {
         &self,
         epoch: &Epoch,
         kind: Kind,
-        name: TicketName,
-        expiry: u64,
+        label: Label,
         nonce: [u8; 12],
     ) -> Option<[u8; ENVELOPE_LEN]> {
+        let Label {
+            name,
+            expiry,
+            no_cookie,
+        } = label;
         let envelope = Envelope {
             kind,
             key_id: name.key_id,
             node: self.node,
-            flags: 0,
+            flags: if no_cookie { NO_COOKIE } else { 0 },
             nonce,
             index: name.index,
             expiry_minutes: u32::try_from(expiry / 60).ok()?,
@@ -285,6 +297,7 @@ impl Keyring {
         Ok(Opened {
             name,
             expiry,
+            no_cookie: envelope.flags & NO_COOKIE != 0,
             state,
             reference,
         })
@@ -393,6 +406,12 @@ mod tests {
         index: 65_537,
     };
 
+    const LABEL: Label = Label {
+        name: NAME,
+        expiry: WALL + 3600,
+        no_cookie: false,
+    };
+
     fn ring() -> Keyring {
         let mut ring = Keyring::new(1);
         ring.add(&TicketRoot {
@@ -403,9 +422,7 @@ mod tests {
     }
 
     fn ticket() -> Vec<u8> {
-        ring()
-            .seal(NAME, WALL + 3600, [5; 12], &sample())
-            .expect("fits")
+        ring().seal(LABEL, [5; 12], &sample()).expect("fits")
     }
 
     // RFC 5723: N36
@@ -483,7 +500,7 @@ mod tests {
     #[test]
     fn a_reference_opens_what_is_kept_under_it_and_nothing_else() {
         let ring = ring();
-        let made = ring.refer(NAME, WALL + 3600, [5; 12], [8; 16], &sample());
+        let made = ring.refer(LABEL, [5; 12], [8; 16], &sample());
         let (ticket, kept) = made.expect("live epoch");
         assert_eq!(ticket.len(), REFERENCE_TICKET_LEN);
         let stored = |reference: &Reference| {
@@ -513,7 +530,7 @@ mod tests {
         }
         // Another ticket's envelope in front of the same reference is not the same ticket.
         let other = ring
-            .refer(NAME, WALL + 3600, [6; 12], [8; 16], &sample())
+            .refer(LABEL, [6; 12], [8; 16], &sample())
             .expect("live")
             .0;
         assert_eq!(

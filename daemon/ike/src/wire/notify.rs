@@ -62,6 +62,8 @@ notifies! {
     TS_UNACCEPTABLE = 38, NotApplicable;
     /// Not now.
     TEMPORARY_FAILURE = 43, NotApplicable;
+    /// No Child SA has this SPI.
+    CHILD_SA_NOT_FOUND = 44, NotApplicable;
     /// The sender forgets other SAs with the same identity.
     INITIAL_CONTACT = 16384, NotResumed;
     /// SHA-1 of SPIs and source address.
@@ -70,6 +72,8 @@ notifies! {
     NAT_DETECTION_DESTINATION_IP = 16389, NewExchange;
     /// Come again with this.
     COOKIE = 16390, NewExchange;
+    /// The Child SA that a CREATE_CHILD_SA is to replace.
+    REKEY_SA = 16393, NotApplicable;
     /// Seconds until the peer must authenticate again (RFC 4478, 3).
     AUTH_LIFETIME = 16403, NewExchange;
     /// Ticket with its lifetime (RFC 5723, 7.2).
@@ -125,6 +129,13 @@ impl<'a> Notify<'a> {
     }
 
     // RFC 5723: N47
+    /// Appends the body of a notification about another SA, by its SPI.
+    pub fn emit_about(protocol: u8, spi: &[u8], kind: NotifyKind, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[protocol, spi.len() as u8]);
+        out.extend_from_slice(&kind.0.to_be_bytes());
+        out.extend_from_slice(spi);
+    }
+
     /// Appends the body of a notification about the IKE SA.
     pub fn emit(kind: NotifyKind, data: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(&[0, 0]);

@@ -178,3 +178,36 @@ fn both_sides_in_libreswan_form_understand_each_other() {
     pair.run(Duration::from_secs(5));
     assert!(pair.keys_agree() && !pair.client.established()[0].resumed);
 }
+
+#[test]
+fn a_libreswan_client_is_never_asked_for_a_cookie_when_it_resumes() {
+    fn swan_client() -> Vec<Connection> {
+        let mut side = client_side();
+        side[0].compat = Compat::Libreswan;
+        side
+    }
+    fn swan_gateway() -> Vec<Connection> {
+        let mut side = gateway_side();
+        side[0].compat = Compat::Libreswan;
+        side
+    }
+    let mut pair = Pair::with(9, swan_client, swan_gateway, Settings::default());
+    pair.up();
+    pair.run(SOON);
+    pair.suspend();
+    pair.gateway.settings.cookie_from = 0;
+    pair.gateway.restart(pair.now);
+    pair.sent.clear();
+    pair.up();
+    pair.run(Duration::from_secs(5));
+    let answer = pair
+        .sent
+        .iter()
+        .find(|sent| sent.message[18] == 38 && sent.message[19] & 0x20 != 0);
+    assert_eq!(
+        answer.expect("an answer").message.len(),
+        36,
+        "TICKET_NACK, no COOKIE"
+    );
+    assert!(pair.keys_agree(), "the full exchange brings its cookie");
+}

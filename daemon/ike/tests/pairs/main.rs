@@ -3,6 +3,7 @@
 mod bed;
 mod certificates;
 mod chains;
+mod child_rekey;
 mod conformance;
 mod env;
 mod handshake;

@@ -179,7 +179,8 @@ fn after_a_resumption_each_item_says_so_and_a_rekey_makes_keys_its_own() {
     }
 
     pair.command(&Command::Rekey("home".into())).expect("is up");
-    pair.run(SOON);
+    // The Child SA follows within ten seconds.
+    pair.run(Duration::from_secs(11));
     for node in [&pair.client, &pair.gateway] {
         let origin = origin(node, &pair);
         assert_eq!(item(&origin, "ike_keys").from, [Source::Exchange]);

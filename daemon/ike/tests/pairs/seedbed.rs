@@ -10,7 +10,7 @@ use ike::{
     crypto::Secret,
     io::{Command, TicketRoot},
     ticket::{
-        seal::{Keyring, TicketName},
+        seal::{Keyring, Label, TicketName},
         state::TicketState,
     },
     wire::{
@@ -130,7 +130,7 @@ fn tickets(with_certificate: &TicketState) -> Vec<Vec<u8>> {
             index,
         };
         inputs.push(state.encode().expose().to_vec());
-        inputs.extend(ring.seal(name, WALL + 3600, [5; 12], &state));
+        inputs.extend(ring.seal(label(name), [5; 12], &state));
     }
     inputs
 }
@@ -257,5 +257,13 @@ fn write(target: &str, inputs: &[Vec<u8>]) {
         let at = rng.below(changed.len() as u64) as usize;
         changed[at] ^= 1 << rng.below(8);
         put(format!("changed-{i:02}"), &changed);
+    }
+}
+
+fn label(name: TicketName) -> Label {
+    Label {
+        name,
+        expiry: WALL + 3600,
+        no_cookie: false,
     }
 }

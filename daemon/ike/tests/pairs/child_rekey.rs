@@ -1,0 +1,138 @@
+//! New keys for the Child SA, begun by either side, before the kernel ends the old ones.
+
+use std::time::Duration;
+
+use ike::{
+    Settings,
+    crypto::{Encryption, Group, Prf},
+    io::Event,
+    peer::Connection,
+};
+
+use crate::bed::{Pair, Weather, client_side, gateway_side, suite};
+
+const SOON: Duration = Duration::from_secs(1);
+
+fn rekeys(pair: &Pair) -> (usize, usize) {
+    let hit = |e: &&Event| matches!(e, Event::ChildRekeyed { .. });
+    let count = |events: &[Event]| events.iter().filter(hit).count();
+    (count(&pair.client.events), count(&pair.gateway.events))
+}
+
+#[test]
+fn before_its_lifetime_ends_a_child_sa_is_replaced() {
+    let mut pair = Pair::new(1);
+    pair.up();
+    pair.run(SOON);
+    let before = (
+        pair.client.child().inbound.spi,
+        pair.client.child().outbound.spi,
+    );
+    pair.run(Duration::from_hours(1));
+    assert_eq!(rekeys(&pair), (1, 1));
+    assert!(pair.keys_agree());
+    let after = (
+        pair.client.child().inbound.spi,
+        pair.client.child().outbound.spi,
+    );
+    assert!(before.0 != after.0 && before.1 != after.1);
+    assert_eq!(pair.client.established().len(), 1, "the IKE SA is the same");
+    // And again, for as long as the IKE SA lives.
+    pair.run(Duration::from_hours(2));
+    assert!(rekeys(&pair).0 >= 3, "{:?}", rekeys(&pair));
+    assert!(pair.keys_agree());
+}
+
+#[test]
+fn a_gateway_rekeys_what_its_client_does_not() {
+    fn lazy() -> Vec<Connection> {
+        let mut side = client_side();
+        side[0].child.lifetime = Duration::from_hours(100);
+        side
+    }
+    let mut pair = Pair::with(2, lazy, gateway_side, Settings::default());
+    pair.up();
+    pair.run(Duration::from_hours(1));
+    assert_eq!(rekeys(&pair), (1, 1));
+    assert!(pair.keys_agree());
+}
+
+#[test]
+fn after_a_resumption_the_child_sa_gets_keys_that_no_ticket_opens() {
+    let mut pair = Pair::new(3);
+    pair.up();
+    pair.run(SOON);
+    pair.suspend();
+    pair.up();
+    pair.run(SOON);
+    let resumed = pair.client.child().inbound.spi;
+    pair.run(Duration::from_secs(1900));
+    assert!(pair.keys_agree());
+    assert_ne!(pair.client.child().inbound.spi, resumed);
+    assert_eq!(rekeys(&pair), (1, 1));
+}
+
+#[test]
+fn loss_and_repetition_do_not_break_it() {
+    for seed in 0..60 {
+        let mut pair = Pair::new(seed);
+        pair.up();
+        pair.run(Duration::from_mins(40));
+        pair.weather = Weather {
+            loss: 20,
+            duplicate: 10,
+            reorder: 20,
+        };
+        pair.run(Duration::from_mins(10));
+        pair.weather = Weather::default();
+        pair.run(Duration::from_mins(2));
+        assert!(pair.keys_agree(), "seed {seed}: {:?}", pair.client.events);
+    }
+}
+
+#[test]
+fn a_kernel_that_refuses_does_not_end_the_tunnel() {
+    for on_client in [true, false] {
+        let mut pair = Pair::new(5);
+        pair.up();
+        pair.run(Duration::from_mins(40));
+        let before = pair.client.child().inbound.spi;
+        let node = if on_client {
+            &mut pair.client
+        } else {
+            &mut pair.gateway
+        };
+        node.kernel.fail_next = true;
+        pair.run(Duration::from_secs(1000));
+        assert_eq!(
+            pair.client.established().len(),
+            1,
+            "client failed: {on_client}"
+        );
+        assert_eq!(
+            pair.gateway.established().len(),
+            1,
+            "client failed: {on_client}"
+        );
+        // The responder keeps the old one and is asked again; the initiator logs in anew.
+        assert!(pair.keys_agree(), "client failed: {on_client}");
+        assert_ne!(pair.client.child().inbound.spi, before);
+    }
+}
+
+#[test]
+fn suites_without_a_common_group_rekey_without_one() {
+    fn two() -> Vec<Connection> {
+        let mut side = client_side();
+        side[0].ike_suites = vec![
+            suite(Encryption::AesGcm256, Prf::HmacSha256, Group::X25519),
+            suite(Encryption::AesGcm256, Prf::HmacSha256, Group::P384),
+        ];
+        side
+    }
+    let mut pair = Pair::with(6, two, gateway_side, Settings::default());
+    pair.up();
+    pair.run(Duration::from_hours(1));
+    assert_eq!(rekeys(&pair), (1, 1));
+    assert!(pair.keys_agree());
+}
