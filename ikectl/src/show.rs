@@ -80,6 +80,16 @@ fn status_screen(version: &str, status: &Status) -> String {
             status.tickets_issued, status.tickets_refused
         ),
     );
+    let idle = status
+        .counters
+        .iter()
+        .filter(|(_, messages)| **messages > 0);
+    let idle: Vec<_> = idle
+        .map(|(reason, messages)| format!("{} {messages}", printable(reason)))
+        .collect();
+    if !idle.is_empty() {
+        line("Messages", idle.join("  "));
+    }
     line("Gate", printable(&status.gate_mode));
     for (at, one) in status.attention.iter().enumerate() {
         line(if at == 0 { "Attention" } else { "" }, printable(&one.text));

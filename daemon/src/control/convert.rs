@@ -99,6 +99,11 @@ pub(super) fn status(report: StatusReport) -> api::Status {
         tickets_issued: report.tickets_issued,
         tickets_refused: report.tickets_refused,
         ticket_key_id: report.ticket_key_id,
+        counters: report
+            .counters
+            .into_iter()
+            .map(|(reason, messages)| (reason.to_owned(), messages))
+            .collect(),
         gate_mode: report.gate_mode.to_owned(),
         attention: report
             .attention

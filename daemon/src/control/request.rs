@@ -206,6 +206,8 @@ pub struct StatusReport {
     pub tickets_refused: u64,
     /// Epoch that new tickets are sealed with.
     pub ticket_key_id: Option<u8>,
+    /// Messages that took no SA further, by reason.
+    pub counters: Vec<(&'static str, u64)>,
     /// `native`, `generic` or `none`.
     pub gate_mode: &'static str,
     /// What an operator should look at, a line each.

@@ -193,6 +193,7 @@ fn every_command_reaches_the_engine_and_its_answer_the_client() {
         reply
             .send(StatusReport {
                 established: 3,
+                counters: vec![("bad_header", 2)],
                 ..StatusReport::default()
             })
             .expect("waits");
@@ -200,6 +201,7 @@ fn every_command_reaches_the_engine_and_its_answer_the_client() {
             panic!("a status")
         };
         assert_eq!(status.ike_sas_established, 3);
+        assert_eq!(status.counters["bad_header"], 2);
 
         client
             .send(r#"{"method":"up","parameters":{"connection":"rw"}}"#)

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use gate_abi::classify::{Reason, Verdict};
 use ike::{
     CommandRefused, Context,
+    counters::Counter,
     io::{Command, Event},
     view::{Closed, SaState},
     wire::id::Identity,
@@ -196,6 +197,10 @@ impl Engine {
             tickets_issued: self.logins.tickets_issued,
             tickets_refused: self.logins.tickets_refused,
             ticket_key_id: self.endpoint.newest_ticket_root(),
+            counters: Counter::ALL
+                .iter()
+                .map(|counter| (counter.word(), self.endpoint.counters().count(*counter)))
+                .collect(),
             ..StatusReport::default()
         };
         let client = self.client.clone();

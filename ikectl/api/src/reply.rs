@@ -1,5 +1,7 @@
 //! What the daemon answers.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{IkeSa, SaOrigin, Tickets};
@@ -75,6 +77,10 @@ pub struct Status {
     /// Epoch that new tickets are sealed with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket_key_id: Option<u8>,
+    /// Messages since the start that took no SA further, by reason: malformed, unasked, repeated, or
+    /// answered with a refusal.
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
     /// `native`, `generic` or `none`.
     pub gate_mode: String,
     /// What an operator should look at.

@@ -58,12 +58,14 @@ fn status_is_one_screen() {
     let status = r#""status":{"uptime_seconds":93784,"pid":812,"connections":1,
         "ike_sas_established":3,"ike_sas_half_open":0,"suspended":1,"child_sas":3,"full_logins":1,
         "resumed_logins":3,"failed_logins":0,"tickets_issued":4,"tickets_refused":0,
-        "ticket_key_id":7,"gate_mode":"native","attention":[{"text":"one\u001b[2J"},{"text":"two"}]}"#;
+        "ticket_key_id":7,"counters":{"bad_header":12,"repeated":0,"unknown\u001b_spi":3},
+        "gate_mode":"native","attention":[{"text":"one\u001b[2J"},{"text":"two"}]}"#;
     let expected = "\
 rekindle 0.1.0  up 1d2h  pid 812  1 connection configured
 IKE SAs   3 established  0 half-open  1 suspended  Child SAs 3
 Logins    1 full  3 resumed (75 %)  0 failed
 Tickets   key 7  4 issued  0 refused
+Messages  bad_header 12  unknown?_spi 3
 Gate      native
 Attention one?[2J
           two

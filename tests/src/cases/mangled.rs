@@ -76,6 +76,15 @@ fn survives(lab: &mut Lab) -> Result<()> {
         ensure!(Instant::now() < deadline, "not all of them were read");
         thread::sleep(POLL);
     }
+    for site in [&client, &gateway] {
+        let counters = site.ikectl("status")?["counters"].clone();
+        for reason in ["bad_header", "bad_payloads", "unknown_spi", "stray"] {
+            ensure!(
+                counters[reason].as_u64().is_some_and(|count| count > 0),
+                "{reason} of {counters}"
+            );
+        }
+    }
     let left = gateway.ikectl("status")?["ike_sas_half_open"].clone();
     println!("      {to_gateway} to the gateway, {to_client} to the client; {left} half-open then");
 
