@@ -16,7 +16,8 @@ use gate_abi::{
 use crate::{
     counters::{Counter, Counters},
     crypto::Secret,
-    defence::{budget::HalfOpenBudget, cookie::CookieJar},
+    defence::{allowance::Allowance, budget::HalfOpenBudget, cookie::CookieJar},
+    exchange::{NACKS_PER_SECOND, TOKENS_PER_SECOND},
     io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
     kernel::{KernelFailed, KernelOp, OpId, Owner},
     peer::Connection,
@@ -146,8 +147,10 @@ pub struct Endpoint {
     /// The present `k_spi`, then the one before.
     pub(crate) spi_keys: [SipKey; 2],
     pub(crate) qcd_secret: Secret,
-    /// Second of the boot clock, and tokens given in it.
-    pub(crate) confessions: (u64, u32),
+    /// Crash detection tokens for strangers.
+    pub(crate) confessions: Allowance,
+    /// TICKET_NACKs for strangers.
+    pub(crate) refusals: Allowance,
     spi_order: SipKey,
     spi_count: u32,
     first_key: SipKey,
@@ -197,7 +200,8 @@ impl Endpoint {
             outputs: VecDeque::new(),
             spi_keys: keys.spi,
             qcd_secret: keys.qcd,
-            confessions: (0, 0),
+            confessions: Allowance::new(TOKENS_PER_SECOND),
+            refusals: Allowance::new(NACKS_PER_SECOND),
             spi_order: sip_key(env),
             spi_count: 0,
             first_key: sip_key(env),

@@ -15,7 +15,9 @@ mod ticket;
 
 pub(crate) use auth::{Opening, chance_between};
 pub(crate) use child::{block, owner};
+pub(crate) use qcd::TOKENS_PER_SECOND;
 pub(crate) use rekey::AFTER_RESUMPTION;
+pub(crate) use resume::NACKS_PER_SECOND;
 pub(crate) use ticket::TicketAnswer;
 
 use crate::wire::{

@@ -45,7 +45,7 @@ impl Endpoint {
         let spi = OurSpi::from_wire(ours);
         let made_here = spi.node() == self.settings.node
             && self.spi_keys.iter().any(|key| spi.check_is_right(key));
-        if !asks || !made_here || !self.may_confess(cx) {
+        if !asks || !made_here || !self.confessions.take(cx.now.boot) {
             return self.counters.add(Counter::UnknownSpi);
         }
         self.counters.add(Counter::TokenSent);
@@ -61,16 +61,6 @@ impl Endpoint {
             ..*header
         };
         self.send(path, encrypted::clear(&answer, chain));
-    }
-
-    fn may_confess(&mut self, cx: &Context<'_>) -> bool {
-        let second = cx.now.boot.as_secs();
-        let (of, count) = &mut self.confessions;
-        if *of != second {
-            (*of, *count) = (second, 0);
-        }
-        *count += 1;
-        *count <= TOKENS_PER_SECOND
     }
 
     // RFC 5723: N50

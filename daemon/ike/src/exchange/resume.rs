@@ -10,7 +10,10 @@ use super::{MAX_ROUNDS, NONCE_LEN, Opening, chance_between, cookie_first, nonce,
 use crate::{
     counters::Counter,
     crypto::keymat::KeyMaterial,
-    defence::{budget::Room, cookie::Bound},
+    defence::{
+        budget::{Room, network},
+        cookie::Bound,
+    },
     endpoint::{CommandRefused, Context, Endpoint},
     io::{Event, Path},
     sa::{
@@ -41,6 +44,11 @@ const NACK_PATIENCE: Duration = Duration::from_secs(2);
 // RFC 5723: A3
 /// Half-open SAs of one ticket. The first is free; the others need a cookie.
 const MAX_HALF_OPEN_PER_TICKET: usize = 8;
+
+// RFC 5723: A4
+/// TICKET_NACKs in one second. A client that gets none starts a full exchange all the same, later
+/// (A6); an address that never asked is not flooded in our name.
+pub(crate) const NACKS_PER_SECOND: u32 = 4000;
 
 /// A message of more octets than this is not kept for a retransmission; no ticket of ours needs it.
 const MAX_REQUEST: usize = 2048;
@@ -131,7 +139,7 @@ impl Endpoint {
                     from: path.remote,
                     why: why.word(),
                 });
-                return self.refuse_first(path, header, NotifyKind::TICKET_NACK, &[]);
+                return self.refuse_ticket(path, header, cx);
             }
         };
         let bound = Bound {
@@ -146,15 +154,15 @@ impl Endpoint {
         if !free && opened.no_cookie {
             // The client would not understand COOKIE; a full exchange it can do.
             self.counters.add(Counter::TicketRefused);
-            return self.refuse_first(path, header, NotifyKind::TICKET_NACK, &[]);
+            return self.refuse_ticket(path, header, cx);
         }
         if !self.admit(path, header, chain, &bound, free, cx) {
             return;
         }
         if rivals.len() >= MAX_HALF_OPEN_PER_TICKET {
-            // The oldest has had the longest time to prove itself.
-            if let Some(oldest) = rivals.first().and_then(|id| self.table.check_out(*id)) {
-                self.close(oldest, Closed::Limit, cx);
+            let crowded = self.most_crowded(&rivals);
+            if let Some(rival) = crowded.and_then(|id| self.table.check_out(id)) {
+                self.close(rival, Closed::Limit, cx);
             }
         }
         let mut nr = vec![0; NONCE_LEN];
@@ -178,6 +186,27 @@ impl Endpoint {
             ripeness: Ripeness::Ticket(Box::new(opened)),
         }));
         self.keep_half_open(sa, key, response);
+    }
+
+    /// The oldest, which has had the longest to prove itself, in the network with most of them: one
+    /// attacker's many crowd out each other, not the client's one.
+    fn most_crowded(&self, rivals: &[u64]) -> Option<u64> {
+        let network_of = |id: &u64| self.table.get(*id).map(|sa| network(sa.path.remote.ip()));
+        let neighbours = |id: &&u64| {
+            let of = network_of(id);
+            let apart = rivals
+                .iter()
+                .filter(|rival| network_of(rival) != of)
+                .count();
+            (apart, **id)
+        };
+        rivals.iter().min_by_key(neighbours).copied()
+    }
+
+    fn refuse_ticket(&mut self, path: Path, header: &Header, cx: &Context<'_>) {
+        if self.refusals.take(cx.now.boot) {
+            self.refuse_first(path, header, NotifyKind::TICKET_NACK, &[]);
+        }
     }
 
     // RFC 5723: N15, N20, N26, N55, L4, T10, A12, A21

@@ -1,7 +1,10 @@
 //! Session resumption between two cores: through a restart of the gateway, and through everything
 //! that may go wrong with a ticket (RFC 5723).
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use crate::bed::{Pair, client_side, gateway_side, suite};
 use ike::{
@@ -223,6 +226,66 @@ fn replayed_requests_do_not_burn_the_ticket() {
     pair.flying.clear();
     pair.run(Duration::from_secs(3));
     assert!(pair.keys_agree() && resumed(&pair));
+}
+
+/// The request again, with the COOKIE of the answer, its only payload, put first (RFC 7296, 2.6).
+fn with_cookie(request: &[u8], answer: &[u8]) -> Vec<u8> {
+    const NOTIFY: u8 = 41;
+    let (header, payloads) = request.split_at(28);
+    let mut cookie = answer[28..].to_vec();
+    let mut again = header.to_vec();
+    cookie[0] = std::mem::replace(&mut again[16], NOTIFY);
+    let length = u32::try_from(request.len() + cookie.len()).unwrap();
+    again[24..28].copy_from_slice(&length.to_be_bytes());
+    again.extend(cookie);
+    again.extend(payloads);
+    again
+}
+
+// RFC 5723: A3
+#[test]
+fn one_network_with_many_half_open_does_not_crowd_out_the_client() {
+    let mut pair = suspended(9);
+    pair.up();
+    // The client's first request is known, and its answer is on the way, when an eavesdropper who can
+    // receive cookies opens as many as it likes, all from one place.
+    let request = pair.flying.remove(0);
+    pair.deliver(request.from, request.to, &request.message);
+    let answer = pair.flying.remove(0);
+    for i in 1..=100_u8 {
+        let from = SocketAddr::from(([203, 0, 113, 7], 1000 + u16::from(i)));
+        let mut message = request.message.clone();
+        message[40] ^= i;
+        pair.deliver(from, request.to, &message);
+        let asked = pair.flying.pop().unwrap();
+        pair.deliver(from, request.to, &with_cookie(&message, &asked.message));
+    }
+    assert_eq!(pair.gateway.endpoint.half_open(), 8);
+    pair.flying.clear();
+    pair.flying.push(answer);
+    pair.run(SOON);
+    assert!(pair.keys_agree() && resumed(&pair));
+}
+
+// RFC 5723: A4
+#[test]
+fn refusals_have_a_budget() {
+    let mut pair = suspended(9);
+    pair.up();
+    let request = pair.flying.remove(0);
+    let mut message = request.message.clone();
+    let mut answers = 0;
+    for i in 0..5000_u32 {
+        let from = SocketAddr::from((Ipv4Addr::from(0xCB00_7100 | (i % 256)), 500));
+        // Inside the ticket, which no longer opens.
+        message[150] = request.message[150] ^ (1 | (u8::try_from(i % 128).unwrap() << 1));
+        pair.deliver(from, request.to, &message);
+        answers += pair.flying.drain(..).count();
+    }
+    assert_eq!(answers, 4000);
+    pair.now.boot += Duration::from_secs(1);
+    pair.deliver(request.from, request.to, &message);
+    assert_eq!(pair.flying.drain(..).count(), 1);
 }
 
 // RFC 5723: L12
