@@ -47,7 +47,7 @@ counters! {
     NoProposal => "no_proposal",
     /// Answered with INVALID_KE_PAYLOAD.
     OtherGroup => "other_group",
-    /// Answered with TICKET_NACK.
+    /// Brought a ticket that is not honoured; answered with TICKET_NACK, within what a second allows.
     TicketRefused => "ticket_refused",
     /// Half-open for too long.
     HalfOpenTimeout => "half_open_timeout",

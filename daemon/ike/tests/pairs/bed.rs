@@ -134,6 +134,12 @@ impl Node {
         }
     }
 
+    fn handle(&mut self, input: Input<'_>, now: Stamp) {
+        let (env, ledger) = (&mut self.env, &mut self.ledger);
+        self.endpoint
+            .handle(input, &mut Context { now, env, ledger });
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         self.kernel.installed.len() == 1 && !self.established().is_empty()
     }
@@ -286,20 +292,7 @@ impl Pair {
         } else {
             &mut self.client
         };
-        let Node {
-            endpoint,
-            env,
-            ledger,
-            ..
-        } = node;
-        endpoint.handle(
-            Input::Datagram { path, message },
-            &mut Context {
-                now: self.now,
-                env,
-                ledger,
-            },
-        );
+        node.handle(Input::Datagram { path, message }, self.now);
         self.drain();
     }
 
@@ -347,20 +340,7 @@ impl Pair {
         } else {
             &mut self.gateway
         };
-        let Node {
-            endpoint,
-            env,
-            ledger,
-            ..
-        } = node;
-        endpoint.handle(
-            Input::Kernel { op, result },
-            &mut Context {
-                now: self.now,
-                env,
-                ledger,
-            },
-        );
+        node.handle(Input::Kernel { op, result }, self.now);
     }
 
     fn launch(&mut self, mut from: SocketAddr, to: SocketAddr, message: Vec<u8>) {
@@ -433,20 +413,7 @@ impl Pair {
     /// Wakes both nodes.
     pub(crate) fn tick(&mut self) {
         for node in [&mut self.client, &mut self.gateway] {
-            let Node {
-                endpoint,
-                env,
-                ledger,
-                ..
-            } = node;
-            endpoint.handle(
-                Input::Deadline,
-                &mut Context {
-                    now: self.now,
-                    env,
-                    ledger,
-                },
-            );
+            node.handle(Input::Deadline, self.now);
         }
         self.drain();
     }

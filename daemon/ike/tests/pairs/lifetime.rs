@@ -148,19 +148,21 @@ fn a_step_of_the_wall_clock_does_not_end_a_session() {
     }
 }
 
+fn swan_client() -> Vec<Connection> {
+    let mut side = client_side();
+    side[0].compat = Compat::Libreswan;
+    side
+}
+
+fn swan_gateway() -> Vec<Connection> {
+    let mut side = gateway_side();
+    side[0].compat = Compat::Libreswan;
+    side
+}
+
 // RFC 5723: A2
 #[test]
 fn both_sides_in_libreswan_form_understand_each_other() {
-    fn swan_client() -> Vec<Connection> {
-        let mut side = client_side();
-        side[0].compat = Compat::Libreswan;
-        side
-    }
-    fn swan_gateway() -> Vec<Connection> {
-        let mut side = gateway_side();
-        side[0].compat = Compat::Libreswan;
-        side
-    }
     let mut pair = Pair::with(7, swan_client, swan_gateway, Settings::default());
     pair.up();
     pair.run(SOON);
@@ -181,16 +183,6 @@ fn both_sides_in_libreswan_form_understand_each_other() {
 
 #[test]
 fn a_libreswan_client_is_never_asked_for_a_cookie_when_it_resumes() {
-    fn swan_client() -> Vec<Connection> {
-        let mut side = client_side();
-        side[0].compat = Compat::Libreswan;
-        side
-    }
-    fn swan_gateway() -> Vec<Connection> {
-        let mut side = gateway_side();
-        side[0].compat = Compat::Libreswan;
-        side
-    }
     let mut pair = Pair::with(9, swan_client, swan_gateway, Settings::default());
     pair.up();
     pair.run(SOON);
