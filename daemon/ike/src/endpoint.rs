@@ -17,7 +17,7 @@ use crate::{
     counters::{Counter, Counters},
     crypto::Secret,
     defence::{allowance::Allowance, budget::HalfOpenBudget, cookie::CookieJar},
-    exchange::{NACKS_PER_SECOND, TOKENS_PER_SECOND},
+    exchange::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, TOKENS_PER_SECOND},
     io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
     kernel::{KernelFailed, KernelOp, OpId, Owner},
     peer::Connection,
@@ -149,8 +149,10 @@ pub struct Endpoint {
     pub(crate) qcd_secret: Secret,
     /// Crash detection tokens for strangers.
     pub(crate) confessions: Allowance,
-    /// TICKET_NACKs for strangers.
+    /// Answers to refused tickets.
     pub(crate) refusals: Allowance,
+    /// Of these, to addresses that have proved nothing.
+    pub(crate) blind_refusals: Allowance,
     spi_order: SipKey,
     spi_count: u32,
     first_key: SipKey,
@@ -201,7 +203,8 @@ impl Endpoint {
             spi_keys: keys.spi,
             qcd_secret: keys.qcd,
             confessions: Allowance::new(TOKENS_PER_SECOND),
-            refusals: Allowance::new(NACKS_PER_SECOND),
+            refusals: Allowance::new(REFUSALS_PER_SECOND),
+            blind_refusals: Allowance::new(BLIND_REFUSALS_PER_SECOND),
             spi_order: sip_key(env),
             spi_count: 0,
             first_key: sip_key(env),

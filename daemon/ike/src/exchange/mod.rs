@@ -17,7 +17,7 @@ pub(crate) use auth::{Opening, chance_between};
 pub(crate) use child::{block, owner};
 pub(crate) use qcd::TOKENS_PER_SECOND;
 pub(crate) use rekey::AFTER_RESUMPTION;
-pub(crate) use resume::NACKS_PER_SECOND;
+pub(crate) use resume::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND};
 pub(crate) use ticket::TicketAnswer;
 
 use crate::wire::{

@@ -46,9 +46,15 @@ const NACK_PATIENCE: Duration = Duration::from_secs(2);
 const MAX_HALF_OPEN_PER_TICKET: usize = 8;
 
 // RFC 5723: A4
-/// TICKET_NACKs in one second. A client that gets none starts a full exchange all the same, later
-/// (A6); an address that never asked is not flooded in our name.
-pub(crate) const NACKS_PER_SECOND: u32 = 4000;
+/// Answers to refused tickets in one second, be they COOKIE or TICKET_NACK. A client that gets none
+/// starts a full exchange all the same, later (A6); an address that never asked is not flooded in our
+/// name.
+pub(crate) const REFUSALS_PER_SECOND: u32 = 4000;
+
+// RFC 5723: A4
+/// Of these, TICKET_NACKs to addresses that have proved nothing. Clients of a gateway that has lost
+/// its keys are served within them; more than that is a load, and meets COOKIE first.
+pub(crate) const BLIND_REFUSALS_PER_SECOND: u32 = 1000;
 
 /// A message of more octets than this is not kept for a retransmission; no ticket of ours needs it.
 const MAX_REQUEST: usize = 2048;
@@ -130,6 +136,13 @@ impl Endpoint {
         if self.answer_again(&key, path) {
             return;
         }
+        let bound = Bound {
+            path: &path,
+            spi_i: header.spi_i,
+            ni,
+            exchange: header.exchange,
+            ticket_tag: tag_of(ticket.data),
+        };
         let opened = match self.judge(ticket.data, cx) {
             Ok(opened) if ni.len() * 2 >= opened.state.suite.prf.output_len() => opened,
             Ok(_) => return self.counters.add(Counter::BadPayloads),
@@ -139,22 +152,16 @@ impl Endpoint {
                     from: path.remote,
                     why: why.word(),
                 });
-                return self.refuse_ticket(path, header, cx);
+                let no_cookie = self.keyring.is_no_cookie(ticket.data);
+                return self.refuse_ticket(header, chain, &bound, no_cookie, cx);
             }
-        };
-        let bound = Bound {
-            path: &path,
-            spi_i: header.spi_i,
-            ni,
-            exchange: header.exchange,
-            ticket_tag: tag_of(ticket.data),
         };
         let rivals = self.table.of_ticket(opened.name);
         let free = rivals.is_empty() && self.budget.room(path.remote.ip()) == Room::Free;
         if !free && opened.no_cookie {
             // The client would not understand COOKIE; a full exchange it can do.
             self.counters.add(Counter::TicketRefused);
-            return self.refuse_ticket(path, header, cx);
+            return self.refuse_ticket(header, chain, &bound, true, cx);
         }
         if !self.admit(path, header, chain, &bound, free, cx) {
             return;
@@ -203,8 +210,23 @@ impl Endpoint {
         rivals.iter().min_by_key(neighbours).copied()
     }
 
-    fn refuse_ticket(&mut self, path: Path, header: &Header, cx: &Context<'_>) {
-        if self.refusals.take(cx.now.boot) {
+    // RFC 5723: N18, A4
+    /// TICKET_NACK; under load only to an address that has answered COOKIE, or whose client cannot.
+    fn refuse_ticket(
+        &mut self,
+        header: &Header,
+        chain: &Chain<'_>,
+        bound: &Bound<'_>,
+        no_cookie: bool,
+        cx: &mut Context<'_>,
+    ) {
+        if !self.refusals.take(cx.now.boot) {
+            return;
+        }
+        let path = *bound.path;
+        let calm = self.budget.room(path.remote.ip()) == Room::Free
+            && self.blind_refusals.take(cx.now.boot);
+        if calm || no_cookie || self.admit(path, header, chain, bound, false, cx) {
             self.refuse_first(path, header, NotifyKind::TICKET_NACK, &[]);
         }
     }

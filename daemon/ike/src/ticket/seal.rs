@@ -303,6 +303,17 @@ impl Keyring {
         })
     }
 
+    /// Whether a ticket's envelope, if it is one of ours, says that the client cannot answer COOKIE.
+    #[must_use]
+    pub fn is_no_cookie(&self, ticket: &[u8]) -> bool {
+        let Some((head, _)) = ticket.split_first_chunk::<ENVELOPE_LEN>() else {
+            return false;
+        };
+        self.epoch(gate_abi::ticket::key_id_of(head))
+            .and_then(|epoch| Envelope::open(head, &epoch.k_tag, &epoch.k_mask).ok())
+            .is_some_and(|envelope| envelope.flags & NO_COOKIE != 0)
+    }
+
     /// Ids of the live epochs with the keys the gate may know: `k_tag` and nothing else.
     pub fn tag_keys(&self) -> impl Iterator<Item = (u8, SipKey)> {
         self.epochs.iter().map(|epoch| (epoch.key_id, epoch.k_tag))

@@ -269,23 +269,66 @@ fn one_network_with_many_half_open_does_not_crowd_out_the_client() {
 
 // RFC 5723: A4
 #[test]
-fn refusals_have_a_budget() {
+fn refusals_have_a_budget_and_strangers_a_smaller_one() {
     let mut pair = suspended(9);
     pair.up();
     let request = pair.flying.remove(0);
-    let mut message = request.message.clone();
-    let mut answers = 0;
+    let (mut nacks, mut cookies) = (0, 0);
     for i in 0..5000_u32 {
         let from = SocketAddr::from((Ipv4Addr::from(0xCB00_7100 | (i % 256)), 500));
-        // Inside the ticket, which no longer opens.
-        message[150] = request.message[150] ^ (1 | (u8::try_from(i % 128).unwrap() << 1));
+        let message = with_a_broken_ticket(&request.message, i);
         pair.deliver(from, request.to, &message);
-        answers += pair.flying.drain(..).count();
+        for answer in pair.flying.drain(..) {
+            match first_notify(&answer.message) {
+                TICKET_NACK => nacks += 1,
+                COOKIE => cookies += 1,
+                other => panic!("{other}"),
+            }
+            assert!(answer.message.len() <= message.len());
+        }
     }
-    assert_eq!(answers, 4000);
+    assert_eq!((nacks, cookies), (1000, 3000));
     pair.now.boot += Duration::from_secs(1);
+    let message = with_a_broken_ticket(&request.message, 1);
     pair.deliver(request.from, request.to, &message);
-    assert_eq!(pair.flying.drain(..).count(), 1);
+    assert_eq!(first_notify(&pair.flying.remove(0).message), TICKET_NACK);
+}
+
+// RFC 5723: N18, A4
+#[test]
+fn under_load_a_refused_ticket_is_told_so_only_at_a_proven_address() {
+    let mut pair = suspended(9);
+    pair.gateway.settings.cookie_from = 0;
+    pair.gateway.restart(pair.now);
+    pair.up();
+    let request = pair.flying.remove(0);
+    let message = with_a_broken_ticket(&request.message, 1);
+    pair.deliver(request.from, request.to, &message);
+    let asked = pair.flying.remove(0);
+    assert_eq!(first_notify(&asked.message), COOKIE);
+    let again = with_cookie(&message, &asked.message);
+    // The cookie is good for this address, and for this ticket.
+    let elsewhere = SocketAddr::from(([203, 0, 113, 9], 500));
+    pair.deliver(elsewhere, request.to, &again);
+    assert_eq!(first_notify(&pair.flying.remove(0).message), COOKIE);
+    pair.deliver(request.from, request.to, &again);
+    assert_eq!(first_notify(&pair.flying.remove(0).message), TICKET_NACK);
+    assert_eq!(pair.gateway.endpoint.half_open(), 0);
+}
+
+const TICKET_NACK: u16 = 16412;
+const COOKIE: u16 = 16390;
+
+/// The request with a flipped bit inside its ticket, which then opens no more.
+fn with_a_broken_ticket(request: &[u8], which: u32) -> Vec<u8> {
+    let mut message = request.to_vec();
+    message[150] ^= 1 | (u8::try_from(which % 128).unwrap() << 1);
+    message
+}
+
+/// Kind of the only notification in an answer.
+fn first_notify(answer: &[u8]) -> u16 {
+    u16::from_be_bytes([answer[34], answer[35]])
 }
 
 // RFC 5723: L12
