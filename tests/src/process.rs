@@ -142,4 +142,21 @@ pub fn run_time(processes: &[Pid]) -> Result<Duration> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
+/// As [`run_time`], once the processes have nothing more to do.
+pub fn settled(processes: &[Pid]) -> Result<Duration> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut last = run_time(processes)?;
+    loop {
+        thread::sleep(QUIET);
+        let next = run_time(processes)?;
+        if next == last || Instant::now() >= deadline {
+            return Ok(next);
+        }
+        last = next;
+    }
+}
+
 const POLL: Duration = Duration::from_millis(10);
+/// Without a change for so long, what was going on is done.
+const QUIET: Duration = Duration::from_millis(3);
+const PATIENCE: Duration = Duration::from_millis(200);

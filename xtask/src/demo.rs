@@ -4,9 +4,8 @@
 //! What both find comes back in files, because a lab has one output stream only; a last run of the
 //! program judges it.
 
-use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::lab::{Kernel, Lab};
-use crate::places::Places;
+use crate::places::{Findings, Places};
 use crate::{build, setup, shell};
 
 #[derive(Args)]
@@ -36,8 +35,8 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
 
     let program = binaries.join("demo");
     ensure!(program.is_file(), "{} was not built", program.display());
-    let folder = Folder::create(places)?;
-    let (story, cost) = (folder.0.join("story.json"), folder.0.join("cost.json"));
+    let folder = Findings::create(places, "demo")?;
+    let (story, cost) = (folder.file("story.json"), folder.file("cost.json"));
     let esp = Kernel::with_esp(places)?;
     let part = |kernel, words: &[&str], file: &Path| -> Result<u8> {
         let words = words.iter().map(|word| (*word).to_owned());
@@ -83,25 +82,6 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// For the findings. It bears our process id like a lab's own folder, so that the next lab sweeps it
-/// away if we are killed.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn create(places: &Places) -> Result<Self> {
-        let name = format!("{}-demo", std::process::id());
-        let folder = places.root.join("target/lab").join(name);
-        fs::create_dir_all(&folder)?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = shell::remove(&self.0);
-    }
 }
 
 /// Of each kind; enough for a median.

@@ -3,6 +3,7 @@
 //! None of our own crates is imported here: a verb runs cargo and tools, so that the set-up works
 //! before anything else compiles.
 
+mod bench;
 mod build;
 mod compliance;
 mod demo;
@@ -27,6 +28,8 @@ use crate::places::Places;
 enum Verb {
     /// Fetch what the BPF build, the lab and the peers need, into the cache.
     Setup(setup::Arguments),
+    /// Measure what the gateway's work costs, as ratios within one run.
+    Bench(bench::Arguments),
     /// Build the host binaries, and with --bpf both objects of the gate.
     Build(build::Arguments),
     /// Show which rows of RFC 5723 are built where, and by which test.
@@ -53,6 +56,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
     let places = Places::find()?;
     match verb {
         Verb::Setup(arguments) => setup::run(&places, &arguments),
+        Verb::Bench(arguments) => bench::run(&places, &arguments),
         Verb::Build(arguments) => build::run(&places, &arguments),
         Verb::Compliance(arguments) => compliance::run(&places, &arguments),
         Verb::Demo(arguments) => demo::run(&places, &arguments),

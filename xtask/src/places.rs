@@ -1,9 +1,11 @@
 //! Where things lie: the workspace, its build results and the cache that outlives them.
 
-use std::env;
 use std::path::PathBuf;
+use std::{env, fs};
 
 use anyhow::{Context, Result};
+
+use crate::shell;
 
 /// The folders that a verb may read and write.
 pub(crate) struct Places {
@@ -37,6 +39,29 @@ impl Places {
     /// Where the two objects of the gate end up.
     pub(crate) fn objects(&self) -> PathBuf {
         self.root.join("target/bpf")
+    }
+}
+
+/// A folder in which parts of a verb that run in labs leave what they find. It bears our process id
+/// like a lab's own folder, so that the next lab sweeps it away if we are killed.
+pub(crate) struct Findings(PathBuf);
+
+impl Findings {
+    pub(crate) fn create(places: &Places, verb: &str) -> Result<Self> {
+        let name = format!("{}-{verb}", std::process::id());
+        let folder = places.root.join("target/lab").join(name);
+        fs::create_dir_all(&folder)?;
+        Ok(Self(folder))
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Findings {
+    fn drop(&mut self) {
+        let _ = shell::remove(&self.0);
     }
 }
 

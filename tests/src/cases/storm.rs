@@ -15,7 +15,7 @@ use crate::{
     netns::{Namespace, connect},
     process::run_time,
     site::{Setting, Site},
-    storm::{CLIENT_NET, GATEWAY_ID, Happened, KEY, LIVENESS, OFFICE_NET, Report, Swarm},
+    storm::{CLIENT_NET, Happened, LIVENESS, Report, Swarm, gateway_connection},
     suite::{Case, Lab, Skip},
 };
 
@@ -65,7 +65,7 @@ fn storm(lab: &mut Lab, count: u16) -> Result<()> {
         dataplane: "none",
         node: 1,
     };
-    let mut gateway = Site::prepare(lab, &gateway_ns, setting, &connection())?;
+    let mut gateway = Site::prepare(lab, &gateway_ns, setting, &gateway_connection(LIVENESS))?;
     gateway.log_at("warn");
     gateway.start(lab)?;
     let fresh = run_time(&gateway.processes()?)?;
@@ -125,18 +125,6 @@ fn storm(lab: &mut Lab, count: u16) -> Result<()> {
         forgotten(&gateway)?;
     }
     gateway.stop()
-}
-
-/// The gateway's end: whoever knows the key may come, whatever his name.
-fn connection() -> String {
-    format!(
-        "[connections.swarm]\ndpd_delay = \"{}s\"\npsk = \"{KEY}\"\n\
-         local = {{ auth = \"psk\", id = \"{GATEWAY_ID}\" }}\n\
-         remote = {{ auth = \"psk\" }}\n\
-         [connections.swarm.children.net]\n\
-         local_ts = [\"{OFFICE_NET}\"]\nremote_ts = [\"{CLIENT_NET}\"]\n",
-        LIVENESS.as_secs()
-    )
 }
 
 fn log_in(swarm: &mut Swarm<'_>, count: usize) -> Result<()> {

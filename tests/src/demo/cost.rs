@@ -4,10 +4,7 @@
 //! There is no data plane, so the kernel's work on states and policies is not in it; nor is the
 //! receiving half of the stack, which runs on whoever sent.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use nix::unistd::Pid;
@@ -15,7 +12,7 @@ use nix::unistd::Pid;
 use super::findings::Cost;
 use crate::{
     cases::tunnel::{client_connection, gateway_connection, two_sites},
-    process::run_time,
+    process::settled,
     site::{Setting, Site},
     suite::Lab,
 };
@@ -81,10 +78,10 @@ impl Meter<'_> {
     /// The gateway's time for a login. After a full one the client sleeps, after a resumed one it has
     /// nothing left to resume with.
     fn login(&mut self, resumed: bool) -> Result<Duration> {
-        let before = settled(self.processes)?;
+        let before = settled(&self.processes)?;
         let up = self.client.ikectl("up home")?;
         ensure!(up["resumed"] == resumed, "{up}");
-        let cost = settled(self.processes)?.saturating_sub(before);
+        let cost = settled(&self.processes)?.saturating_sub(before);
         let farewell = if resumed { "down home" } else { "suspend home" };
         self.client.ikectl(farewell)?;
         Ok(cost)
@@ -102,21 +99,4 @@ fn mean(samples: &[Duration]) -> Duration {
     samples.iter().sum::<Duration>() / count
 }
 
-/// The time the processes have run for, once they have nothing more to do.
-fn settled(processes: [Pid; 2]) -> Result<Duration> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut last = run_time(&processes)?;
-    loop {
-        thread::sleep(QUIET);
-        let next = run_time(&processes)?;
-        if next == last || Instant::now() >= deadline {
-            return Ok(next);
-        }
-        last = next;
-    }
-}
-
 const WARM_UP: usize = 5;
-/// Without a change for so long, the work of a login is done.
-const QUIET: Duration = Duration::from_millis(3);
-const PATIENCE: Duration = Duration::from_millis(200);

@@ -49,12 +49,15 @@ fn arguments() -> Result<(u16, Ipv4Addr)> {
     Ok((number.parse()?, gateway.parse()?))
 }
 
-struct Client {
+/// A client, its socket and its clock.
+pub struct Client {
     number: u16,
     endpoint: Endpoint,
     chance: Chance,
     socket: UdpSocket,
     local: SocketAddr,
+    /// What has happened and has not been taken.
+    events: Vec<Event>,
     /// The datagram sent last.
     last: Vec<u8>,
     /// Datagrams since the last report that were sent before.
@@ -62,7 +65,8 @@ struct Client {
 }
 
 impl Client {
-    fn new(number: u16, gateway: Ipv4Addr) -> Result<Self> {
+    /// The client with this number; nothing is sent yet. To be called where its address is.
+    pub fn new(number: u16, gateway: Ipv4Addr) -> Result<Self> {
         let local = SocketAddr::from((address_of(number), IKE_PORT));
         let socket = UdpSocket::bind(local).with_context(|| local.to_string())?;
         let mut chance = Chance(SystemRandom::new());
@@ -88,45 +92,75 @@ impl Client {
             chance,
             socket,
             local,
+            events: Vec::new(),
             last: Vec::new(),
             repeated: 0,
         })
     }
 
     fn run(mut self) -> Result<()> {
-        let mut cx = Context {
-            now: now(),
-            env: &mut self.chance,
-            ledger: &mut NoTickets,
-        };
-        self.endpoint.command(&Command::Up(NAME.into()), &mut cx)?;
-        let mut buffer = [0; LONGEST_MESSAGE];
+        self.command(&up())?;
         loop {
-            self.carry_out()?;
+            for event in self.take_events() {
+                self.report(&event)?;
+            }
             let wait = self.endpoint.next_deadline().map_or(LONGEST_SLEEP, |at| {
                 at.saturating_sub(boot_clock())
                     .clamp(SHORTEST_SLEEP, LONGEST_SLEEP)
             });
             self.socket.set_read_timeout(Some(wait))?;
-            match self.socket.recv_from(&mut buffer) {
-                Ok((length, remote)) => {
-                    let path = Path {
-                        local: self.local,
-                        remote,
-                    };
-                    let message = buffer.get(..length).unwrap_or_default();
-                    self.feed(Input::Datagram { path, message });
-                }
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {}
-                    _ => return Err(error.into()),
-                },
-            }
-            let now = boot_clock();
-            if self.endpoint.next_deadline().is_some_and(|at| at <= now) {
-                self.feed(Input::Deadline);
-            }
+            self.turn()?;
         }
+    }
+
+    /// The socket, for whoever waits for many clients at once.
+    #[must_use]
+    pub const fn socket(&self) -> &UdpSocket {
+        &self.socket
+    }
+
+    /// Begins what the command says.
+    pub fn command(&mut self, command: &Command) -> Result<()> {
+        let mut cx = Context {
+            now: now(),
+            env: &mut self.chance,
+            ledger: &mut NoTickets,
+        };
+        self.endpoint.command(command, &mut cx)?;
+        self.carry_out();
+        Ok(())
+    }
+
+    /// Takes one datagram in, if there is one or one comes within the socket's time, and does what is
+    /// due. `false` if none was there.
+    pub fn turn(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; LONGEST_MESSAGE];
+        let received = match self.socket.recv_from(&mut buffer) {
+            Ok((length, remote)) => {
+                let path = Path {
+                    local: self.local,
+                    remote,
+                };
+                let message = buffer.get(..length).unwrap_or_default();
+                self.feed(Input::Datagram { path, message });
+                true
+            }
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => false,
+                _ => return Err(error),
+            },
+        };
+        let now = boot_clock();
+        if self.endpoint.next_deadline().is_some_and(|at| at <= now) {
+            self.feed(Input::Deadline);
+        }
+        self.carry_out();
+        Ok(received)
+    }
+
+    /// What has happened since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
     }
 
     fn feed(&mut self, input: Input<'_>) {
@@ -138,7 +172,7 @@ impl Client {
         self.endpoint.handle(input, &mut cx);
     }
 
-    fn carry_out(&mut self) -> io::Result<()> {
+    fn carry_out(&mut self) {
         while let Some(output) = self.endpoint.poll_output() {
             match output {
                 Output::Datagram { path, message } => {
@@ -151,10 +185,9 @@ impl Client {
                 Output::Keepalive { .. } | Output::Session { .. } => {}
                 // There is no data plane, so nothing in it can fail.
                 Output::Kernel { op, .. } => self.feed(Input::Kernel { op, result: Ok(()) }),
-                Output::Event(event) => self.report(&event)?,
+                Output::Event(event) => self.events.push(event),
             }
         }
-        Ok(())
     }
 
     fn report(&mut self, event: &Event) -> io::Result<()> {
@@ -304,6 +337,24 @@ impl KeyShare for Share {
         agree_ephemeral(self.private, &peer, |shared| Secret::from(shared))
             .map_err(|_| KeyShareError)
     }
+}
+
+/// To log in, by a ticket if there is one.
+#[must_use]
+pub fn up() -> Command {
+    Command::Up(NAME.into())
+}
+
+/// To sleep, with a ticket.
+#[must_use]
+pub fn suspend() -> Command {
+    Command::Suspend(NAME.into())
+}
+
+/// To log out.
+#[must_use]
+pub fn down() -> Command {
+    Command::Down(NAME.into())
 }
 
 const NAME: &str = "home";

@@ -59,6 +59,19 @@ pub enum Happened {
     Failed(String),
 }
 
+/// The gateway's connection for all of them: whoever knows the key may come, whatever his name.
+#[must_use]
+pub fn gateway_connection(liveness: Duration) -> String {
+    format!(
+        "[connections.swarm]\ndpd_delay = \"{}s\"\npsk = \"{KEY}\"\n\
+         local = {{ auth = \"psk\", id = \"{GATEWAY_ID}\" }}\n\
+         remote = {{ auth = \"psk\" }}\n\
+         [connections.swarm.children.net]\n\
+         local_ts = [\"{OFFICE_NET}\"]\nremote_ts = [\"{CLIENT_NET}\"]\n",
+        liveness.as_secs()
+    )
+}
+
 /// The address of a client.
 #[must_use]
 pub fn address_of(number: u16) -> Ipv4Addr {

@@ -1,0 +1,96 @@
+//! `cargo xtask bench`: what the gateway's work costs. Figures are taken side by side in one run, so
+//! that their ratios hold on a shared machine too; nothing fails for being slow.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use crate::lab::{Kernel, Lab};
+use crate::places::{Findings, Places};
+use crate::{build, setup, shell};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// What to measure.
+    subject: Subject,
+    /// Print one JSON object on stdout; progress goes to stderr.
+    #[arg(long)]
+    json: bool,
+    /// Fetch what is missing without asking.
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Subject {
+    /// A resumption: processor time of the whole daemon, the arithmetic's floor, a full login beside
+    /// it, and the memory that a half-open one holds. Needs root.
+    Resume,
+}
+
+pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
+    for line in setup::ensure(places, arguments.yes)? {
+        eprintln!("xtask: {line}");
+    }
+    match arguments.subject {
+        Subject::Resume => resume(places, arguments.json),
+    }
+}
+
+fn resume(places: &Places, json: bool) -> Result<ExitCode> {
+    let octets = half_open_octets(places)?;
+    let binaries = build::host(places, true)?;
+    build::gate(places)?;
+    let folder = Findings::create(places, "bench")?;
+    let file = folder.file("resume.json");
+    let program = binaries.join("bench").display().to_string();
+    let found = file.display().to_string();
+    let command = [program, "resume".into(), LOGINS.into(), found];
+    let lab = Lab {
+        // User-mode Linux accounts in ticks, which are longer than a login.
+        kernel: Kernel::Host,
+        interactive: false,
+        limit: LIMIT,
+    };
+    let status = lab.run(places, &command, &mut |octets| {
+        let written = if json {
+            std::io::stderr().write_all(octets)
+        } else {
+            std::io::stdout().write_all(octets)
+        };
+        Ok(written?)
+    })?;
+    if status != 0 {
+        return Ok(ExitCode::FAILURE);
+    }
+    if json {
+        let figures = fs::read_to_string(&file).context("the figures")?;
+        let figures = figures.trim().trim_start_matches('[').trim_end_matches(']');
+        println!(
+            r#"{{"bench":[{figures},{{"name":"half_open_octets","median":{octets},"min":{octets}}}]}}"#
+        );
+    } else {
+        println!("half_open_octets         {octets:>8}   (at most {HALF_OPEN_LIMIT})");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What 10,000 half-open resumptions hold, each, by the counting allocator of a test of the core.
+fn half_open_octets(places: &Places) -> Result<u64> {
+    let mut cargo = Command::new("cargo");
+    let words = "test --release --quiet -p ike --test footprint -- --nocapture";
+    cargo.args(words.split(' ')).current_dir(&places.root);
+    let said = shell::read(&mut cargo)?;
+    said.lines()
+        .find_map(|line| line.split_once(" octets for each of 10000")?.0.parse().ok())
+        .context("the footprint of a half-open resumption")
+}
+
+/// Of each kind.
+const LOGINS: &str = "5120";
+const HALF_OPEN_LIMIT: u64 = 1024;
+const LIMIT: Duration = Duration::from_mins(10);
