@@ -6,35 +6,38 @@ use super::{Secret, suite::Prf};
 
 /// `prf(key, parts joined)`.
 #[must_use]
-pub fn prf(prf: Prf, key: &[u8], parts: &[&[u8]]) -> Secret {
-    let key = hmac::Key::new(algorithm(prf), key);
-    let mut context = hmac::Context::with_key(&key);
-    for part in parts {
-        context.update(part);
-    }
-    Secret::from(context.sign().as_ref())
+pub fn prf(which: Prf, key: &[u8], parts: &[&[u8]]) -> Secret {
+    let key = hmac::Key::new(algorithm(which), key);
+    Secret::from(sign(&key, parts).as_ref())
 }
 
 /// The first `len` octets of `prf+(key, seed)`. One octet counts the blocks, which bounds `len` to
 /// 255 blocks; every use in this crate stays below nine.
 #[must_use]
 pub fn prf_plus(which: Prf, key: &[u8], seed: &[&[u8]], len: usize) -> Secret {
+    // The key's own two hash blocks are done once, not once for each block of output.
+    let key = hmac::Key::new(algorithm(which), key);
+    let seed = seed.concat();
     let mut out = Vec::with_capacity(len + which.output_len());
-    let mut block = Secret::default();
     for count in 1..=u8::MAX {
         if out.len() >= len {
             break;
         }
-        let mut parts = vec![block.expose()];
-        parts.extend_from_slice(seed);
-        let counter = [count];
-        parts.push(&counter);
-        let next = prf(which, key, &parts);
-        out.extend_from_slice(next.expose());
-        block = next;
+        let before = out.len().saturating_sub(which.output_len());
+        let block = out.get(before..).unwrap_or_default();
+        let next = sign(&key, &[block, &seed, &[count]]);
+        out.extend_from_slice(next.as_ref());
     }
     out.truncate(len);
     Secret::new(out)
+}
+
+fn sign(key: &hmac::Key, parts: &[&[u8]]) -> hmac::Tag {
+    let mut context = hmac::Context::with_key(key);
+    for part in parts {
+        context.update(part);
+    }
+    context.sign()
 }
 
 const fn algorithm(prf: Prf) -> hmac::Algorithm {

@@ -94,7 +94,8 @@ pub fn seal(header: &Header, chain: ChainWriter, iv: u64, aead: &Aead) -> Vec<u8
         next: PayloadKind::SK,
         ..*header
     };
-    let mut message = header.emit(HEADER_LEN + sk_len).to_vec();
+    let mut message = Vec::with_capacity(HEADER_LEN + sk_len);
+    message.extend_from_slice(&header.emit(HEADER_LEN + sk_len));
     message.extend_from_slice(&[first.0, 0]);
     message.extend_from_slice(&(sk_len as u16).to_be_bytes());
     let iv = iv.to_be_bytes();
@@ -109,7 +110,8 @@ pub fn seal(header: &Header, chain: ChainWriter, iv: u64, aead: &Aead) -> Vec<u8
 pub fn clear(header: &Header, chain: ChainWriter) -> Vec<u8> {
     let (next, octets) = chain.finish();
     let header = Header { next, ..*header };
-    let mut message = header.emit(HEADER_LEN + octets.len()).to_vec();
+    let mut message = Vec::with_capacity(HEADER_LEN + octets.len());
+    message.extend_from_slice(&header.emit(HEADER_LEN + octets.len()));
     message.extend_from_slice(&octets);
     message
 }

@@ -195,8 +195,11 @@ impl<'a> Payloads<'a> {
     }
 }
 
+/// Room of a chain from the start: most fit, and none grows more than once or twice.
+const TYPICAL_CHAIN: usize = 512;
+
 /// Writes a payload chain, each payload naming the next.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ChainWriter {
     first: Option<PayloadKind>,
     last_at: usize,
@@ -207,7 +210,11 @@ impl ChainWriter {
     /// An empty chain.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            first: None,
+            last_at: 0,
+            out: Vec::with_capacity(TYPICAL_CHAIN),
+        }
     }
 
     /// Appends a payload whose body `write` produces.
@@ -237,6 +244,12 @@ impl ChainWriter {
     #[must_use]
     pub fn finish(self) -> (PayloadKind, Vec<u8>) {
         (self.first.unwrap_or(PayloadKind::NONE), self.out)
+    }
+}
+
+impl Default for ChainWriter {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
