@@ -393,6 +393,14 @@ impl AsRawFd for UdpSocket {
     }
 }
 
+/// Has a descriptor's readiness to be read watched by the present runtime.
+#[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
+pub(crate) fn readiness(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an owned descriptor stays open and the same until its drop, and tokio drops the
+    // registration before that.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
+}
+
 /// Takes ownership of a descriptor that the kernel has just put into this process with SCM_RIGHTS.
 #[expect(
     unsafe_code,

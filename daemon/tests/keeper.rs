@@ -277,6 +277,13 @@ fn keeper_role(folder: &Path) {
 
 fn engine_role(folder: &Path) {
     let mut start = EngineStart::from_keeper().expect("a keeper");
+    let listener = start.listener;
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build();
+        runtime.expect("a runtime").block_on(listener.run());
+    });
     let diary = Diary(folder.join("said"));
     diary.say("pid", std::process::id());
     diary.say("node", start.node);
@@ -312,8 +319,11 @@ fn engine_role(folder: &Path) {
         .client
         .kernel(OpId(5), KernelOp::Release { owner })
         .expect("send");
-    if let Some(KeeperEvent::Kernel { op, result }) = start.events.blocking_recv() {
-        diary.say("kernel", format_args!("{} {result:?}", op.0));
+    start.client.flush().expect("send");
+    if let Some(KeeperEvent::Kernel(ended)) = start.events.blocking_recv() {
+        for (op, result) in ended {
+            diary.say("kernel", format_args!("{} {result:?}", op.0));
+        }
     }
     let lives = fs::read_to_string(folder.join("said")).expect("diary");
     diary.say(

@@ -101,6 +101,7 @@ struct Engine {
 impl Engine {
     fn new(start: EngineStart, config: Config) -> io::Result<Self> {
         let now = now();
+        tokio::spawn(start.listener.run());
         let sessions = SessionDesk::open(&config);
         let mut ledger = start.ledger;
         if let Some(references) = stores::open_references(&config) {
@@ -273,7 +274,11 @@ impl Engine {
 
     fn keeper_says(&mut self, event: KeeperEvent) {
         match event {
-            KeeperEvent::Kernel { op, result } => self.feed(Input::Kernel { op, result }),
+            KeeperEvent::Kernel(ended) => {
+                for (op, result) in ended {
+                    self.feed(Input::Kernel { op, result });
+                }
+            }
             KeeperEvent::Epochs(epochs) => {
                 let live: Vec<u8> = epochs.roots.iter().map(|root| root.key_id).collect();
                 for root in &epochs.roots {
@@ -373,6 +378,10 @@ impl Engine {
                 }
                 Output::Event(event) => self.happened(event),
             }
+        }
+        if let Err(error) = self.client.flush() {
+            // The listener meets the same end, and says so.
+            debug!("{error}");
         }
         self.sessions.turn_over();
     }

@@ -18,10 +18,11 @@ use nix::{
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::io::unix::AsyncFd;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::protocol::{MAX_DESCRIPTORS, MAX_MESSAGE};
-use crate::udp::received_descriptor;
+use crate::udp::{readiness, received_descriptor};
 
 /// An engine that does not read for so long is not going to.
 const SEND_PATIENCE_SECONDS: i64 = 2;
@@ -48,6 +49,18 @@ impl From<Errno> for ChannelError {
 pub(super) struct Channel {
     fd: OwnedFd,
     buffer: Zeroizing<Vec<u8>>,
+    ancillary: Vec<u8>,
+}
+
+/// What a look at the channel brought.
+#[derive(Debug)]
+pub(super) enum Received<T> {
+    /// A message, and the descriptors beside it.
+    Message(T, Vec<OwnedFd>),
+    /// Nothing yet.
+    Nothing,
+    /// The other end is closed.
+    Closed,
 }
 
 impl Channel {
@@ -73,6 +86,7 @@ impl Channel {
         Self {
             fd,
             buffer: Zeroizing::new(vec![0; MAX_MESSAGE]),
+            ancillary: cmsg_space!([RawFd; MAX_DESCRIPTORS]),
         }
     }
 
@@ -116,14 +130,27 @@ impl Channel {
     pub(super) fn receive<T: DeserializeOwned>(
         &mut self,
     ) -> Result<Option<(T, Vec<OwnedFd>)>, ChannelError> {
-        let mut ancillary = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+        match self.read(MsgFlags::empty())? {
+            Received::Message(message, descriptors) => Ok(Some((message, descriptors))),
+            Received::Closed => Ok(None),
+            Received::Nothing => Err(Errno::EAGAIN.into()),
+        }
+    }
+
+    /// Takes one message if there is one.
+    pub(super) fn receive_now<T: DeserializeOwned>(&mut self) -> Result<Received<T>, ChannelError> {
+        self.read(MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, flags: MsgFlags) -> Result<Received<T>, ChannelError> {
         let mut descriptors = Vec::new();
         let (length, truncated) = loop {
             let mut parts = [IoSliceMut::new(&mut self.buffer)];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-            let read = recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut ancillary), flags);
-            match read {
+            let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+            let ancillary = Some(self.ancillary.as_mut_slice());
+            match recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, ancillary, flags) {
                 Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(Received::Nothing),
                 Err(errno) => return Err(errno.into()),
                 Ok(message) => {
                     for part in message.cmsgs()? {
@@ -137,15 +164,20 @@ impl Channel {
             }
         };
         if length == 0 {
-            return Ok(None);
+            return Ok(Received::Closed);
         }
         let octets = self.buffer.get_mut(..length).ok_or(ChannelError::Message)?;
         let message = postcard::from_bytes(octets);
         octets.zeroize();
         match message {
-            Ok(message) if !truncated => Ok(Some((message, descriptors))),
+            Ok(message) if !truncated => Ok(Received::Message(message, descriptors)),
             _ => Err(ChannelError::Message),
         }
+    }
+
+    /// Watches for messages on the present runtime.
+    pub(super) fn readiness(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        readiness(self.fd.try_clone()?)
     }
 }
 

@@ -1,13 +1,16 @@
-//! The engine's side of the pair. One thread listens and hands everything on; requests can be made
+//! The engine's side of the pair. One task listens and hands everything on; requests can be made
 //! from any thread, and none of them waits for the keeper unless it is awaited.
+//!
+//! Kernel operations leave in batches, few of which are on their way at a time: what comes up
+//! meanwhile goes with the next. Neither side can then wait for the other to read.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     os::fd::AsFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -22,8 +25,11 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::{
-    channel::{Channel, ChannelError},
-    protocol::{Answer, BootInfo, EpochKey, FromKeeper, GateStatus, Hello, Request, ToKeeper},
+    channel::{Channel, ChannelError, Received},
+    protocol::{
+        self, Answer, BootInfo, EpochKey, FromKeeper, GateStatus, Hello, Operation, Request,
+        ToKeeper,
+    },
     sandbox::{self, SandboxError},
 };
 use crate::{
@@ -34,18 +40,15 @@ use crate::{
 
 /// Kernel operations under way; the engine answers no more logins than the keeper can follow.
 pub const MAX_IN_FLIGHT: usize = 4096;
+/// Batches of them on their way to the keeper.
+const MAX_BATCHES: usize = 4;
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
 /// What reaches the engine from the keeper by itself.
 #[derive(Debug)]
 pub enum KeeperEvent {
-    /// A kernel operation has ended: feed it to the core as `Input::Kernel`.
-    Kernel {
-        /// Which.
-        op: OpId,
-        /// How.
-        result: Result<(), KernelFailed>,
-    },
+    /// Kernel operations have ended: feed each to the core as `Input::Kernel`.
+    Kernel(Vec<(OpId, Result<(), KernelFailed>)>),
     /// The live epochs have changed: give the core their roots, then the ledger the whole.
     Epochs(Epochs),
     /// End soon, with or without DELETEs.
@@ -62,6 +65,8 @@ pub enum KeeperEvent {
 pub struct EngineStart {
     /// For requests.
     pub client: Client,
+    /// To be run beside everything else: without it the keeper is not heard.
+    pub listener: Listener,
     /// What the keeper says by itself.
     pub events: mpsc::UnboundedReceiver<KeeperEvent>,
     /// The UDP sockets, non-blocking.
@@ -109,14 +114,32 @@ pub struct Client {
     shared: Arc<Shared>,
 }
 
+/// Takes in what the keeper says.
+#[derive(Debug)]
+pub struct Listener {
+    shared: Arc<Shared>,
+    channel: Channel,
+    tell: mpsc::UnboundedSender<KeeperEvent>,
+}
+
 #[derive(Debug)]
 struct Shared {
     sender: Mutex<Channel>,
     next: AtomicU64,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
-    in_flight: AtomicUsize,
+    operations: Mutex<Operations>,
     indexes: Arc<IndexSource>,
     bitmaps: Mutex<Vec<(u8, Arc<UsedBits>)>>,
+}
+
+/// Kernel operations that have not ended.
+#[derive(Debug, Default)]
+struct Operations {
+    /// Not sent yet.
+    waiting: VecDeque<Operation>,
+    /// With those that are on their way.
+    in_flight: usize,
+    batches: usize,
 }
 
 impl EngineStart {
@@ -164,23 +187,18 @@ impl EngineStart {
             sender: Mutex::new(channel.duplicate()?),
             next: AtomicU64::new(1),
             waiting: Mutex::default(),
-            in_flight: AtomicUsize::new(0),
+            operations: Mutex::default(),
             indexes: Arc::clone(&indexes),
             bitmaps: Mutex::default(),
         });
         shared.watch(&mut epochs);
         let client = Client { shared };
         let (tell, events) = mpsc::unbounded_channel();
-        thread::Builder::new().name("keeper".into()).spawn({
-            let shared = Arc::clone(&client.shared);
-            move || {
-                if let Err(error) = shared.listen(channel, &tell) {
-                    warn!("{error}");
-                }
-                // Fails if the engine is ending already.
-                let _ = tell.send(KeeperEvent::Lost);
-            }
-        })?;
+        let listener = Listener {
+            shared: Arc::clone(&client.shared),
+            channel,
+            tell,
+        };
         thread::Builder::new().name("used-sync".into()).spawn({
             let shared = Arc::downgrade(&client.shared);
             move || sync_bitmaps(&shared)
@@ -195,6 +213,7 @@ impl EngineStart {
         client.post(0, Request::ReserveIndexes)?;
         Ok(Self {
             client,
+            listener,
             events,
             sockets,
             epochs,
@@ -208,18 +227,21 @@ impl EngineStart {
 }
 
 impl Client {
-    /// Sends a kernel operation on its way. Its result comes as [`KeeperEvent::Kernel`]; after an
-    /// error here none will come.
+    /// Takes a kernel operation for the next [`Self::flush`]. Its result comes in a
+    /// [`KeeperEvent::Kernel`]; after an error here none will come.
     pub fn kernel(&self, op: OpId, what: KernelOp) -> Result<(), ClientError> {
-        if self.shared.in_flight.fetch_add(1, Ordering::Relaxed) >= MAX_IN_FLIGHT {
-            self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let mut operations = self.shared.operations();
+        if operations.in_flight >= MAX_IN_FLIGHT {
             return Err(ClientError::Busy);
         }
-        let sent = self.post(0, Request::Kernel { op: op.0, what });
-        if sent.is_err() {
-            self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
-        }
-        sent
+        operations.in_flight += 1;
+        operations.waiting.push_back(Operation { op: op.0, what });
+        Ok(())
+    }
+
+    /// Sends kernel operations on their way, unless enough are: then the rest follows them.
+    pub fn flush(&self) -> Result<(), ClientError> {
+        self.shared.flush()
     }
 
     /// The kernel's counters for the owner's present Child SA.
@@ -283,12 +305,24 @@ impl Client {
     }
 
     fn post(&self, id: u64, request: Request) -> Result<(), ClientError> {
-        let mut sender = self
-            .shared
-            .sender
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        Ok(sender.send(&ToKeeper { id, request }, &[])?)
+        self.shared.post(id, request)
+    }
+}
+
+impl Listener {
+    /// Until the keeper is gone, or the engine does not want to hear any more.
+    pub async fn run(self) {
+        let Self {
+            shared,
+            channel,
+            tell,
+        } = self;
+        if let Err(error) = shared.listen(channel, &tell).await {
+            warn!("{error}");
+        }
+        shared.waiting().clear();
+        // Fails if the engine is ending already.
+        let _ = tell.send(KeeperEvent::Lost);
     }
 }
 
@@ -309,35 +343,63 @@ impl Shared {
         watched.clone_from(&epochs.bits);
     }
 
-    /// Until the keeper is gone, or the engine does not want to hear any more.
-    fn listen(
+    fn operations(&self) -> MutexGuard<'_, Operations> {
+        self.operations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn post(&self, id: u64, request: Request) -> Result<(), ClientError> {
+        let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(sender.send(&ToKeeper { id, request }, &[])?)
+    }
+
+    fn flush(&self) -> Result<(), ClientError> {
+        let mut operations = self.operations();
+        while operations.batches < MAX_BATCHES && !operations.waiting.is_empty() {
+            let size = protocol::batch(&operations.waiting);
+            let batch = operations.waiting.drain(..size).collect();
+            self.post(0, Request::Kernel(batch))?;
+            operations.batches += 1;
+        }
+        Ok(())
+    }
+
+    async fn listen(
         &self,
         mut channel: Channel,
         tell: &mpsc::UnboundedSender<KeeperEvent>,
     ) -> Result<(), ClientError> {
-        let ended = loop {
-            let (message, descriptors) = match channel.receive::<FromKeeper>() {
-                Ok(Some(message)) => message,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error.into()),
+        let readiness = channel.readiness()?;
+        loop {
+            // The guard comes before the read, or what arrives in between would be overlooked.
+            let mut guard = readiness.readable().await?;
+            let (message, descriptors) = match channel.receive_now::<FromKeeper>()? {
+                Received::Message(message, descriptors) => (message, descriptors),
+                Received::Nothing => {
+                    guard.clear_ready();
+                    continue;
+                }
+                Received::Closed => return Ok(()),
             };
             // The queue's bound is MAX_IN_FLIGHT: all but a handful of events answer an operation.
             let event = match message.answer {
-                Answer::Done { op, result } => {
-                    self.in_flight.fetch_sub(1, Ordering::Relaxed);
-                    let result = result.map_err(|text| KernelFailed { text });
-                    KeeperEvent::Kernel {
-                        op: OpId(op),
-                        result,
-                    }
+                Answer::Done(results) => {
+                    let mut operations = self.operations();
+                    operations.in_flight = operations.in_flight.saturating_sub(results.len());
+                    operations.batches = operations.batches.saturating_sub(1);
+                    drop(operations);
+                    self.flush()?;
+                    let ended = |(op, result): (u64, Result<(), String>)| {
+                        (OpId(op), result.map_err(|text| KernelFailed { text }))
+                    };
+                    KeeperEvent::Kernel(results.into_iter().map(ended).collect())
                 }
-                Answer::Epochs(epochs) => match map_epochs(epochs, descriptors) {
-                    Ok(mut epochs) => {
-                        self.watch(&mut epochs);
-                        KeeperEvent::Epochs(epochs)
-                    }
-                    Err(error) => break Err(error),
-                },
+                Answer::Epochs(epochs) => {
+                    let mut epochs = map_epochs(epochs, descriptors)?;
+                    self.watch(&mut epochs);
+                    KeeperEvent::Epochs(epochs)
+                }
                 Answer::Stop { goodbye } => KeeperEvent::Stop { goodbye },
                 Answer::Indexes(range) => {
                     self.indexes.deliver(range);
@@ -352,11 +414,9 @@ impl Shared {
                 }
             };
             if tell.send(event).is_err() {
-                break Ok(());
+                return Ok(());
             }
-        };
-        self.waiting().clear();
-        ended
+        }
     }
 }
 

@@ -40,13 +40,15 @@ use tracing::{error, info, warn};
 
 pub use self::{
     channel::ChannelError,
-    client::{Client, ClientError, EngineStart, KeeperEvent, MAX_IN_FLIGHT},
+    client::{Client, ClientError, EngineStart, KeeperEvent, Listener, MAX_IN_FLIGHT},
     protocol::{BootInfo, GateAttachment, GateStatus},
 };
 use self::{
     engine::{BackOff, Engine},
     guard::Guard,
-    protocol::{Answer, EpochKey, FromKeeper, Hello, OrphanShape, Request, SpiKeys, ToKeeper},
+    protocol::{
+        Answer, EpochKey, FromKeeper, Hello, Operation, OrphanShape, Request, SpiKeys, ToKeeper,
+    },
 };
 use crate::{
     gate::GateOptions,
@@ -61,8 +63,6 @@ pub const STOP_SECONDS: u64 = 5;
 const GRANT: u32 = 4096;
 /// Heartbeat of the gate; everything else that is due waits for the next one.
 const TICK: Duration = Duration::from_millis(200);
-/// Requests served before signals and timers get their turn.
-const BATCH: usize = 64;
 /// Octets of orphans in one message, well within what a message holds.
 const ORPHAN_PAGE: usize = 32 << 10;
 
@@ -242,7 +242,7 @@ impl Keeper {
                 self.signals()?;
             }
             if spoken {
-                self.serve_batch();
+                self.serve_next();
             }
             let may_have_ended = signalled || ticks;
             if may_have_ended && self.engine.as_mut().and_then(Engine::ended).is_some() {
@@ -350,25 +350,16 @@ impl Keeper {
         }
     }
 
-    fn serve_batch(&mut self) {
-        for _ in 0..BATCH {
-            let Some(engine) = &mut self.engine else {
-                return;
-            };
-            match engine.channel.receive::<ToKeeper>() {
-                Ok(Some((message, _))) => self.serve(message),
-                Ok(None) => return self.reap(boot_clock()),
-                Err(error) => {
-                    warn!("{error}");
-                    return self.reap(boot_clock());
-                }
-            }
-            let Some(engine) = &self.engine else {
-                return;
-            };
-            let mut more = [PollFd::new(engine.channel.as_fd(), PollFlags::POLLIN)];
-            if !matches!(poll(&mut more, PollTimeout::ZERO), Ok(1..)) {
-                return;
+    fn serve_next(&mut self) {
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        match engine.channel.receive::<ToKeeper>() {
+            Ok(Some((message, _))) => self.serve(message),
+            Ok(None) => self.reap(boot_clock()),
+            Err(error) => {
+                warn!("{error}");
+                self.reap(boot_clock());
             }
         }
     }
@@ -376,10 +367,13 @@ impl Keeper {
     fn serve(&mut self, ToKeeper { id, request }: ToKeeper) {
         let answer = match request {
             Request::Hello => return self.hello(id),
-            Request::Kernel { op, what } => Answer::Done {
-                op,
-                result: self.dataplane.apply(&what).map_err(|failed| failed.text),
-            },
+            Request::Kernel(operations) => {
+                let apply = |Operation { op, what }| {
+                    let result = self.dataplane.apply(&what);
+                    (op, result.map_err(|failed| failed.text))
+                };
+                Answer::Done(operations.into_iter().map(apply).collect())
+            }
             Request::Usage { owner } => {
                 Answer::Usage(self.dataplane.usage(&ike::kernel::Owner(owner.into())))
             }

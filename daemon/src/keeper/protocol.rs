@@ -4,7 +4,7 @@
 //! | engine asks                | keeper answers                                                  |
 //! |----------------------------|-----------------------------------------------------------------|
 //! | `Hello`                    | `Hello`, with all sockets, then all bitmaps, as descriptors      |
-//! | `Kernel`                   | `Done` with the same operation number                           |
+//! | `Kernel`                   | `Done` with the same operation numbers                          |
 //! | `Usage`, `Orphans`         | the same word; orphans come in pages                            |
 //! | `ReserveIndexes`           | `Indexes`; after `Epochs`, if the epoch changed on the way      |
 //! | `NewEpoch`                 | `Epochs`, with all bitmaps as descriptors; then `NewEpoch`      |
@@ -29,6 +29,8 @@ use crate::{
 
 /// Longest message in either direction.
 pub const MAX_MESSAGE: usize = 64 << 10;
+/// Operations in one message: the logins of one turn of the engine.
+const MAX_BATCH: usize = 64;
 /// Descriptors beside one message: two sockets for each listening address, and the bitmaps.
 pub const MAX_DESCRIPTORS: usize = 192;
 
@@ -55,14 +57,8 @@ pub struct FromKeeper {
 pub enum Request {
     /// First message of every engine.
     Hello,
-    /// Change SAs or policies.
-    Kernel {
-        /// The core's number of it.
-        op: u64,
-        /// What to do.
-        #[serde(with = "KernelOpShape")]
-        what: KernelOp,
-    },
+    /// Change SAs or policies, in this order: as many as [`batch`] says.
+    Kernel(Vec<Operation>),
     /// Counters of an owner's Child SA.
     Usage {
         /// Whose.
@@ -84,18 +80,51 @@ pub enum Request {
     GateStatus,
 }
 
+/// One change of SAs or policies.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Operation {
+    /// The core's number of it.
+    pub op: u64,
+    /// What to do.
+    #[serde(with = "KernelOpShape")]
+    pub what: KernelOp,
+}
+
+/// How many of these operations, from the front, go into one message; at least one.
+pub fn batch<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> usize {
+    let mut room = MAX_MESSAGE;
+    let fitting = operations.into_iter().take(MAX_BATCH).take_while(|next| {
+        let (owner, selectors) = match &next.what {
+            KernelOp::Install(child) => {
+                (&child.owner, child.local_ts.len() + child.remote_ts.len())
+            }
+            KernelOp::Block {
+                owner,
+                local_ts,
+                remote_ts,
+            } => (owner, local_ts.len() + remote_ts.len()),
+            KernelOp::Remove { owner, .. } | KernelOp::Release { owner } => (owner, 0),
+        };
+        let size = LONGEST_BARE + owner.0.len() + LONGEST_SELECTOR * selectors;
+        let left = room.checked_sub(size);
+        room = left.unwrap_or_default();
+        left.is_some()
+    });
+    fitting.count().max(1)
+}
+
+/// Octets of an operation without its owner and selectors, at most: two ESP keys, two addresses.
+const LONGEST_BARE: usize = 256;
+/// Octets of a selector, at most.
+const LONGEST_SELECTOR: usize = 44;
+
 /// What a keeper can say.
 #[derive(Debug, Deserialize, Serialize)]
 pub enum Answer {
     /// To [`Request::Hello`].
     Hello(Hello),
-    /// To [`Request::Kernel`].
-    Done {
-        /// The core's number of it.
-        op: u64,
-        /// Or the kernel's own words.
-        result: Result<(), String>,
-    },
+    /// To [`Request::Kernel`]: each operation's number, and how it ended, in the kernel's own words.
+    Done(Vec<(u64, Result<(), String>)>),
     /// To [`Request::Usage`].
     Usage(Option<Usage>),
     /// All live epochs, oldest first; their bitmaps come beside it in the same order.

@@ -55,25 +55,64 @@ fn every_kernel_operation_survives_the_pair() {
         },
         KernelOp::Release { owner },
     ];
-    for what in operations {
-        let sent = format!("{what:?}");
-        let request = Request::Kernel { op: 9, what };
-        engine
-            .send(&ToKeeper { id: 5, request }, &[])
-            .expect("send");
-        let (message, _) = keeper
-            .receive::<ToKeeper>()
-            .expect("receive")
-            .expect("a message");
-        assert_eq!(message.id, 5);
-        let Request::Kernel { op: 9, what } = message.request else {
-            panic!("another request");
+    let sent = format!("{operations:?}");
+    let numbered = (9..).zip(operations);
+    let operations = numbered.map(|(op, what)| Operation { op, what }).collect();
+    let request = Request::Kernel(operations);
+    engine
+        .send(&ToKeeper { id: 5, request }, &[])
+        .expect("send");
+    let (message, _) = keeper
+        .receive::<ToKeeper>()
+        .expect("receive")
+        .expect("a message");
+    assert_eq!(message.id, 5);
+    let Request::Kernel(operations) = message.request else {
+        panic!("another request");
+    };
+    let (numbers, operations): (Vec<_>, Vec<_>) = operations
+        .into_iter()
+        .map(|operation| (operation.op, operation.what))
+        .unzip();
+    assert_eq!(numbers, [9, 10, 11, 12]);
+    assert_eq!(format!("{operations:?}"), sent);
+    let (KernelOp::Install(got), KernelOp::Install(sent)) = (&operations[0], install()) else {
+        panic!("another operation");
+    };
+    assert_eq!(got.inbound.key, sent.inbound.key);
+    assert_eq!(got.outbound.key, sent.outbound.key);
+}
+
+#[test]
+fn a_batch_of_any_operations_fits_one_message() {
+    let (mut keeper, mut engine) = pair();
+    let longest = || {
+        let KernelOp::Install(mut child) = install() else {
+            panic!("another operation");
         };
-        assert_eq!(format!("{what:?}"), sent);
-        if let (KernelOp::Install(got), KernelOp::Install(sent)) = (what, install()) {
-            assert_eq!(got.inbound.key, sent.inbound.key);
-            assert_eq!(got.outbound.key, sent.outbound.key);
+        child.owner = Owner(Arc::from("o".repeat(700)));
+        child.local_ts = vec![TrafficSelector::from_text("ffff::/16").expect("network"); 16];
+        child.remote_ts.clone_from(&child.local_ts);
+        Operation {
+            op: u64::MAX,
+            what: KernelOp::Install(child),
         }
+    };
+    let shortest = || Operation {
+        op: 0,
+        what: KernelOp::Release {
+            owner: Owner(Arc::from("o")),
+        },
+    };
+    for (of, expected) in [(longest as fn() -> _, 27), (shortest, 64)] {
+        let mut waiting: Vec<_> = std::iter::repeat_with(of).take(100).collect();
+        let size = batch(&waiting);
+        assert_eq!(size, expected);
+        let request = Request::Kernel(waiting.drain(..size).collect());
+        engine
+            .send(&ToKeeper { id: 0, request }, &[])
+            .expect("it fits");
+        assert!(keeper.receive::<ToKeeper>().expect("receive").is_some());
     }
 }
 
