@@ -252,7 +252,7 @@ impl Endpoint {
         match state {
             State::HalfOpen(half) => {
                 self.budget.give_back(path.remote.ip());
-                self.table.forget_first(&half.key);
+                self.forget_first(&path, &half.first);
             }
             State::InitSent(sent) => self.attempt_over(&sent.connection, reason, false, cx),
             State::ResumeSent(sent) => {
@@ -264,11 +264,13 @@ impl Endpoint {
                 self.give_back(&sent.connection, sent.resumed);
                 self.attempt_over(&sent.connection, reason, was_resumption, cx);
             }
-            State::Installing(live, Installing::Initiator { .. }) => {
-                self.attempt_over(&live.connection, reason, false, cx);
+            State::Installing(live, waiting) => {
+                if matches!(*waiting, Installing::Initiator { .. }) {
+                    self.attempt_over(&live.connection, reason, false, cx);
+                }
             }
             State::Up(live) => self.closed(id, *live, reason, cx),
-            State::Installing(..) | State::Lingering(_) | State::Gone => {}
+            State::Lingering(_) | State::Gone => {}
         }
     }
 
@@ -280,7 +282,7 @@ impl Endpoint {
         lingering: Lingering,
         cx: &mut Context<'_>,
     ) {
-        let state = std::mem::replace(&mut sa.state, State::Lingering(lingering));
+        let state = std::mem::replace(&mut sa.state, State::Lingering(Box::new(lingering)));
         let id = sa.id;
         self.check_in(sa);
         if let State::Up(live) = state {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use gate_abi::{
-    sip::{SipKey, siphash24_128},
+    sip::SipKey,
     spi::{OurSpi, permute32},
 };
 
@@ -23,7 +23,7 @@ use crate::{
     peer::Connection,
     sa::{
         ike_sa::{IkeSa, State},
-        table::{FirstKey, SaTable},
+        table::SaTable,
     },
     ticket::{Keyring, SessionRecord},
     view::{Closed, SaView},
@@ -155,7 +155,7 @@ pub struct Endpoint {
     pub(crate) blind_refusals: Allowance,
     spi_order: SipKey,
     spi_count: u32,
-    first_key: SipKey,
+    pub(crate) first_key: SipKey,
 }
 
 impl Endpoint {
@@ -483,8 +483,7 @@ impl Endpoint {
 
     /// Puts an SA back with the deadline of its state.
     pub(crate) fn check_in(&mut self, sa: IkeSa) {
-        let deadline = sa.deadline();
-        self.table.check_in(sa, deadline);
+        self.table.check_in(sa);
     }
 
     pub(crate) fn send(&mut self, path: Path, message: Vec<u8>) {
@@ -539,15 +538,6 @@ impl Endpoint {
             if spi > 255 && !self.table.has_esp_spi(spi) {
                 return spi;
             }
-        }
-    }
-
-    /// The identity of a first message, for recognising its retransmission.
-    pub(crate) fn first_key(&self, path: &Path, header: &Header, message: &[u8]) -> FirstKey {
-        FirstKey {
-            spi_i: header.spi_i,
-            from: path.remote,
-            digest: siphash24_128(&self.first_key, message),
         }
     }
 

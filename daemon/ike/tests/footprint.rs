@@ -31,12 +31,12 @@ use crate::bed::{Pair, WALL, client_side, gateway_side};
 static COUNTED: &StatsAlloc<System> = &stats_alloc::INSTRUMENTED_SYSTEM;
 
 const HALF_OPEN: u32 = 10_000;
-/// Octets for each, tables and all: 16 MB for as many as a gateway allows unless it is told otherwise.
-const BOUND: usize = 2048;
+/// Octets for each, tables and all: 8 MB for as many as a gateway allows unless it is told otherwise.
+const BOUND: usize = 1024;
 const SEED: u64 = 9;
 
 #[test]
-fn a_half_open_resumption_fits_in_two_kilobytes() {
+fn a_half_open_resumption_fits_in_a_kilobyte() {
     let many = HALF_OPEN as usize;
     let settings = Settings {
         max_half_open: many,

@@ -15,15 +15,16 @@ use crate::{
     io::{Env, Path, Stamp},
     peer::Connection,
     sa::{
+        first::FirstExchange,
         ike_sa::{
-            AuthSent, FirstExchange, HalfOpen, IkeSa, Installing, Lingering, Live, Origin,
-            Protection, Proven, Ripe, Ripeness, State,
+            AuthSent, HalfOpen, IkeSa, Installing, Lingering, Live, Origin, Protection, Proven,
+            Ripe, Ripeness, State,
         },
         nat::Nat,
         proposal::IkeSuite,
         window::{Due, Outstanding, Window},
     },
-    ticket::SessionRecord,
+    ticket::{Keyring, SessionRecord},
     trust,
     view::Closed,
     wire::{
@@ -134,7 +135,7 @@ impl Endpoint {
         let State::HalfOpen(mut half) = std::mem::replace(&mut sa.state, State::Gone) else {
             return self.stray(sa);
         };
-        half.ripen(&sa);
+        half.ripen(&sa, &self.keyring);
         let opened = match &half.ripeness {
             Ripeness::Ripe(ripe) => ripe.protection.open(header, message).ok(),
             _ => None,
@@ -147,7 +148,7 @@ impl Endpoint {
         // Whoever holds the keys is the peer; its address counts from here on (RFC 7296, 2.23).
         let from = sa.path.remote.ip();
         self.budget.give_back(from);
-        self.table.forget_first(&half.key);
+        self.forget_first(&sa.path, &half.first);
         sa.path = path;
         let HalfOpen {
             first,
@@ -268,8 +269,8 @@ impl Endpoint {
                 suite,
                 sk_d: &keys.sk_d,
                 shared: None,
-                ni: &first.ni,
-                nr: &first.nr,
+                ni: first.ni(),
+                nr: first.nr(),
                 initiator: false,
                 spi_in,
             },
@@ -304,14 +305,12 @@ impl Endpoint {
         works.notify(NotifyKind::QCD_TOKEN, &self.token_of((sa.spi_i, sa.spi_r)));
         super::child::emit_answer(&mut works, live.child.as_ref());
         let request = asked.message.to_vec();
-        sa.state = State::Installing(
-            live,
-            Installing::Responder {
-                works,
-                fails,
-                request,
-            },
-        );
+        let waiting = Installing::Responder {
+            works,
+            fails,
+            request,
+        };
+        sa.state = State::Installing(live, Box::new(waiting));
         self.install(sa, install);
     }
 
@@ -405,8 +404,8 @@ impl Endpoint {
             suite,
             sk_d: &keys.sk_d,
             shared: None,
-            ni: &first.ni,
-            nr: &first.nr,
+            ni: first.ni(),
+            nr: first.nr(),
             initiator: true,
             spi_in: child_spi,
         };
@@ -436,7 +435,7 @@ impl Endpoint {
         if live.origin.resumed {
             live.rekey_at = Some(now.boot + chance_between(AFTER_RESUMPTION, cx.env));
         }
-        sa.state = State::Installing(live, Installing::Initiator { ticket });
+        sa.state = State::Installing(live, Box::new(Installing::Initiator { ticket }));
         self.install(sa, install);
     }
 
@@ -470,18 +469,18 @@ impl Endpoint {
         let response = protection.seal(&header, chain);
         self.send(sa.path, response.clone());
         let until = cx.now.boot + LINGER;
-        sa.state = State::Lingering(Lingering {
+        sa.state = State::Lingering(Box::new(Lingering {
             request: request.to_vec(),
             response,
             until,
-        });
+        }));
         self.check_in(sa);
     }
 }
 
 impl HalfOpen {
     /// Derives the keys on the first IKE_AUTH; a second one finds them.
-    fn ripen(&mut self, sa: &IkeSa) {
+    fn ripen(&mut self, sa: &IkeSa, keyring: &Keyring) {
         let raw = std::mem::replace(&mut self.ripeness, Ripeness::Dead);
         self.ripeness = match raw {
             Ripeness::Exchanged {
@@ -495,12 +494,18 @@ impl HalfOpen {
                     let keys = super::init::derive(suite, &shared, &self.first, sa);
                     Ripeness::ripe(suite, keys, None)
                 }),
-            Ripeness::Ticket(opened) => {
-                let suite = opened.state.suite;
-                let exchanged = self.first.exchanged(sa.spi_i, sa.spi_r);
-                let old = &opened.state.sk_d;
-                let keys = KeyMaterial::from_ticket(suite.prf, suite.encryption, old, &exchanged);
-                Ripeness::ripe(suite, keys, Some(opened))
+            Ripeness::Ticket { at, kept, .. } => {
+                let ticket = self.first.ticket().unwrap_or_default();
+                let opened = keyring.open(ticket, at, |_| kept.map(|kept| *kept));
+                // Its epoch may have been retired since.
+                opened.map_or(Ripeness::Dead, |opened| {
+                    let suite = opened.state.suite;
+                    let exchanged = self.first.exchanged(sa.spi_i, sa.spi_r);
+                    let old = &opened.state.sk_d;
+                    let keys =
+                        KeyMaterial::from_ticket(suite.prf, suite.encryption, old, &exchanged);
+                    Ripeness::ripe(suite, keys, Some(Box::new(opened)))
+                })
             }
             ripe @ (Ripeness::Ripe(_) | Ripeness::Dead) => ripe,
         };

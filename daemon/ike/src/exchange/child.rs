@@ -256,7 +256,7 @@ impl Endpoint {
                 text,
             });
         }
-        match waiting {
+        match *waiting {
             Installing::Responder {
                 works,
                 fails,

@@ -12,9 +12,11 @@ use crate::{
     io::Path,
     peer::Connection,
     sa::{
-        ike_sa::{FirstExchange, HalfOpen, IkeSa, InitSent, Ripeness, State},
+        first::FirstExchange,
+        ike_sa::{HalfOpen, IkeSa, InitSent, Ripeness, State},
         nat::Nat,
         proposal::{IkeSuite, answer_ike, choose_ike, offer_ike},
+        table::FirstKey,
         window::{Due, Outstanding},
     },
     trust,
@@ -106,7 +108,7 @@ impl Endpoint {
         else {
             return self.counters.add(Counter::BadPayloads);
         };
-        let key = self.first_key(&path, header, message);
+        let key = FirstKey::new(&self.first_key, &path, message);
         if self.answer_again(&key, path) {
             return;
         }
@@ -144,7 +146,7 @@ impl Endpoint {
         let Some(key_share) = cx.env.new_key_share(suite.group) else {
             return self.counters.add(Counter::Full);
         };
-        let mut nr = vec![0; NONCE_LEN];
+        let mut nr = [0; NONCE_LEN];
         cx.env.random(&mut nr);
         let mut sa = self.responder_sa(path, header, cx);
         let mut answer = ChainWriter::new();
@@ -162,13 +164,10 @@ impl Endpoint {
         let first = FirstExchange {
             request: message.to_vec(),
             response: response.clone(),
-            ni: ni.to_vec(),
-            nr,
         };
         let peer_public = peer_public.to_vec();
         sa.state = State::HalfOpen(Box::new(HalfOpen {
             first,
-            key,
             nat: Nat::detect(chain, header, &path),
             peer_hashes_sha256: speaks_sha256(hashes),
             ripeness: Ripeness::Exchanged {
@@ -232,23 +231,21 @@ impl Endpoint {
         let Some(suite) = chosen.filter(|suite| Some(suite.group) == group) else {
             return self.stray(sa);
         };
-        let (Some(nr), false) = (nonce(chain, suite.prf.output_len()), header.spi_r == [0; 8])
-        else {
+        if nonce(chain, suite.prf.output_len()).is_none() || header.spi_r == [0; 8] {
             return self.stray(sa);
-        };
+        }
         if self.attempt_in_auth(&sent.connection.name, sa.id) {
             return self.abandon(sa);
         }
         let peer_hashes_sha256 =
             speaks_sha256(notify_data(chain, NotifyKind::SIGNATURE_HASH_ALGORITHMS));
         let nat = Nat::detect(chain, header, &path);
-        let (nr, peer_public) = (nr.to_vec(), peer_public.to_vec());
+        let peer_public = peer_public.to_vec();
         let State::InitSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
             return self.check_in(sa);
         };
         let InitSent {
             connection,
-            ni,
             key_share,
             out,
             ..
@@ -256,8 +253,6 @@ impl Endpoint {
         let first = FirstExchange {
             request: out.message,
             response: message.to_vec(),
-            ni,
-            nr,
         };
         sa.spi_r = header.spi_r;
         let Ok(shared) = key_share.agree(&peer_public) else {
@@ -318,7 +313,7 @@ impl Endpoint {
     }
 
     /// Answers the retransmission of a first message from memory, bit for bit (RFC 7296, 2.1).
-    pub(crate) fn answer_again(&mut self, key: &crate::sa::table::FirstKey, path: Path) -> bool {
+    pub(crate) fn answer_again(&mut self, key: &FirstKey, path: Path) -> bool {
         let Some(sa) = self.table.by_first(key) else {
             return false;
         };
@@ -374,16 +369,17 @@ impl Endpoint {
     }
 
     /// Keeps a half-open SA and sends its first answer.
-    pub(crate) fn keep_half_open(
-        &mut self,
-        sa: IkeSa,
-        key: crate::sa::table::FirstKey,
-        response: Vec<u8>,
-    ) {
+    pub(crate) fn keep_half_open(&mut self, sa: IkeSa, key: FirstKey, response: Vec<u8>) {
         self.budget.take(sa.path.remote.ip());
         self.table.remember_first(key, sa.id);
         self.send(sa.path, response);
         self.check_in(sa);
+    }
+
+    /// The first message need not be recognised any more.
+    pub(crate) fn forget_first(&mut self, path: &Path, first: &FirstExchange) {
+        let key = FirstKey::new(&self.first_key, path, &first.request);
+        self.table.forget_first(&key);
     }
 
     /// Suites of all connections that a peer on this path may turn out to be.

@@ -15,7 +15,8 @@ use crate::{
     io::{Event, Path, Stamp},
     peer::Connection,
     sa::{
-        ike_sa::{AuthSent, FirstExchange, IkeSa, Ripe},
+        first::FirstExchange,
+        ike_sa::{AuthSent, IkeSa, Ripe},
         nat::Nat,
     },
     ticket::state::{AuthMethod, CertificateFacts},

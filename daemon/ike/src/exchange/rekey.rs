@@ -11,11 +11,14 @@ use super::{
     ticket::TicketAnswer,
 };
 use crate::{
-    crypto::{Group, keymat::KeyMaterial},
+    crypto::{
+        Group,
+        keymat::{Exchanged, KeyMaterial},
+    },
     endpoint::{CommandRefused, Context, Endpoint},
     io::{Event, Path},
     sa::{
-        ike_sa::{FirstExchange, IkeSa, Live, Protection, Proven, Purpose, Rekeying, State},
+        ike_sa::{IkeSa, Live, Protection, Proven, Purpose, Rekeying, State},
         proposal::{IkeSuite, answer_ike, choose_ike, offer_ike, rekey_spi},
         window::Window,
     },
@@ -131,10 +134,11 @@ impl Endpoint {
         answer.payload(PayloadKind::SA, |out| answer_ike(chosen, &spi_r, out));
         answer.octets(PayloadKind::NONCE, &nr);
         answer.payload(PayloadKind::KE, |out| emit_ke(key_share.as_ref(), out));
-        let exchanged = FirstExchange {
-            ni: ni.to_vec(),
-            nr,
-            ..FirstExchange::default()
+        let exchanged = Exchanged {
+            ni,
+            nr: &nr,
+            spi_i,
+            spi_r,
         };
         let Ok(shared) = key_share.agree(peer_public) else {
             *answer = ChainWriter::new();
@@ -145,7 +149,7 @@ impl Endpoint {
             chosen.suite.prf,
             chosen.suite.encryption,
             &shared,
-            &exchanged.exchanged(spi_i, spi_r),
+            &exchanged,
         );
         let spis = (spi_i, spi_r);
         let mut sa = self.successor(live, spis, false, path, chosen.suite, keys, cx)?;
@@ -203,10 +207,11 @@ impl Endpoint {
         let Some(nr) = nonce(chain, suite.prf.output_len()) else {
             return self.check_in(sa);
         };
-        let exchanged = FirstExchange {
-            ni,
-            nr: nr.to_vec(),
-            ..FirstExchange::default()
+        let exchanged = Exchanged {
+            ni: &ni,
+            nr,
+            spi_i: spi,
+            spi_r,
         };
         let Ok(shared) = key_share.agree(peer_public) else {
             return self.check_in(sa);
@@ -216,7 +221,7 @@ impl Endpoint {
             suite.prf,
             suite.encryption,
             &shared,
-            &exchanged.exchanged(spi, spi_r),
+            &exchanged,
         );
         let path = sa.path;
         let Some(mut new) = self.successor(live, (spi, spi_r), true, path, suite, keys, cx) else {

@@ -17,9 +17,11 @@ use crate::{
     endpoint::{CommandRefused, Context, Endpoint},
     io::{Event, Path},
     sa::{
-        ike_sa::{FirstExchange, HalfOpen, IkeSa, ResumeSent, Ripeness, State},
+        first::FirstExchange,
+        ike_sa::{HalfOpen, IkeSa, ResumeSent, Ripeness, State},
         nat::Nat,
         proposal::IkeSuite,
+        table::FirstKey,
         window::{Due, Outstanding},
     },
     ticket::{Opened, Reference, Refused, SessionRecord},
@@ -132,7 +134,7 @@ impl Endpoint {
         if message.len() > MAX_REQUEST {
             return self.counters.add(Counter::BadPayloads);
         }
-        let key = self.first_key(&path, header, message);
+        let key = FirstKey::new(&self.first_key, &path, message);
         if self.answer_again(&key, path) {
             return;
         }
@@ -172,7 +174,7 @@ impl Endpoint {
                 self.close(rival, Closed::Limit, cx);
             }
         }
-        let mut nr = vec![0; NONCE_LEN];
+        let mut nr = [0; NONCE_LEN];
         cx.env.random(&mut nr);
         let mut sa = self.responder_sa(path, header, cx);
         let mut answer = ChainWriter::new();
@@ -182,15 +184,16 @@ impl Endpoint {
         let first = FirstExchange {
             request: message.to_vec(),
             response: response.clone(),
-            ni: ni.to_vec(),
-            nr,
         };
         sa.state = State::HalfOpen(Box::new(HalfOpen {
             first,
-            key,
             nat: Nat::detect(chain, header, &path),
             peer_hashes_sha256: false,
-            ripeness: Ripeness::Ticket(Box::new(opened)),
+            ripeness: Ripeness::Ticket {
+                name: opened.name,
+                at: cx.now.wall,
+                kept: opened.kept.map(Box::new),
+            },
         }));
         self.keep_half_open(sa, key, response);
     }
@@ -273,27 +276,23 @@ impl Endpoint {
         };
         let suite: IkeSuite = sent.record.suite;
         let nr = nonce(chain, suite.prf.output_len()).filter(|_| header.spi_r != [0; 8]);
-        if let Some(nr) = nr {
+        if nr.is_some() {
             if self.attempt_in_auth(&sent.connection.name, sa.id) {
                 return self.abandon(sa);
             }
             let nat = Nat::detect(chain, header, &path);
-            let nr = nr.to_vec();
             let State::ResumeSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
                 return self.check_in(sa);
             };
             let ResumeSent {
                 connection,
                 record,
-                ni,
                 out,
                 ..
             } = *sent;
             let first = FirstExchange {
                 request: out.message,
                 response: message.to_vec(),
-                ni,
-                nr,
             };
             sa.spi_r = header.spi_r;
             let exchanged = first.exchanged(sa.spi_i, sa.spi_r);

@@ -4,24 +4,19 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    first::FirstExchange,
     nat::Nat,
     proposal::IkeSuite,
     window::{Outstanding, Window},
 };
 use crate::{
-    crypto::{
-        Group, KeyShare, Prf, Secret,
-        aead::Aead,
-        keymat::{Exchanged, KeyMaterial},
-        prf::prf,
-    },
+    crypto::{Group, KeyShare, Secret, aead::Aead, keymat::KeyMaterial},
     exchange::TicketAnswer,
     io::{Path, Stamp, TicketLedger},
     kernel::{EspCipher, Owner},
     peer::Connection,
-    sa::table::FirstKey,
     ticket::{
-        Opened, Reference, SessionRecord,
+        Kept, Opened, Reference, SessionRecord,
         seal::TicketName,
         state::{AuthMethod, CertificateFacts},
     },
@@ -61,11 +56,11 @@ pub(crate) enum State {
     /// Responder: the first message is answered, nothing is proved.
     HalfOpen(Box<HalfOpen>),
     /// Both sides have proved themselves; the kernel has not answered yet.
-    Installing(Box<Live>, Installing),
+    Installing(Box<Live>, Box<Installing>),
     /// In use.
     Up(Box<Live>),
     /// Over, but its last answer may have been lost and be asked for again.
-    Lingering(Lingering),
+    Lingering(Box<Lingering>),
     /// Taken apart by the step that is under way.
     Gone,
 }
@@ -115,7 +110,6 @@ pub(crate) struct AuthSent {
 #[derive(Debug)]
 pub(crate) struct HalfOpen {
     pub first: FirstExchange,
-    pub key: FirstKey,
     pub nat: Nat,
     /// Whether the peer can check RFC 7427 signatures with SHA-256.
     pub peer_hashes_sha256: bool,
@@ -131,8 +125,15 @@ pub(crate) enum Ripeness {
         peer_public: Vec<u8>,
         suite: IkeSuite,
     },
-    /// After IKE_SESSION_RESUME.
-    Ticket(Box<Opened>),
+    /// After IKE_SESSION_RESUME. The ticket is in the request, and is opened once more when there is
+    /// a reason to: what it says would take as much room again.
+    Ticket {
+        name: TicketName,
+        /// When it was found good, Unix seconds.
+        at: u64,
+        /// By reference: what it names, or the second of two racers could not even be answered.
+        kept: Option<Box<Kept>>,
+    },
     /// Keys derived, waiting for an IKE_AUTH that opens.
     Ripe(Box<Ripe>),
     /// The peer's public value was no good: nothing can ever open.
@@ -418,11 +419,11 @@ impl IkeSa {
     pub(crate) fn attempt_of(&self) -> Option<&Arc<str>> {
         let under_way = matches!(
             &self.state,
-            State::InitSent(_)
-                | State::ResumeSent(_)
-                | State::AuthSent(_)
-                | State::Installing(_, Installing::Initiator { .. })
+            State::InitSent(_) | State::ResumeSent(_) | State::AuthSent(_)
         );
+        let under_way = under_way
+            || matches!(&self.state, State::Installing(_, waiting)
+                if matches!(**waiting, Installing::Initiator { .. }));
         self.connection()
             .filter(|_| under_way)
             .map(|connection| &connection.name)
@@ -434,7 +435,7 @@ impl IkeSa {
             return None;
         };
         match &half.ripeness {
-            Ripeness::Ticket(opened) => Some(opened.name),
+            Ripeness::Ticket { name, .. } => Some(*name),
             Ripeness::Ripe(ripe) => ripe.ticket.as_ref().map(|opened| opened.name),
             Ripeness::Exchanged { .. } | Ripeness::Dead => None,
         }
@@ -472,48 +473,5 @@ impl Protection {
 
     pub(crate) fn open(&self, header: &Header, message: &[u8]) -> Result<Plain, OpenError> {
         encrypted::open(header, message, &self.opening)
-    }
-}
-
-/// The first exchange as both AUTH payloads cover it (RFC 7296, 2.15; RFC 5723, 4.3.3): the last
-/// version of the request, with its cookie, and the response that was acted on.
-#[derive(Debug, Default)]
-pub(crate) struct FirstExchange {
-    pub request: Vec<u8>,
-    pub response: Vec<u8>,
-    pub ni: Vec<u8>,
-    pub nr: Vec<u8>,
-}
-
-impl FirstExchange {
-    pub(crate) const fn exchanged(&self, spi_i: Spi, spi_r: Spi) -> Exchanged<'_> {
-        Exchanged {
-            ni: self.ni.as_slice(),
-            nr: self.nr.as_slice(),
-            spi_i,
-            spi_r,
-        }
-    }
-
-    /// InitiatorSignedOctets.
-    pub(crate) fn initiator_octets(
-        &self,
-        which: Prf,
-        keys: &KeyMaterial,
-        id: &Identity,
-    ) -> Vec<u8> {
-        let maced = prf(which, keys.sk_pi.expose(), &[&id.body()]);
-        [&self.request, &self.nr, maced.expose()].concat()
-    }
-
-    /// ResponderSignedOctets.
-    pub(crate) fn responder_octets(
-        &self,
-        which: Prf,
-        keys: &KeyMaterial,
-        id: &Identity,
-    ) -> Vec<u8> {
-        let maced = prf(which, keys.sk_pr.expose(), &[&id.body()]);
-        [&self.response, &self.ni, maced.expose()].concat()
     }
 }

@@ -4,13 +4,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::SocketAddr,
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
+use gate_abi::sip::{SipKey, siphash24_128};
+
 use super::ike_sa::IkeSa;
 use crate::{
+    io::Path,
     kernel::{OpId, Owner},
     ticket::seal::TicketName,
     wire::header::Spi,
@@ -18,17 +21,26 @@ use crate::{
 
 /// What makes two first messages one: everything. Two that share SPIi and source but not their
 /// octets are two clients, or a client and an attacker who must not get in its way (RFC 7296, 2.1).
+/// This is a keyed hash of the source and the whole message.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct FirstKey {
-    pub spi_i: Spi,
-    pub from: SocketAddr,
-    /// Keyed hash of the whole message.
-    pub digest: [u8; 16],
+pub(crate) struct FirstKey([u8; 16]);
+
+impl FirstKey {
+    pub(crate) fn new(key: &SipKey, path: &Path, message: &[u8]) -> Self {
+        let ip = match path.remote.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        let digest = siphash24_128(key, message);
+        let port = path.remote.port().to_be_bytes();
+        let named = [&digest[..], &ip.octets(), &port].concat();
+        Self(siphash24_128(key, &named))
+    }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct SaTable {
-    sas: BTreeMap<u64, (IkeSa, Option<Duration>)>,
+    sas: BTreeMap<u64, IkeSa>,
     by_spi: HashMap<Spi, u64>,
     firsts: HashMap<FirstKey, u64>,
     ops: HashMap<OpId, u64>,
@@ -65,10 +77,10 @@ impl SaTable {
         self.ops.remove(&op)
     }
 
-    /// Puts an SA in, new or after a step, to be woken at `deadline`.
-    pub(crate) fn check_in(&mut self, sa: IkeSa, deadline: Option<Duration>) {
+    /// Puts an SA in, new or after a step, to be woken at the deadline of its state.
+    pub(crate) fn check_in(&mut self, sa: IkeSa) {
         self.by_spi.insert(sa.our_spi(), sa.id);
-        if let Some(at) = deadline {
+        if let Some(at) = sa.deadline() {
             self.deadlines.insert((at, sa.id));
         }
         if let Some(owner) = sa.child_owner() {
@@ -81,13 +93,13 @@ impl SaTable {
             self.attempts.insert((Arc::clone(name), sa.id));
         }
         self.esp_spis.extend(sa.child_spi());
-        self.sas.insert(sa.id, (sa, deadline));
+        self.sas.insert(sa.id, sa);
     }
 
     /// Takes an SA out for a step; it stays findable by its SPI.
     pub(crate) fn check_out(&mut self, id: u64) -> Option<IkeSa> {
-        let (sa, deadline) = self.sas.remove(&id)?;
-        if let Some(at) = deadline {
+        let sa = self.sas.remove(&id)?;
+        if let Some(at) = sa.deadline() {
             self.deadlines.remove(&(at, id));
         }
         if let Some(owner) = sa.child_owner() {
@@ -123,10 +135,7 @@ impl SaTable {
     }
 
     pub(crate) fn by_first(&self, key: &FirstKey) -> Option<&IkeSa> {
-        self.firsts
-            .get(key)
-            .and_then(|id| self.sas.get(id))
-            .map(|(sa, _)| sa)
+        self.firsts.get(key).and_then(|id| self.sas.get(id))
     }
 
     /// SAs with a Child SA of this owner, oldest first.
@@ -152,11 +161,11 @@ impl SaTable {
     }
 
     pub(crate) fn get(&self, id: u64) -> Option<&IkeSa> {
-        self.sas.get(&id).map(|(sa, _)| sa)
+        self.sas.get(&id)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &IkeSa> {
-        self.sas.values().map(|(sa, _)| sa)
+        self.sas.values()
     }
 
     pub(crate) fn len(&self) -> usize {

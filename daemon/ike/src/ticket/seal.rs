@@ -54,6 +54,8 @@ pub struct Opened {
     pub state: TicketState,
     /// By reference: what it names.
     pub reference: Option<Reference>,
+    /// By reference: what was kept under that name.
+    pub kept: Option<Kept>,
 }
 
 /// Why a ticket is not honoured. Each becomes TICKET_NACK (RFC 5723, 4.3.2).
@@ -277,13 +279,16 @@ impl Keyring {
         if wall >= expiry {
             return Err(Refused::Expired);
         }
-        let (state, reference) = match envelope.kind {
-            Kind::ByValue => (epoch.open_body(head, envelope.nonce, body)?, None),
+        let (state, reference, kept) = match envelope.kind {
+            Kind::ByValue => (epoch.open_body(head, envelope.nonce, body)?, None, None),
             Kind::ByReference => {
                 let reference = epoch.open_reference(ticket)?;
-                let kept = kept(&reference).filter(|kept| kept.envelope == *head);
-                let state = kept.and_then(|kept| TicketState::decode(kept.state.expose()).ok());
-                (state.ok_or(Refused::Reference)?, Some(reference))
+                let kept = kept(&reference)
+                    .filter(|kept| kept.envelope == *head)
+                    .ok_or(Refused::Reference)?;
+                let state = TicketState::decode(kept.state.expose());
+                let state = state.map_err(|_| Refused::Reference)?;
+                (state, Some(reference), Some(kept))
             }
         };
         // A clock that was set back must not make a ticket live longer than it was meant to.
@@ -300,6 +305,7 @@ impl Keyring {
             no_cookie: envelope.flags & NO_COOKIE != 0,
             state,
             reference,
+            kept,
         })
     }
 

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use ike::{
+    Settings,
+    counters::Counter,
     io::{Command, Event},
+    peer::Connection,
     view::Closed,
     wire::{notify::NotifyKind, payload::PayloadKind},
 };
@@ -12,7 +15,10 @@ use super::{
     SOON, asleep, data_of, deliver, exchange, forget, gateway_does, kinds, refusal, request,
     resumed, up,
 };
-use crate::tap::{auth_messages, meddle};
+use crate::{
+    bed::{Pair, client_side, gateway_side},
+    tap::{auth_messages, meddle},
+};
 
 // RFC 5723: N41, L4, N15
 #[test]
@@ -56,6 +62,32 @@ fn c_second_of_two_proven_resumptions_is_refused() {
     assert_eq!(kinds(answer), [NotifyKind::AUTHENTICATION_FAILED]);
     pair.run(Duration::from_secs(5));
     assert!(pair.keys_agree(), "back by a full exchange");
+}
+
+// RFC 5723: A18, N37
+#[test]
+fn c_second_of_two_by_reference_is_refused_though_the_record_is_gone() {
+    fn by_reference() -> Vec<Connection> {
+        let mut side = gateway_side();
+        side[0].resume.by_reference = true;
+        side
+    }
+    let mut pair = Pair::with(3, client_side, by_reference, Settings::default());
+    pair.up();
+    pair.run(SOON);
+    pair.suspend();
+    forget(&mut pair);
+    pair.up();
+    pair.run(Duration::from_millis(25));
+    assert_eq!(exchange(&pair.flying[0]), 35, "the proof is on its way");
+    pair.gateway.ledger.used.insert((7, 1));
+    pair.gateway.ledger.kept.clear();
+    pair.run(SOON);
+    assert!(!resumed(&pair));
+    let counters = pair.gateway.endpoint.counters();
+    assert_eq!(counters.count(Counter::AuthFailed), 1);
+    pair.run(Duration::from_secs(5));
+    assert!(pair.keys_agree(), "told so, and back by a full exchange");
 }
 
 // RFC 5723: N27, A19
@@ -116,7 +148,7 @@ fn c_no_initial_contact() {
 // RFC 5723: X6, A17
 #[test]
 fn c_token_is_new() {
-    let token = |pair: &crate::bed::Pair, which: usize| {
+    let token = |pair: &Pair, which: usize| {
         let message = &auth_messages(pair)[which];
         data_of(message, NotifyKind::QCD_TOKEN)
             .expect("a token")
@@ -170,13 +202,13 @@ fn c_gateway_does_not_begin() {
 // RFC 5723: A13
 #[test]
 fn c_resumed_sa_ends_with_the_authentication() {
-    fn reauth() -> Vec<ike::peer::Connection> {
-        let mut side = crate::bed::gateway_side();
+    fn reauth() -> Vec<Connection> {
+        let mut side = gateway_side();
         side[0].reauth = Some(Duration::from_mins(10));
         side
     }
-    let settings = ike::Settings::default();
-    let mut pair = crate::bed::Pair::with(9, crate::bed::client_side, reauth, settings);
+    let settings = Settings::default();
+    let mut pair = Pair::with(9, client_side, reauth, settings);
     pair.up();
     pair.run(SOON);
     pair.run(Duration::from_mins(5));
