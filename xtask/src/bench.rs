@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::lab::{Kernel, Lab};
@@ -36,12 +36,25 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     for line in setup::ensure(places, arguments.yes)? {
         eprintln!("xtask: {line}");
     }
-    match arguments.subject {
-        Subject::Resume => resume(places, arguments.json),
+    let mut show = |octets: &[u8]| {
+        let written = if arguments.json {
+            std::io::stderr().write_all(octets)
+        } else {
+            std::io::stdout().write_all(octets)
+        };
+        Ok(written?)
+    };
+    let figures = match arguments.subject {
+        Subject::Resume => resume(places, &mut show)?,
+    };
+    if arguments.json {
+        println!("{{{figures}}}");
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn resume(places: &Places, json: bool) -> Result<ExitCode> {
+/// Measures resumptions; the result is the `bench` member of a JSON object.
+pub(crate) fn resume(places: &Places, show: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<String> {
     let octets = half_open_octets(places)?;
     let binaries = build::host(places, true)?;
     build::gate(places)?;
@@ -56,27 +69,15 @@ fn resume(places: &Places, json: bool) -> Result<ExitCode> {
         interactive: false,
         limit: LIMIT,
     };
-    let status = lab.run(places, &command, &mut |octets| {
-        let written = if json {
-            std::io::stderr().write_all(octets)
-        } else {
-            std::io::stdout().write_all(octets)
-        };
-        Ok(written?)
-    })?;
-    if status != 0 {
-        return Ok(ExitCode::FAILURE);
-    }
-    if json {
-        let figures = fs::read_to_string(&file).context("the figures")?;
-        let figures = figures.trim().trim_start_matches('[').trim_end_matches(']');
-        println!(
-            r#"{{"bench":[{figures},{{"name":"half_open_octets","median":{octets},"min":{octets}}}]}}"#
-        );
-    } else {
-        println!("half_open_octets         {octets:>8}   (at most {HALF_OPEN_LIMIT})");
-    }
-    Ok(ExitCode::SUCCESS)
+    let status = lab.run(places, &command, show)?;
+    ensure!(status == 0, "the benchmark ended with status {status}");
+    let line = format!("half_open_octets         {octets:>8}   (at most {HALF_OPEN_LIMIT})\n");
+    show(line.as_bytes())?;
+    let figures = fs::read_to_string(&file).context("the figures")?;
+    let figures = figures.trim().trim_start_matches('[').trim_end_matches(']');
+    Ok(format!(
+        r#""bench":[{figures},{{"name":"half_open_octets","median":{octets},"min":{octets}}}]"#
+    ))
 }
 
 /// What 10,000 half-open resumptions hold, each, by the counting allocator of a test of the core.

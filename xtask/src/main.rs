@@ -10,6 +10,7 @@ mod demo;
 mod lab;
 mod packages;
 mod places;
+mod results;
 mod setup;
 mod shell;
 mod test;

@@ -3,17 +3,18 @@
 mod imports;
 mod report;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 
 use crate::lab::{Kernel, Lab};
 use crate::places::Places;
-use crate::{build, compliance, setup, shell};
+use crate::{bench, build, compliance, results, setup, shell};
 use report::{Reader, Row};
 
 #[derive(Args)]
@@ -48,6 +49,9 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
         rows.extend(unit(places, arguments.full));
     }
     rows.extend(suites(places, arguments));
+    if arguments.full && arguments.suites.is_empty() {
+        rows.push(results(places, &rows));
+    }
 
     let allowed = fs::read_to_string(places.root.join(".ci/may-not-run")).unwrap_or_default();
     let good = report::print(&rows, &allowed, shell::in_ci());
@@ -56,6 +60,33 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Keeps what a long run has found, and what a resumption costs beside it.
+fn results(places: &Places, rows: &[Row]) -> Row {
+    if !shell::is_root() {
+        let why = anyhow!("the benchmark needs root, and without it the results are not whole");
+        return Row::not_run("results", &why);
+    }
+    let start = Instant::now();
+    let measure = || -> Result<()> {
+        let mut show = |octets: &[u8]| Ok(std::io::stdout().write_all(octets)?);
+        let figures = bench::resume(places, &mut show)?;
+        for (name, members) in [("tests", report::json(rows)), ("bench-resume", figures)] {
+            let file = results::write(places, name, &members)?;
+            println!("results | {}", file.display());
+        }
+        Ok(())
+    };
+    match measure() {
+        Ok(()) => {
+            let mut row = Row::new("results");
+            row.passed = 1;
+            row.seconds = start.elapsed().as_secs_f32();
+            row
+        }
+        Err(error) => Row::failed("results", &error),
+    }
 }
 
 fn lint(places: &Places) -> Row {

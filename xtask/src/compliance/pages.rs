@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::Finding;
 use super::rows::{self, Standing};
+use crate::results::quoted;
 
 /// Each row with its level, files, tests and result.
 pub(super) fn compliance(findings: &[Finding<'_>]) -> String {
@@ -107,22 +108,6 @@ pub(super) fn json(findings: &[Finding<'_>]) -> String {
     format!(r#"{{"compliance":[{}]}}"#, rows.join(",\n"))
 }
 
-/// All that is quoted here are identifiers, paths and words of our own tables.
-fn quoted(text: &str) -> String {
-    let mut out = String::from('"');
-    for letter in text.chars() {
-        match letter {
-            '"' | '\\' => out.extend(['\\', letter]),
-            _ if letter.is_control() => {
-                let _ = write!(out, "\\u{:04x}", u32::from(letter));
-            }
-            _ => out.push(letter),
-        }
-    }
-    out.push('"');
-    out
-}
-
 fn reason_later(standing: &Standing) -> Option<&str> {
     match standing {
         Standing::Later(why) => Some(why),
@@ -154,13 +139,3 @@ const SECTIONS: &[(&str, char)] = &[
     ("Notes below the table", 'n'),
     ("Our rulings where the text leaves room", 'A'),
 ];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_is_quoted_as_json_wants_it() {
-        assert_eq!(quoted("a \"b\" \\ \n"), r#""a \"b\" \\ \u000a""#);
-    }
-}

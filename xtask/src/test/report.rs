@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::results::quoted;
+
 /// One line of the table.
 pub(super) struct Row {
     suite: &'static str,
@@ -12,6 +14,8 @@ pub(super) struct Row {
     pub(super) failed: u32,
     /// What did not run, by name, and why.
     not_run: Vec<(String, String)>,
+    /// What the cases have measured, in their own words.
+    measured: Vec<String>,
     pub(super) seconds: f32,
 }
 
@@ -22,6 +26,7 @@ impl Row {
             passed: 0,
             failed: 0,
             not_run: Vec::new(),
+            measured: Vec::new(),
             seconds: 0.0,
         }
     }
@@ -107,9 +112,39 @@ impl Reader {
             self.row.passed += passed;
             self.row.failed += failed;
             self.closed = true;
+        } else if let Some(words) = line.strip_prefix(REMARK)
+            && !words.starts_with(LOG)
+        {
+            self.row.measured.push(words.trim().to_owned());
         }
     }
 }
+
+/// The rows as members of a JSON object.
+pub(super) fn json(rows: &[Row]) -> String {
+    let rows = rows.iter().map(|row| {
+        let not_run = row.not_run.iter().map(|(name, why)| {
+            let (name, why) = (quoted(name), quoted(why));
+            format!(r#"{{"case":{name},"why":{why}}}"#)
+        });
+        let measured = row.measured.iter().map(|words| quoted(words));
+        format!(
+            r#"{{"suite":{},"passed":{},"failed":{},"seconds":{:.1},"not_run":[{}],"measured":[{}]}}"#,
+            quoted(row.suite),
+            row.passed,
+            row.failed,
+            row.seconds,
+            not_run.collect::<Vec<_>>().join(","),
+            measured.collect::<Vec<_>>().join(",\n"),
+        )
+    });
+    format!(r#""suites":[{}]"#, rows.collect::<Vec<_>>().join(",\n"))
+}
+
+/// What a case says beside its result is indented like this.
+const REMARK: &str = "      ";
+/// A log that is shown after a failure, like this.
+const LOG: char = '|';
 
 /// Reads our closing line, `3 passed, 0 failed`, or one of cargo's.
 fn counts(line: &str) -> Option<(u32, u32)> {
