@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     endpoint::{CommandRefused, Context, Endpoint},
-    exchange::{block, chance_between, owner},
+    exchange::{block, chance_between, owner, whole},
     io::Event,
-    kernel::KernelOp,
+    kernel::{KernelOp, Owner},
     peer::{Compat, Connection, Suspend},
     sa::ike_sa::{IkeSa, Installing, Lingering, Live, Purpose, State},
     view::Closed,
@@ -46,6 +46,7 @@ impl Endpoint {
         };
         let connection = Arc::clone(&slot.config);
         let asleep = slot.record.is_some() || slot.suspended || retrying;
+        let slept_with = slot.record.as_ref().map(|record| record.id_r.clone());
         (slot.suspended, slot.wanted) = (false, false);
         self.sleepers.remove(&at);
         self.set_record(&connection, None);
@@ -61,10 +62,14 @@ impl Endpoint {
             }
         }
         let still_up = self.table.iter().any(|sa| of_connection(sa, &connection));
-        if !still_up && let Some(peer) = &connection.remote.id {
-            self.kernel(KernelOp::Release {
-                owner: owner(&connection, peer),
-            });
+        let of_many = connection.remote.id.is_none();
+        if !still_up || of_many {
+            let owner = whole(&connection);
+            self.kernel(KernelOp::Release { owner });
+        }
+        if let Some(peer) = slept_with.filter(|_| of_many) {
+            let owner = owner(&connection, &peer);
+            self.kernel(KernelOp::Release { owner });
         }
         if found || asleep {
             Ok(())
@@ -317,11 +322,7 @@ impl Endpoint {
                 Closed::Down => self.kernel(KernelOp::Release { owner }),
                 // A client's operator has not said `down`: its flow stays blocked.
                 Closed::PeerDeleted if !client => self.kernel(KernelOp::Release { owner }),
-                _ => self.kernel(KernelOp::Remove {
-                    owner,
-                    inbound,
-                    outbound,
-                }),
+                _ => self.lost(&connection, owner, (inbound, outbound)),
             }
         }
         let deleted = matches!(reason, Closed::Down | Closed::PeerDeleted);
@@ -353,6 +354,22 @@ impl Endpoint {
             connection: Arc::clone(&connection.name),
             reason,
         });
+    }
+
+    /// Takes a lost Child SA from the kernel, while its flow stays blocked. What blocks it is the
+    /// connection's, where it can be: peers that come and never come back must not fill the kernel.
+    fn lost(&mut self, connection: &Connection, owner: Owner, (inbound, outbound): (u32, u32)) {
+        match block(connection) {
+            Some((whole, block)) if whole != owner => {
+                self.kernel(block);
+                self.kernel(KernelOp::Release { owner });
+            }
+            _ => self.kernel(KernelOp::Remove {
+                owner,
+                inbound,
+                outbound,
+            }),
+        }
     }
 
     fn ids_of(&self, connection: &Connection) -> Vec<u64> {

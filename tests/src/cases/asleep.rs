@@ -31,7 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 fn forgotten(lab: &mut Lab) -> Result<()> {
     let (client_ns, gateway_ns) = two_sites()?;
-    let connection = gateway_connection().replace("dpd_delay = \"30s\"", "dpd_delay = \"1s\"");
+    // A gateway of many: whoever knows the key may come.
+    let connection = gateway_connection()
+        .replace("dpd_delay = \"30s\"", "dpd_delay = \"1s\"")
+        .replace(", id = \"client.example\"", "");
     let mut gateway = Site::prepare(lab, &gateway_ns, REAL, &connection)?;
     let own = Setting { node: 2, ..REAL };
     let mut client = Site::prepare(lab, &client_ns, own, &client_connection())?;
@@ -85,7 +88,7 @@ fn sleep_until_forgotten(
     }
     let states = gateway_ns.ip("xfrm state")?;
     ensure!(states.trim().is_empty(), "{states}");
-    // The blocks belong to the connection, not to the client: its flow is not to leave in clear.
+    // Three blocks for the connection, however many its clients: no flow is to leave in clear.
     let policies = gateway_ns.ip("xfrm policy")?;
     ensure!(!policies.contains("tmpl"), "{policies}");
     ensure!(policies.matches("action block").count() == 3, "{policies}");

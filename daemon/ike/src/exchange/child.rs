@@ -144,27 +144,39 @@ fn terms(
 }
 
 /// Whose kernel state a connection's Child SA is. A connection with one possible peer has one owner
-/// whoever that is, so that a block policy can stand before anybody has connected.
+/// whoever that is.
 pub(crate) fn owner(connection: &Connection, peer: &Identity) -> Owner {
-    let Connection {
-        name,
-        child,
-        remote,
-        ..
-    } = connection;
-    Owner(match &remote.id {
-        Some(_) => Arc::from(format!("{name}/{}", child.name)),
-        None => Arc::from(format!("{name}/{}/{peer}", child.name)),
-    })
+    let whole = whole(connection);
+    match &connection.remote.id {
+        Some(_) => whole,
+        None => Owner(Arc::from(format!("{}/{peer}", whole.0))),
+    }
 }
 
-/// The block policy of a connection whose flow can be known before anybody has connected.
+/// Who owns what belongs to a connection and to no one peer of it.
+pub(crate) fn whole(connection: &Connection) -> Owner {
+    Owner(Arc::from(format!(
+        "{}/{}",
+        connection.name, connection.child.name
+    )))
+}
+
+/// The block policy of a connection, whoever its peers are. `None` if it may have many and would
+/// claim every address for them: their gateway has other traffic too.
 pub(crate) fn block(connection: &Connection) -> Option<(Owner, KernelOp)> {
-    let owner = owner(connection, connection.remote.id.as_ref()?);
+    let Child {
+        local_ts,
+        remote_ts,
+        ..
+    } = &connection.child;
+    if connection.remote.id.is_none() && remote_ts.iter().any(|ts| ts.prefix().1 == 0) {
+        return None;
+    }
+    let owner = whole(connection);
     let block = KernelOp::Block {
         owner: owner.clone(),
-        local_ts: connection.child.local_ts.clone(),
-        remote_ts: connection.child.remote_ts.clone(),
+        local_ts: local_ts.clone(),
+        remote_ts: remote_ts.clone(),
     };
     Some((owner, block))
 }

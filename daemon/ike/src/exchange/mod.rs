@@ -14,7 +14,7 @@ mod resume;
 mod ticket;
 
 pub(crate) use auth::{Opening, chance_between};
-pub(crate) use child::{block, owner};
+pub(crate) use child::{block, owner, whole};
 pub(crate) use qcd::TOKENS_PER_SECOND;
 pub(crate) use rekey::AFTER_RESUMPTION;
 pub(crate) use resume::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND};

@@ -140,6 +140,12 @@ impl Node {
             .handle(input, &mut Context { now, env, ledger });
     }
 
+    fn command(&mut self, command: &Command, now: Stamp) -> Result<(), CommandRefused> {
+        let (env, ledger) = (&mut self.env, &mut self.ledger);
+        let cx = &mut Context { now, env, ledger };
+        self.endpoint.command(command, cx)
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         self.kernel.installed.len() == 1 && !self.established().is_empty()
     }
@@ -253,22 +259,16 @@ impl Pair {
     }
 
     pub(crate) fn command(&mut self, command: &Command) -> Result<(), CommandRefused> {
-        let Node {
-            endpoint,
-            env,
-            ledger,
-            ..
-        } = &mut self.client;
-        let result = endpoint.command(
-            command,
-            &mut Context {
-                now: self.now,
-                env,
-                ledger,
-            },
-        );
+        let result = self.client.command(command, self.now);
         self.drain();
         result
+    }
+
+    /// What the gateway's operator says, which can be done.
+    pub(crate) fn gateway_does(&mut self, command: &Command) {
+        let result = self.gateway.command(command, self.now);
+        result.expect("can be done");
+        self.drain();
     }
 
     pub(crate) fn up(&mut self) {

@@ -1,6 +1,6 @@
 //! The three forms of suspend, and what a crash at each step of using a session leaves behind.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ike::{
     io::{Command, Event},
@@ -189,6 +189,42 @@ fn down_and_a_delete_erase_it() {
     pair.command(&Command::Down("home".into())).expect("up");
     pair.run(SOON);
     assert!(pair.client.disk.is_empty());
+}
+
+#[test]
+fn of_many_peers_that_sleep_the_gateway_keeps_one_block_for_all() {
+    fn anybody() -> Vec<Connection> {
+        let mut side = gateway_side();
+        side[0].remote.id = None;
+        side
+    }
+    let mut pair = Pair::with(
+        13,
+        || client(Suspend::Memory),
+        anybody,
+        ike::Settings::default(),
+    );
+    pair.up();
+    pair.run(SOON);
+    let own = pair.gateway.kernel.installed.keys().next().cloned();
+    let own = own.expect("a Child SA");
+    assert!(own.starts_with("rw/net/") && pair.gateway.kernel.blocked.contains(&own));
+    pair.suspend();
+    pair.run(Duration::from_secs(150));
+    let kernel = &pair.gateway.kernel;
+    assert!(kernel.installed.is_empty());
+    assert!(
+        kernel.blocked.iter().eq(["rw/net"].map(Arc::from).iter()),
+        "nothing that grows with the peers"
+    );
+    pair.up();
+    pair.run(SOON);
+    assert!(resumed(&pair));
+
+    // The operator's `down` takes the block away too.
+    pair.gateway_does(&Command::Down("rw".into()));
+    pair.run(SOON);
+    assert!(pair.gateway.kernel.blocked.is_empty());
 }
 
 // RFC 5723: N37

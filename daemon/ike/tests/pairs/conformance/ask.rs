@@ -14,9 +14,7 @@ use ike::{
 };
 
 use super::resumed;
-use super::{
-    SOON, asleep, data_of, exchange, forget, gateway_does, is_response, kinds, notify, up,
-};
+use super::{SOON, asleep, data_of, exchange, forget, is_response, kinds, notify, up};
 use crate::{
     bed::{Pair, client_side, gateway_side},
     tap::{Tap, auth_messages, clear, meddle, opened},
@@ -50,7 +48,7 @@ fn c_ticket_request_places() {
     assert!(rekey_request(&pair).contains(&NotifyKind::TICKET_REQUEST));
     // Not in a rekey of the gateway's: it is not the client.
     let mut pair = up(2);
-    gateway_does(&mut pair, &Command::Rekey("rw".into()));
+    pair.gateway_does(&Command::Rekey("rw".into()));
     assert!(!rekey_request(&pair).contains(&NotifyKind::TICKET_REQUEST));
     let mut pair = asleep(3);
     pair.up();

@@ -12,8 +12,7 @@ use ike::{
 };
 
 use super::{
-    SOON, asleep, data_of, deliver, exchange, forget, gateway_does, kinds, refusal, request,
-    resumed, up,
+    SOON, asleep, data_of, deliver, exchange, forget, kinds, refusal, request, resumed, up,
 };
 use crate::{
     bed::{Pair, client_side, gateway_side},
@@ -26,7 +25,7 @@ fn c_delete_kills_ticket() {
     // Deleted by the gateway: the client comes back by a full exchange.
     let mut pair = up(1);
     forget(&mut pair);
-    gateway_does(&mut pair, &Command::Down("rw".into()));
+    pair.gateway_does(&Command::Down("rw".into()));
     pair.run(Duration::from_mins(1));
     assert!(pair.sent.iter().all(|sent| exchange(sent) != super::RESUME));
     assert!(pair.gateway.ledger.used.contains(&(7, 1)));

@@ -13,13 +13,12 @@ mod unsupported;
 use std::time::Duration;
 
 use ike::{
-    Context,
-    io::{Command, Event},
+    io::Event,
     wire::{notify::NotifyKind, payload::PayloadKind},
 };
 
 use crate::{
-    bed::{InFlight, Node, Pair},
+    bed::{InFlight, Pair},
     tap::Payloads,
 };
 
@@ -83,20 +82,6 @@ fn refusal(pair: &Pair) -> Option<&'static str> {
         _ => None,
     };
     pair.gateway.events.iter().rev().find_map(why)
-}
-
-fn gateway_does(pair: &mut Pair, command: &Command) {
-    let now = pair.now;
-    let Node {
-        endpoint,
-        env,
-        ledger,
-        ..
-    } = &mut pair.gateway;
-    endpoint
-        .command(command, &mut Context { now, env, ledger })
-        .expect("can be done");
-    pair.drain();
 }
 
 /// A notification about the IKE SA.

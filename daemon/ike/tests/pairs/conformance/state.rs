@@ -11,7 +11,7 @@ use ike::{
     wire::{id::Identity, notify::NotifyKind, payload::PayloadKind},
 };
 
-use super::{SOON, asleep, deliver, forget, gateway_does, kinds, refusal, request, resumed, up};
+use super::{SOON, asleep, deliver, forget, kinds, refusal, request, resumed, up};
 use crate::{
     bed::{Pair, client_side, gateway_side, suite},
     certificates::certified,
@@ -129,7 +129,7 @@ fn t_auth_method_inherited() {
 #[test]
 fn t_initiator_flag() {
     let mut pair = up(4);
-    gateway_does(&mut pair, &Command::Rekey("rw".into()));
+    pair.gateway_does(&Command::Rekey("rw".into()));
     pair.run(SOON);
     assert!(
         !pair.client.established()[0].initiator,
