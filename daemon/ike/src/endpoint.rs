@@ -264,6 +264,11 @@ impl Endpoint {
         self.keyring.retain(live);
     }
 
+    /// New SPI keys: the present `k_spi`, then the one before.
+    pub const fn set_spi_keys(&mut self, keys: [SipKey; 2]) {
+        self.spi_keys = keys;
+    }
+
     /// The epoch added last, which new tickets are sealed with.
     #[must_use]
     pub fn newest_ticket_root(&self) -> Option<u8> {

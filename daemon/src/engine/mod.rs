@@ -130,7 +130,7 @@ impl Engine {
             .collect();
         let mut environment = Environment::new(private_keys);
         let keys = NodeKeys {
-            spi: start.spi_keys.map(SipKey::from_octets),
+            spi: start.spi_keys.0.map(SipKey::from_octets),
             qcd: start.qcd,
         };
         let logins = Logins::new(connections.len());
@@ -287,6 +287,9 @@ impl Engine {
                 self.endpoint.retain_ticket_roots(&live);
                 self.ledger.set_epochs(&epochs);
                 self.epochs = epochs.times;
+            }
+            KeeperEvent::SpiKeys(keys) => {
+                self.endpoint.set_spi_keys(keys.0.map(SipKey::from_octets));
             }
             KeeperEvent::Stop { goodbye } => {
                 let now = now().boot;

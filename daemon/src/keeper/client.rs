@@ -28,7 +28,7 @@ use super::{
     channel::{Channel, ChannelError, Received},
     protocol::{
         self, Answer, BootInfo, EpochKey, FromKeeper, GateStatus, Hello, Operation, Request,
-        ToKeeper,
+        SpiKeys, ToKeeper,
     },
     sandbox::{self, SandboxError},
 };
@@ -51,6 +51,8 @@ pub enum KeeperEvent {
     Kernel(Vec<(OpId, Result<(), KernelFailed>)>),
     /// The live epochs have changed: give the core their roots, then the ledger the whole.
     Epochs(Epochs),
+    /// The SPI keys have changed: give them to the core.
+    SpiKeys(SpiKeys),
     /// End soon, with or without DELETEs.
     Stop {
         /// Whether to say goodbye to the peers.
@@ -78,7 +80,7 @@ pub struct EngineStart {
     /// Our octet in SPIs and tickets.
     pub node: u8,
     /// The present `k_spi`, then the one before.
-    pub spi_keys: [[u8; 16]; 2],
+    pub spi_keys: SpiKeys,
     /// Secret of crash detection tokens, for the core.
     pub qcd: Secret,
     /// How this start came about.
@@ -219,7 +221,7 @@ impl EngineStart {
             epochs,
             ledger,
             node,
-            spi_keys: spi_keys.0,
+            spi_keys,
             qcd,
             boot,
         })
@@ -400,6 +402,7 @@ impl Shared {
                     self.watch(&mut epochs);
                     KeeperEvent::Epochs(epochs)
                 }
+                Answer::SpiKeys(keys) => KeeperEvent::SpiKeys(keys),
                 Answer::Stop { goodbye } => KeeperEvent::Stop { goodbye },
                 Answer::Indexes(range) => {
                     self.indexes.deliver(range);

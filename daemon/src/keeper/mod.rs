@@ -41,14 +41,12 @@ use tracing::{error, info, warn};
 pub use self::{
     channel::ChannelError,
     client::{Client, ClientError, EngineStart, KeeperEvent, Listener, MAX_IN_FLIGHT},
-    protocol::{BootInfo, GateAttachment, GateStatus},
+    protocol::{BootInfo, GateAttachment, GateStatus, SpiKeys},
 };
 use self::{
     engine::{BackOff, Engine},
     guard::Guard,
-    protocol::{
-        Answer, EpochKey, FromKeeper, Hello, Operation, OrphanShape, Request, SpiKeys, ToKeeper,
-    },
+    protocol::{Answer, EpochKey, FromKeeper, Hello, Operation, OrphanShape, Request, ToKeeper},
 };
 use crate::{
     gate::GateOptions,
@@ -285,8 +283,10 @@ impl Keeper {
             Err(error) => error!("ticket ring: {error}"),
         }
         match self.node.rotate(&self.options.state_dir, wall) {
-            // The engine learns of it when it starts; until then the key it uses is the older of two.
-            Ok(true) => self.guard.set_keys(&self.ring, &self.node),
+            Ok(true) => {
+                self.guard.set_keys(&self.ring, &self.node);
+                self.tell(0, Answer::SpiKeys(SpiKeys(*self.node.spi_keys())));
+            }
             Ok(false) => {}
             Err(error) => error!("SPI keys: {error}"),
         }

@@ -9,7 +9,7 @@
 //! | `ReserveIndexes`           | `Indexes`; after `Epochs`, if the epoch changed on the way      |
 //! | `NewEpoch`                 | `Epochs`, with all bitmaps as descriptors; then `NewEpoch`      |
 //! | `GateStatus`               | `Gate`                                                          |
-//! | (nothing)                  | `Epochs` on rotation; `Stop` when it is time to leave           |
+//! | (nothing)                  | `Epochs`, `SpiKeys` on rotation; `Stop` when it is time to leave |
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -127,6 +127,8 @@ pub enum Answer {
     Done(Vec<(u64, Result<(), String>)>),
     /// To [`Request::Usage`].
     Usage(Option<Usage>),
+    /// The SPI keys have been rotated.
+    SpiKeys(SpiKeys),
     /// All live epochs, oldest first; their bitmaps come beside it in the same order.
     Epochs(Vec<EpochKey>),
     /// To [`Request::NewEpoch`]: its id, or why there is none.

@@ -65,10 +65,14 @@ impl Node {
         if now < self.since.saturating_add(ROTATION_SECONDS) {
             return Ok(false);
         }
-        let present = fresh()?;
-        self.keys = [present, self.keys[0]];
-        self.since = now;
-        durable::write(&folder.join(FILE), MAGIC, self)?;
+        let next = Self {
+            keys: [fresh()?, self.keys[0]],
+            since: now,
+            ..*self
+        };
+        // Not in use before it is on disk: SPIs have to be known after a restart.
+        durable::write(&folder.join(FILE), MAGIC, &next)?;
+        *self = next;
         Ok(true)
     }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use gate_abi::{sip::SipKey, spi::OurSpi};
 use ike::{
     Context,
     counters::Counter,
@@ -220,4 +221,25 @@ fn down_after_a_crash_still_works() {
     pair.run(Duration::from_mins(1));
     assert!(pair.client.established().is_empty());
     assert!(pair.client.kernel.installed.is_empty() && pair.client.kernel.blocked.is_empty());
+}
+
+#[test]
+fn new_spi_keys_count_from_the_next_sa_on_and_disturb_none() {
+    let key = |k0| SipKey { k0, k1: 2 };
+    let of_gateway = |pair: &Pair| {
+        let sas = pair.gateway.established();
+        OurSpi::from_wire(sas[0].spis.1)
+    };
+    let mut pair = Pair::new(41);
+    pair.up();
+    pair.run(SOON);
+    assert!(of_gateway(&pair).check_is_right(&key(1)));
+    pair.gateway.endpoint.set_spi_keys([key(5), key(1)]);
+    pair.run(Duration::from_mins(2));
+    assert!(pair.keys_agree(), "the SA goes on");
+    pair.suspend();
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree());
+    assert!(of_gateway(&pair).check_is_right(&key(5)));
 }
