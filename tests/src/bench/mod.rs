@@ -4,6 +4,7 @@
 mod crowd;
 mod floor;
 mod resume;
+mod wire;
 
 use std::{env, fmt, fs, path::Path, process::ExitCode, time::Duration};
 
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 use crate::suite::Lab;
 
-const USAGE: &str = "usage: bench resume LOGINS FILE";
+const USAGE: &str = "usage: bench resume LOGINS FILE | bench wire ADDRESS";
 
 /// Runs the benchmark that the arguments name.
 #[must_use]
@@ -21,6 +22,7 @@ pub fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["resume", logins, file] => resume(logins, Path::new(file)),
+        ["wire", address] => wire::serve(address),
         _ => Err(anyhow::anyhow!("{USAGE}")),
     };
     match done {

@@ -1,5 +1,6 @@
 //! What a login of each kind costs the gateway when many come at once: the scheduler's accounting
-//! over all threads of keeper and engine, and the arithmetic's floor in the same run.
+//! over all threads of keeper and engine; and in the same run the floors of the arithmetic and of the
+//! sockets.
 //!
 //! There is no data plane and no gate. The used bits are synced as always.
 
@@ -8,7 +9,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
 
-use super::{Figure, crowd::Crowd, floor};
+use super::{Figure, crowd::Crowd, floor, wire::Wire};
 use crate::{
     netns::{Namespace, connect},
     process::settled,
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// Logs in so many times in each way, [`AT_ONCE`] at a time.
-pub(super) fn measure(lab: &Lab, logins: u32) -> Result<[Figure; 3]> {
+pub(super) fn measure(lab: &Lab, logins: u32) -> Result<[Figure; 4]> {
     let (clients_ns, gateway_ns) = (Namespace::new("clients")?, Namespace::new("gateway")?);
     connect(
         (&clients_ns, "eth0", &[&format!("{CLIENTS}/24")]),
@@ -37,20 +38,24 @@ pub(super) fn measure(lab: &Lab, logins: u32) -> Result<[Figure; 3]> {
     gateway.start(lab)?;
     let processes = gateway.processes()?;
     let mut crowd = Crowd::new(&clients_ns, GATEWAY, AT_ONCE)?;
+    let wire = Wire::start(lab, (&clients_ns, &gateway_ns), GATEWAY, AT_ONCE)?;
 
     let batches = logins.div_ceil(u32::from(AT_ONCE)) as usize;
-    let (mut full, mut resume, mut floors) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut full, mut resume) = (Vec::new(), Vec::new());
+    let (mut floors, mut wires) = (Vec::new(), Vec::new());
     for batch in 0..WARM_UP + batches {
         let of_full = cost(&mut crowd, &processes, false)?;
         crowd.suspend()?;
         let of_resume = cost(&mut crowd, &processes, true)?;
         let of_floor = floor::measure(u32::from(AT_ONCE))?;
+        let of_wire = wire.measure()?;
         crowd.log_out()?;
         // The first of each kind pay for caches and pages that the others find.
         if batch >= WARM_UP {
             full.push(of_full);
             resume.push(of_resume);
             floors.push(of_floor);
+            wires.push(of_wire);
         }
     }
     let status = gateway.ikectl("status")?;
@@ -63,6 +68,7 @@ pub(super) fn measure(lab: &Lab, logins: u32) -> Result<[Figure; 3]> {
         Figure::of("resume_cpu_us", &resume),
         Figure::of("crypto_floor_us", &floors),
         Figure::of("full_psk_x25519_cpu_us", &full),
+        Figure::of("sockets_alone_cpu_us", &wires),
     ])
 }
 
