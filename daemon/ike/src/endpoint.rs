@@ -16,7 +16,11 @@ use gate_abi::{
 use crate::{
     counters::{Counter, Counters},
     crypto::Secret,
-    defence::{allowance::Allowance, budget::HalfOpenBudget, cookie::CookieJar},
+    defence::{
+        allowance::Allowance,
+        budget::HalfOpenBudget,
+        cookie::{CookieJar, CookieSecrets},
+    },
     exchange::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, TOKENS_PER_SECOND},
     io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
     kernel::{KernelFailed, KernelOp, OpId, Owner},
@@ -78,6 +82,8 @@ pub struct NodeKeys {
     pub spi: [SipKey; 2],
     /// 32 octets from which quick crash detection tokens are made (RFC 6290, 5.1).
     pub qcd: Secret,
+    /// Behind the cookies; the gate has the same.
+    pub cookies: CookieSecrets,
 }
 
 /// Time, chance and the ticket ledger, for the length of one step.
@@ -192,7 +198,7 @@ impl Endpoint {
             retries: BTreeMap::new(),
             table: SaTable::default(),
             keyring,
-            cookies: CookieJar::new(now, env),
+            cookies: CookieJar::new(keys.cookies, now),
             budget: HalfOpenBudget::new(
                 settings.max_half_open,
                 settings.cookie_from,

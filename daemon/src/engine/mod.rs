@@ -20,6 +20,7 @@ use std::{
 use gate_abi::sip::SipKey;
 use ike::{
     Context, Endpoint, NodeKeys, Settings,
+    defence::cookie::CookieSecrets,
     io::{Command, Event, Input, Output, Path, Stamp},
     view::SaState,
 };
@@ -131,6 +132,7 @@ impl Engine {
         let mut environment = Environment::new(private_keys);
         let keys = NodeKeys {
             spi: start.spi_keys.0.map(SipKey::from_octets),
+            cookies: CookieSecrets::new(&start.qcd, start.boot.boot_id),
             qcd: start.qcd,
         };
         let logins = Logins::new(connections.len());

@@ -15,6 +15,7 @@ use gate_abi::sip::SipKey;
 use ike::{
     Context, Endpoint, NodeKeys, Settings,
     crypto::{Encryption, Group, KeyShare, KeyShareError, Prf, Secret, SignError, SignatureScheme},
+    defence::cookie::CookieSecrets,
     io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger},
     kernel::EspCipher,
     peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
@@ -82,6 +83,7 @@ impl Client {
         };
         let keys = NodeKeys {
             spi: [key(), key()],
+            cookies: CookieSecrets::new(&Secret::new(vec![0; 32]), [0; 16]),
             qcd: Secret::new(vec![0; 32]),
         };
         let connections = vec![connection(number, gateway)?];

@@ -351,7 +351,7 @@ impl Endpoint {
         }
         // A wrong cookie counts as none (RFC 7296, 2.6).
         self.counters.add(Counter::CookieSent);
-        let cookie = self.cookies.make(bound, cx.now, cx.env);
+        let cookie = self.cookies.make(bound, cx.now);
         self.refuse_first(path, header, NotifyKind::COOKIE, &cookie);
         false
     }

@@ -12,6 +12,7 @@ use gate_abi::sip::SipKey;
 use ike::{
     CommandRefused, Context, Endpoint, NodeKeys, Settings,
     crypto::{Encryption, Group, Prf, Secret},
+    defence::cookie::CookieSecrets,
     io::{Command, Event, Input, Output, Path, Stamp, TicketRoot},
     kernel::{ChildInstall, EspCipher, KernelFailed, KernelOp, OpId},
     peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
@@ -172,6 +173,7 @@ fn node_keys() -> NodeKeys {
     let key = |k0| SipKey { k0, k1: 2 };
     NodeKeys {
         spi: [key(1), key(3)],
+        cookies: CookieSecrets::new(&Secret::new(vec![4; 32]), [5; 16]),
         qcd: Secret::new(vec![4; 32]),
     }
 }
