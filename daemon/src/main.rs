@@ -114,6 +114,7 @@ fn options(config: &Config, engine: Vec<OsString>) -> KeeperOptions {
         run_dir: daemon.run_dir.clone(),
         listen: listen.collect(),
         gate,
+        flood: config.flood.mode,
         engine,
         dataplane: match daemon.dataplane {
             DataplaneChoice::Xfrm => DataplaneKind::Xfrm,

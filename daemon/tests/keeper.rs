@@ -21,6 +21,7 @@ use nix::{
     unistd::Pid,
 };
 use rekindled::{
+    gate::FloodMode,
     keeper::{self, DataplaneKind, EngineStart, KeeperEvent, KeeperOptions},
     tickets::RingOptions,
     udp::{Listen, MAX_DATAGRAM, Service},
@@ -257,6 +258,7 @@ fn keeper_role(folder: &Path) {
         run_dir: folder.join("run"),
         listen: vec![listen(Service::Ike), listen(Service::Natt)],
         gate: None,
+        flood: FloodMode::Auto,
         engine: vec![
             env::current_exe().expect("this program").into(),
             "engine-role".into(),

@@ -1,12 +1,11 @@
 //! One counter of packets and one of octets for each reason, on each CPU.
 
-use gate_abi::classify::Reason;
-
 use crate::maps::COUNTERS;
 
+/// `reason` is the number of a `gate_abi::classify::Reason`.
 #[inline(always)]
-pub fn add(reason: Reason, octets: usize) {
-    let Some(count) = COUNTERS.get_ptr_mut(reason as u32) else {
+pub fn add(reason: u32, octets: usize) {
+    let Some(count) = COUNTERS.get_ptr_mut(reason) else {
         return;
     };
     // SAFETY: the pointer is to this CPU's own value, and a CPU runs one XDP program at a time.

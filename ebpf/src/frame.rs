@@ -1,4 +1,4 @@
-//! Bounded reads of a packet, in the two forms that verifiers accept. All that is unsafe about
+//! Bounded reads and writes of a packet, in the two forms that verifiers accept. All that is unsafe about
 //! packets is here.
 
 #[cfg(not(feature = "direct"))]
@@ -7,6 +7,11 @@ mod copied;
 mod direct;
 
 use core::arch::asm;
+use core::mem::MaybeUninit;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::{bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes};
+use aya_ebpf::programs::XdpContext;
 
 #[cfg(not(feature = "direct"))]
 pub use self::copied::Copied as Packet;
@@ -35,5 +40,56 @@ fn unknown_zero(len: usize) -> usize {
     len - opaque(len)
 }
 
+/// Reads by helper, into aligned memory: any alignment, any number of buffers.
+#[inline(always)]
+fn copy<const N: usize>(context: &XdpContext, at: usize) -> Option<[u8; N]> {
+    let mut octets = MaybeUninit::<Aligned<[u8; N]>>::uninit();
+    // SAFETY: the helper writes N octets, or none and says so; the place holds N.
+    let error = unsafe {
+        bpf_xdp_load_bytes(
+            context.as_ptr().cast(),
+            at as u32,
+            octets.as_mut_ptr().cast(),
+            N as u32,
+        )
+    };
+    if error != 0 {
+        return None;
+    }
+    // SAFETY: the helper succeeded, so all N octets are written.
+    Some(unsafe { octets.assume_init() }.0)
+}
+
+/// Writes by helper. `false` if the words do not fit.
+#[inline(always)]
+fn store<const N: usize>(context: &XdpContext, at: usize, words: [u32; N]) -> bool {
+    let mut words = Aligned(words);
+    // SAFETY: the helper reads 4 * N octets, which is what the place holds.
+    let error = unsafe {
+        bpf_xdp_store_bytes(
+            context.as_ptr().cast(),
+            at as u32,
+            (&raw mut words).cast(),
+            4 * N as u32,
+        )
+    };
+    error == 0
+}
+
+/// Leaves off what is behind the first `len` of `octets`.
+#[inline(always)]
+fn cut(context: &XdpContext, octets: usize, len: usize) -> bool {
+    if len > octets {
+        return false;
+    }
+    let delta = len as i32 - octets as i32;
+    // SAFETY: the context is the one the kernel called us with; nothing reads the packet after this.
+    unsafe { bpf_xdp_adjust_tail(context.as_ptr().cast(), delta) == 0 }
+}
+
 /// More than any offset in a frame.
 const OFFSET_MASK: usize = 0x1_ffff;
+
+/// Strict verifiers want whole words at whole places.
+#[repr(C, align(8))]
+struct Aligned<T>(T);

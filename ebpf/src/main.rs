@@ -1,9 +1,9 @@
 //! The gate: the XDP program in front of the daemon. It tells a resumption that holds a real
 //! ticket from a forged one before the kernel has built a socket buffer.
 //!
-//! A frame goes through three stages: read (`frame`), judge (`gate_abi::classify`, with what the
-//! daemon told by way of `maps`), count (`counters`). There is no panic path: an object with one
-//! does not load.
+//! A frame goes through four stages: read (`frame`), judge (`gate_abi::classify`, with what the
+//! daemon told by way of `maps`), answer where the verdict says so (`gate_abi::reply`), count
+//! (`counters`). There is no panic path: an object with one does not load.
 
 #![no_std]
 #![no_main]
@@ -14,10 +14,11 @@ mod frame;
 mod maps;
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use gate_abi::classify::{Frame, Verdict, classify};
+use gate_abi::classify::{Verdict, classify};
+use gate_abi::reply::FrameMut;
 
 use crate::frame::Packet;
 use crate::maps::Told;
@@ -25,7 +26,7 @@ use crate::maps::Told;
 /// For interfaces whose frames lie in one buffer.
 #[xdp]
 pub fn gate(context: XdpContext) -> u32 {
-    judge(&Packet::new(&context))
+    judge(&mut Packet::new(&context))
 }
 
 /// For interfaces with an MTU beyond one page. Direct access would see the first buffer alone, so
@@ -33,23 +34,35 @@ pub fn gate(context: XdpContext) -> u32 {
 #[cfg(not(feature = "direct"))]
 #[xdp(frags)]
 pub fn gate_frags(context: XdpContext) -> u32 {
-    judge(&Packet::new(&context))
+    judge(&mut Packet::new(&context))
 }
 
 #[inline(always)]
-fn judge<F: Frame>(frame: &F) -> u32 {
-    let verdict = classify(frame, &Told);
-    counters::add(verdict.reason(), frame.octets());
-    match verdict {
-        Verdict::Pass(_) => XDP_PASS,
-        Verdict::Drop(_) => XDP_DROP,
-    }
+fn judge<F: FrameMut>(frame: &mut F) -> u32 {
+    let judgement = classify(frame, &Told);
+    let octets = frame.octets();
+    let (reason, action) = match judgement.verdict {
+        Verdict::Pass(reason) => (reason as u32, XDP_PASS),
+        Verdict::Drop(reason) => (reason as u32, XDP_DROP),
+        Verdict::Reply(reason) => {
+            // Whatever the reason, the answer is written in the same way.
+            let sent = frame.forget(u64::from(reason as u32)) as u32;
+            let unsent = frame.forget(u64::from(reason.unanswered() as u32)) as u32;
+            if judgement.reply.write(frame) {
+                (sent, XDP_TX)
+            } else {
+                (unsent, XDP_DROP)
+            }
+        }
+    };
+    counters::add(reason, octets);
+    action
 }
 
 /// The loader insists on this symbol (`gate_abi::maps::ABI_SYMBOL`), so that a daemon and an
 /// object of another layout never meet.
 #[unsafe(no_mangle)]
-static GATE_ABI_1: Global<u32> = Global::new(gate_abi::maps::ABI_VERSION);
+static GATE_ABI_2: Global<u32> = Global::new(gate_abi::maps::ABI_VERSION);
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]

@@ -5,14 +5,21 @@ use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::btf_map;
 use gate_abi::classify::{Knowledge, Reason};
-use gate_abi::maps::{Config, Count, KEYS_ENTRIES, KeySlot, LOCAL_ENTRIES, SPI_KEYS_ENTRIES};
-use gate_abi::sip::SipKey;
+use gate_abi::defence::{Budget, Level, Meter, Spent};
+use gate_abi::maps::{
+    COOKIE_KEYS_ENTRIES, Config, Count, KEYS_ENTRIES, KeySlot, LOCAL_ENTRIES, METERS_ENTRIES,
+    SPI_KEYS_ENTRIES, TicketKeySlot, TicketKeys, WALL_SOUND,
+};
+use gate_abi::sip::{SipKey, siphash24_words};
 
 #[btf_map]
-static KEYS: Array<KeySlot, KEYS_ENTRIES> = Array::new();
+static KEYS: Array<TicketKeySlot, KEYS_ENTRIES> = Array::new();
 
 #[btf_map]
 static SPI_KEYS: Array<KeySlot, SPI_KEYS_ENTRIES> = Array::new();
+
+#[btf_map]
+static COOKIE_KEYS: Array<KeySlot, COOKIE_KEYS_ENTRIES> = Array::new();
 
 /// The key is the 16 octets of an address, as words: a key lies on the stack, where the verifier
 /// wants every access aligned even if the packet's need not be.
@@ -26,9 +33,15 @@ static CONFIG: Array<Config, 1> = Array::new();
 static HEARTBEAT: Array<u64, 1> = Array::new();
 
 #[btf_map]
+static BUDGETS: PerCpuArray<Spent, { Budget::COUNT }> = PerCpuArray::new();
+
+#[btf_map]
+static METERS: Array<u64, METERS_ENTRIES> = Array::new();
+
+#[btf_map]
 pub static COUNTERS: PerCpuArray<Count, { Reason::COUNT }> = PerCpuArray::new();
 
-/// What the daemon told.
+/// What the daemon told, and what was counted since.
 pub struct Told;
 
 impl Knowledge for Told {
@@ -38,8 +51,13 @@ impl Knowledge for Told {
     }
 
     #[inline(always)]
-    fn ticket_key(&self, key_id: u8) -> Option<SipKey> {
-        KEYS.get(u32::from(key_id))?.key()
+    fn level(&self) -> Level {
+        Level::from_word(CONFIG.get(0).map_or(0, |config| config.level))
+    }
+
+    #[inline(always)]
+    fn ticket_keys(&self, key_id: u8) -> Option<TicketKeys> {
+        KEYS.get(u32::from(key_id))?.keys()
     }
 
     #[inline(always)]
@@ -48,7 +66,12 @@ impl Knowledge for Told {
     }
 
     #[inline(always)]
-    fn is_local(&self, address: &[u8; 16]) -> bool {
+    fn cookie_key(&self, epoch: u8) -> Option<SipKey> {
+        COOKIE_KEYS.get(u32::from(epoch))?.key()
+    }
+
+    #[inline(always)]
+    fn address(&self, address: &[u8; 16]) -> u64 {
         let [
             a0,
             a1,
@@ -71,19 +94,69 @@ impl Knowledge for Told {
             u64::from_ne_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
             u64::from_ne_bytes([b0, b1, b2, b3, b4, b5, b6, b7]),
         ];
-        LOCAL.get_ptr(words).is_some()
+        let Some(found) = LOCAL.get_ptr(words) else {
+            return 0;
+        };
+        // SAFETY: the kernel keeps the value in place until the program ends; user space writes
+        // whole words.
+        unsafe { *found }
     }
 
     #[inline(always)]
-    fn silence(&self) -> u64 {
-        let last = HEARTBEAT.get(0).map_or(0, |last| *last);
+    fn now(&self) -> u64 {
         // SAFETY: the helper has no arguments and no preconditions.
-        let now = unsafe { bpf_ktime_get_boot_ns() };
-        // A beat from another CPU may be a little ahead of the clock read here.
-        if now > last {
-            (now - last) / 1_000_000_000
-        } else {
-            0
+        unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn last_beat(&self) -> u64 {
+        HEARTBEAT.get(0).map_or(0, |last| *last)
+    }
+
+    #[inline(always)]
+    fn wall_minus_boot(&self) -> Option<u64> {
+        let config = CONFIG.get(0)?;
+        if config.flags & WALL_SOUND == 0 {
+            return None;
         }
+        Some(config.wall_minus_boot)
+    }
+
+    #[inline(always)]
+    fn spend(&self, budget: Budget, now: u64) -> bool {
+        let Some(config) = CONFIG.get(0) else {
+            return false;
+        };
+        let limit = match budget {
+            Budget::UnknownKeyId => config.budgets[0],
+            Budget::TagWrong => config.budgets[1],
+            Budget::Expired => config.budgets[2],
+            Budget::Cookie => config.budgets[3],
+        };
+        let Some(spent) = BUDGETS.get_ptr_mut(budget as u32) else {
+            return false;
+        };
+        // SAFETY: the pointer is to this CPU's own value, and a CPU runs one XDP program at a time.
+        unsafe { (*spent).take(limit, now) }
+    }
+
+    #[inline(always)]
+    fn charge(&self, meter: Meter, about: u64, now: u64) -> bool {
+        let Some(config) = CONFIG.get(0) else {
+            return true;
+        };
+        let hash = siphash24_words(&config.meter_key, &[about]);
+        let Some(cell) = METERS.get_ptr_mut(meter.cell(hash)) else {
+            return true;
+        };
+        // SAFETY: the cell stays in place. Two CPUs may charge it at once, and one charge be lost:
+        // that lets through one more, and costs no lock.
+        let used_until = unsafe { cell.read_volatile() };
+        let Some(used_until) = meter.charge(used_until, now) else {
+            return false;
+        };
+        // SAFETY: as above; a word is written whole.
+        unsafe { cell.write_volatile(used_until) };
+        true
     }
 }

@@ -254,7 +254,9 @@ mod tests {
 
     use gate_abi::{
         classify::{Knowledge, Reason, Verdict, classify},
+        defence::{Budget, Level, Meter},
         frames::{self, Around, Message},
+        maps::{OUR_ADDRESS, TicketKeys},
         sip::SipKey,
     };
 
@@ -270,17 +272,38 @@ mod tests {
         fn flags(&self) -> u64 {
             gate_abi::maps::TICKET_KEYS_SET
         }
-        fn ticket_key(&self, key_id: u8) -> Option<SipKey> {
-            (key_id == KEY_ID).then_some(TAG_KEY)
+        fn level(&self) -> Level {
+            Level::Calm
+        }
+        fn ticket_keys(&self, key_id: u8) -> Option<TicketKeys> {
+            (key_id == KEY_ID).then_some(TicketKeys {
+                tag: TAG_KEY,
+                mask: frames::MASK_KEY,
+            })
         }
         fn spi_key(&self, _: u32) -> Option<SipKey> {
             None
         }
-        fn is_local(&self, _: &[u8; 16]) -> bool {
-            true
+        fn cookie_key(&self, _: u8) -> Option<SipKey> {
+            None
         }
-        fn silence(&self) -> u64 {
+        fn address(&self, _: &[u8; 16]) -> u64 {
+            OUR_ADDRESS
+        }
+        fn now(&self) -> u64 {
             0
+        }
+        fn last_beat(&self) -> u64 {
+            0
+        }
+        fn wall_minus_boot(&self) -> Option<u64> {
+            Some(0)
+        }
+        fn spend(&self, _: Budget, _: u64) -> bool {
+            false
+        }
+        fn charge(&self, _: Meter, _: u64, _: u64) -> bool {
+            true
         }
     }
 
@@ -299,13 +322,16 @@ mod tests {
         for port in [500, 4500] {
             let genuine = genuine(port);
             assert_eq!(
-                classify(&genuine[..], &Told),
+                classify(&genuine[..], &Told).verdict,
                 Verdict::Pass(Reason::ResumeProven)
             );
             let mut forger = Forger::from_request(&genuine).unwrap();
             for _ in 0..100 {
                 let forged = forger.forge();
-                assert_eq!(classify(forged, &Told), Verdict::Drop(Reason::TagWrong));
+                assert_eq!(
+                    classify(forged, &Told).verdict,
+                    Verdict::Drop(Reason::TagWrong)
+                );
                 assert_eq!(forged.len(), genuine.len());
             }
         }

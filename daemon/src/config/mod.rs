@@ -37,8 +37,8 @@ pub use self::{
     credential::{MAX_CERTIFICATES, MAX_CREDENTIAL_OCTETS, MAX_PSK_OCTETS, PrivateKey},
     document::{ConfigErrors, MAX_FILE_OCTETS, MAX_PROBLEMS, Problem},
     settings::{
-        DEFAULT_TICKET_LIFETIME, DaemonConfig, DataplaneChoice, GateConfig, GateMode, LogConfig,
-        LogLevel, MAX_LISTED, ResumeConfig, TICKET_LIFETIME_BOUNDS,
+        DEFAULT_TICKET_LIFETIME, DaemonConfig, DataplaneChoice, FloodConfig, GateConfig, GateMode,
+        LogConfig, LogLevel, MAX_LISTED, ResumeConfig, TICKET_LIFETIME_BOUNDS,
     },
 };
 
@@ -58,6 +58,8 @@ pub struct Config {
     pub resume: ResumeConfig,
     /// `[gate]`.
     pub gate: GateConfig,
+    /// `[flood]`.
+    pub flood: FloodConfig,
     /// `[log]`.
     pub log: LogConfig,
     /// `[connections]`, in the order of the files.
@@ -108,6 +110,7 @@ impl Config {
                 Section::root(document, table, sink).only(&[
                     "connections",
                     "daemon",
+                    "flood",
                     "gate",
                     "log",
                     "resume",
@@ -145,6 +148,9 @@ impl Config {
         }
         if let Some(section) = root.section("gate", GateConfig::KEYS) {
             self.gate.take(&section);
+        }
+        if let Some(section) = root.section("flood", FloodConfig::KEYS) {
+            self.flood.take(&section);
         }
         if let Some(section) = root.section("log", LogConfig::KEYS) {
             self.log.take(&section);

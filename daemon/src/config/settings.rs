@@ -1,5 +1,5 @@
-//! The tables of the configuration that are not connections: `[daemon]`, `[resume]`, `[gate]` and
-//! `[log]`.
+//! The tables of the configuration that are not connections: `[daemon]`, `[resume]`, `[gate]`,
+//! `[flood]` and `[log]`.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
+use gate_abi::defence::Level;
+
 use super::section::{Entry, Section};
+use crate::gate::FloodMode;
 
 /// Addresses to listen on, and interfaces to guard.
 pub const MAX_LISTED: usize = 64;
@@ -86,6 +89,13 @@ pub enum GateMode {
     Generic,
     /// Never.
     Off,
+}
+
+/// `[flood]`: how much first messages have to show.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct FloodConfig {
+    /// Who chooses the level.
+    pub mode: FloodMode,
 }
 
 /// `[log]`.
@@ -254,6 +264,24 @@ impl ResumeConfig {
             "ticket_lifetime",
             |entry| entry.duration(least, most),
         );
+    }
+}
+
+impl FloodConfig {
+    pub(super) const KEYS: &[&str] = &["mode"];
+
+    pub(super) fn take(&mut self, section: &Section<'_>) {
+        set(&mut self.mode, section, "mode", |entry| {
+            let fixed = Level::ALL.map(FloodMode::Fixed);
+            let [calm, guarded, attack] = fixed.map(|mode| (mode.word(), mode));
+            entry.choice(&[
+                (FloodMode::Auto.word(), FloodMode::Auto),
+                calm,
+                guarded,
+                attack,
+                (FloodMode::Off.word(), FloodMode::Off),
+            ])
+        });
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use gate_abi::sip::SipKey;
+use gate_abi::{defence::Level, sip::SipKey};
 use ike::{
     Context, Endpoint, NodeKeys, Settings,
     defence::cookie::CookieSecrets,
@@ -31,6 +31,7 @@ use self::{environment::Environment, logins::Logins, operator::Waiting, stores::
 use crate::{
     config::Config,
     control::{self, ControlError, ControlRequest, QUEUE},
+    gate::FloodMode,
     keeper::{Client, EngineStart, KeeperEvent, STOP_SECONDS},
     tickets::{EpochTimes, Ledger},
     udp::{MAX_DATAGRAM, UdpSocket},
@@ -110,15 +111,27 @@ impl Engine {
         }
         let Config {
             daemon,
+            flood,
             connections,
             private_keys,
             start_up,
             ..
         } = config;
+        let (cookie_from, cookie_from_network) = match flood.mode {
+            // Without a gate to ask for cookies, the core does.
+            FloodMode::Fixed(Level::Attack) => (0, 0),
+            FloodMode::Off => (usize::MAX, u32::MAX),
+            FloodMode::Auto | FloodMode::Fixed(Level::Calm | Level::Guarded) => {
+                let usual = Settings::default();
+                (usual.cookie_from, usual.cookie_from_network)
+            }
+        };
         let settings = Settings {
             node: start.node,
             ike_port: daemon.ike_port,
             natt_port: daemon.natt_port,
+            cookie_from,
+            cookie_from_network,
             ..Settings::default()
         };
         let dialled = connections

@@ -340,18 +340,16 @@ fn gate_report(status: &GateStatus) -> GateReport {
         .collect();
     let verdicts = Reason::ALL.iter().filter_map(|reason| {
         let name = reason.name();
-        let (_, packets, _) = status
-            .counters
-            .iter()
-            .find(|(counter, ..)| counter == name)?;
+        let counted = status.counters.iter().find(|one| one.reason == name)?;
         let verdict = match reason.verdict() {
             Verdict::Pass(_) => "pass",
+            Verdict::Reply(_) => "tx",
             Verdict::Drop(_) => "drop",
         };
         Some(GateVerdict {
             verdict,
             reason: name,
-            packets: *packets,
+            packets: counted.packets,
         })
     });
     GateReport {

@@ -3,6 +3,7 @@
 //! Every value crosses the kernel line as a row of `u64`, which aya already knows to be plain
 //! memory; that is why no `unsafe` is needed here.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -11,7 +12,8 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
 use gate_abi::classify::Reason;
-use gate_abi::maps::{self as abi, KeySlot};
+use gate_abi::defence::{Budget, Level, Spent};
+use gate_abi::maps::{self as abi, Config, KeySlot, TicketKeySlot, TicketKeys};
 use gate_abi::sip::SipKey;
 
 use super::GateError;
@@ -19,10 +21,13 @@ use super::counters::Counters;
 
 /// The maps of a gate, whether made or found pinned.
 pub(super) struct Maps {
-    keys: Array<MapData, [u64; 3]>,
+    keys: Array<MapData, [u64; 5]>,
     spi_keys: Array<MapData, [u64; 3]>,
+    cookie_keys: Array<MapData, [u64; 3]>,
     local: HashMap<MapData, [u8; 16], u64>,
-    config: Array<MapData, u64>,
+    config: Array<MapData, [u64; Config::WORDS]>,
+    /// What the configuration map holds.
+    told: Config,
     heartbeat: Array<MapData, u64>,
     pub(super) counters: Counters,
 }
@@ -33,12 +38,15 @@ impl Maps {
         let mut take = |name: &'static str| object.take_map(name).ok_or(GateError::NoMap(name));
         let [keys, spi_keys, local] = [take(abi::KEYS)?, take(abi::SPI_KEYS)?, take(abi::LOCAL)?];
         let [config, heartbeat] = [take(abi::CONFIG)?, take(abi::HEARTBEAT)?];
+        let cookie_keys = take(abi::COOKIE_KEYS)?;
         let counters: PerCpuArray<MapData, [u64; 2]> = typed(take(abi::COUNTERS)?)?;
         Ok(Self {
             keys: typed(keys)?,
             spi_keys: typed(spi_keys)?,
+            cookie_keys: typed(cookie_keys)?,
             local: typed(local)?,
             config: typed(config)?,
+            told: Config::default(),
             heartbeat: typed(heartbeat)?,
             counters: Counters(counters),
         })
@@ -46,15 +54,26 @@ impl Maps {
 
     /// Makes exactly these the live ticket keys. Keys that stay are not touched, so no genuine
     /// ticket is refused meanwhile.
-    pub(super) fn set_ticket_keys(&mut self, keys: &[(u8, [u8; 16])]) -> Result<(), MapError> {
+    pub(super) fn set_ticket_keys(&mut self, keys: &[(u8, TicketKeys)]) -> Result<(), MapError> {
         for id in 0..=u8::MAX {
-            let wanted = keys
-                .iter()
-                .rfind(|(live, _)| *live == id)
-                .map(|(_, key)| key);
-            put_key(&mut self.keys, u32::from(id), wanted)?;
+            let wanted = keys.iter().rfind(|(live, _)| *live == id);
+            let wanted = wanted.map_or(TicketKeySlot::default(), |(_, keys)| {
+                TicketKeySlot::live(*keys)
+            });
+            let dead = TicketKeySlot { live: 0, ..wanted };
+            put(&mut self.keys, u32::from(id), dead.words(), wanted.words())?;
         }
         self.set_flag(abi::TICKET_KEYS_SET, !keys.is_empty())
+    }
+
+    /// Makes exactly these the live cookie keys, by epoch.
+    pub(super) fn set_cookie_keys(&mut self, keys: &[(u8, SipKey)]) -> Result<(), MapError> {
+        for epoch in 0..=u8::MAX {
+            let wanted = keys.iter().rfind(|(live, _)| *live == epoch);
+            let wanted = wanted.map(|(_, key)| *key);
+            put_key(&mut self.cookie_keys, u32::from(epoch), wanted)?;
+        }
+        Ok(())
     }
 
     /// Makes exactly these the live SPI keys.
@@ -66,29 +85,48 @@ impl Maps {
             });
         }
         for slot in 0..abi::SPI_KEYS_ENTRIES {
-            put_key(&mut self.spi_keys, slot as u32, keys.get(slot))?;
+            let wanted = keys.get(slot).map(|key| SipKey::from_octets(*key));
+            put_key(&mut self.spi_keys, slot as u32, wanted)?;
         }
         Ok(())
     }
 
-    /// Makes exactly these our own addresses. With none, packets to any address are judged.
-    pub(super) fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), GateError> {
-        if addresses.len() > abi::LOCAL_ENTRIES {
+    /// Makes exactly these our own addresses, and those the ones that are never answered. With none
+    /// of our own, packets to any address are judged.
+    pub(super) fn set_local(
+        &mut self,
+        ours: &[IpAddr],
+        never_answered: &[IpAddr],
+    ) -> Result<(), GateError> {
+        let mut wanted = BTreeMap::new();
+        for (addresses, what) in [
+            (ours, abi::OUR_ADDRESS),
+            (never_answered, abi::NEVER_ANSWERED),
+        ] {
+            for address in addresses {
+                *wanted.entry(mapped(address)).or_insert(0) |= what;
+            }
+        }
+        if wanted.len() > abi::LOCAL_ENTRIES {
             return Err(GateError::TooMany {
                 what: "addresses",
                 limit: abi::LOCAL_ENTRIES,
             });
         }
-        let wanted: Vec<[u8; 16]> = addresses.iter().map(mapped).collect();
-        let known: Vec<[u8; 16]> = self.local.keys().collect::<Result<_, _>>()?;
+        let known: BTreeMap<[u8; 16], u64> = self.local.iter().collect::<Result<_, _>>()?;
         // What goes makes room first, so that a full map can change.
-        for gone in known.iter().filter(|address| !wanted.contains(address)) {
+        for gone in known
+            .keys()
+            .filter(|address| !wanted.contains_key(*address))
+        {
             self.local.remove(gone)?;
         }
-        for new in wanted.iter().filter(|address| !known.contains(address)) {
-            self.local.insert(new, 1, 0)?;
+        for (address, what) in &wanted {
+            if known.get(address) != Some(what) {
+                self.local.insert(address, what, 0)?;
+            }
         }
-        Ok(self.set_flag(abi::CHECK_LOCAL, !wanted.is_empty())?)
+        Ok(self.set_flag(abi::CHECK_LOCAL, !ours.is_empty())?)
     }
 
     pub(super) fn set_check_own_spi(&mut self, check: bool) -> Result<(), MapError> {
@@ -100,27 +138,65 @@ impl Maps {
         self.heartbeat.set(0, nanoseconds, 0)
     }
 
+    /// Where the meters' cells lie is for nobody to foresee.
+    pub(super) fn set_meter_key(&mut self, key: SipKey) -> Result<(), MapError> {
+        self.told.meter_key = key;
+        self.tell()
+    }
+
+    pub(super) fn set_budgets(&mut self, budgets: [u64; Budget::COUNT]) -> Result<(), MapError> {
+        self.told.budgets = budgets;
+        self.tell()
+    }
+
+    /// The level of defence; `None` asks nobody for a cookie, whatever happens.
+    pub(super) fn set_level(&mut self, level: Option<Level>) -> Result<(), MapError> {
+        self.told.level = level.unwrap_or_default() as u64;
+        self.set_flag(abi::COOKIES, level.is_some())
+    }
+
+    /// Nanoseconds from the boot clock to the wall's; `None` while the latter is not sound.
+    pub(super) fn set_wall_minus_boot(&mut self, offset: Option<u64>) -> Result<(), MapError> {
+        self.told.wall_minus_boot = offset.unwrap_or(self.told.wall_minus_boot);
+        self.set_flag(abi::WALL_SOUND, offset.is_some())
+    }
+
     fn set_flag(&mut self, flag: u64, on: bool) -> Result<(), MapError> {
-        let flags = self.config.get(&0, 0)?;
-        self.config
-            .set(0, if on { flags | flag } else { flags & !flag }, 0)
+        let flags = self.told.flags;
+        self.told.flags = if on { flags | flag } else { flags & !flag };
+        self.tell()
+    }
+
+    fn tell(&mut self) -> Result<(), MapError> {
+        self.config.set(0, self.told.words(), 0)
     }
 }
 
 fn put_key(
     map: &mut Array<MapData, [u64; 3]>,
     slot: u32,
-    key: Option<&[u8; 16]>,
+    key: Option<SipKey>,
 ) -> Result<(), MapError> {
-    let wanted = key.map_or(KeySlot::default(), |key| {
-        KeySlot::live(SipKey::from_octets(*key))
-    });
-    if map.get(&slot, 0)? == wanted.words() {
+    let wanted = key.map_or(KeySlot::default(), KeySlot::live);
+    let dead = KeySlot { live: 0, ..wanted };
+    put(map, slot, dead.words(), wanted.words())
+}
+
+/// The program may read while the kernel copies: a key is whole before it counts as live.
+fn put<const N: usize>(
+    map: &mut Array<MapData, [u64; N]>,
+    slot: u32,
+    dead: [u64; N],
+    wanted: [u64; N],
+) -> Result<(), MapError>
+where
+    [u64; N]: aya::Pod,
+{
+    if map.get(&slot, 0)? == wanted {
         return Ok(());
     }
-    // The program may read while the kernel copies: the key is whole before it counts as live.
-    map.set(slot, KeySlot { live: 0, ..wanted }.words(), 0)?;
-    map.set(slot, wanted.words(), 0)
+    map.set(slot, dead, 0)?;
+    map.set(slot, wanted, 0)
 }
 
 fn mapped(address: &IpAddr) -> [u8; 16] {
@@ -161,14 +237,29 @@ impl Layout {
     }
 }
 
-const LAYOUTS: [Layout; 6] = [
+const LAYOUTS: [Layout; 9] = [
     Layout::new(
         abi::KEYS,
         MapType::Array,
         4,
-        size_of::<KeySlot>(),
+        size_of::<TicketKeySlot>(),
         abi::KEYS_ENTRIES,
     ),
+    Layout::new(
+        abi::COOKIE_KEYS,
+        MapType::Array,
+        4,
+        size_of::<KeySlot>(),
+        abi::COOKIE_KEYS_ENTRIES,
+    ),
+    Layout::new(
+        abi::BUDGETS,
+        MapType::PerCpuArray,
+        4,
+        size_of::<Spent>(),
+        Budget::COUNT,
+    ),
+    Layout::new(abi::METERS, MapType::Array, 4, 8, abi::METERS_ENTRIES),
     Layout::new(
         abi::SPI_KEYS,
         MapType::Array,
@@ -177,7 +268,7 @@ const LAYOUTS: [Layout; 6] = [
         abi::SPI_KEYS_ENTRIES,
     ),
     Layout::new(abi::LOCAL, MapType::Hash, 16, 8, abi::LOCAL_ENTRIES),
-    Layout::new(abi::CONFIG, MapType::Array, 4, size_of::<abi::Config>(), 1),
+    Layout::new(abi::CONFIG, MapType::Array, 4, size_of::<Config>(), 1),
     Layout::new(abi::HEARTBEAT, MapType::Array, 4, 8, 1),
     Layout::new(
         abi::COUNTERS,

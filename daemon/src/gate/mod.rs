@@ -7,6 +7,7 @@
 mod attach;
 mod counters;
 mod interface;
+mod level;
 mod maps;
 mod objects;
 
@@ -18,11 +19,15 @@ use std::time::Duration;
 use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
-use gate_abi::maps::ABI_VERSION;
+use gate_abi::defence::{Budget, Level};
+use gate_abi::maps::{ABI_VERSION, TicketKeys};
+use gate_abi::sip::SipKey;
 use nix::time::{ClockId, clock_gettime};
+use ring::rand::{SecureRandom, SystemRandom};
 
 pub use self::attach::{Attached, Attachment};
 pub use self::counters::Counted;
+pub use self::level::{FloodMode, LevelChoice, SAMPLE_EVERY};
 use self::maps::Maps;
 use self::objects::Objects;
 pub use self::objects::{DIRECT_OBJECT, Loaded, PORTABLE_OBJECT, Verified};
@@ -105,6 +110,9 @@ pub enum GateError {
         /// What is wrong with it.
         source: io::Error,
     },
+    /// The operating system has no randomness.
+    #[error("no randomness from the operating system")]
+    Random,
     /// More entries than the map has.
     #[error("more than {limit} {what}")]
     TooMany {
@@ -125,6 +133,9 @@ impl Gate {
         let mut maps = objects.take_maps()?;
         // A gate without heartbeat closes for first messages, so the first beat comes before it.
         maps.beat(boot_clock())?;
+        maps.set_budgets(Budget::ALL.map(Budget::per_second))?;
+        maps.set_level(Some(Level::Calm))?;
+        maps.set_meter_key(fresh_key()?)?;
         let mut links = attach::Links::default();
         let attachments = options
             .interfaces
@@ -142,9 +153,14 @@ impl Gate {
         })
     }
 
-    /// Makes exactly these `k_tag` the live ones, by key id.
-    pub fn set_ticket_keys(&mut self, keys: &[(u8, [u8; 16])]) -> Result<(), GateError> {
+    /// Makes exactly these `k_tag` and `k_mask` the live ones, by key id.
+    pub fn set_ticket_keys(&mut self, keys: &[(u8, TicketKeys)]) -> Result<(), GateError> {
         Ok(self.maps.set_ticket_keys(keys)?)
+    }
+
+    /// Makes exactly these `k_cookie` the live ones, by epoch.
+    pub fn set_cookie_keys(&mut self, keys: &[(u8, SipKey)]) -> Result<(), GateError> {
+        Ok(self.maps.set_cookie_keys(keys)?)
     }
 
     /// Makes exactly these `k_spi` the live ones; there can be two.
@@ -158,9 +174,29 @@ impl Gate {
     }
 
     /// Makes exactly these our own addresses; packets to others pass. With none, the gate judges
-    /// packets to any address.
-    pub fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), GateError> {
-        self.maps.set_local(addresses)
+    /// packets to any address, and answers none. Those that are never answered are no single host.
+    pub fn set_local_addresses(
+        &mut self,
+        ours: &[IpAddr],
+        never_answered: &[IpAddr],
+    ) -> Result<(), GateError> {
+        self.maps.set_local(ours, never_answered)
+    }
+
+    /// How much first messages have to show; `None` asks nobody for a cookie.
+    pub fn set_level(&mut self, level: Option<Level>) -> Result<(), GateError> {
+        Ok(self.maps.set_level(level)?)
+    }
+
+    /// Replies in a second on each CPU, by [`Budget`].
+    pub fn set_budgets(&mut self, budgets: [u64; Budget::COUNT]) -> Result<(), GateError> {
+        Ok(self.maps.set_budgets(budgets)?)
+    }
+
+    /// Nanoseconds from the boot clock to the wall's, for the expiry of tickets; `None` while the
+    /// wall's is not sound, which leaves it to the daemon. Wraps.
+    pub fn set_wall_minus_boot(&mut self, offset: Option<u64>) -> Result<(), GateError> {
+        Ok(self.maps.set_wall_minus_boot(offset)?)
     }
 
     /// Says that the daemon lives. `since_boot` is [`boot_clock`]; to be called every second.
@@ -199,6 +235,13 @@ impl Gate {
         self.links.detach();
         attach::remove_pins(&self.options.pin_dir)
     }
+}
+
+fn fresh_key() -> Result<SipKey, GateError> {
+    let mut octets = [0; 16];
+    let filled = SystemRandom::new().fill(&mut octets);
+    filled.map_err(|_| GateError::Random)?;
+    Ok(SipKey::from_octets(octets))
 }
 
 /// The clock that the gate compares heartbeats with.

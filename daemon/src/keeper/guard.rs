@@ -3,18 +3,32 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use ike::{io::TicketRoot, ticket::Keyring};
+use gate_abi::{
+    classify::Reason,
+    cookie::{self, epoch_of_interval},
+    defence::Budget,
+};
+use ike::{defence::cookie::CookieSecrets, io::TicketRoot, ticket::Keyring};
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 use tracing::{info, warn};
 
-use super::protocol::{GateAttachment, GateStatus};
+use super::{
+    protocol::{FloodStatus, GateAttachment, GateCount, GateStatus},
+    wall::WallClock,
+};
 use crate::{
-    gate::{Gate, GateOptions},
+    gate::{
+        Counted, FloodMode, Gate, GateError, GateOptions, LevelChoice, SAMPLE_EVERY, boot_clock,
+    },
     tickets::{Node, Ring},
 };
 
 /// Addresses come and go; the gate may take so long to learn of it.
 const REFRESH: Duration = Duration::from_secs(5);
+
+/// First messages that have proved nothing, whatever became of them. Resumptions are not among them:
+/// a ticket of ours is a proof.
+const UNPROVEN: [Reason; 3] = [Reason::SaInit, Reason::CookieSaInit, Reason::CookieNeeded];
 
 /// A gate, or the reason for having none.
 pub(super) struct Guard {
@@ -24,12 +38,23 @@ pub(super) struct Guard {
     listen: Vec<IpAddr>,
     addresses: BTreeSet<IpAddr>,
     refreshed: Option<Duration>,
+    cookies: Option<CookieSecrets>,
+    /// Of the cookie keys that the gate has.
+    interval: Option<u64>,
+    wall: WallClock,
+    level: LevelChoice,
+    /// What the gate had counted at the last look and the one before, and when.
+    samples: [(Duration, Vec<Counted>); 2],
 }
 
 impl Guard {
     /// Attaches the gate as far as it goes. Without interfaces in the options it goes wherever one of
     /// our addresses is.
-    pub(super) fn attach(options: Option<GateOptions>, listen: &[IpAddr]) -> Self {
+    pub(super) fn attach(
+        options: Option<GateOptions>,
+        listen: &[IpAddr],
+        flood: FloodMode,
+    ) -> Self {
         let wildcard = listen.iter().any(IpAddr::is_unspecified);
         let mut guard = Self {
             gate: None,
@@ -41,6 +66,11 @@ impl Guard {
             },
             addresses: BTreeSet::new(),
             refreshed: None,
+            cookies: None,
+            interval: None,
+            wall: WallClock::default(),
+            level: LevelChoice::new(flood, boot_clock()),
+            samples: Default::default(),
         };
         let Some(mut options) = options else {
             guard.trouble = Some("switched off in the configuration".into());
@@ -60,6 +90,7 @@ impl Guard {
                     );
                 }
                 guard.gate = Some(gate);
+                guard.tell_level();
             }
             Err(error) => guard.complain(&error.to_string()),
         }
@@ -75,13 +106,7 @@ impl Guard {
         for (key_id, root, _) in ring.epochs() {
             keyring.add(&TicketRoot { key_id, root });
         }
-        let keys: Vec<(u8, [u8; 16])> = keyring
-            .tag_keys()
-            .map(|(key_id, key)| {
-                let octets = u128::from(key.k1) << 64 | u128::from(key.k0);
-                (key_id, octets.to_le_bytes())
-            })
-            .collect();
+        let keys: Vec<_> = keyring.gate_keys().collect();
         let set = gate
             .set_ticket_keys(&keys)
             .and_then(|()| gate.set_spi_keys(node.spi_keys()));
@@ -90,10 +115,20 @@ impl Guard {
         }
     }
 
-    /// To be called several times a second.
-    pub(super) fn tick(&mut self, now: Duration) {
+    /// Gives the gate the cookie keys of this boot, from now on.
+    pub(super) fn set_cookies(&mut self, secrets: CookieSecrets) {
+        self.cookies = Some(secrets);
+        self.interval = None;
+    }
+
+    /// To be called several times a second, with both clocks.
+    pub(super) fn tick(&mut self, now: Duration, wall: Duration) {
         if self.gate.is_none() {
             return;
+        }
+        let told = self.tell_clocks(now, wall);
+        if let Err(error) = told {
+            self.complain(&error.to_string());
         }
         if self
             .refreshed
@@ -102,10 +137,58 @@ impl Guard {
             self.refreshed = Some(now);
             self.refresh_addresses();
         }
+        if now.saturating_sub(self.samples[1].0) >= SAMPLE_EVERY {
+            self.sample(now);
+        }
         let beat = self.gate.as_mut().map(|gate| gate.heartbeat(now));
         if let Some(Err(error)) = beat {
             self.complain(&error.to_string());
         }
+    }
+
+    /// Looks at the counters, and changes the level if they ask for it.
+    fn sample(&mut self, now: Duration) {
+        let Some(Ok(counted)) = self.gate.as_ref().map(Gate::counted) else {
+            return;
+        };
+        let unproven = counted
+            .iter()
+            .filter(|one| UNPROVEN.contains(&one.reason))
+            .map(|one| one.packets)
+            .sum();
+        self.samples.swap(0, 1);
+        self.samples[1] = (now, counted);
+        if self.level.observe(now, unproven) {
+            let (level, why) = (self.level.level().name(), self.level.why());
+            warn!(level, why, "level of defence");
+            self.tell_level();
+        }
+    }
+
+    fn tell_level(&mut self) {
+        let level = self.level.told();
+        if let Some(Err(error)) = self.gate.as_mut().map(|gate| gate.set_level(level)) {
+            self.complain(&error.to_string());
+        }
+    }
+
+    fn tell_clocks(&mut self, now: Duration, wall: Duration) -> Result<(), GateError> {
+        let Some(gate) = &mut self.gate else {
+            return Ok(());
+        };
+        let offset = self.wall.offset(now, wall);
+        gate.set_wall_minus_boot(offset)?;
+        let interval = cookie::interval_at(now.as_secs());
+        if self.interval != Some(interval)
+            && let Some(secrets) = &self.cookies
+        {
+            // The next one too, so that no late tick leaves the gate without.
+            let intervals = [interval.wrapping_sub(1), interval, interval + 1];
+            let keys = intervals.map(|one| (epoch_of_interval(one), secrets.of_interval(one)));
+            gate.set_cookie_keys(&keys)?;
+            self.interval = Some(interval);
+        }
+        Ok(())
     }
 
     /// For an operator.
@@ -126,15 +209,45 @@ impl Guard {
                 reason: attachment.reason.clone(),
             })
             .collect();
-        match gate.counters() {
-            Ok(counters) => {
-                status.counters = counters
+        match gate.counted() {
+            Ok(counted) => {
+                let [(from, before), (to, after)] = &self.samples;
+                let milliseconds = to.saturating_sub(*from).as_millis().max(1) as u64;
+                let rate = |reason| {
+                    let of = |sample: &[Counted]| {
+                        let one = sample.iter().find(|one| one.reason == reason);
+                        one.map_or(0, |one| one.packets)
+                    };
+                    let more = of(after).saturating_sub(of(before));
+                    more.saturating_mul(1000) / milliseconds
+                };
+                status.counters = counted
                     .into_iter()
-                    .map(|(name, packets, octets)| (name.into(), packets, octets))
+                    .map(|one| GateCount {
+                        reason: one.reason.name().into(),
+                        packets: one.packets,
+                        octets: one.octets,
+                        per_second: if before.is_empty() {
+                            0
+                        } else {
+                            rate(one.reason)
+                        },
+                    })
                     .collect();
             }
             Err(error) => status.trouble = Some(error.to_string()),
         }
+        status.flood = Some(FloodStatus {
+            mode: self.level.mode().word().into(),
+            level: self.level.level().name().into(),
+            age: boot_clock().saturating_sub(self.level.since()),
+            why: self.level.why().into(),
+            per_second: self.level.per_second(),
+            budgets: Budget::ALL
+                .iter()
+                .map(|budget| (budget.name().into(), budget.per_second()))
+                .collect(),
+        });
         status
     }
 
@@ -164,7 +277,7 @@ impl Guard {
         match self
             .gate
             .as_mut()
-            .map(|gate| gate.set_local_addresses(&list))
+            .map(|gate| gate.set_local_addresses(&list, &broadcast_addresses()))
         {
             Some(Err(error)) => self.complain(&error.to_string()),
             _ => self.addresses = present,
@@ -208,4 +321,14 @@ fn local_addresses() -> Vec<(String, IpAddr)> {
         Some((entry.interface_name, address))
     })
     .collect()
+}
+
+/// What no single host answers to on our networks: the gate never sends there.
+fn broadcast_addresses() -> Vec<IpAddr> {
+    let Ok(all) = getifaddrs() else {
+        return Vec::new();
+    };
+    all.filter(|entry| entry.flags.contains(InterfaceFlags::IFF_BROADCAST))
+        .filter_map(|entry| Some(IpAddr::V4(entry.broadcast?.as_sockaddr_in()?.ip())))
+        .collect()
 }

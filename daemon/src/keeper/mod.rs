@@ -12,6 +12,7 @@ mod engine;
 mod guard;
 pub mod protocol;
 mod sandbox;
+mod wall;
 
 use std::{
     ffi::OsString,
@@ -26,6 +27,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use ike::defence::cookie::CookieSecrets;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -41,7 +43,7 @@ use tracing::{error, info, warn};
 pub use self::{
     channel::ChannelError,
     client::{Client, ClientError, EngineStart, KeeperEvent, Listener, MAX_IN_FLIGHT},
-    protocol::{BootInfo, GateAttachment, GateStatus, SpiKeys},
+    protocol::{BootInfo, FloodStatus, GateAttachment, GateCount, GateStatus, SpiKeys},
 };
 use self::{
     engine::{BackOff, Engine},
@@ -49,7 +51,7 @@ use self::{
     protocol::{Answer, EpochKey, FromKeeper, Hello, Operation, OrphanShape, Request, ToKeeper},
 };
 use crate::{
-    gate::GateOptions,
+    gate::{FloodMode, GateOptions},
     kernel::{Dataplane, DataplaneError, NoOp, ORPHAN_LIFE, Orphan, Xfrm},
     tickets::{Node, Notice, Ring, RingError, RingOptions},
     udp::{Listen, UdpError, UdpSocket},
@@ -75,6 +77,8 @@ pub struct KeeperOptions {
     pub listen: Vec<Listen>,
     /// The gate; `None` for none.
     pub gate: Option<GateOptions>,
+    /// Who chooses the gate's level of defence.
+    pub flood: FloodMode,
     /// What to run as engine: the program and its arguments.
     pub engine: Vec<OsString>,
     /// Who carries the packets.
@@ -198,9 +202,10 @@ impl Keeper {
             .iter()
             .map(|listen| listen.address.ip())
             .collect();
-        let mut guard = Guard::attach(options.gate.clone(), &addresses);
+        let mut guard = Guard::attach(options.gate.clone(), &addresses, options.flood);
         guard.set_keys(&ring, &node);
-        guard.tick(now);
+        guard.set_cookies(CookieSecrets::new(&node.qcd_secret(), boot_id));
+        guard.tick(now, since_epoch());
         Ok(Self {
             options,
             dataplane,
@@ -268,7 +273,7 @@ impl Keeper {
     }
 
     fn timers(&mut self, now: Duration) {
-        self.guard.tick(now);
+        self.guard.tick(now, since_epoch());
         let lost = self.dataplane.expire_orphans(now);
         if lost > 0 {
             info!(
@@ -573,10 +578,13 @@ fn boot_clock() -> Duration {
 }
 
 fn wall_clock() -> u64 {
+    since_epoch().as_secs()
+}
+
+fn since_epoch() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
-        .as_secs()
 }
 
 /// The kernel's name for this boot; all zero where /proc does not say, which counts as one boot.

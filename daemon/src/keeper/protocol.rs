@@ -221,10 +221,42 @@ pub struct OrphanShape {
 pub struct GateStatus {
     /// Where it stands.
     pub attachments: Vec<GateAttachment>,
-    /// Name, packets, octets.
-    pub counters: Vec<(String, u64, u64)>,
+    /// One for each reason.
+    pub counters: Vec<GateCount>,
+    /// The level of defence; `None` without a gate.
+    pub flood: Option<FloodStatus>,
     /// Why there is none, or why it could not be read.
     pub trouble: Option<String>,
+}
+
+/// What the gate counted for one reason.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GateCount {
+    /// The reason's name.
+    pub reason: String,
+    /// Packets since its maps were made.
+    pub packets: u64,
+    /// Octets since then.
+    pub octets: u64,
+    /// Packets in a second, of late.
+    pub per_second: u64,
+}
+
+/// The gate's level of defence, for `ikectl flood`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FloodStatus {
+    /// As configured.
+    pub mode: String,
+    /// `calm`, `guarded` or `attack`.
+    pub level: String,
+    /// For so long.
+    pub age: Duration,
+    /// Why.
+    pub why: String,
+    /// First messages without proof in a second, of late.
+    pub per_second: u64,
+    /// Name of each kind of reply, and how many of it each CPU may send in a second.
+    pub budgets: Vec<(String, u64)>,
 }
 
 /// The gate on one interface.

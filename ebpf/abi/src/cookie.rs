@@ -111,6 +111,14 @@ pub const fn info_of(cookie: &[u8; COOKIE_LEN]) -> [u8; 4] {
     [cookie[4], cookie[5], cookie[6], cookie[7]]
 }
 
+/// Its tag, which is as good as random to whoever has not the key.
+#[inline(always)]
+#[must_use]
+pub const fn tag_of_cookie(cookie: &[u8; COOKIE_LEN]) -> u64 {
+    let [.., t0, t1, t2, t3, t4, t5, t6, t7] = *cookie;
+    u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7])
+}
+
 /// The interval of the boot clock that a moment lies in; each has a secret of its own.
 #[inline(always)]
 #[must_use]

@@ -11,7 +11,7 @@ use crate::sip::SipKey;
 use crate::ticket::{Envelope, Kind};
 
 /// Payload type Nonce.
-pub const NONCE: u8 = 40;
+pub const NONCE: u8 = crate::ike::PAYLOAD_NONCE;
 /// Payload type Security Association.
 pub const SECURITY_ASSOCIATION: u8 = 33;
 
@@ -214,6 +214,11 @@ impl Message {
     }
 }
 
+/// `k_mask` of [`ticket`]s.
+pub const MASK_KEY: SipKey = SipKey { k0: 8, k1: 9 };
+/// When [`ticket`]s end, in minutes since the Unix epoch.
+pub const EXPIRY_MINUTES: u32 = 30_000_000;
+
 /// A ticket by value: a genuine envelope before a body that nobody here opens.
 #[must_use]
 pub fn ticket(key_id: u8, index: u32, k_tag: &SipKey, len: usize) -> Vec<u8> {
@@ -224,9 +229,9 @@ pub fn ticket(key_id: u8, index: u32, k_tag: &SipKey, len: usize) -> Vec<u8> {
         flags: 0,
         nonce: *b"frames_nonce",
         index,
-        expiry_minutes: 30_000_000,
+        expiry_minutes: EXPIRY_MINUTES,
     };
-    let mut ticket = envelope.seal(k_tag, &SipKey { k0: 8, k1: 9 }).to_vec();
+    let mut ticket = envelope.seal(k_tag, &MASK_KEY).to_vec();
     ticket.resize(len, 0xb0);
     ticket
 }

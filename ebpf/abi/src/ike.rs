@@ -53,3 +53,9 @@ pub const NOTIFY_HEADER_LEN: usize = 8;
 pub const COOKIE: u16 = 16390;
 /// Notify type TICKET_OPAQUE (RFC 5723).
 pub const TICKET_OPAQUE: u16 = 16413;
+/// Notify type TICKET_NACK (RFC 5723).
+pub const TICKET_NACK: u16 = 16412;
+/// Payload type Nonce.
+pub const PAYLOAD_NONCE: u8 = 40;
+/// The fewest octets of a nonce (RFC 7296, 3.9).
+pub const MIN_NONCE: usize = 16;

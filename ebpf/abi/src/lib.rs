@@ -14,10 +14,12 @@
 
 pub mod classify;
 pub mod cookie;
+pub mod defence;
 #[cfg(any(test, feature = "frames"))]
 pub mod frames;
 pub mod ike;
 pub mod maps;
+pub mod reply;
 pub mod sip;
 pub mod spi;
 pub mod ticket;

@@ -4,19 +4,22 @@
 //! Every value is a row of native 64-bit words, so user space hands it to the kernel as a plain
 //! `[u64; N]` and neither side needs to know the other's padding.
 
+#[cfg(doc)]
+use crate::defence::Level;
+use crate::defence::{Budget, Meter, Spent};
 use crate::sip::SipKey;
 
 /// Raised whenever a map, a value or the meaning of one changes.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// A symbol that every object of this ABI version exports; loading insists on it.
-pub const ABI_SYMBOL: &str = "GATE_ABI_1";
+pub const ABI_SYMBOL: &str = "GATE_ABI_2";
 
 /// Program for interfaces whose frames lie in one buffer.
 pub const PROGRAM: &str = "gate";
 /// Program for interfaces with an MTU so large that frames may lie in several buffers.
 pub const PROGRAM_FRAGS: &str = "gate_frags";
 
-/// Array of [`KeySlot`]: `k_tag` by key id.
+/// Array of [`TicketKeySlot`]: `k_tag` and `k_mask` by key id.
 pub const KEYS: &str = "KEYS";
 /// One slot for each value a key id can have.
 pub const KEYS_ENTRIES: usize = 256;
@@ -24,11 +27,26 @@ pub const KEYS_ENTRIES: usize = 256;
 pub const SPI_KEYS: &str = "SPI_KEYS";
 /// As many as are good at a time.
 pub const SPI_KEYS_ENTRIES: usize = crate::spi::LIVE_SPI_KEYS;
+/// Array of [`KeySlot`]: `k_cookie` by epoch.
+pub const COOKIE_KEYS: &str = "COOKIE_KEYS";
+/// One slot for each value an epoch can have.
+pub const COOKIE_KEYS_ENTRIES: usize = 256;
+/// Per-CPU array of [`crate::defence::Spent`] by [`Budget`].
+pub const BUDGETS: &str = "BUDGETS";
+/// Array of `u64`: the cells of every [`Meter`], one after the other.
+pub const METERS: &str = "METERS";
+/// Cells of all meters.
+pub const METERS_ENTRIES: usize = Meter::COUNT * Meter::CELLS;
 /// Per-CPU array of [`Count`] by [`crate::classify::Reason`].
 pub const COUNTERS: &str = "COUNTERS";
-/// Hash whose keys are our own addresses, IPv4 mapped into IPv6. The values mean nothing.
+/// Hash whose keys are addresses, IPv4 mapped into IPv6, and whose values say what they are to us:
+/// [`OUR_ADDRESS`], [`NEVER_ANSWERED`].
 pub const LOCAL: &str = "LOCAL";
-/// How many addresses of our own the gate can know.
+/// A value of [`LOCAL`]: an address of ours.
+pub const OUR_ADDRESS: u64 = 1;
+/// A value of [`LOCAL`]: no single host, such as a broadcast address of one of our networks.
+pub const NEVER_ANSWERED: u64 = 1 << 1;
+/// How many addresses the gate can know.
 pub const LOCAL_ENTRIES: usize = 4096;
 /// Array of one [`Config`].
 pub const CONFIG: &str = "CONFIG";
@@ -41,6 +59,11 @@ pub const CHECK_OWN_SPI: u64 = 1;
 pub const CHECK_LOCAL: u64 = 1 << 1;
 /// [`Config::flags`]: ticket keys have been set, so a key id without one is unknown.
 pub const TICKET_KEYS_SET: u64 = 1 << 2;
+
+/// [`Config::flags`]: first messages may be asked for a cookie.
+pub const COOKIES: u64 = 1 << 3;
+/// [`Config::flags`]: [`Config::wall_minus_boot`] is sound.
+pub const WALL_SOUND: u64 = 1 << 4;
 
 /// A place for a key.
 #[repr(C)]
@@ -73,6 +96,59 @@ impl KeySlot {
     }
 }
 
+/// The keys of one epoch that the gate may know.
+#[derive(Clone, Copy, Debug)]
+pub struct TicketKeys {
+    /// `k_tag`.
+    pub tag: SipKey,
+    /// `k_mask`.
+    pub mask: SipKey,
+}
+
+/// A place for the keys of an epoch.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TicketKeySlot {
+    /// `k_tag`.
+    pub tag: SipKey,
+    /// `k_mask`.
+    pub mask: SipKey,
+    /// 1 if the keys are good, 0 if the slot is free.
+    pub live: u64,
+}
+
+impl TicketKeySlot {
+    /// A slot that holds good keys.
+    #[must_use]
+    pub const fn live(keys: TicketKeys) -> Self {
+        Self {
+            tag: keys.tag,
+            mask: keys.mask,
+            live: 1,
+        }
+    }
+
+    /// The value as it is written to the map.
+    #[must_use]
+    pub const fn words(&self) -> [u64; 5] {
+        let Self { tag, mask, live } = self;
+        [tag.k0, tag.k1, mask.k0, mask.k1, *live]
+    }
+
+    /// The keys, if the slot holds good ones.
+    #[inline(always)]
+    #[must_use]
+    pub const fn keys(&self) -> Option<TicketKeys> {
+        if self.live == 0 {
+            return None;
+        }
+        Some(TicketKeys {
+            tag: self.tag,
+            mask: self.mask,
+        })
+    }
+}
+
 /// What one reason came to on one CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,10 +161,41 @@ pub struct Count {
 
 /// What the daemon tells the gate.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Config {
-    /// [`CHECK_OWN_SPI`], [`CHECK_LOCAL`], [`TICKET_KEYS_SET`].
+    /// [`CHECK_OWN_SPI`], [`CHECK_LOCAL`], [`TICKET_KEYS_SET`], [`COOKIES`], [`WALL_SOUND`].
     pub flags: u64,
+    /// A [`Level`].
+    pub level: u64,
+    /// Nanoseconds from the boot clock to the Unix epoch's; wraps.
+    pub wall_minus_boot: u64,
+    /// Replies in a second on each CPU, by [`Budget`].
+    pub budgets: [u64; Budget::COUNT],
+    /// Chooses the cells of the meters.
+    pub meter_key: SipKey,
+}
+
+impl Config {
+    /// How many words it has.
+    pub const WORDS: usize = 3 + Budget::COUNT + 2;
+
+    /// The value as it is written to the map.
+    #[must_use]
+    pub const fn words(&self) -> [u64; Self::WORDS] {
+        let [a, b, c, d] = self.budgets;
+        let SipKey { k0, k1 } = self.meter_key;
+        [
+            self.flags,
+            self.level,
+            self.wall_minus_boot,
+            a,
+            b,
+            c,
+            d,
+            k0,
+            k1,
+        ]
+    }
 }
 
 const _: () = {
@@ -96,5 +203,13 @@ const _: () = {
     assert!(core::mem::offset_of!(KeySlot, live) == 16);
     assert!(size_of::<Count>() == size_of::<[u64; 2]>() && align_of::<Count>() == 8);
     assert!(core::mem::offset_of!(Count, octets) == 8);
-    assert!(size_of::<Config>() == size_of::<u64>() && align_of::<Config>() == 8);
+    assert!(size_of::<TicketKeySlot>() == size_of::<[u64; 5]>());
+    assert!(core::mem::offset_of!(TicketKeySlot, mask) == 16);
+    assert!(core::mem::offset_of!(TicketKeySlot, live) == 32);
+    assert!(size_of::<Spent>() == size_of::<[u64; 2]>() && align_of::<Spent>() == 8);
+    assert!(size_of::<Config>() == size_of::<[u64; Config::WORDS]>());
+    assert!(core::mem::offset_of!(Config, level) == 8);
+    assert!(core::mem::offset_of!(Config, wall_minus_boot) == 16);
+    assert!(core::mem::offset_of!(Config, budgets) == 24);
+    assert!(core::mem::offset_of!(Config, meter_key) == 24 + 8 * Budget::COUNT);
 };

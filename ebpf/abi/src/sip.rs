@@ -50,6 +50,17 @@ pub fn siphash24_words<const N: usize>(key: &SipKey, words: &[u64; N]) -> u64 {
     state.finish()
 }
 
+/// SipHash-2-4 of a whole word and a rest that has the length above it, as the last word of any
+/// message does.
+#[inline(always)]
+#[must_use]
+pub fn siphash24_split(key: &SipKey, word: u64, last: u64) -> u64 {
+    let mut state = State::new(key);
+    state.absorb(word);
+    state.absorb(last);
+    state.finish()
+}
+
 /// SipHash-2-4 with 128 bits of output.
 #[must_use]
 pub fn siphash24_128(key: &SipKey, data: &[u8]) -> [u8; 16] {

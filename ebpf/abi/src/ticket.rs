@@ -4,7 +4,7 @@
 //! The tag covers a constant 24 octets, so a forgery costs the same whatever its length. The
 //! body behind the envelope is for user space alone.
 
-use crate::sip::{SipKey, siphash24, siphash24_words, tags_match};
+use crate::sip::{SipKey, siphash24, siphash24_split, siphash24_words, tags_match};
 
 /// Octets of the envelope.
 pub const ENVELOPE_LEN: usize = 32;
@@ -21,6 +21,8 @@ pub const MIN_TICKET: usize = 48;
 /// Tickets by value are padded to one of these totals.
 pub const PADDED_TOTALS: [usize; 5] = [192, 256, 352, 640, 1036];
 
+/// Octets of the nonce.
+const NONCE_LEN: u64 = 12;
 const KIND_AT: usize = 0;
 const KEY_ID_AT: usize = 1;
 const NODE_AT: usize = 2;
@@ -122,7 +124,7 @@ impl Envelope {
             0,
             0,
         ];
-        let tag = tag_of(&sealed, k_tag);
+        let tag = expected_tag(&sealed, k_tag);
         sealed[TAG_OFFSET..].copy_from_slice(&tag.to_le_bytes());
         sealed
     }
@@ -160,6 +162,36 @@ pub const fn key_id_of(sealed: &[u8; ENVELOPE_LEN]) -> u8 {
     sealed[KEY_ID_AT]
 }
 
+/// The tag an envelope claims.
+#[inline(always)]
+#[must_use]
+pub const fn tag_of(sealed: &[u8; ENVELOPE_LEN]) -> u64 {
+    let [.., t0, t1, t2, t3, t4, t5, t6, t7] = *sealed;
+    u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7])
+}
+
+/// Whether the ticket's client cannot answer COOKIE.
+#[inline(always)]
+#[must_use]
+pub const fn is_no_cookie(sealed: &[u8; ENVELOPE_LEN]) -> bool {
+    sealed[FLAGS_AT] & NO_COOKIE != 0
+}
+
+/// When a ticket ends, in minutes since the Unix epoch. To be asked once the tag was found right.
+#[inline(always)]
+#[must_use]
+pub fn expiry_minutes_of(sealed: &[u8; ENVELOPE_LEN], k_mask: &SipKey) -> u32 {
+    let (words, _) = sealed.as_chunks::<4>();
+    let [_, a, b, c, _, hidden, ..] = words else {
+        return u32::MAX;
+    };
+    // The nonce as SipHash takes it in: a whole word, and a rest under its length.
+    let [a, b, c] = [a, b, c].map(|word| u64::from(u32::from_le_bytes(*word)));
+    let mask = siphash24_split(k_mask, a | b << 32, c | (NONCE_LEN << 56));
+    // The lower half of the big-endian word: the last four octets of the hash, in wire order.
+    u32::from_be_bytes(*hidden) ^ ((mask >> 32) as u32).swap_bytes()
+}
+
 /// Judges what needs no key: kind, version and reserved flags.
 #[inline(always)]
 pub const fn shape(sealed: &[u8; ENVELOPE_LEN]) -> Result<Kind, EnvelopeError> {
@@ -181,15 +213,11 @@ pub const fn shape(sealed: &[u8; ENVELOPE_LEN]) -> Result<Kind, EnvelopeError> {
 #[inline(always)]
 #[must_use]
 pub fn tag_is_right(sealed: &[u8; ENVELOPE_LEN], k_tag: &SipKey) -> bool {
-    let [.., t0, t1, t2, t3, t4, t5, t6, t7] = *sealed;
-    tags_match(
-        u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
-        tag_of(sealed, k_tag),
-    )
+    tags_match(tag_of(sealed), expected_tag(sealed, k_tag))
 }
 
 #[inline(always)]
-fn tag_of(sealed: &[u8; ENVELOPE_LEN], k_tag: &SipKey) -> u64 {
+fn expected_tag(sealed: &[u8; ENVELOPE_LEN], k_tag: &SipKey) -> u64 {
     let (words, _) = sealed.as_chunks::<8>();
     let [a, b, c, _] = words else {
         return 0;
@@ -272,6 +300,20 @@ mod tests {
             Envelope::open(&sealed, &MASK_KEY, &TAG_KEY),
             Err(EnvelopeError::Tag)
         );
+    }
+
+    #[test]
+    fn the_expiry_is_read_without_opening_the_whole() {
+        for (index, expiry_minutes) in [(0, 0), (7, 29_400_000), (u32::MAX, u32::MAX)] {
+            let envelope = Envelope {
+                index,
+                expiry_minutes,
+                ..sample()
+            };
+            let sealed = envelope.seal(&TAG_KEY, &MASK_KEY);
+            assert_eq!(expiry_minutes_of(&sealed, &MASK_KEY), expiry_minutes);
+            assert!(is_no_cookie(&sealed));
+        }
     }
 
     #[test]

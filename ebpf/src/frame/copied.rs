@@ -1,13 +1,12 @@
 //! Copies to the stack by helper: any alignment, any number of buffers, any kernel since 5.18.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
+use aya_ebpf::helpers::bpf_xdp_get_buff_len;
 use aya_ebpf::programs::XdpContext;
 use gate_abi::classify::Frame;
+use gate_abi::reply::FrameMut;
 
-use super::{OFFSET_MASK, unknown_zero};
+use super::{OFFSET_MASK, copy, cut, store, unknown_zero};
 
 pub struct Copied<'a> {
     context: &'a XdpContext,
@@ -33,29 +32,28 @@ impl Frame for Copied<'_> {
 
     #[inline(always)]
     fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        let mut octets = MaybeUninit::<Aligned<[u8; N]>>::uninit();
-        // SAFETY: the helper writes N octets, or none and says so; the place holds N.
-        let error = unsafe {
-            bpf_xdp_load_bytes(
-                self.context.as_ptr().cast(),
-                at as u32,
-                octets.as_mut_ptr().cast(),
-                N as u32,
-            )
-        };
-        if error != 0 {
-            return None;
-        }
-        // SAFETY: the helper succeeded, so all N octets are written.
-        Some(unsafe { octets.assume_init() }.0)
+        copy(self.context, at)
     }
 
     #[inline(always)]
     fn settle(&self, at: usize) -> usize {
         (at + self.zero) & OFFSET_MASK
     }
+
+    #[inline(always)]
+    fn forget(&self, word: u64) -> u64 {
+        word.wrapping_add(self.zero as u64)
+    }
 }
 
-/// Strict verifiers want whole words at whole places.
-#[repr(C, align(8))]
-struct Aligned<T>(T);
+impl FrameMut for Copied<'_> {
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, at: usize, words: [u32; N]) -> bool {
+        store(self.context, at, words)
+    }
+
+    #[inline(always)]
+    fn cut(&mut self, len: usize) -> bool {
+        cut(self.context, self.len, len)
+    }
+}

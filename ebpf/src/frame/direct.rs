@@ -1,26 +1,33 @@
-//! Reads where the packet lies. Needs a kernel that allows unaligned packet loads.
+//! Reads where the packet lies, save for what few packets need. Needs a kernel that allows unaligned packet loads.
 
 use aya_ebpf::programs::XdpContext;
 use gate_abi::classify::Frame;
+use gate_abi::reply::FrameMut;
 
-use super::{OFFSET_MASK, opaque, unknown_zero};
+use super::{OFFSET_MASK, copy, cut, opaque, store, unknown_zero};
 
-pub struct Direct {
+pub struct Direct<'a> {
+    context: &'a XdpContext,
     data: usize,
     end: usize,
     zero: usize,
 }
 
-impl Direct {
+impl<'a> Direct<'a> {
     #[inline(always)]
-    pub fn new(context: &XdpContext) -> Self {
+    pub fn new(context: &'a XdpContext) -> Self {
         let (data, end) = (context.data(), context.data_end());
         let zero = unknown_zero(end - data);
-        Self { data, end, zero }
+        Self {
+            context,
+            data,
+            end,
+            zero,
+        }
     }
 }
 
-impl Frame for Direct {
+impl Frame for Direct<'_> {
     #[inline(always)]
     fn octets(&self) -> usize {
         self.end - self.data
@@ -44,8 +51,30 @@ impl Frame for Direct {
     }
 
     #[inline(always)]
+    fn copy<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        copy(self.context, at)
+    }
+
+    #[inline(always)]
     fn settle(&self, at: usize) -> usize {
         (at + self.zero) & OFFSET_MASK
+    }
+
+    #[inline(always)]
+    fn forget(&self, word: u64) -> u64 {
+        word.wrapping_add(self.zero as u64)
+    }
+}
+
+impl FrameMut for Direct<'_> {
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, at: usize, words: [u32; N]) -> bool {
+        store(self.context, at, words)
+    }
+
+    #[inline(always)]
+    fn cut(&mut self, len: usize) -> bool {
+        cut(self.context, self.end - self.data, len)
     }
 }
 

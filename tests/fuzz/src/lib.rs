@@ -5,7 +5,8 @@
 
 use gate_abi::{
     classify::{Knowledge, Reason, Verdict},
-    maps::{CHECK_LOCAL, CHECK_OWN_SPI, TICKET_KEYS_SET},
+    defence::{Budget, Level, Meter},
+    maps::{CHECK_LOCAL, CHECK_OWN_SPI, OUR_ADDRESS, TICKET_KEYS_SET, TicketKeys},
     sip::SipKey,
 };
 use ike::{
@@ -132,7 +133,7 @@ pub fn ticket(input: &[u8]) -> bool {
 
 /// A frame from its Ethernet header on. Taken is what may open a session.
 pub fn classify(input: &[u8]) -> bool {
-    let verdict = gate_abi::classify::classify(input, &Told);
+    let verdict = gate_abi::classify::classify(input, &Told).verdict;
     matches!(
         verdict,
         Verdict::Pass(Reason::SaInit | Reason::ResumeProven)
@@ -147,20 +148,49 @@ impl Knowledge for Told {
         CHECK_OWN_SPI | CHECK_LOCAL | TICKET_KEYS_SET
     }
 
-    fn ticket_key(&self, key_id: u8) -> Option<SipKey> {
-        (key_id == KEY_ID).then_some(TAG_KEY)
+    fn level(&self) -> Level {
+        Level::Calm
+    }
+
+    fn ticket_keys(&self, key_id: u8) -> Option<TicketKeys> {
+        (key_id == KEY_ID).then_some(TicketKeys {
+            tag: TAG_KEY,
+            mask: SipKey { k0: 8, k1: 9 },
+        })
     }
 
     fn spi_key(&self, slot: u32) -> Option<SipKey> {
         (slot == 1).then_some(SipKey { k0: 21, k1: 22 })
     }
 
-    fn is_local(&self, address: &[u8; 16]) -> bool {
-        address.ends_with(&[0xff, 0xff, 192, 0, 2, 2]) || address.starts_with(&[0x20, 1, 0xd, 0xb8])
+    fn cookie_key(&self, _: u8) -> Option<SipKey> {
+        None
     }
 
-    fn silence(&self) -> u64 {
+    fn address(&self, address: &[u8; 16]) -> u64 {
+        let ours = address.ends_with(&[0xff, 0xff, 192, 0, 2, 2])
+            || address.starts_with(&[0x20, 1, 0xd, 0xb8]);
+        if ours { OUR_ADDRESS } else { 0 }
+    }
+
+    fn now(&self) -> u64 {
         0
+    }
+
+    fn last_beat(&self) -> u64 {
+        0
+    }
+
+    fn wall_minus_boot(&self) -> Option<u64> {
+        Some(0)
+    }
+
+    fn spend(&self, _: Budget, _: u64) -> bool {
+        true
+    }
+
+    fn charge(&self, _: Meter, _: u64, _: u64) -> bool {
+        true
     }
 }
 

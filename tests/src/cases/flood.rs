@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use gate_abi::defence::Budget;
 
 use super::tunnel::{client_connection, gateway_connection, two_sites};
 use crate::{
@@ -43,7 +44,8 @@ fn turned_away(lab: &mut Lab) -> Result<()> {
     let (client, gateway) = sites(lab, [&client_ns, &gateway_ns], "native")?;
     ensure!(gateway.ikectl("gate")?["mode"] == "native");
     let mut forger = recorded(&client, &client_ns)?;
-    let (refused, dropped) = (refused(&gateway)?, gateway.gate_count("tag_wrong")?);
+    let refused = refused(&gateway)?;
+    let before = turned_away_so_far(&gateway)?;
 
     let (sent, up, took) = thread::scope(|scope| -> Result<_> {
         let flood = scope.spawn(|| forger.send(&client_ns, "eth0", FORGED, PACE));
@@ -58,18 +60,39 @@ fn turned_away(lab: &mut Lab) -> Result<()> {
     ensure!(up["resumed"] == true, "{up}");
     ensure!(took < RESUMES_WITHIN, "{took:?}");
     ensure!(sent.frames == FORGED, "{sent:?}");
-    let dropped = gateway.gate_count("tag_wrong")? - dropped;
+    let [dropped, answered] = {
+        let after = turned_away_so_far(&gateway)?;
+        [after[0] - before[0], after[1] - before[1]]
+    };
     let reached = self::refused(&gateway)? - refused;
     println!(
-        "      {} forged at {:.0} per s: {dropped} dropped, {reached} reached the daemon; resumed in \
-         {:.0} ms meanwhile",
+        "      {} forged at {:.0} per s: {dropped} dropped, {answered} answered with TICKET_NACK, \
+         {reached} reached the daemon; resumed in {:.0} ms meanwhile",
         sent.frames,
         f64::from(sent.frames) / sent.took.as_secs_f64(),
         took.as_secs_f64() * 1e3
     );
-    ensure!(dropped == u64::from(FORGED), "{dropped} dropped");
+    ensure!(
+        dropped + answered == u64::from(FORGED),
+        "{dropped} dropped, {answered} answered"
+    );
+    // Every CPU begins its seconds when it likes.
+    let cpus = thread::available_parallelism()?.get() as u64;
+    let budget = (sent.took.as_secs() + 2) * cpus * Budget::TagWrong.per_second();
+    ensure!(
+        (1..=budget).contains(&answered),
+        "{answered} answered of {budget} allowed"
+    );
     ensure!(reached == 0, "{reached} reached the daemon");
     Ok(())
+}
+
+/// Forged resumptions that the gate has dropped, and that it has answered.
+fn turned_away_so_far(gateway: &Site<'_>) -> Result<[u64; 2]> {
+    Ok([
+        gateway.gate_count("tag_wrong")?,
+        gateway.gate_count("nack_tag_wrong")?,
+    ])
 }
 
 fn control(lab: &mut Lab) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The gate's programs on a real kernel: loading, verdicts, links and pins.
 
 mod corpus;
+mod verdicts;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
@@ -14,15 +15,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use gate_abi::classify::{Verdict, classify};
 use gate_abi::maps as abi;
 use rekindled::gate::{
     Attached, DIRECT_OBJECT, Gate, GateError, GateOptions, Mode, PORTABLE_OBJECT,
 };
 
-use self::corpus::{KEY_ID, SPI_KEY, TAG_KEY, Told};
+use self::corpus::{KEY_ID, SPI_KEY, TICKET_KEYS};
 use crate::netns::{Namespace, connect};
 use crate::suite::{Case, Lab, Skip};
 
@@ -34,7 +33,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "kernel_and_user_space_judge_every_frame_alike",
-        run: same_verdicts,
+        run: verdicts::same_verdicts,
     },
     Case {
         name: "forged_resumptions_do_not_reach_a_socket_behind_the_native_gate",
@@ -78,6 +77,8 @@ fn within_budget(lab: &mut Lab) -> Result<()> {
             "      {} {}: {} verifier instructions",
             program.object, program.program, program.instructions
         );
+    }
+    for program in &loaded.verified {
         ensure!(program.instructions < VERIFIER_BUDGET, "{program:?}");
     }
     let has = |object| {
@@ -97,66 +98,6 @@ fn within_budget(lab: &mut Lab) -> Result<()> {
             loaded.reason
         );
     }
-    Ok(())
-}
-
-fn same_verdicts(lab: &mut Lab) -> Result<()> {
-    let options = options(lab, "verdicts", &[])?;
-    let mut gate = Gate::attach(&options)?;
-    tell(&mut gate)?;
-    let frames = corpus::frames();
-    let maps = options.pin_dir.join(format!("v{}", abi::ABI_VERSION));
-    for verified in gate.loaded().verified.clone() {
-        gate.heartbeat(rekindled::gate::boot_clock())?;
-        let before = counted(&gate)?;
-        let mut expected = BTreeMap::new();
-        let mut object = load(&options.object_dir.join(verified.object), &maps)?;
-        let program: &mut Xdp = object
-            .program_mut(verified.program)
-            .context("program")?
-            .try_into()?;
-        program.load()?;
-        for frame in frames
-            .iter()
-            .filter(|frame| frame.len() >= SHORTEST_TEST_RUN)
-        {
-            let judged = classify(&frame[..], &Told);
-            let options = TestRunOptions {
-                data_in: Some(frame),
-                ..TestRunOptions::new()
-            };
-            let action = program.test_run(options)?.return_value;
-            let wanted = if matches!(judged, Verdict::Drop(_)) {
-                XDP_DROP
-            } else {
-                XDP_PASS
-            };
-            ensure!(
-                action == wanted,
-                "{} {}: {action}, user space says {judged:?}: {frame:02x?}",
-                verified.object,
-                verified.program
-            );
-            *expected.entry(judged.reason().name()).or_insert(0) += 1;
-        }
-        let after = counted(&gate)?;
-        for (reason, packets) in &after {
-            let wanted = expected.get(reason).copied().unwrap_or(0);
-            let seen = packets - before[reason];
-            ensure!(
-                seen == wanted,
-                "{}: {reason} {seen}, expected {wanted}",
-                verified.object
-            );
-        }
-        let reasons = expected.len();
-        ensure!(
-            reasons >= REASONS_IN_CORPUS,
-            "the corpus reaches only {reasons} reasons"
-        );
-    }
-    println!("      {} frames", frames.len());
-    gate.detach()?;
     Ok(())
 }
 
@@ -200,15 +141,17 @@ fn behind(lab: &Lab, name: &str, mode: Mode, expected: Attached, mtu: u32) -> Re
         );
     }
     let count = counted(&gate)?;
-    ensure!(count["tag_wrong"] == 1000, "{count:?}");
+    let refused = count["tag_wrong"] + count["nack_tag_wrong"];
+    ensure!(refused == 1000, "{count:?}");
     ensure!(count["resume_proven"] == 40, "{count:?}");
 
     // The key goes, and with it every ticket of its epoch.
-    gate.set_ticket_keys(&[(KEY_ID + 1, TAG_KEY)])?;
+    gate.set_ticket_keys(&[(KEY_ID + 1, TICKET_KEYS)])?;
     cable.send(corpus::LOCAL[0], &genuine)?;
     ensure!(cable.received()?.is_empty(), "a ticket without key passed");
+    let count = counted(&gate)?;
     ensure!(
-        counted(&gate)?["unknown_key_id"] == 20,
+        count["unknown_key_id"] + count["nack_unknown_key_id"] == 20,
         "unknown key ids were not counted"
     );
 
@@ -269,7 +212,8 @@ fn restart(lab: &mut Lab) -> Result<()> {
     let (link_now, program_now) = self::link(&pin)?;
     ensure!(link_now == link, "link {link} became {link_now}");
     ensure!(program_now != program, "the program was not swapped");
-    let dropped = counted(&gate)?["tag_wrong"];
+    let count = counted(&gate)?;
+    let dropped = count["tag_wrong"] + count["nack_tag_wrong"];
     ensure!(
         dropped == sent + forged.len() as u64,
         "{dropped} counted, {sent} sent: maps were lost"
@@ -365,8 +309,8 @@ fn misfits(lab: &mut Lab) -> Result<()> {
     let many: Vec<_> = (0..100u8)
         .map(|last| IpAddr::from([192, 0, 2, last]))
         .collect();
-    gate.set_local_addresses(&many)?;
-    gate.set_local_addresses(&many[..1])?;
+    gate.set_local_addresses(&many, &many[50..])?;
+    gate.set_local_addresses(&many[..1], &[])?;
     gate.detach()?;
     ensure!(!pin.exists(), "the pins outlived the gate");
 
@@ -480,14 +424,15 @@ fn options(lab: &Lab, name: &str, interfaces: &[&str]) -> Result<GateOptions> {
 
 /// Tells a gate what [`Told`] knows.
 fn tell(gate: &mut Gate) -> Result<()> {
-    gate.set_ticket_keys(&[(KEY_ID, TAG_KEY)])?;
+    gate.set_ticket_keys(&[(KEY_ID, TICKET_KEYS)])?;
+    gate.set_wall_minus_boot(Some(0))?;
     gate.set_spi_keys(&[SPI_KEY])?;
     gate.set_check_own_spi(true)?;
     let local: Vec<IpAddr> = corpus::LOCAL
         .iter()
         .filter_map(|local| local.parse().ok())
         .collect();
-    gate.set_local_addresses(&local)?;
+    gate.set_local_addresses(&local, &[])?;
     Ok(())
 }
 
@@ -503,6 +448,9 @@ fn load(object: &Path, maps: &Path) -> Result<Ebpf> {
     let names = [
         abi::KEYS,
         abi::SPI_KEYS,
+        abi::COOKIE_KEYS,
+        abi::BUDGETS,
+        abi::METERS,
         abi::LOCAL,
         abi::CONFIG,
         abi::HEARTBEAT,
@@ -524,12 +472,6 @@ fn link(pin: &Path) -> Result<(u32, u32)> {
     Ok((info.id(), info.program_id()))
 }
 
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
-/// The kernel's test run wants an Ethernet header.
-const SHORTEST_TEST_RUN: usize = 14;
-/// All but those that only a silent daemon or missing keys bring about.
-const REASONS_IN_CORPUS: usize = 24;
 /// Nothing is on its way any more after so long.
 const QUIET: Duration = Duration::from_millis(150);
 const RECEIVE_BUFFER: usize = 8 << 20;

@@ -88,9 +88,9 @@ fn udp(text: &str) -> Option<(u64, u64)> {
     Some((number("InDatagrams")?, number("RcvbufErrors")?))
 }
 
-/// The gate's reasons to drop a forged resumption. The second holds while the gateway has been dead
-/// for so long that the gate lets nobody knock.
-const TURNED_AWAY: [&str; 2] = ["tag_wrong", "daemon_silent"];
+/// The gate's reasons to turn a forged resumption away, a few of them with an answer. The last holds
+/// while the gateway has been dead for so long that the gate lets nobody knock.
+const TURNED_AWAY: [&str; 3] = ["tag_wrong", "nack_tag_wrong", "daemon_silent"];
 /// Without a change for so long, the sockets are empty.
 const QUIET: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -2,6 +2,7 @@
 //! everything else. The format is in `docs/formats/ticket.md`; the envelope is shared with the gate.
 
 use gate_abi::{
+    maps::TicketKeys,
     sip::{SipKey, siphash24_128},
     ticket::{
         ENVELOPE_LEN, Envelope, EnvelopeError, Kind, MIN_TICKET, NO_COOKIE, PADDED_TOTALS,
@@ -320,9 +321,15 @@ impl Keyring {
             .is_some_and(|envelope| envelope.flags & NO_COOKIE != 0)
     }
 
-    /// Ids of the live epochs with the keys the gate may know: `k_tag` and nothing else.
-    pub fn tag_keys(&self) -> impl Iterator<Item = (u8, SipKey)> {
-        self.epochs.iter().map(|epoch| (epoch.key_id, epoch.k_tag))
+    /// Ids of the live epochs with the keys the gate may know: `k_tag` and `k_mask`, no more.
+    pub fn gate_keys(&self) -> impl Iterator<Item = (u8, TicketKeys)> {
+        let keys = |epoch: &Epoch| TicketKeys {
+            tag: epoch.k_tag,
+            mask: epoch.k_mask,
+        };
+        self.epochs
+            .iter()
+            .map(move |epoch| (epoch.key_id, keys(epoch)))
     }
 
     fn epoch(&self, key_id: u8) -> Option<&Epoch> {

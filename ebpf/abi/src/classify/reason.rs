@@ -1,10 +1,14 @@
-//! Why a frame passed or was dropped. A reason's number is its place in the counters.
+//! Why a frame passed, was answered or was dropped. A reason's number is its place in the counters.
+
+use crate::defence::Budget;
 
 /// What the gate does with a frame, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It goes on to the kernel's own stack.
     Pass(Reason),
+    /// It goes back to where it came from, as an answer.
+    Reply(Reason),
     /// It ends here.
     Drop(Reason),
 }
@@ -15,7 +19,7 @@ impl Verdict {
     #[must_use]
     pub const fn reason(self) -> Reason {
         match self {
-            Self::Pass(reason) | Self::Drop(reason) => reason,
+            Self::Pass(reason) | Self::Reply(reason) | Self::Drop(reason) => reason,
         }
     }
 }
@@ -43,11 +47,13 @@ macro_rules! reasons {
                 }
             }
 
-            /// The one verdict this is a reason for: those to drop come last.
+            /// The one verdict this is a reason for: those to pass come first, those to drop last.
             #[must_use]
             pub const fn verdict(self) -> Verdict {
-                if (self as u32) < Self::Keepalive as u32 {
+                if (self as u32) < Self::CookieSaInit as u32 {
                     Verdict::Pass(self)
+                } else if (self as u32) < Self::Keepalive as u32 {
+                    Verdict::Reply(self)
                 } else {
                     Verdict::Drop(self)
                 }
@@ -73,15 +79,30 @@ reasons! {
     OwnSpiUnchecked = "own_spi_unchecked",
     /// Pass: IKE_SA_INIT.
     SaInit = "sa_init",
-    /// Pass: IKE_SESSION_RESUME with a ticket of ours. Whether it is expired or used is for the
-    /// daemon to say.
+    /// Pass: IKE_SA_INIT with a good cookie, where one was needed.
+    SaInitWithCookie = "sa_init_with_cookie",
+    /// Pass: IKE_SESSION_RESUME with a ticket of ours. Whether it is used is for the daemon to say.
     ResumeProven = "resume_proven",
+    /// Pass: the same with a good cookie, where one was needed.
+    ResumeWithCookie = "resume_with_cookie",
     /// Pass: IKE_SESSION_RESUME while no ticket key is set.
     ResumeUnchecked = "resume_unchecked",
     /// Pass: IKE_SESSION_RESUME without a ticket among its first payloads.
     TicketNotFound = "ticket_not_found",
     /// Pass: the daemon has been silent for so long that the gate judges no more.
     GateAsleep = "gate_asleep",
+    /// Reply: COOKIE to IKE_SA_INIT.
+    CookieSaInit = "cookie_sa_init",
+    /// Reply: COOKIE to IKE_SESSION_RESUME with a ticket of ours.
+    CookieResume = "cookie_resume",
+    /// Reply: TICKET_NACK to a ticket of an epoch whose key is gone or never was.
+    NackUnknownKeyId = "nack_unknown_key_id",
+    /// Reply: TICKET_NACK to a forged ticket.
+    NackTagWrong = "nack_tag_wrong",
+    /// Reply: TICKET_NACK to a genuine ticket whose time is over.
+    NackExpired = "nack_expired",
+    /// Reply: TICKET_NACK to a genuine ticket whose client cannot answer the COOKIE that is needed.
+    NackNoCookie = "nack_no_cookie",
     /// Drop: a NAT keepalive, which has done its work on the way here.
     Keepalive = "keepalive",
     /// Drop: a datagram shorter than its own headers say, or too short for IKE.
@@ -108,10 +129,51 @@ reasons! {
     TicketLength = "ticket_length",
     /// Drop: an envelope of a kind, version or flag that we never issued.
     EnvelopeShape = "envelope_shape",
-    /// Drop: a ticket of an epoch whose key is gone or never was.
+    /// Drop: a ticket of an epoch whose key is gone or never was, beyond what is answered.
     UnknownKeyId = "unknown_key_id",
-    /// Drop: a forged ticket.
+    /// Drop: a forged ticket, beyond what is answered.
     TagWrong = "tag_wrong",
+    /// Drop: a genuine ticket whose time is over, beyond what is answered.
+    Expired = "expired",
+    /// Drop: a genuine ticket that would need a cookie and cannot, beyond what is answered.
+    NoCookieTicket = "no_cookie_ticket",
+    /// Drop: a first message that would need a cookie, beyond what is answered.
+    CookieNeeded = "cookie_needed",
+    /// Drop: a good cookie that was shown too often.
+    CookieOverused = "cookie_overused",
+    /// Drop: good cookies of one network in too great a number.
+    NetworkOverused = "network_overused",
+    /// Drop: a cookie would be needed, and there is no nonce to bind it to.
+    NoNonce = "no_nonce",
+    /// Drop: a cookie would be needed, and the ticket to bind it to is not among the first payloads.
+    TicketTooDeep = "ticket_too_deep",
     /// Drop: a first message while the daemon is silent.
     DaemonSilent = "daemon_silent",
+}
+
+impl Reason {
+    /// The budget that a reply for this reason comes out of.
+    #[inline(always)]
+    #[must_use]
+    pub const fn budget(self) -> Budget {
+        match self {
+            Self::NackUnknownKeyId => Budget::UnknownKeyId,
+            Self::NackTagWrong => Budget::TagWrong,
+            Self::NackExpired | Self::NackNoCookie => Budget::Expired,
+            _ => Budget::Cookie,
+        }
+    }
+
+    /// What a reply is counted as that was not sent.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unanswered(self) -> Self {
+        match self {
+            Self::NackUnknownKeyId => Self::UnknownKeyId,
+            Self::NackTagWrong => Self::TagWrong,
+            Self::NackExpired => Self::Expired,
+            Self::NackNoCookie => Self::NoCookieTicket,
+            _ => Self::CookieNeeded,
+        }
+    }
 }

@@ -2,16 +2,29 @@
 //! seed, so that a failure can be repeated.
 
 use gate_abi::classify::Knowledge;
-use gate_abi::frames::{Address, Around, Message, NONCE, ticket};
-use gate_abi::ike::{FLAG_RESPONSE, IKE_SESSION_RESUME, PORT_IKE, PORT_NAT_T, TICKET_OPAQUE};
-use gate_abi::maps::{CHECK_LOCAL, CHECK_OWN_SPI, TICKET_KEYS_SET};
+use gate_abi::cookie::{self, CookieInput};
+use gate_abi::defence::{Budget, Level, Meter};
+use gate_abi::frames::{self, Address, Around, EXPIRY_MINUTES, MASK_KEY, Message, NONCE};
+use gate_abi::ike::{
+    FLAG_RESPONSE, IKE_SA_INIT, IKE_SESSION_RESUME, PORT_IKE, PORT_NAT_T, TICKET_OPAQUE,
+};
+use gate_abi::maps::{
+    CHECK_LOCAL, CHECK_OWN_SPI, COOKIES, OUR_ADDRESS, TICKET_KEYS_SET, TicketKeys,
+};
 use gate_abi::sip::SipKey;
 use gate_abi::spi::OurSpi;
+use gate_abi::ticket::{self, ENVELOPE_LEN, Envelope, Kind, NO_COOKIE};
+use rekindled::gate::boot_clock;
 
 /// The key id that is live.
 pub(super) const KEY_ID: u8 = 201;
 /// Its `k_tag`.
 pub(super) const TAG_KEY: [u8; 16] = *b"the tag key here";
+/// What the gate may know of that epoch.
+pub(super) const TICKET_KEYS: TicketKeys = TicketKeys {
+    tag: SipKey::from_octets(TAG_KEY),
+    mask: MASK_KEY,
+};
 /// The one live `k_spi`.
 pub(super) const SPI_KEY: [u8; 16] = *b"the spi key here";
 /// Our addresses.
@@ -23,34 +36,130 @@ const PEER_V6: Address = Address::V6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0
 const MUTATIONS: usize = 12_000;
 
 /// What the gate in the kernel is told too.
-pub(super) struct Told;
+pub(super) struct Told {
+    pub level: Level,
+    /// Whether any reply is left, and any meter takes a charge.
+    pub replies: bool,
+    pub within: bool,
+}
 
 impl Knowledge for Told {
     fn flags(&self) -> u64 {
-        CHECK_LOCAL | CHECK_OWN_SPI | TICKET_KEYS_SET
+        CHECK_LOCAL | CHECK_OWN_SPI | TICKET_KEYS_SET | COOKIES
     }
-    fn ticket_key(&self, key_id: u8) -> Option<SipKey> {
-        (key_id == KEY_ID).then_some(SipKey::from_octets(TAG_KEY))
+    fn level(&self) -> Level {
+        self.level
+    }
+    fn ticket_keys(&self, key_id: u8) -> Option<TicketKeys> {
+        (key_id == KEY_ID).then_some(TICKET_KEYS)
     }
     fn spi_key(&self, slot: u32) -> Option<SipKey> {
         (slot == 0).then_some(SipKey::from_octets(SPI_KEY))
     }
-    fn is_local(&self, address: &[u8; 16]) -> bool {
-        [LOCAL_V4.mapped(), LOCAL_V6.mapped()].contains(address)
+    fn cookie_key(&self, epoch: u8) -> Option<SipKey> {
+        let live = cookie_keys();
+        live.iter()
+            .find(|(known, _)| *known == epoch)
+            .map(|(_, key)| *key)
     }
-    fn silence(&self) -> u64 {
-        0
+    fn address(&self, address: &[u8; 16]) -> u64 {
+        if [LOCAL_V4.mapped(), LOCAL_V6.mapped()].contains(address) {
+            OUR_ADDRESS
+        } else {
+            0
+        }
     }
+    fn now(&self) -> u64 {
+        boot_clock().as_nanos() as u64
+    }
+    fn last_beat(&self) -> u64 {
+        u64::MAX
+    }
+    fn wall_minus_boot(&self) -> Option<u64> {
+        Some(0)
+    }
+    fn spend(&self, _: Budget, _: u64) -> bool {
+        self.replies
+    }
+    fn charge(&self, _: Meter, _: u64, _: u64) -> bool {
+        self.within
+    }
+}
+
+/// `k_cookie` of the present interval and of those beside it.
+pub(super) fn cookie_keys() -> [(u8, SipKey); 3] {
+    let interval = cookie::interval_at(boot_clock().as_secs());
+    [interval.wrapping_sub(1), interval, interval + 1].map(|one| {
+        let key = SipKey {
+            k0: one,
+            k1: 0x0c00_c1e5,
+        };
+        (cookie::epoch_of_interval(one), key)
+    })
+}
+
+/// First messages with a cookie that is good for half a minute.
+pub(super) fn with_cookies() -> Vec<Vec<u8>> {
+    let seconds = boot_clock().as_secs();
+    let [_, (epoch, key), _] = cookie_keys();
+    let mut frames = Vec::new();
+    let mut spi_i = 0;
+    for around in everywhere().iter().filter(|around| around.port != 53) {
+        for (message, ticket_tag) in [(Message::sa_init(), 0), (genuine(77), tag_of(&genuine(77)))]
+        {
+            // A cookie is good for a few messages only, and knows neither port nor VLAN.
+            spi_i += 1;
+            let message = Message { spi_i, ..message };
+            let input = CookieInput {
+                spi_i: message.spi_i.to_be_bytes(),
+                source: around.source.mapped(),
+                nonce_head: [0x6e; 16],
+                ticket_tag,
+                exchange: message.exchange,
+                destination_digest: cookie::destination_digest(around.destination.mapped()),
+            };
+            let good = cookie::make(epoch, 2, seconds as u16, [0; 4], &input, &key);
+            let old = cookie::make(
+                epoch,
+                2,
+                (seconds as u16).wrapping_sub(60),
+                [0; 4],
+                &input,
+                &key,
+            );
+            for cookie in [good, old] {
+                frames.push(around.ike(&message.clone().cookie(&cookie).octets()));
+            }
+        }
+    }
+    frames
+}
+
+/// The tag in the ticket of a resumption.
+fn tag_of(resume: &Message) -> u64 {
+    let ticket = resume.payloads.last().and_then(|(_, body)| body.get(4..));
+    let envelope = ticket.and_then(|ticket| ticket.first_chunk());
+    envelope.map_or(0, ticket::tag_of)
 }
 
 /// A resumption with a ticket of ours.
 pub(super) fn genuine(index: u32) -> Message {
-    Message::resume(&ticket(KEY_ID, index, &SipKey::from_octets(TAG_KEY), 256))
+    Message::resume(&frames::ticket(
+        KEY_ID,
+        index,
+        &SipKey::from_octets(TAG_KEY),
+        256,
+    ))
 }
 
 /// The same with a live key id and a wrong tag.
 pub(super) fn forged(index: u32) -> Message {
-    Message::resume(&ticket(KEY_ID, index, &SipKey::from_octets(SPI_KEY), 256))
+    Message::resume(&frames::ticket(
+        KEY_ID,
+        index,
+        &SipKey::from_octets(SPI_KEY),
+        256,
+    ))
 }
 
 /// Everything.
@@ -114,7 +223,14 @@ fn everywhere() -> Vec<Around> {
 fn messages() -> Vec<Message> {
     let spi_key = SipKey::from_octets(SPI_KEY);
     let ours = OurSpi::compose(3, 1, 0xfeed_f00d, &spi_key).0;
-    let sized = |len| Message::resume(&ticket(KEY_ID, 7, &SipKey::from_octets(TAG_KEY), len));
+    let sized = |len| {
+        Message::resume(&frames::ticket(
+            KEY_ID,
+            7,
+            &SipKey::from_octets(TAG_KEY),
+            len,
+        ))
+    };
     let mut all: Vec<_> = [47, 48, 64, 192, 256, 352, 640, 1036, 1037]
         .map(sized)
         .into();
@@ -142,18 +258,42 @@ fn messages() -> Vec<Message> {
     }
     let mut far = Message::first(IKE_SESSION_RESUME);
     for before in 0..14 {
-        all.push(
-            far.clone()
-                .notify(TICKET_OPAQUE, &ticket(KEY_ID, before, &spi_key, 192)),
-        );
+        all.push(far.clone().notify(
+            TICKET_OPAQUE,
+            &frames::ticket(KEY_ID, before, &spi_key, 192),
+        ));
         far = far.with(43, &[7; 5]);
     }
     let good = genuine(9);
+    let marked = |flags, expiry_minutes| {
+        let envelope = Envelope {
+            kind: Kind::ByValue,
+            key_id: KEY_ID,
+            node: 1,
+            flags,
+            nonce: [5; 12],
+            index: 8,
+            expiry_minutes,
+        };
+        let mut ticket = envelope.seal(&TICKET_KEYS.tag, &MASK_KEY).to_vec();
+        ticket.resize(ENVELOPE_LEN + 160, 7);
+        Message::resume(&ticket)
+    };
     all.extend([
+        marked(0, 0),
+        marked(NO_COOKIE, EXPIRY_MINUTES),
+        Message::first(IKE_SA_INIT).with(33, &[0; 80]),
+        Message::first(IKE_SA_INIT).with(NONCE, &[1; 16]),
+        Message::sa_init().with(NONCE, &[1; 15]),
         Message::sa_init(),
         Message::sa_init().cookie(&[3; 16]),
         forged(2),
-        Message::resume(&ticket(KEY_ID + 1, 1, &SipKey::from_octets(TAG_KEY), 256)),
+        Message::resume(&frames::ticket(
+            KEY_ID + 1,
+            1,
+            &SipKey::from_octets(TAG_KEY),
+            256,
+        )),
         good.clone().cookie(&[3; 16]),
         good.clone().cookie(&[3; 16]).cookie(&[4; 16]),
         good.clone().notify(TICKET_OPAQUE, &[0x11; 64]),

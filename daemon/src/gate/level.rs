@@ -1,0 +1,285 @@
+//! Chooses the level of defence from what the gate has counted. Up at once, down after a while of
+//! quiet, and not at the rate it went up at: a level that flaps costs honest clients more than one
+//! that stays.
+
+use std::time::Duration;
+
+use gate_abi::defence::Level;
+
+/// Between two looks at the counters.
+pub const SAMPLE_EVERY: Duration = Duration::from_millis(500);
+/// First messages without proof in a second from which on networks that send many need a cookie.
+pub(super) const GUARDED_FROM: u64 = 200;
+/// From which on everybody does. A core makes about so many full logins in a second.
+pub(super) const ATTACK_FROM: u64 = 1000;
+/// Samples in a row above a limit, so that one burst of clients is no attack.
+const SAMPLES_UP: u32 = 2;
+/// A level is left below this share of what it is entered at.
+const LEAVE_DIVISOR: u64 = 2;
+/// How long it has to be that quiet.
+const GUARDED_QUIET: Duration = Duration::from_secs(10);
+const ATTACK_QUIET: Duration = Duration::from_secs(30);
+
+/// `[flood] mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FloodMode {
+    /// The level follows what comes in.
+    #[default]
+    Auto,
+    /// Always this one.
+    Fixed(Level),
+    /// Nobody is ever asked for a cookie. For measuring.
+    Off,
+}
+
+impl FloodMode {
+    /// As the configuration writes it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Fixed(level) => level.name(),
+            Self::Off => "off",
+        }
+    }
+}
+
+/// The level, and how it came about.
+#[derive(Clone, Debug)]
+pub struct LevelChoice {
+    mode: FloodMode,
+    level: Level,
+    since: Duration,
+    why: String,
+    /// When the counters were last looked at, and what they said.
+    last: Option<(Duration, u64)>,
+    per_second: u64,
+    /// Samples in a row that ask for each level above the lowest.
+    above: [u32; 2],
+    quiet_since: Option<Duration>,
+}
+
+impl LevelChoice {
+    /// The lowest level, or the one that is configured.
+    #[must_use]
+    pub fn new(mode: FloodMode, now: Duration) -> Self {
+        let level = match mode {
+            FloodMode::Fixed(level) => level,
+            FloodMode::Auto | FloodMode::Off => Level::Calm,
+        };
+        Self {
+            mode,
+            level,
+            since: now,
+            why: match mode {
+                FloodMode::Auto => "few first messages without proof".into(),
+                FloodMode::Fixed(_) | FloodMode::Off => "set in the configuration".into(),
+            },
+            last: None,
+            per_second: 0,
+            above: [0; 2],
+            quiet_since: None,
+        }
+    }
+
+    /// Takes a sample: how many first messages without proof there have been in all. `true` if the
+    /// level is another one now.
+    pub fn observe(&mut self, now: Duration, unproven: u64) -> bool {
+        let Some((before, counted)) = self.last.replace((now, unproven)) else {
+            return false;
+        };
+        let milliseconds = now.saturating_sub(before).as_millis().max(1) as u64;
+        // Counters that were made anew begin at zero.
+        let more = unproven.checked_sub(counted).unwrap_or(unproven);
+        self.per_second = more.saturating_mul(1000) / milliseconds;
+        if self.mode != FloodMode::Auto {
+            return false;
+        }
+        let rate = self.per_second;
+        for (samples, from) in self.above.iter_mut().zip([GUARDED_FROM, ATTACK_FROM]) {
+            *samples = if rate >= from { *samples + 1 } else { 0 };
+        }
+        let [guarded, attack] = self.above.map(|samples| samples >= SAMPLES_UP);
+        let wanted = match (guarded, attack) {
+            (_, true) => Level::Attack,
+            (true, false) => Level::Guarded,
+            (false, false) => Level::Calm,
+        };
+        if wanted > self.level {
+            let from = entered_at(wanted);
+            return self.enter(
+                wanted,
+                now,
+                format!(
+                    "{rate} first messages a second without proof; {} from {from}",
+                    wanted.name()
+                ),
+            );
+        }
+        self.calm_down(now)
+    }
+
+    fn calm_down(&mut self, now: Duration) -> bool {
+        let (below, quiet) = match self.level {
+            Level::Calm => return false,
+            Level::Guarded => (Level::Calm, GUARDED_QUIET),
+            Level::Attack => (Level::Guarded, ATTACK_QUIET),
+        };
+        let limit = entered_at(self.level) / LEAVE_DIVISOR;
+        if self.per_second >= limit {
+            self.quiet_since = None;
+            return false;
+        }
+        let since = *self.quiet_since.get_or_insert(now);
+        if now.saturating_sub(since) < quiet {
+            return false;
+        }
+        let seconds = quiet.as_secs();
+        let why =
+            format!("fewer than {limit} first messages a second without proof for {seconds} s");
+        self.enter(below, now, why)
+    }
+
+    fn enter(&mut self, level: Level, now: Duration, why: String) -> bool {
+        self.level = level;
+        self.since = now;
+        self.why = why;
+        self.quiet_since = None;
+        true
+    }
+
+    /// What the gate is to be told; `None` asks nobody for a cookie.
+    #[must_use]
+    pub fn told(&self) -> Option<Level> {
+        (self.mode != FloodMode::Off).then_some(self.level)
+    }
+
+    /// As configured.
+    #[must_use]
+    pub const fn mode(&self) -> FloodMode {
+        self.mode
+    }
+
+    /// The level.
+    #[must_use]
+    pub const fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Since when, on the boot clock.
+    #[must_use]
+    pub const fn since(&self) -> Duration {
+        self.since
+    }
+
+    /// Why, for people.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// First messages without proof in the second of the last sample.
+    #[must_use]
+    pub const fn per_second(&self) -> u64 {
+        self.per_second
+    }
+}
+
+const fn entered_at(level: Level) -> u64 {
+    match level {
+        Level::Calm => 0,
+        Level::Guarded => GUARDED_FROM,
+        Level::Attack => ATTACK_FROM,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Run {
+        choice: LevelChoice,
+        now: Duration,
+        total: u64,
+    }
+
+    impl Run {
+        fn new(mode: FloodMode) -> Self {
+            let mut choice = LevelChoice::new(mode, Duration::ZERO);
+            choice.observe(Duration::ZERO, 0);
+            Self {
+                choice,
+                now: Duration::ZERO,
+                total: 0,
+            }
+        }
+
+        /// Level after so many samples at a rate.
+        fn at(&mut self, per_second: u64, samples: u32) -> Level {
+            for _ in 0..samples {
+                self.now += SAMPLE_EVERY;
+                self.total += per_second / 2;
+                self.choice.observe(self.now, self.total);
+            }
+            self.choice.level()
+        }
+    }
+
+    #[test]
+    fn it_goes_up_with_the_second_sample_and_down_step_by_step() {
+        let mut run = Run::new(FloodMode::Auto);
+        assert_eq!(run.at(5000, 1), Level::Calm);
+        assert_eq!(run.at(5000, 1), Level::Attack);
+        assert!(run.choice.why().contains("5000"), "{}", run.choice.why());
+        // 30 s of quiet, then 10.
+        assert_eq!(run.at(10, 60), Level::Attack);
+        assert_eq!(run.at(10, 1), Level::Guarded);
+        assert_eq!(run.at(10, 20), Level::Guarded);
+        assert_eq!(run.at(10, 1), Level::Calm);
+    }
+
+    #[test]
+    fn between_the_two_limits_of_a_level_nothing_changes() {
+        let mut run = Run::new(FloodMode::Auto);
+        assert_eq!(run.at(150, 200), Level::Calm);
+        assert_eq!(run.at(250, 2), Level::Guarded);
+        assert_eq!(run.at(150, 200), Level::Guarded);
+        assert_eq!(run.at(1000, 2), Level::Attack);
+        assert_eq!(run.at(600, 200), Level::Attack);
+        // Almost quiet for long enough, and again from the start.
+        assert_eq!(run.at(10, 59), Level::Attack);
+        assert_eq!(run.at(600, 1), Level::Attack);
+        assert_eq!(run.at(10, 60), Level::Attack);
+        assert_eq!(run.at(10, 1), Level::Guarded);
+    }
+
+    #[test]
+    fn single_bursts_do_not_add_up() {
+        let mut run = Run::new(FloodMode::Auto);
+        for _ in 0..100 {
+            assert_eq!(run.at(5000, 1), Level::Calm);
+            assert_eq!(run.at(0, 1), Level::Calm);
+        }
+    }
+
+    #[test]
+    fn a_configured_level_stays() {
+        for level in Level::ALL {
+            let mut run = Run::new(FloodMode::Fixed(level));
+            assert_eq!(run.at(100_000, 10), level);
+            assert_eq!((run.at(0, 1000), run.choice.told()), (level, Some(level)));
+        }
+        let mut off = Run::new(FloodMode::Off);
+        off.at(100_000, 10);
+        assert_eq!(off.choice.told(), None);
+        assert_eq!(off.choice.per_second(), 100_000);
+    }
+
+    #[test]
+    fn counters_that_begin_anew_are_no_flood() {
+        let mut choice = LevelChoice::new(FloodMode::Auto, Duration::ZERO);
+        choice.observe(Duration::ZERO, 1_000_000);
+        choice.observe(SAMPLE_EVERY, 3);
+        assert_eq!(choice.per_second(), 6);
+    }
+}

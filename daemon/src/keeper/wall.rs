@@ -1,0 +1,84 @@
+//! Whether the wall clock can be believed. The gate turns expired tickets away by it, and a clock that
+//! leaps would have it turn away all of them.
+
+use std::time::Duration;
+
+/// A leap longer than this puts the clock in doubt.
+const LEAP: Duration = Duration::from_mins(5);
+/// After a leap the clock is believed again once it has gone evenly for so long.
+const SOUND_AFTER: Duration = Duration::from_mins(10);
+
+/// The wall clock, as seen beside the boot clock.
+#[derive(Debug, Default)]
+pub(super) struct WallClock {
+    /// The last offset, in nanoseconds; wraps.
+    last: Option<u64>,
+    /// Until when, on the boot clock, it is in doubt.
+    doubted_until: Duration,
+}
+
+impl WallClock {
+    /// Nanoseconds from the boot clock to the wall's, wrapped into a word; `None` while in doubt.
+    pub(super) fn offset(&mut self, boot: Duration, wall: Duration) -> Option<u64> {
+        let offset = nanoseconds(wall).wrapping_sub(nanoseconds(boot));
+        // The shorter way round: a clock may be set before the boot clock's own beginning.
+        let leapt = self.last.is_some_and(|last| {
+            let forth = offset.wrapping_sub(last);
+            u128::from(forth.min(forth.wrapping_neg())) > LEAP.as_nanos()
+        });
+        self.last = Some(offset);
+        if leapt {
+            self.doubted_until = boot.saturating_add(SOUND_AFTER);
+        }
+        (boot >= self.doubted_until).then_some(offset)
+    }
+}
+
+/// Good for five hundred years.
+fn nanoseconds(time: Duration) -> u64 {
+    time.as_nanos() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_clock_that_goes_evenly_is_believed() {
+        let mut clock = WallClock::default();
+        for boot in 0..1000 {
+            let offset = clock.offset(seconds(boot), seconds(1_800_000_000 + boot));
+            assert_eq!(offset, Some(1_800_000_000_000_000_000));
+        }
+        // Slewed, or set right by a little.
+        assert!(
+            clock
+                .offset(seconds(1001), seconds(1_800_001_200))
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn after_a_leap_it_is_doubted_for_a_while() {
+        for leap in [1_800_000_900_u64, 1_799_990_000, 0] {
+            let mut clock = WallClock::default();
+            assert!(clock.offset(seconds(100), seconds(1_800_000_000)).is_some());
+            assert_eq!(clock.offset(seconds(101), seconds(leap)), None);
+            assert_eq!(clock.offset(seconds(700), seconds(leap + 599)), None);
+            assert!(clock.offset(seconds(701), seconds(leap + 600)).is_some());
+        }
+    }
+
+    #[test]
+    fn an_offset_below_zero_wraps() {
+        let offset = WallClock::default()
+            .offset(seconds(10), seconds(4))
+            .unwrap();
+        let boot = 10_000_000_000_u64;
+        assert_eq!(boot.wrapping_add(offset), 4_000_000_000);
+    }
+}

@@ -1,0 +1,221 @@
+//! From the Ethernet header to the IKE message: VLAN tags, IPv4 or IPv6, UDP, and on port 4500 the
+//! marker. What is not certainly a datagram for us ends here with its verdict.
+
+use super::{Frame, Knowledge, Reason, Span, Verdict};
+use crate::ike::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, EXTENSION_HEADERS,
+    KEEPALIVE, MARKER_LEN, PORT_IKE, PORT_NAT_T, PROTOCOL_ESP, PROTOCOL_FRAGMENT, PROTOCOL_UDP,
+};
+use crate::maps::{CHECK_LOCAL, OUR_ADDRESS};
+
+/// VLAN tags looked behind.
+pub const MAX_VLANS: usize = 2;
+
+/// Octets of an Ethernet header without tags.
+const ETHERNET_LEN: usize = 14;
+const VLAN_LEN: usize = 4;
+/// Octets of an IPv4 header without options.
+pub(super) const IPV4_LEN: usize = 20;
+/// Octets of an IPv6 header without extensions.
+pub(super) const IPV6_LEN: usize = 40;
+pub(super) const UDP_LEN: usize = 8;
+/// SPI and sequence number. The kernel hands to the socket what is not longer than this.
+const ESP_HEADER_LEN: usize = 8;
+/// "More fragments" or any offset.
+const IPV4_FRAGMENT: u16 = 0x3fff;
+
+/// Where the parts of a datagram for us are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Located {
+    /// Where the IP header begins.
+    pub ip: usize,
+    /// Octets of the IP header, which tell the family too.
+    pub ip_len: usize,
+    /// The IKE message.
+    pub message: Span,
+}
+
+/// Goes from the Ethernet header to the IKE message of a datagram that is for us.
+#[inline(always)]
+pub(super) fn locate<F: Frame + ?Sized, K: Knowledge>(
+    frame: &F,
+    known: &K,
+) -> Result<Located, Verdict> {
+    const NOT_IKE: Verdict = Verdict::Pass(Reason::NotIke);
+    let [.., e0, e1] = frame.load::<ETHERNET_LEN>(0).ok_or(NOT_IKE)?;
+    let mut ethertype = u16::from_be_bytes([e0, e1]);
+    let mut at = ETHERNET_LEN;
+    for _ in 0..MAX_VLANS {
+        if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN {
+            let [_, _, e0, e1] = frame.load::<VLAN_LEN>(at).ok_or(NOT_IKE)?;
+            ethertype = u16::from_be_bytes([e0, e1]);
+            at += VLAN_LEN;
+        }
+    }
+    match ethertype {
+        ETHERTYPE_IPV4 => {
+            let ip = frame.load::<IPV4_LEN>(at).ok_or(NOT_IKE)?;
+            find_in_ipv4(frame, at, &ip, known)
+        }
+        ETHERTYPE_IPV6 => {
+            let ip = frame.load::<IPV6_LEN>(at).ok_or(NOT_IKE)?;
+            find_in_ipv6(frame, at, &ip, known)
+        }
+        _ => Err(NOT_IKE),
+    }
+}
+
+#[inline(always)]
+fn find_in_ipv4<F: Frame + ?Sized, K: Knowledge>(
+    frame: &F,
+    at: usize,
+    ip: &[u8; IPV4_LEN],
+    known: &K,
+) -> Result<Located, Verdict> {
+    let [
+        version,
+        _,
+        l0,
+        l1,
+        _,
+        _,
+        f0,
+        f1,
+        _,
+        protocol,
+        ..,
+        d0,
+        d1,
+        d2,
+        d3,
+    ] = *ip;
+    let destination = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, d0, d1, d2, d3];
+    match protocol {
+        PROTOCOL_UDP => {}
+        PROTOCOL_ESP => return Err(Verdict::Pass(Reason::Esp)),
+        _ => return Err(Verdict::Pass(Reason::NotIke)),
+    }
+    if u16::from_be_bytes([f0, f1]) & IPV4_FRAGMENT != 0 {
+        return Err(towards_us(&destination, Reason::Fragment, known));
+    }
+    if version != 0x45 {
+        return Err(towards_us(&destination, Reason::Options, known));
+    }
+    let total = usize::from(u16::from_be_bytes([l0, l1]));
+    let room = total.saturating_sub(IPV4_LEN);
+    find_in_udp(frame, (at, IPV4_LEN), room, &destination, known)
+}
+
+#[inline(always)]
+fn find_in_ipv6<F: Frame + ?Sized, K: Knowledge>(
+    frame: &F,
+    at: usize,
+    ip: &[u8; IPV6_LEN],
+    known: &K,
+) -> Result<Located, Verdict> {
+    let [_, _, _, _, l0, l1, next, ..] = *ip;
+    let [
+        ..,
+        d0,
+        d1,
+        d2,
+        d3,
+        d4,
+        d5,
+        d6,
+        d7,
+        d8,
+        d9,
+        d10,
+        d11,
+        d12,
+        d13,
+        d14,
+        d15,
+    ] = *ip;
+    let destination = [
+        d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15,
+    ];
+    match next {
+        PROTOCOL_UDP => {
+            let len = usize::from(u16::from_be_bytes([l0, l1]));
+            find_in_udp(frame, (at, IPV6_LEN), len, &destination, known)
+        }
+        PROTOCOL_ESP => Err(Verdict::Pass(Reason::Esp)),
+        PROTOCOL_FRAGMENT => Err(towards_us(&destination, Reason::Fragment, known)),
+        other if EXTENSION_HEADERS.contains(&other) => {
+            Err(towards_us(&destination, Reason::Options, known))
+        }
+        _ => Err(Verdict::Pass(Reason::NotIke)),
+    }
+}
+
+#[inline(always)]
+fn find_in_udp<F: Frame + ?Sized, K: Knowledge>(
+    frame: &F,
+    (ip, ip_len): (usize, usize),
+    room: usize,
+    destination: &[u8; 16],
+    known: &K,
+) -> Result<Located, Verdict> {
+    let at = ip + ip_len;
+    let located = |message| Located {
+        ip,
+        ip_len,
+        message,
+    };
+    let [_, _, p0, p1, l0, l1, ..] = frame
+        .load::<UDP_LEN>(at)
+        .ok_or(Verdict::Pass(Reason::NotIke))?;
+    let port = u16::from_be_bytes([p0, p1]);
+    if port != PORT_IKE && port != PORT_NAT_T {
+        return Err(Verdict::Pass(Reason::NotIke));
+    }
+    let len = usize::from(u16::from_be_bytes([l0, l1]));
+    let payload = at + UDP_LEN;
+    // Not an `Option`: older verifiers refuse a load of the value that `None` leaves undefined.
+    let mut marker = 0;
+    let mut marker_missing = false;
+    if port == PORT_NAT_T {
+        match frame.load::<MARKER_LEN>(payload) {
+            Some(octets) => marker = u32::from_be_bytes(octets),
+            None => marker_missing = true,
+        }
+    }
+    // ESP first: it is the bulk, and it passes whoever it is for.
+    if marker != 0 && len > UDP_LEN + ESP_HEADER_LEN {
+        return Err(Verdict::Pass(Reason::Esp));
+    }
+    if let Verdict::Pass(Reason::NotLocal) = towards_us(destination, Reason::Options, known) {
+        return Err(Verdict::Pass(Reason::NotLocal));
+    }
+    if len < UDP_LEN || len > room || at + len > frame.octets() {
+        return Err(Verdict::Drop(Reason::Truncated));
+    }
+    if port == PORT_IKE {
+        return Ok(located(Span {
+            at: payload,
+            len: len - UDP_LEN,
+        }));
+    }
+    if len == UDP_LEN + 1 && frame.load::<1>(payload) == Some([KEEPALIVE]) {
+        return Err(Verdict::Drop(Reason::Keepalive));
+    }
+    if len < UDP_LEN + MARKER_LEN || marker_missing || marker != 0 {
+        return Err(Verdict::Drop(Reason::Truncated));
+    }
+    Ok(located(Span {
+        at: payload + MARKER_LEN,
+        len: len - UDP_LEN - MARKER_LEN,
+    }))
+}
+
+/// Passes with `reason` what is for us, and as not ours what is not.
+#[inline(always)]
+fn towards_us<K: Knowledge>(destination: &[u8; 16], reason: Reason, known: &K) -> Verdict {
+    if known.flags() & CHECK_LOCAL != 0 && known.address(destination) & OUR_ADDRESS == 0 {
+        Verdict::Pass(Reason::NotLocal)
+    } else {
+        Verdict::Pass(reason)
+    }
+}

@@ -1,0 +1,253 @@
+//! Answers made in place: the frame of a first message becomes the frame of a COOKIE or a
+//! TICKET_NACK, on its way back to where it came from. Nothing in it is longer than what it answers.
+//!
+//! Ethernet and IP addresses and the ports change sides, VLAN tags and the marker of port 4500 stay.
+//! The message is the IKE header and one notification (RFC 7296, 2.6; RFC 5723, 4.3.2).
+
+use crate::classify::Frame;
+use crate::cookie::COOKIE_LEN;
+use crate::ike::{
+    COOKIE, FLAG_RESPONSE, HEADER_LEN, MAJOR_VERSION, NOTIFY_HEADER_LEN, PAYLOAD_NOTIFY,
+    PROTOCOL_UDP, TICKET_NACK,
+};
+
+/// A frame that can be written to and made shorter.
+pub trait FrameMut: Frame {
+    /// Writes words, in the machine's order, at `at`. `false` if they do not fit.
+    fn store<const N: usize>(&mut self, at: usize, words: [u32; N]) -> bool;
+    /// Leaves off what is behind the first `len` octets. `false` if it cannot.
+    fn cut(&mut self, len: usize) -> bool;
+}
+
+/// What to answer, and where the parts of the frame are that become the answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply {
+    /// Where the IP header begins.
+    pub ip: usize,
+    /// Octets of the IP header: that of IPv4 or of IPv6, without options.
+    pub ip_len: usize,
+    /// Where the IKE header begins.
+    pub message: usize,
+    /// The exchange type.
+    pub exchange: u8,
+    /// COOKIE with these octets; else TICKET_NACK.
+    pub with_cookie: bool,
+    /// The cookie.
+    pub cookie: [u8; COOKIE_LEN],
+}
+
+/// Octets of an IKE message with TICKET_NACK.
+pub const NACK_LEN: usize = HEADER_LEN + NOTIFY_HEADER_LEN;
+/// Octets of an IKE message with COOKIE.
+pub const COOKIE_REPLY_LEN: usize = NACK_LEN + COOKIE_LEN;
+
+const IPV4_LEN: usize = 20;
+const UDP_LEN: usize = 8;
+const HOP_LIMIT: u8 = 64;
+/// From the last four octets of SPIr on, which are zero in a request as in its answer.
+const TAIL_AT: usize = 12;
+
+impl Reply {
+    /// No answer at all; for verdicts that are none.
+    pub const NONE: Self = Self {
+        ip: 0,
+        ip_len: 0,
+        message: 0,
+        exchange: 0,
+        with_cookie: false,
+        cookie: [0; COOKIE_LEN],
+    };
+
+    /// Turns the frame around. `false` if it could not be done; the frame is then good for nothing.
+    #[inline(always)]
+    pub fn write<F: FrameMut>(&self, frame: &mut F) -> bool {
+        self.turn_around(frame).is_some()
+    }
+
+    #[inline(always)]
+    fn turn_around<F: FrameMut>(&self, frame: &mut F) -> Option<()> {
+        let udp_at = self.ip + self.ip_len;
+        let payload = self.message - udp_at - UDP_LEN;
+        let message_len = if self.with_cookie {
+            COOKIE_REPLY_LEN
+        } else {
+            NACK_LEN
+        };
+        let udp_len = UDP_LEN + payload + message_len;
+
+        // Its halves are no whole words where a copy would lie.
+        let [m0, m1, m2, m3, m4, m5, n0, n1, n2, n3, n4, n5] = frame.load::<12>(0)?;
+        let ethernet = [
+            u32::from_ne_bytes([n0, n1, n2, n3]),
+            u32::from_ne_bytes([n4, n5, m0, m1]),
+            u32::from_ne_bytes([m2, m3, m4, m5]),
+        ];
+
+        let [spi_a, spi_b] = words(frame.copy::<8>(self.message)?);
+        let udp = frame.copy::<UDP_LEN>(udp_at)?;
+        let [s0, s1, d0, d1, ..] = udp;
+        let ports = u32::from_ne_bytes([d0, d1, s0, s1]);
+        let [u0, u1] = (udp_len as u16).to_be_bytes();
+        let mut sum = add(0, u32::from_ne_bytes([0, PROTOCOL_UDP, u0, u1]));
+        for word in [ports, u32::from_ne_bytes([u0, u1, 0, 0]), spi_a, spi_b] {
+            sum = add(sum, word);
+        }
+        let tail = self.tail();
+        for word in tail {
+            sum = add(sum, word);
+        }
+
+        if self.ip_len == IPV4_LEN {
+            let [_, _, _, from, to] = words5(frame.copy::<IPV4_LEN>(self.ip)?);
+            sum = add(add(sum, from), to);
+            let [t0, t1] = ((IPV4_LEN + udp_len) as u16).to_be_bytes();
+            let mut header = [
+                u32::from_ne_bytes([0x45, 0, t0, t1]),
+                // Never fragmented.
+                u32::from_ne_bytes([0, 0, 0x40, 0]),
+                u32::from_ne_bytes([HOP_LIMIT, PROTOCOL_UDP, 0, 0]),
+                to,
+                from,
+            ];
+            let mut header_sum = 0;
+            for word in header {
+                header_sum = add(header_sum, word);
+            }
+            let [c0, c1] = (!fold(header_sum)).to_ne_bytes();
+            header[2] = u32::from_ne_bytes([HOP_LIMIT, PROTOCOL_UDP, c0, c1]);
+            stored(frame.store(self.ip, header))?;
+        } else {
+            let [_, _, addresses @ ..] = words10(frame.copy::<40>(self.ip)?);
+            for word in addresses {
+                sum = add(sum, word);
+            }
+            let [s0, s1, s2, s3, d0, d1, d2, d3] = addresses;
+            let header = [
+                u32::from_ne_bytes([0x60, 0, 0, 0]),
+                u32::from_ne_bytes([u0, u1, PROTOCOL_UDP, HOP_LIMIT]),
+                d0,
+                d1,
+                d2,
+                d3,
+                s0,
+                s1,
+                s2,
+                s3,
+            ];
+            stored(frame.store(self.ip, header))?;
+        }
+
+        // Zero on the wire would mean that there is none (RFC 768).
+        let checksum = match !fold(sum) {
+            0 => 0xffff,
+            sum => sum,
+        };
+        let [c0, c1] = checksum.to_ne_bytes();
+        stored(frame.store(udp_at, [ports, u32::from_ne_bytes([u0, u1, c0, c1])]))?;
+        if self.with_cookie {
+            stored(frame.store(self.message + TAIL_AT, tail))?;
+        } else {
+            let [t0, t1, t2, t3, t4, t5, ..] = tail;
+            stored(frame.store(self.message + TAIL_AT, [t0, t1, t2, t3, t4, t5]))?;
+        }
+        stored(frame.store(0, ethernet))?;
+        stored(frame.cut(udp_at + udp_len))
+    }
+
+    /// The message from the end of SPIr on; the words of a cookie that is none are zero.
+    #[inline(always)]
+    fn tail(&self) -> [u32; 10] {
+        let (message_len, payload_len, kind) = if self.with_cookie {
+            (COOKIE_REPLY_LEN, NOTIFY_HEADER_LEN + COOKIE_LEN, COOKIE)
+        } else {
+            (NACK_LEN, NOTIFY_HEADER_LEN, TICKET_NACK)
+        };
+        let [k0, k1] = kind.to_be_bytes();
+        let version = MAJOR_VERSION << 4;
+        let (cookie, _) = self.cookie.as_chunks::<4>();
+        let word = |at: usize| cookie.get(at).map_or(0, |word| u32::from_ne_bytes(*word));
+        [
+            0,
+            u32::from_ne_bytes([PAYLOAD_NOTIFY, version, self.exchange, FLAG_RESPONSE]),
+            0,
+            u32::from_ne_bytes((message_len as u32).to_be_bytes()),
+            u32::from_ne_bytes([0, 0, 0, payload_len as u8]),
+            u32::from_ne_bytes([0, 0, k0, k1]),
+            word(0),
+            word(1),
+            word(2),
+            word(3),
+        ]
+    }
+}
+
+#[inline(always)]
+const fn stored(done: bool) -> Option<()> {
+    if done { Some(()) } else { None }
+}
+
+/// Adds the two halves of a word. One's complement does not care about the order of octets, so the
+/// machine's own will do (RFC 1071).
+#[inline(always)]
+const fn add(sum: u64, word: u32) -> u64 {
+    sum + (word & 0xffff) as u64 + (word >> 16) as u64
+}
+
+#[inline(always)]
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
+}
+
+#[inline(always)]
+const fn words([l0, l1, l2, l3, h0, h1, h2, h3]: [u8; 8]) -> [u32; 2] {
+    [
+        u32::from_ne_bytes([l0, l1, l2, l3]),
+        u32::from_ne_bytes([h0, h1, h2, h3]),
+    ]
+}
+
+#[inline(always)]
+fn words5(octets: [u8; 20]) -> [u32; 5] {
+    let (chunks, _) = octets.as_chunks::<4>();
+    core::array::from_fn(|at| chunks.get(at).map_or(0, |word| u32::from_ne_bytes(*word)))
+}
+
+#[inline(always)]
+fn words10(octets: [u8; 40]) -> [u32; 10] {
+    let (chunks, _) = octets.as_chunks::<4>();
+    core::array::from_fn(|at| chunks.get(at).map_or(0, |word| u32::from_ne_bytes(*word)))
+}
+
+#[cfg(any(test, feature = "frames"))]
+impl Frame for alloc::vec::Vec<u8> {
+    fn octets(&self) -> usize {
+        self.len()
+    }
+
+    fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self[..].load(at)
+    }
+}
+
+#[cfg(any(test, feature = "frames"))]
+impl FrameMut for alloc::vec::Vec<u8> {
+    fn store<const N: usize>(&mut self, at: usize, words: [u32; N]) -> bool {
+        let Some(place) = self.get_mut(at..at + 4 * N) else {
+            return false;
+        };
+        for (to, word) in place.chunks_exact_mut(4).zip(words) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        true
+    }
+
+    fn cut(&mut self, len: usize) -> bool {
+        if len > self.len() {
+            return false;
+        }
+        self.truncate(len);
+        true
+    }
+}
