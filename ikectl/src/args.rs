@@ -69,6 +69,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<TicketCommand>,
     },
+    /// The level of defence against floods, why, and what is sent back
+    Flood,
     /// Where the gate is attached and what it has counted
     Gate,
     /// End the daemon; SAs stay in the kernel unless --delete is given

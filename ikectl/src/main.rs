@@ -99,6 +99,7 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
                 all: *all,
             },
         },
+        Some(Command::Flood) => Request::Flood,
         Some(Command::Gate) => Request::Gate,
         Some(Command::Shutdown { delete }) => Request::Shutdown { delete: *delete },
     };

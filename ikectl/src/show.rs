@@ -1,10 +1,11 @@
 //! Replies as people read them.
 
+mod flood;
 mod ticket;
 
 use std::fmt::Write as _;
 
-use ikectl_api::{ChildSa, Done, Endpoint, Gate, IkeSa, Outcome, Pfs, Reply, Status};
+use ikectl_api::{ChildSa, Done, Endpoint, IkeSa, Outcome, Pfs, Reply, Status};
 
 use crate::{
     ask::{Trouble, printable},
@@ -31,7 +32,8 @@ pub(crate) fn text(reply: &Reply, one_sa: bool) -> String {
         Outcome::IkeSas(sas) => sa_table(sas),
         Outcome::SaOrigin(origin) => ticket::origin_screen(origin),
         Outcome::Tickets(tickets) => ticket::screen(tickets),
-        Outcome::Gate(gate) => gate_screen(gate),
+        Outcome::Gate(gate) => flood::gate_screen(gate),
+        Outcome::Flood(flood) => flood::screen(flood),
         Outcome::Done(done) => done_line(done),
         Outcome::Error(failure) => printable(&failure.message) + "\n",
     }
@@ -217,33 +219,6 @@ fn sa_block(sa: &IkeSa) -> String {
             "  remote {}",
             printable(&child.remote_ts.join(" "))
         ));
-    }
-    text
-}
-
-fn gate_screen(gate: &Gate) -> String {
-    let mut text = format!("gate {}", printable(&gate.mode));
-    if !gate.interfaces.is_empty() {
-        let _infallible = write!(text, " on {}", printable(&gate.interfaces.join(", ")));
-    }
-    if let Some(id) = gate.program_id {
-        let _infallible = write!(text, ", program {id}");
-    }
-    if let Some(reason) = &gate.reason {
-        let _infallible = write!(text, ": {}", printable(reason));
-    }
-    text.push('\n');
-    if !gate.counters.is_empty() {
-        let mut table = Table::new(&["VERDICT", "REASON", "PACKETS"]);
-        for one in &gate.counters {
-            let packets = one.packets.to_string();
-            table.row(vec![
-                printable(&one.verdict),
-                printable(&one.reason),
-                packets,
-            ]);
-        }
-        text.push_str(&table.text());
     }
     text
 }

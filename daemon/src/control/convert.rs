@@ -9,7 +9,8 @@ use ike::{
 use ikectl_api as api;
 
 use super::request::{
-    CommandError, EpochReport, GateReport, SaReport, StatusReport, TicketReport, Traffic,
+    CommandError, EpochReport, FloodReport, GateReport, SaReport, StatusReport, TicketReport,
+    Traffic,
 };
 
 /// A Unix time as RFC 3339 in UTC.
@@ -161,11 +162,38 @@ pub(super) fn sa_origin(origin: origin::SaOrigin) -> api::SaOrigin {
     }
 }
 
+pub(super) fn flood(report: FloodReport) -> api::Flood {
+    let budget = |(reply, per_second)| api::ReplyBudget {
+        reply,
+        per_cpu_per_second: per_second,
+    };
+    let FloodReport {
+        half_open,
+        cookies_sent,
+        cookies_wrong,
+        flood,
+    } = report;
+    api::Flood {
+        half_open,
+        cookies_sent,
+        cookies_wrong,
+        gate: flood.map(|gate| api::FloodLevel {
+            mode: gate.mode,
+            level: gate.level,
+            age_seconds: gate.age.as_secs(),
+            why: gate.why,
+            unproven_per_second: gate.per_second,
+            budgets: gate.budgets.into_iter().map(budget).collect(),
+        }),
+    }
+}
+
 pub(super) fn gate(report: GateReport) -> api::Gate {
     let counter = |one: super::GateVerdict| api::GateCounter {
         verdict: one.verdict.to_owned(),
         reason: one.reason.to_owned(),
         packets: one.packets,
+        packets_per_second: one.per_second,
     };
     api::Gate {
         mode: report.mode.to_owned(),

@@ -10,8 +10,8 @@ mod tests;
 
 pub use self::{
     request::{
-        CommandError, ControlRequest, EpochReport, GateReport, GateVerdict, RekeyDone, SaReport,
-        StatusReport, TicketReport, Traffic, UpDone,
+        CommandError, ControlRequest, EpochReport, FloodReport, GateReport, GateVerdict, RekeyDone,
+        SaReport, StatusReport, TicketReport, Traffic, UpDone,
     },
     server::{Bound, ControlError, MAX_CLIENTS, QUEUE, RESULT_SLACK, bind, serve},
 };

@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use ike::view::{Closed, HeldTicket, SaView, origin::SaOrigin};
 use tokio::sync::oneshot;
 
+use crate::keeper::FloodStatus;
+
 /// One question to the engine. A `reply` whose receiver is gone belongs to a client that no longer
 /// waits; dropping a `reply` unanswered tells the client that the command failed.
 #[derive(Debug)]
@@ -75,6 +77,11 @@ pub enum ControlRequest {
         peer: String,
         /// Answer at once, with their number.
         reply: oneshot::Sender<usize>,
+    },
+    /// The level of defence and why.
+    Flood {
+        /// Where the answer goes.
+        reply: oneshot::Sender<FloodReport>,
     },
     /// The gate's state and counters.
     Gate {
@@ -238,4 +245,19 @@ pub struct GateVerdict {
     pub reason: &'static str,
     /// How often.
     pub packets: u64,
+    /// How often in a second, of late.
+    pub per_second: u64,
+}
+
+/// What stands against a flood.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FloodReport {
+    /// Half-open SAs now.
+    pub half_open: u64,
+    /// COOKIEs that the daemon itself has sent.
+    pub cookies_sent: u64,
+    /// Cookies that it has found wrong.
+    pub cookies_wrong: u64,
+    /// The gate's level; `None` without a gate.
+    pub flood: Option<FloodStatus>,
 }

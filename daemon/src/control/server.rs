@@ -270,6 +270,10 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
                 (Some(peer), false) => revoke(engine, peer).await,
                 _ => Err(bad_request("either peer or all is to be given".to_owned())),
             },
+            Request::Flood => {
+                let report = ask(engine, |reply| ControlRequest::Flood { reply }).await?;
+                Ok(Outcome::Flood(convert::flood(report)))
+            }
             Request::Gate => {
                 let report = ask(engine, |reply| ControlRequest::Gate { reply }).await?;
                 Ok(Outcome::Gate(convert::gate(report)))

@@ -265,6 +265,7 @@ fn every_command_reaches_the_engine_and_its_answer_the_client() {
             verdict: "drop",
             reason: "ticket_forged",
             packets: 100_000,
+            per_second: 7,
         }];
         reply
             .send(GateReport {

@@ -20,8 +20,8 @@ use tracing::info;
 use super::{Engine, now};
 use crate::{
     control::{
-        CommandError, ControlRequest, EpochReport, GateReport, GateVerdict, RekeyDone, SaReport,
-        StatusReport, TicketReport, Traffic, UpDone,
+        CommandError, ControlRequest, EpochReport, FloodReport, GateReport, GateVerdict, RekeyDone,
+        SaReport, StatusReport, TicketReport, Traffic, UpDone,
     },
     keeper::GateStatus,
     tickets::EpochTimes,
@@ -163,6 +163,26 @@ impl Engine {
                 tokio::spawn(async move {
                     let status = client.gate_status().await.unwrap_or_default();
                     let _gone = reply.send(gate_report(&status));
+                });
+            }
+            ControlRequest::Flood { reply } => {
+                let views = self.endpoint.sas(now());
+                let half_open = views
+                    .iter()
+                    .filter(|view| view.state == SaState::HalfOpen)
+                    .count() as u64;
+                let count = |counter| self.endpoint.counters().count(counter);
+                let mut report = FloodReport {
+                    half_open,
+                    cookies_sent: count(Counter::CookieSent),
+                    cookies_wrong: count(Counter::CookieWrong),
+                    flood: None,
+                };
+                let client = self.client.clone();
+                tokio::spawn(async move {
+                    let status = client.gate_status().await.unwrap_or_default();
+                    report.flood = status.flood;
+                    let _gone = reply.send(report);
                 });
             }
             ControlRequest::Shutdown { delete, reply } => {
@@ -350,6 +370,7 @@ fn gate_report(status: &GateStatus) -> GateReport {
             verdict,
             reason: name,
             packets: counted.packets,
+            per_second: counted.per_second,
         })
     });
     GateReport {

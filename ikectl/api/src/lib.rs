@@ -7,7 +7,8 @@ mod sa;
 mod ticket;
 
 pub use reply::{
-    Attention, Done, ErrorCode, Failure, Gate, GateCounter, Outcome, Reply, Stamp, Status,
+    Attention, Done, ErrorCode, Failure, Flood, FloodLevel, Gate, GateCounter, Outcome, Reply,
+    ReplyBudget, Stamp, Status,
 };
 pub use request::Request;
 pub use sa::{ChildSa, Endpoint, IkeSa, Pfs, SaState, Ticket};

@@ -41,6 +41,8 @@ pub enum Outcome {
     Tickets(Tickets),
     /// To `gate`.
     Gate(Gate),
+    /// To `flood`.
+    Flood(Flood),
     /// To every command.
     Done(Done),
     /// To anything.
@@ -123,6 +125,49 @@ pub struct GateCounter {
     pub reason: String,
     /// How often.
     pub packets: u64,
+    /// How often in a second, of late.
+    #[serde(default)]
+    pub packets_per_second: u64,
+}
+
+/// What stands against a flood.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Flood {
+    /// IKE SAs whose peer has proved nothing yet.
+    pub half_open: u64,
+    /// COOKIEs that the daemon itself has sent since the start.
+    pub cookies_sent: u64,
+    /// Cookies that it has found wrong.
+    pub cookies_wrong: u64,
+    /// What the gate does; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<FloodLevel>,
+}
+
+/// The gate's level of defence.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FloodLevel {
+    /// `auto`, or what is configured.
+    pub mode: String,
+    /// `calm`, `guarded` or `attack`.
+    pub level: String,
+    /// For so long.
+    pub age_seconds: u64,
+    /// Why, for people.
+    pub why: String,
+    /// First messages without proof in a second, of late.
+    pub unproven_per_second: u64,
+    /// What may be sent back.
+    pub budgets: Vec<ReplyBudget>,
+}
+
+/// How many replies of one kind may be sent.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ReplyBudget {
+    /// Which.
+    pub reply: String,
+    /// In a second, on each CPU.
+    pub per_cpu_per_second: u64,
 }
 
 /// A command was carried out.

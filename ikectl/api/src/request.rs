@@ -57,6 +57,8 @@ pub enum Request {
         #[serde(default)]
         all: bool,
     },
+    /// The level of defence, why, and what is sent back.
+    Flood,
     /// What the gate is attached to and has counted.
     Gate,
     /// End the daemon.

@@ -161,3 +161,26 @@ fn numbers_are_short() {
         assert_eq!(octets(number), text);
     }
 }
+
+#[test]
+fn a_flood_is_shown_with_its_level_and_why() {
+    let flood = r#""flood":{"half_open":3,"cookies_sent":1,"cookies_wrong":0,"gate":{"mode":"auto",
+        "level":"attack","age_seconds":75,"why":"4000 first messages\u001b a second","unproven_per_second":4100,
+        "budgets":[{"reply":"cookie","per_cpu_per_second":100000},
+        {"reply":"nack_expired","per_cpu_per_second":500}]}}"#;
+    let shown = text(&reply(flood), false);
+    let lines: Vec<_> = shown.lines().collect();
+    assert!(
+        lines[0].starts_with("Level               attack for 1m"),
+        "{shown}"
+    );
+    assert!(!shown.contains('\u{1b}'), "{shown}");
+    assert_eq!(lines[1], "First messages      4100 a second without proof");
+    assert_eq!(
+        lines[2],
+        "Replies, CPU and s  cookie 100000  nack_expired 500"
+    );
+    assert_eq!(lines[3], "Half-open           3");
+    let none = r#""flood":{"half_open":0,"cookies_sent":0,"cookies_wrong":0}"#;
+    assert!(text(&reply(none), false).starts_with("Level               no gate"));
+}

@@ -1,6 +1,6 @@
 //! Daemons talking in namespaces of a kernel that need not have ESP.
 
-use super::{dataplane, flood, mangled, storm};
+use super::{challenge, dataplane, flood, mangled, storm};
 use crate::suite::Case;
 
 /// In the order in which they run.
@@ -9,6 +9,9 @@ pub const CASES: &[Case] = &[
     dataplane::UNDO,
     flood::TURNED_AWAY,
     flood::CONTROL,
+    challenge::COOKIE,
+    challenge::COOKIE_IPV6,
+    challenge::LEVEL,
     mangled::SURVIVES,
     storm::HUNDRED,
     storm::THOUSAND,
