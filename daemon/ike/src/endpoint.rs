@@ -596,3 +596,6 @@ fn sip_key(env: &mut dyn Env) -> SipKey {
     env.random(&mut octets);
     SipKey::from_octets(octets)
 }
+
+#[cfg(test)]
+mod tests;
