@@ -410,7 +410,6 @@ impl Keeper {
         let newest = self.ring.epochs().last().map(|(key_id, ..)| key_id);
         match self.ring.grant(GRANT, wall_clock()) {
             Ok(range) => {
-                // The engine has to know the epoch before it holds an index of it.
                 if Some(range.key_id) != newest {
                     self.publish_epochs();
                 }
@@ -456,7 +455,13 @@ impl Keeper {
         self.check(sent);
     }
 
+    /// Tells of the live epochs. Indexes of the newest come first and wait with the engine until it
+    /// knows the epoch: no login in between goes without a ticket.
     fn publish_epochs(&mut self) {
+        match self.ring.grant(GRANT, wall_clock()) {
+            Ok(range) => self.tell(0, Answer::Indexes(Some(range))),
+            Err(error) => error!("ticket ring: {error}"),
+        }
         self.guard.set_keys(&self.ring, &self.node);
         let answer = Answer::Epochs(self.epoch_keys());
         let bitmaps: Vec<BorrowedFd<'_>> = self

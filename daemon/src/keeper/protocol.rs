@@ -6,10 +6,10 @@
 //! | `Hello`                    | `Hello`, with all sockets, then all bitmaps, as descriptors      |
 //! | `Kernel`                   | `Done` with the same operation numbers                          |
 //! | `Usage`, `Orphans`         | the same word; orphans come in pages                            |
-//! | `ReserveIndexes`           | `Indexes`; after `Epochs`, if the epoch changed on the way      |
-//! | `NewEpoch`                 | `Epochs`, with all bitmaps as descriptors; then `NewEpoch`      |
+//! | `ReserveIndexes`           | `Indexes`; after the two below, if the epoch changed on the way |
+//! | `NewEpoch`                 | `Indexes`; `Epochs`, with all bitmaps beside it; then `NewEpoch` |
 //! | `GateStatus`               | `Gate`                                                          |
-//! | (nothing)                  | `Epochs`, `SpiKeys` on rotation; `Stop` when it is time to leave |
+//! | (nothing)                  | on rotation `Indexes`, `Epochs` or `SpiKeys`; `Stop` at the end   |
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -132,6 +132,21 @@ fn live_ids_are_not_reissued_and_their_number_is_bounded() {
     assert_eq!(distinct.len(), MAX_EPOCHS);
 }
 
+// RFC 5723: N40
+#[test]
+fn a_live_id_in_the_way_is_passed_over() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut ring, _) = open(folder.path(), BOOT, 0);
+    ring.force_epoch(0).expect("epoch");
+    ring.force_epoch(0).expect("epoch");
+    // As when the ids have come round and the oldest two are still honoured.
+    let newest = ring.state.epochs[2].key_id;
+    ring.state.epochs[0].key_id = newest.wrapping_add(1);
+    ring.state.epochs[1].key_id = newest.wrapping_add(2);
+    ring.force_epoch(0).expect("epoch");
+    assert_eq!(ids(&ring)[3], newest.wrapping_add(3));
+}
+
 #[test]
 fn revoking_leaves_one_new_epoch_for_good() {
     let folder = tempfile::tempdir().expect("folder");
