@@ -125,7 +125,7 @@ pub(super) fn replace(
         .mode(0o600)
         .open(&fresh)?;
     fill(&mut file)?;
-    file.sync_all()?;
+    sync(&file)?;
     fs::rename(&fresh, path)?;
     sync_folder(path)
 }
@@ -154,10 +154,25 @@ pub(super) fn create_private(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Makes a file's content durable, also what was written through a shared mapping: its pages are the
+/// file's. All tickets' files come through here and [`sync_folder`], so that a test can tell what a
+/// power cut would leave.
+pub(super) fn sync(file: &File) -> io::Result<()> {
+    file.sync_data()?;
+    #[cfg(test)]
+    super::power_cut::content_is_durable(file);
+    Ok(())
+}
+
 /// Makes durable what names the folder of this path holds.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
-    path.parent()
-        .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    let Some(folder) = path.parent() else {
+        return Ok(());
+    };
+    File::open(folder)?.sync_all()?;
+    #[cfg(test)]
+    super::power_cut::names_are_durable(folder);
+    Ok(())
 }
 
 /// The name a file has until it is whole.
@@ -169,7 +184,7 @@ fn overwrite(mut file: File) -> io::Result<()> {
     let length = file.metadata()?.len().min(MAX_FILE as u64) as usize;
     file.seek(SeekFrom::Start(0))?;
     file.write_all(&vec![0; length])?;
-    file.sync_all()
+    sync(&file)
 }
 
 #[cfg(test)]

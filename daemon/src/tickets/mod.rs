@@ -5,6 +5,8 @@
 mod durable;
 mod ledger;
 mod node;
+#[cfg(test)]
+mod power_cut;
 mod references;
 mod ring;
 mod sessions;

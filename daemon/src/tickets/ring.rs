@@ -116,6 +116,9 @@ pub struct Ring {
     files: Vec<UsedFile>,
     /// What the newest epoch has promised on disk and not yet given out.
     promised: Option<IndexRange>,
+    /// Id of the epoch made last, alive or not. The next one gets another: else its bitmap could take
+    /// the place of one that the ring on disk still names.
+    last_id: Option<u8>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -177,6 +180,7 @@ impl Ring {
             folder: folder.into(),
             options,
             promised: None,
+            last_id: state.epochs.last().map(|epoch| epoch.key_id),
             files: Vec::new(),
             state: State {
                 boot_id,
@@ -358,7 +362,7 @@ impl Ring {
         random.fill(&mut root).map_err(|_| RingError::Random)?;
         random.fill(&mut first).map_err(|_| RingError::Random)?;
         let alive: Vec<u8> = self.state.epochs.iter().map(|epoch| epoch.key_id).collect();
-        let mut key_id = alive.last().map_or(first[0], |last| last.wrapping_add(1));
+        let mut key_id = self.last_id.map_or(first[0], |last| last.wrapping_add(1));
         // Ends, since fewer are alive than there are ids.
         while alive.contains(&key_id) {
             key_id = key_id.wrapping_add(1);
@@ -374,6 +378,7 @@ impl Ring {
         root.zeroize();
         let file = UsedFile::create(&self.folder, key_id, &epoch.root())
             .map_err(|source| self.bitmap(key_id, source))?;
+        self.last_id = Some(key_id);
         self.state.epochs.push(epoch);
         self.files.push(file);
         // What the old epoch had left is not given out any more.

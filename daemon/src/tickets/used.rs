@@ -20,7 +20,7 @@ use ike::crypto::Secret;
 use memmap2::{MmapOptions, MmapRaw};
 use ring::digest::{Context, SHA256, digest};
 
-use super::durable::replace;
+use super::durable::{self, replace};
 
 /// Tickets of one epoch.
 pub const INDEXES: u32 = 1 << 24;
@@ -76,11 +76,13 @@ impl UsedBits {
 
     /// Makes the bits set so far survive a power cut. Does nothing if none was set since.
     pub fn sync(&self) -> io::Result<()> {
-        if self.changed.swap(false, Ordering::AcqRel) {
-            // Covers pages dirtied through the mapping, too: they are the file's page cache.
-            self.file.sync_data()?;
+        if !self.changed.swap(false, Ordering::AcqRel) {
+            return Ok(());
         }
-        Ok(())
+        durable::sync(&self.file).inspect_err(|_| {
+            // They are not on disk yet: to be tried again.
+            self.changed.store(true, Ordering::Release);
+        })
     }
 
     #[expect(unsafe_code, reason = "docs/decisions/0001-used-bitmap-mmap.md")]
@@ -136,7 +138,7 @@ impl UsedFile {
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        durable::sync(&self.file)
     }
 
     /// SHA-256 over all bits.

@@ -148,6 +148,18 @@ fn a_live_id_in_the_way_is_passed_over() {
 }
 
 #[test]
+fn after_all_have_retired_the_next_id_is_still_another() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut ring, _) = open(folder.path(), BOOT, 0);
+    let first = ids(&ring)[0];
+    ring.rotate(3 * DAY).expect("rotate");
+    assert_eq!(ids(&ring), [first.wrapping_add(1)]);
+    drop(ring);
+    let (ring, _) = open(folder.path(), BOOT, 6 * DAY);
+    assert_eq!(ids(&ring), [first.wrapping_add(2)]);
+}
+
+#[test]
 fn revoking_leaves_one_new_epoch_for_good() {
     let folder = tempfile::tempdir().expect("folder");
     let (mut ring, _) = open(folder.path(), BOOT, 0);
