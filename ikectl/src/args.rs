@@ -103,7 +103,7 @@ pub(crate) enum TicketCommand {
     Rotate,
     /// Void tickets; SAs stay up
     Revoke {
-        /// The identity whose SAs' tickets are meant
+        /// The identity whose tickets are meant, whether it has an SA or not
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         peer: Option<String>,
         /// Every ticket ever issued, by retiring all keys

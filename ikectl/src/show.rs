@@ -232,7 +232,11 @@ fn done_line(done: &Done) -> String {
         return format!("ticket key {key_id} issues from now on\n");
     }
     if let Some(revoked) = done.revoked {
-        return count(revoked, "ticket") + " revoked\n";
+        let mut text = count(revoked, "ticket") + " of present SAs revoked";
+        if let Some(seconds) = done.refused_for_seconds {
+            let _infallible = write!(text, "; older ones are refused for {}", ago(seconds));
+        }
+        return text + "\n";
     }
     if let (Some(id), Some(old)) = (done.id, done.old_id) {
         let _infallible = write!(text, "[{id}]: new keys, was [{old}]");

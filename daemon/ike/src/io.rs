@@ -228,6 +228,11 @@ pub trait TicketLedger {
     /// Marks the ticket used. `true` for whoever was first.
     fn mark_used(&mut self, key_id: u8, index: u32) -> bool;
 
+    /// Up to when, Unix seconds, whatever was issued to this peer is void: the time at which its
+    /// operator last revoked its tickets. `None` if none of them is revoked that could still be
+    /// presented.
+    fn revoked_until(&self, peer: &Identity) -> Option<u64>;
+
     /// Keeps the state of a ticket by reference until `expiry`, Unix seconds. `false` if it cannot be
     /// kept; the client then gets no ticket.
     fn keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> bool;

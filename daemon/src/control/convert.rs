@@ -9,8 +9,8 @@ use ike::{
 use ikectl_api as api;
 
 use super::request::{
-    CommandError, EpochReport, FloodReport, GateReport, SaReport, StatusReport, TicketReport,
-    Traffic,
+    CommandError, EpochReport, FloodReport, GateReport, RevocationReport, SaReport, StatusReport,
+    TicketReport, Traffic,
 };
 
 /// A Unix time as RFC 3339 in UTC.
@@ -136,6 +136,11 @@ pub(super) fn tickets(report: TicketReport) -> api::Tickets {
         expires_in_seconds: one.left.as_ref().map(Duration::as_secs),
         resume_count: one.resume_count,
     };
+    let revocation = |one: RevocationReport| api::TicketRevocation {
+        peer: one.peer,
+        age_seconds: one.age.as_secs(),
+        refused_for_seconds: one.refused_for.as_secs(),
+    };
     api::Tickets {
         epochs: report.epochs.into_iter().map(epoch).collect(),
         issued: report.issued,
@@ -143,6 +148,7 @@ pub(super) fn tickets(report: TicketReport) -> api::Tickets {
         refused: report.refused.into_iter().map(refusals).collect(),
         outstanding: report.outstanding,
         held: report.held.into_iter().map(held).collect(),
+        revocations: report.revocations.into_iter().map(revocation).collect(),
     }
 }
 

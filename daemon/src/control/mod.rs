@@ -11,7 +11,7 @@ mod tests;
 pub use self::{
     request::{
         CommandError, ControlRequest, EpochReport, FloodReport, GateReport, GateVerdict, RekeyDone,
-        SaReport, StatusReport, TicketReport, Traffic, UpDone,
+        RevocationReport, RevokeDone, SaReport, StatusReport, TicketReport, Traffic, UpDone,
     },
     server::{Bound, ControlError, MAX_CLIENTS, QUEUE, RESULT_SLACK, bind, serve},
 };

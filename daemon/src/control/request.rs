@@ -71,12 +71,12 @@ pub enum ControlRequest {
         /// Answer with its id when it is in use; an error is for people.
         reply: oneshot::Sender<Result<u8, String>>,
     },
-    /// [`ike::Endpoint::revoke`].
+    /// [`ike::Endpoint::revoke`], and whatever the peer holds of SAs that are gone.
     Revoke {
         /// Whose tickets: an identity as it is shown, or as it is configured.
         peer: String,
-        /// Answer at once, with their number.
-        reply: oneshot::Sender<usize>,
+        /// Answer at once; an error is for people.
+        reply: oneshot::Sender<Result<RevokeDone, String>>,
     },
     /// The level of defence and why.
     Flood {
@@ -134,6 +134,15 @@ pub struct RekeyDone {
     pub sa: u64,
 }
 
+/// A revocation that is in force.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RevokeDone {
+    /// Tickets that the peer got on SAs that are here.
+    pub tickets: u64,
+    /// How long whatever else it may hold will be refused: until that has expired.
+    pub refused_for: Duration,
+}
+
 /// What the daemon knows of tickets; totals count from its start.
 #[derive(Clone, Debug, Default)]
 pub struct TicketReport {
@@ -149,6 +158,19 @@ pub struct TicketReport {
     pub outstanding: u64,
     /// Sessions that we can resume.
     pub held: Vec<HeldTicket>,
+    /// Peers whose tickets are revoked.
+    pub revocations: Vec<RevocationReport>,
+}
+
+/// A peer whose tickets are revoked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RevocationReport {
+    /// Its identity, as the operator gave it.
+    pub peer: String,
+    /// Since then; what was issued before is refused.
+    pub age: Duration,
+    /// How long there may be something to refuse.
+    pub refused_for: Duration,
 }
 
 /// One ticket key.

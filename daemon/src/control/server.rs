@@ -375,18 +375,18 @@ async fn new_epoch(engine: &mpsc::Sender<ControlRequest>, alone: bool) -> Result
 
 async fn revoke(engine: &mpsc::Sender<ControlRequest>, peer: String) -> Result<Outcome, Failure> {
     let name = peer.clone();
-    let revoked = ask(engine, |reply| ControlRequest::Revoke { peer: name, reply }).await?;
-    if revoked == 0 {
-        return Err(Failure {
-            code: ErrorCode::NotFound,
-            message: format!("no IKE SA of {} has a ticket", peer.escape_debug()),
-            cure: Some("what a peer without an SA holds goes only with revoke --all".to_owned()),
-        });
+    match ask(engine, |reply| ControlRequest::Revoke { peer: name, reply }).await? {
+        Ok(done) => Ok(Outcome::Done(Done {
+            revoked: Some(done.tickets),
+            refused_for_seconds: Some(done.refused_for.as_secs()),
+            ..Done::default()
+        })),
+        Err(why) => Err(Failure {
+            code: ErrorCode::Failed,
+            message: format!("tickets of {}: {}", peer.escape_debug(), why.escape_debug()),
+            cure: Some("revoke --all retires all keys".to_owned()),
+        }),
     }
-    Ok(Outcome::Done(Done {
-        revoked: Some(revoked as u64),
-        ..Done::default()
-    }))
 }
 
 async fn up(engine: &mpsc::Sender<ControlRequest>, connection: &str) -> Result<Outcome, Failure> {

@@ -410,6 +410,11 @@ fn tickets_are_listed_rotated_and_revoked() {
                 left: None,
                 resume_count: 0,
             }],
+            revocations: vec![RevocationReport {
+                peer: "a@b".to_owned(),
+                age: Duration::from_mins(2),
+                refused_for: Duration::from_hours(1),
+            }],
         };
         reply.send(report).expect("waits");
         let Outcome::Tickets(shown) = client.outcome().await else {
@@ -423,6 +428,7 @@ fn tickets_are_listed_rotated_and_revoked() {
             "held": [{"connection": "home", "suspended": true, "gateway_id": "gw.example",
                 "gateway_addr": "2001:db8::7", "gateway_port": 4500, "ticket_bytes": 256,
                 "age_seconds": 60, "resume_count": 0}],
+            "revocations": [{"peer": "a@b", "age_seconds": 120, "refused_for_seconds": 3600}],
         });
         assert_eq!(json, expected);
 
@@ -452,7 +458,11 @@ fn tickets_are_listed_rotated_and_revoked() {
             assert_eq!(client.error().await, ErrorCode::Failed);
         }
 
-        for tickets in [2, 0] {
+        let done = RevokeDone {
+            tickets: 2,
+            refused_for: Duration::from_hours(1),
+        };
+        for answer in [Ok(done), Err("disk\nfull".to_owned())] {
             client
                 .send(r#"{"method":"ticket_revoke","parameters":{"peer":"a@b"}}"#)
                 .await;
@@ -460,13 +470,16 @@ fn tickets_are_listed_rotated_and_revoked() {
                 panic!("the question")
             };
             assert_eq!(peer, "a@b");
-            reply.send(tickets).expect("waits");
+            reply.send(answer).expect("waits");
         }
         let Outcome::Done(done) = client.outcome().await else {
             panic!("done")
         };
-        assert_eq!(done.revoked, Some(2));
-        assert_eq!(client.error().await, ErrorCode::NotFound);
+        assert_eq!(
+            (done.revoked, done.refused_for_seconds),
+            (Some(2), Some(3600))
+        );
+        assert_eq!(client.error().await, ErrorCode::Failed);
 
         for parameters in [r"{}", r#"{"peer":"a","all":true}"#] {
             let line = format!(r#"{{"method":"ticket_revoke","parameters":{parameters}}}"#);

@@ -109,6 +109,7 @@ impl Engine {
         if let Some(references) = stores::open_references(&config) {
             ledger.set_references(references, &start.epochs);
         }
+        ledger.set_revocations(stores::open_revocations(&config, now));
         let Config {
             daemon,
             flood,

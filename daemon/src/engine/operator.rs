@@ -15,16 +15,16 @@ use nix::{
     unistd::getppid,
 };
 use tokio::sync::oneshot;
-use tracing::info;
+use tracing::{error, info};
 
 use super::{Engine, now};
 use crate::{
     control::{
         CommandError, ControlRequest, EpochReport, FloodReport, GateReport, GateVerdict, RekeyDone,
-        SaReport, StatusReport, TicketReport, Traffic, UpDone,
+        RevocationReport, RevokeDone, SaReport, StatusReport, TicketReport, Traffic, UpDone,
     },
     keeper::GateStatus,
-    tickets::EpochTimes,
+    tickets::{EpochTimes, Revocation, Revocations},
 };
 
 /// Commands that end with an event. Each belongs to a client of the control socket, whose number and
@@ -223,6 +223,9 @@ impl Engine {
                 .collect(),
             ..StatusReport::default()
         };
+        let trouble = self.ledger.revocations().and_then(Revocations::trouble);
+        let attention = trouble.map(|trouble| trouble.to_string());
+        report.attention.extend(attention);
         let client = self.client.clone();
         tokio::spawn(async move {
             let gate = gate_report(&client.gate_status().await.unwrap_or_default());
@@ -272,6 +275,7 @@ impl Engine {
                 .collect(),
             outstanding: self.endpoint.sas(now).iter().filter(issued).count() as u64,
             held: self.endpoint.held_tickets(now),
+            revocations: revocation_reports(self.ledger.revocations(), now.wall),
         }
     }
 
@@ -290,7 +294,20 @@ impl Engine {
         });
     }
 
-    fn revoke(&mut self, peer: &str) -> usize {
+    /// What the peer got on SAs that are here, by their used bits; whatever else it may hold, by an
+    /// entry in the list. That comes first: no ticket issued between the two is good.
+    fn revoke(&mut self, peer: &str) -> Result<RevokeDone, String> {
+        let wall = now().wall;
+        let last_expiry = self
+            .epochs
+            .iter()
+            .map(|(_, times)| times.accept_until)
+            .max();
+        let forget_at = last_expiry.unwrap_or(wall);
+        let listed = match self.ledger.revocations_mut() {
+            Some(list) => list.revoke(peer, wall, forget_at),
+            None => Ok(()),
+        };
         let configured = Identity::from_text(peer);
         // A distinguished name has no other text than the one it is shown by.
         let is_meant = |id: &Identity| Some(id) == configured.as_ref() || id.to_string() == peer;
@@ -303,7 +320,14 @@ impl Engine {
             revoked,
             "tickets of {peer:?} revoked on the operator's word"
         );
-        revoked
+        listed.map_err(|error| {
+            error!("{error}");
+            error.to_string()
+        })?;
+        Ok(RevokeDone {
+            tickets: revoked as u64,
+            refused_for: Duration::from_secs(forget_at.saturating_sub(wall)),
+        })
     }
 
     fn up_already(&self, connection: &Arc<str>) -> Option<UpDone> {
@@ -323,6 +347,16 @@ impl Engine {
         let of_it = |view: &ike::view::SaView| view.connection.as_ref() == Some(connection);
         self.endpoint.sas(now()).iter().any(of_it)
     }
+}
+
+fn revocation_reports(list: Option<&Revocations>, wall: u64) -> Vec<RevocationReport> {
+    let report = |one: &Revocation| RevocationReport {
+        peer: one.peer.clone(),
+        age: Duration::from_secs(wall.saturating_sub(one.until)),
+        refused_for: Duration::from_secs(one.forget_at.saturating_sub(wall)),
+    };
+    let entries = list.map_or(&[][..], Revocations::entries);
+    entries.iter().map(report).collect()
 }
 
 fn epoch_reports(epochs: &[(u8, EpochTimes)], wall: u64) -> Vec<EpochReport> {

@@ -1,6 +1,6 @@
-//! What the engine keeps on disk by itself: a client's sleeping sessions and the records behind tickets
-//! by reference. Either store can be out of order without keeping the engine from its work; what that
-//! costs is a full exchange.
+//! What the engine keeps on disk by itself: a client's sleeping sessions, the records behind tickets by
+//! reference, and whose tickets are revoked. Each store can be out of order without keeping the engine
+//! from its work; what that costs is full exchanges.
 
 use std::{collections::VecDeque, env, path::PathBuf};
 
@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     config::Config,
-    tickets::{ReferenceLimits, References, Sessions},
+    tickets::{ReferenceLimits, References, Revocations, Sessions},
 };
 
 /// Attempts that are remembered for not presenting their ticket.
@@ -38,6 +38,15 @@ pub(super) fn open_references(config: &Config) -> Option<References> {
             None
         }
     }
+}
+
+/// Opens the list of peers whose tickets are revoked.
+pub(super) fn open_revocations(config: &Config, now: Stamp) -> Revocations {
+    let revocations = Revocations::open(&config.daemon.state_dir, now.wall);
+    if let Some(trouble) = revocations.trouble() {
+        error!("{trouble}");
+    }
+    revocations
 }
 
 /// A client's sessions on disk, and what to do when they will not go from there.

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 /// Octets of a magic: seven of name, one of version.
 pub(super) type Magic = [u8; 8];
 const CHECKSUM: usize = 32;
-/// Longest file of this kind.
+/// Longest file, where nothing else is said.
 const MAX_FILE: usize = 16 << 10;
 
 /// Why a durable file is of no use.
@@ -50,6 +50,15 @@ pub(super) fn read<T: DeserializeOwned>(
     path: &Path,
     magic: Magic,
 ) -> Result<Option<T>, DurableError> {
+    read_up_to(MAX_FILE, path, magic)
+}
+
+/// The same of a file that may have so many octets.
+pub(super) fn read_up_to<T: DeserializeOwned>(
+    most: usize,
+    path: &Path,
+    magic: Magic,
+) -> Result<Option<T>, DurableError> {
     let io = |source| DurableError::Io {
         path: path.into(),
         source,
@@ -63,11 +72,11 @@ pub(super) fn read<T: DeserializeOwned>(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io(error)),
     };
-    let mut octets = Zeroizing::new(Vec::with_capacity(MAX_FILE + 1));
-    file.take(MAX_FILE as u64 + 1)
+    let mut octets = Zeroizing::new(Vec::with_capacity(most + 1));
+    file.take(most as u64 + 1)
         .read_to_end(&mut octets)
         .map_err(io)?;
-    if octets.len() > MAX_FILE {
+    if octets.len() > most {
         return Err(damaged("too long"));
     }
     let (signed, checksum) = octets
@@ -91,13 +100,23 @@ pub(super) fn write<T: Serialize>(
     magic: Magic,
     value: &T,
 ) -> Result<(), DurableError> {
+    write_up_to(MAX_FILE, path, magic, value)
+}
+
+/// The same of a file that may have so many octets.
+pub(super) fn write_up_to<T: Serialize>(
+    most: usize,
+    path: &Path,
+    magic: Magic,
+    value: &T,
+) -> Result<(), DurableError> {
     let io = |source| DurableError::Io {
         path: path.into(),
         source,
     };
-    let mut octets = Zeroizing::new(vec![0; MAX_FILE]);
+    let mut octets = Zeroizing::new(vec![0; most]);
     octets[..magic.len()].copy_from_slice(&magic);
-    let room = MAX_FILE - CHECKSUM;
+    let room = most - CHECKSUM;
     let end = postcard::to_slice(value, &mut octets[magic.len()..room])
         .map(|body| magic.len() + body.len())
         .map_err(|_| io(io::ErrorKind::FileTooLarge.into()))?;

@@ -14,11 +14,13 @@ use std::{
 use ike::{
     io::{TicketLedger, TicketRoot},
     ticket::{Kept, Reference},
+    wire::id::Identity,
 };
 use tracing::{error, warn};
 
 use super::{
     references::References,
+    revocations::Revocations,
     ring::{EpochTimes, IndexRange},
     used::UsedBits,
 };
@@ -78,6 +80,8 @@ pub struct Ledger {
     bits: Vec<(u8, Arc<UsedBits>)>,
     /// Without it no ticket by reference is issued or honoured.
     references: Option<References>,
+    /// Without it nothing is revoked.
+    revocations: Option<Revocations>,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -85,6 +89,7 @@ impl std::fmt::Debug for Ledger {
         f.debug_struct("Ledger")
             .field("bits", &self.bits)
             .field("references", &self.references)
+            .field("revocations", &self.revocations)
             .finish_non_exhaustive()
     }
 }
@@ -97,7 +102,24 @@ impl Ledger {
             ask: Box::new(ask),
             bits: Vec::new(),
             references: None,
+            revocations: None,
         }
+    }
+
+    /// Refuses what is revoked here.
+    pub fn set_revocations(&mut self, revocations: Revocations) {
+        self.revocations = Some(revocations);
+    }
+
+    /// Whose tickets are revoked; `None` if nobody keeps book of that.
+    #[must_use]
+    pub const fn revocations(&self) -> Option<&Revocations> {
+        self.revocations.as_ref()
+    }
+
+    /// The same, to revoke some more.
+    pub const fn revocations_mut(&mut self) -> Option<&mut Revocations> {
+        self.revocations.as_mut()
     }
 
     /// Keeps what tickets by reference name in this store.
@@ -106,8 +128,14 @@ impl Ledger {
         self.references = Some(references);
     }
 
-    /// Clears a batch of expired references away; `true` if there may be more.
+    /// Clears a batch of expired references away, and revocations that are of no more use; `true` if
+    /// there may be more.
     pub fn purge(&mut self) -> bool {
+        if let Some(revocations) = &mut self.revocations
+            && let Err(error) = revocations.expire(wall_clock())
+        {
+            error!("{error}");
+        }
         let Some(references) = &mut self.references else {
             return false;
         };
@@ -193,6 +221,10 @@ impl TicketLedger for Ledger {
 
     fn mark_used(&mut self, key_id: u8, index: u32) -> bool {
         self.bits(key_id).is_some_and(|bits| bits.set(index))
+    }
+
+    fn revoked_until(&self, peer: &Identity) -> Option<u64> {
+        self.revocations.as_ref()?.until(peer)
     }
 
     fn keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> bool {

@@ -1,6 +1,7 @@
 //! What tickets need to outlive the daemon: the ring of epochs with its roots, the used bits, the
-//! keys behind our SPIs, the records behind tickets by reference, and a client's sleeping sessions. The
-//! keeper owns ring and bits, of which the engine has a [`Ledger`]; the last two are the engine's own.
+//! keys behind our SPIs, the records behind tickets by reference, the peers whose tickets are revoked,
+//! and a client's sleeping sessions. The keeper owns ring and bits, of which the engine has a
+//! [`Ledger`]; the last three are the engine's own.
 
 mod durable;
 mod ledger;
@@ -8,6 +9,7 @@ mod node;
 #[cfg(test)]
 mod power_cut;
 mod references;
+mod revocations;
 mod ring;
 mod sessions;
 mod used;
@@ -18,6 +20,7 @@ pub use node::Node;
 pub use references::{
     MAX_REFERENCE_OCTETS, MAX_REFERENCES, MovedAside, ReferenceError, ReferenceLimits, References,
 };
+pub use revocations::{MAX_REVOCATIONS, Revocation, RevocationError, Revocations};
 pub use ring::{EpochTimes, IndexRange, MAX_EPOCHS, Notice, Ring, RingError, RingOptions};
 pub use sessions::{SessionError, Sessions};
 pub use used::{INDEXES, UsedBits};

@@ -12,7 +12,9 @@ pub use reply::{
 };
 pub use request::Request;
 pub use sa::{ChildSa, Endpoint, IkeSa, Pfs, SaState, Ticket};
-pub use ticket::{HeldTicket, OriginItem, SaOrigin, TicketEpoch, TicketRefusals, Tickets};
+pub use ticket::{
+    HeldTicket, OriginItem, SaOrigin, TicketEpoch, TicketRefusals, TicketRevocation, Tickets,
+};
 
 /// The number of these shapes. It grows when a key changes its meaning or goes.
 pub const SCHEMA: u32 = 1;

@@ -191,9 +191,12 @@ pub struct Done {
     /// The ticket key that issues from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<u8>,
-    /// Tickets of one peer that were revoked.
+    /// Tickets of one peer that were revoked, of those issued on SAs that are still there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<u64>,
+    /// How long any other ticket that the peer may hold will be refused: until it has expired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_for_seconds: Option<u64>,
 }
 
 /// A request came to nothing.

@@ -20,6 +20,20 @@ pub struct Tickets {
     /// Client: sessions that can be resumed.
     #[serde(default)]
     pub held: Vec<HeldTicket>,
+    /// Gateway: peers whose tickets are revoked, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revocations: Vec<TicketRevocation>,
+}
+
+/// A peer whose tickets are revoked. What it gets afterwards is honoured.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TicketRevocation {
+    /// Its identity, as it was given.
+    pub peer: String,
+    /// Since the revocation.
+    pub age_seconds: u64,
+    /// Until the last ticket that it can concern has expired.
+    pub refused_for_seconds: u64,
 }
 
 /// A ticket key. Only the newest issues.

@@ -74,7 +74,7 @@ Attention one?[2J
 }
 
 #[test]
-fn tickets_are_two_tables_and_a_line() {
+fn tickets_are_tables_and_a_line() {
     let tickets = r#""tickets":{"epochs":[
         {"key_id":6,"age_seconds":108000,"accepted_for_seconds":21600},
         {"key_id":7,"age_seconds":21600,"issues_for_seconds":64800,"accepted_for_seconds":108000}],
@@ -85,12 +85,15 @@ fn tickets_are_two_tables_and_a_line() {
         "expires_in_seconds":3540,"resume_count":2},
         {"connection":"old","suspended":false,"gateway_id":"gw\u001b.example",
         "gateway_addr":"2001:db8::1","gateway_port":500,"ticket_bytes":272,"age_seconds":7200,
-        "resume_count":0}]}"#;
+        "resume_count":0}],
+        "revocations":[{"peer":"a\u001b@b","age_seconds":60,"refused_for_seconds":7200}]}"#;
     let expected = "\
 KEY  AGE   ISSUES FOR  ACCEPTED FOR
 6    1d6h  -           6h
 7    6h    18h         1d6h
 10 issued  7 honoured  3 refused (expired 2, used 1)  4 outstanding
+REVOKED  AGE  REFUSED FOR
+a?@b     1m   2h
 HELD BY  GATEWAY      ADDRESS            STATE      AGE  EXPIRES  RESUMED  OCTETS
 home     gw.example   192.0.2.1:4500     suspended  1m   59m      2x       256
 old      gw?.example  [2001:db8::1]:500  at hand    2h   over     0x       272
@@ -131,8 +134,11 @@ fn outcomes_are_one_line() {
             "rw[5]: new keys, was [4]\n",
         ),
         (r#"{"key_id":8}"#, "ticket key 8 issues from now on\n"),
-        (r#"{"revoked":1}"#, "1 ticket revoked\n"),
-        (r#"{"revoked":2}"#, "2 tickets revoked\n"),
+        (r#"{"revoked":1}"#, "1 ticket of present SAs revoked\n"),
+        (
+            r#"{"revoked":0,"refused_for_seconds":3600}"#,
+            "0 tickets of present SAs revoked; older ones are refused for 1h\n",
+        ),
     ] {
         assert_eq!(text(&reply(&format!(r#""done":{done}"#)), false), line);
     }

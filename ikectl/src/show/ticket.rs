@@ -37,6 +37,17 @@ pub(super) fn screen(tickets: &Tickets) -> String {
         "{} issued  {} honoured  {total} refused{reasons}  {} outstanding",
         tickets.issued, tickets.honoured, tickets.outstanding
     );
+    if !tickets.revocations.is_empty() {
+        let mut table = Table::new(&["REVOKED", "AGE", "REFUSED FOR"]);
+        for one in &tickets.revocations {
+            table.row(vec![
+                printable(&one.peer),
+                ago(one.age_seconds),
+                ago(one.refused_for_seconds),
+            ]);
+        }
+        text.push_str(&table.text());
+    }
     if !tickets.held.is_empty() {
         let mut table = Table::new(&[
             "HELD BY", "GATEWAY", "ADDRESS", "STATE", "AGE", "EXPIRES", "RESUMED", "OCTETS",

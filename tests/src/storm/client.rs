@@ -283,6 +283,10 @@ impl TicketLedger for NoTickets {
         false
     }
 
+    fn revoked_until(&self, _peer: &Identity) -> Option<u64> {
+        None
+    }
+
     fn keep(&mut self, _reference: Reference, _expiry: u64, _kept: Kept) -> bool {
         false
     }

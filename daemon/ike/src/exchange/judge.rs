@@ -102,7 +102,9 @@ impl Endpoint {
                 let (compat, message) = (config.compat, &asked.first.request);
                 let expected =
                     resumption_mic(ripe.suite, compat, &ripe.keys.sk_pi, &octets, message);
-                if !(same && no_cert && resumption_holds(&claim, &expected)) {
+                // Between the two messages, that is.
+                let revoked = state.is_revoked(&*cx.ledger);
+                if revoked || !(same && no_cert && resumption_holds(&claim, &expected)) {
                     return Err(refused);
                 }
                 (Arc::clone(config), state.auth, state.certificate.clone())

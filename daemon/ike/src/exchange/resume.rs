@@ -243,6 +243,9 @@ impl Endpoint {
             return Err(Refused::Used);
         }
         let state = &opened.state;
+        if state.is_revoked(&*cx.ledger) {
+            return Err(Refused::Revoked);
+        }
         let config = self.config_of(&state.connection).ok_or(Refused::Policy)?;
         // The last full authentication counts, not the last resumption.
         if config

@@ -88,6 +88,9 @@ impl Endpoint {
         let mut nonce = [0; 12];
         cx.env.random(&mut nonce);
         let connection = &live.connection;
+        // After a revocation in this very second, it still counts as issued since.
+        let revoked = cx.ledger.revoked_until(&live.peer);
+        let issued = revoked.map_or(cx.now.wall, |until| cx.now.wall.max(until + 1));
         let state = TicketState {
             connection: Arc::clone(&connection.name),
             digest: *connection.digest.first_chunk()?,
@@ -98,7 +101,7 @@ impl Endpoint {
             suite: live.suite,
             sk_d: live.sk_d.duplicate(),
             old_spis: spis,
-            issued: cx.now.wall,
+            issued,
             full_auth: live.origin.full_auth.wall,
             resume_count: live.origin.resume_count,
         };
@@ -183,8 +186,8 @@ impl Endpoint {
 
 impl Endpoint {
     /// Gateway: makes the tickets worthless that such peers got on the SAs they have, and returns how
-    /// many those were. The SAs stay up. Of a peer without an SA nothing is known here: its ticket
-    /// carries its state itself, or names a record that is sealed.
+    /// many those were. The SAs stay up. Of a peer without an SA nothing is known here: what it holds
+    /// is for [`crate::io::TicketLedger::revoked_until`] to refuse.
     pub fn revoke(&mut self, peer: impl Fn(&Identity) -> bool, cx: &mut Context<'_>) -> usize {
         let of_peer = |sa: &&IkeSa| match &sa.state {
             State::Up(live) | State::Installing(live, _) => {

@@ -80,6 +80,8 @@ pub enum Refused {
     Reference,
     /// The connection is gone or was changed since, or no longer allows the suite.
     Policy,
+    /// The operator has revoked what was issued to this peer until then.
+    Revoked,
 }
 
 impl Refused {
@@ -96,6 +98,7 @@ impl Refused {
             Self::Body => "body",
             Self::Reference => "reference",
             Self::Policy => "policy",
+            Self::Revoked => "revoked",
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     crypto::{Encryption, Group, Prf, Secret},
+    io::TicketLedger,
     sa::proposal::IkeSuite,
     wire::{WireError, cursor::Cursor, header::Spi, id::Identity},
 };
@@ -77,6 +78,15 @@ pub struct TicketState {
 }
 
 impl TicketState {
+    // RFC 5723: L9, A21
+    /// Whether its peer's tickets have been revoked since it was issued.
+    #[must_use]
+    pub fn is_revoked(&self, ledger: &dyn TicketLedger) -> bool {
+        ledger
+            .revoked_until(&self.id_i)
+            .is_some_and(|until| self.issued <= until)
+    }
+
     /// The plain body of a ticket.
     #[must_use]
     pub fn encode(&self) -> Secret {

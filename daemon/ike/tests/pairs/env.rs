@@ -7,6 +7,7 @@ use ike::{
     crypto::{Group, KeyShare, KeyShareError, Secret, SignError, SignatureScheme},
     io::{Env, TicketLedger},
     ticket::{Kept, Reference},
+    wire::id::Identity,
 };
 use ring::{
     digest::{SHA256, digest},
@@ -126,6 +127,8 @@ pub(crate) struct MemoryLedger {
     pub(crate) exhausted: bool,
     /// What is kept for tickets by reference: expiry, envelope, state.
     pub(crate) kept: HashMap<Reference, (u64, [u8; 32], Vec<u8>)>,
+    /// Peers whose tickets are void, and until when those were issued.
+    pub(crate) revoked: HashMap<Identity, u64>,
 }
 
 impl TicketLedger for MemoryLedger {
@@ -140,6 +143,10 @@ impl TicketLedger for MemoryLedger {
 
     fn mark_used(&mut self, key_id: u8, index: u32) -> bool {
         self.used.insert((key_id, index))
+    }
+
+    fn revoked_until(&self, peer: &Identity) -> Option<u64> {
+        self.revoked.get(peer).copied()
     }
 
     fn keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> bool {

@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use ike::{
-    Context,
+    Context, Settings,
     io::{Command, Event},
+    peer::Connection,
     view::origin::{Ends, Item, ROWS, Row, SaOrigin, Source},
     wire::id::Identity,
 };
 
-use crate::bed::{Node, Pair};
+use crate::bed::{Node, Pair, client_side, gateway_side};
 
 const SOON: Duration = Duration::from_secs(1);
 const RESUME: u8 = 38;
@@ -88,6 +89,93 @@ fn a_resumption_that_is_under_way_fails_when_its_ticket_is_revoked() {
     pair.deliver(request.from, request.to, &request.message);
     assert_eq!(pair.gateway.endpoint.half_open(), 1);
     assert_eq!(revoke(&mut pair, &peer.expect("is proven")), 1);
+    pair.run(Duration::from_secs(5));
+    assert!(pair.keys_agree() && !pair.client.established()[0].resumed);
+}
+
+/// The operator's whole word: what is here by its used bit, the rest by the list.
+fn revoke_all_of(pair: &mut Pair, peer: &Identity) {
+    pair.gateway
+        .ledger
+        .revoked
+        .insert(peer.clone(), pair.now.wall);
+    revoke(pair, peer);
+}
+
+fn refused_as_revoked(pair: &Pair) -> bool {
+    let refused = |e: &Event| matches!(e, Event::TicketRefused { why: "revoked", .. });
+    pair.gateway.events.iter().any(refused)
+}
+
+// RFC 5723: L9, A21
+#[test]
+fn a_revoked_peer_is_refused_though_its_sa_is_long_gone() {
+    for by_reference in [false, true] {
+        fn refers() -> Vec<Connection> {
+            let mut side = gateway_side();
+            side[0].resume.by_reference = true;
+            side
+        }
+        let gateway = if by_reference { refers } else { gateway_side };
+        let mut pair = Pair::with(20, client_side, gateway, Settings::default());
+        pair.up();
+        pair.run(SOON);
+        let peer = pair.gateway.established()[0].remote_id.clone();
+        let peer = peer.expect("is proven");
+        pair.suspend();
+        pair.gateway.restart(pair.now);
+        assert!(pair.gateway.established().is_empty());
+        pair.run(Duration::from_mins(5));
+        let stranger = Identity::from_text("stranger.example").expect("an identity");
+        revoke_all_of(&mut pair, &stranger);
+        revoke_all_of(&mut pair, &peer);
+        pair.gateway.restart(pair.now);
+        pair.sent.clear();
+        pair.up();
+        pair.run(Duration::from_secs(5));
+        assert!(refused_as_revoked(&pair));
+        let nack = pair.sent.iter().find(|sent| sent.message.len() == 36);
+        let nack = nack.expect("a NACK, and nothing else, in one message");
+        assert_eq!(nack.message[18], RESUME);
+        assert!(pair.keys_agree() && !pair.client.established()[0].resumed);
+
+        // What it got by that full login is good.
+        pair.gateway.events.clear();
+        resume(&mut pair);
+        assert!(pair.client.established()[0].resumed && !refused_as_revoked(&pair));
+    }
+}
+
+// RFC 5723: A21
+#[test]
+fn a_ticket_of_the_second_after_the_revocation_is_good() {
+    let mut pair = up(21);
+    let peer = pair.gateway.established()[0].remote_id.clone();
+    revoke_all_of(&mut pair, &peer.expect("is proven"));
+    // The login that follows is in the same second of the wall clock.
+    let wall = pair.now.wall;
+    pair.command(&Command::Down("home".into())).expect("is up");
+    pair.run(Duration::from_millis(100));
+    pair.up();
+    pair.run(Duration::from_millis(100));
+    assert!(pair.keys_agree());
+    assert_eq!(pair.now.wall, wall);
+    resume(&mut pair);
+    assert!(pair.client.established()[0].resumed);
+}
+
+// RFC 5723: L9, A21
+#[test]
+fn a_revocation_between_the_two_messages_of_a_resumption_is_in_time() {
+    let mut pair = up(22);
+    let peer = pair.gateway.established()[0].remote_id.clone();
+    pair.suspend();
+    pair.gateway.restart(pair.now);
+    pair.up();
+    let request = pair.flying.remove(0);
+    pair.deliver(request.from, request.to, &request.message);
+    assert_eq!(pair.gateway.endpoint.half_open(), 1);
+    revoke_all_of(&mut pair, &peer.expect("is proven"));
     pair.run(Duration::from_secs(5));
     assert!(pair.keys_agree() && !pair.client.established()[0].resumed);
 }

@@ -1,6 +1,5 @@
-//! A storm of key rotations over the real ring, its files and the ledger, with the core at both ends
-//! and a clock of its own: clients come back with tickets of old keys while the keys change between
-//! their messages and the daemon is killed, and none of them has to log in again.
+//! A gateway as keeper and engine make it, over the real ring, its files and the ledger, and its
+//! clients: the core at both ends, a network that loses nothing, and a clock of its own.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -24,15 +23,9 @@ use ike::{
     ticket::{Kept, Reference},
     wire::{id::Identity, ts::TrafficSelector},
 };
-use rekindled::tickets::{Epochs, IndexSource, Ledger, Notice, Ring, RingOptions};
+use rekindled::tickets::{Epochs, IndexSource, Ledger, Notice, Revocations, Ring, RingOptions};
 use ring::digest::{SHA256, digest};
 
-const CLIENTS: u16 = 200;
-const WAVES: u16 = 12;
-/// Waves in whose midst the operator rotates; after them, time does.
-const STORMY: u16 = 4;
-/// Clients whose messages are under way at once.
-const TOGETHER: u16 = 20;
 const TICKET: Duration = Duration::from_hours(12);
 const BETWEEN: Duration = Duration::from_hours(5);
 const BOOT: [u8; 16] = [1; 16];
@@ -41,56 +34,16 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// What the keeper grants at a time.
 const GRANT: u32 = 4096;
 
-// RFC 5723: N15, N40, N46, N51, L9
-#[test]
-fn c_key_rotation_storm() {
-    let folder = tempfile::tempdir().expect("folder");
-    let mut site = Site::open(folder.path());
-    for client in 0..CLIENTS {
-        site.log_in(&[client]);
-    }
-    assert_eq!(site.logins(false), usize::from(CLIENTS));
-    for wave in 0..WAVES {
-        site.sleep();
-        // A third stays away for twice as long.
-        let back: Vec<u16> = (0..CLIENTS).filter(|i| i % 3 != wave % 2).collect();
-        for (number, some) in back.chunks(usize::from(TOGETHER)).enumerate() {
-            // In the middle of a resumption, and between two.
-            site.present(some);
-            if wave < STORMY && number % 2 == 1 {
-                site.force_epoch();
-            }
-            site.settle();
-        }
-        if wave % 3 == 2 {
-            site.kill();
-        }
-        let resumed = site.logins(true);
-        assert_eq!(resumed, back.len(), "wave {wave}: all, by their tickets");
-        assert_eq!(site.logins(false), 0, "wave {wave}");
-        site.forget();
-    }
-    let (made, retired) = (site.gateway.made, site.gateway.retired);
-    assert!(
-        made > 12 && retired > 10,
-        "{made} epochs, {retired} retired"
-    );
-    // Their time over, all are gone but the newest.
-    site.now.wall += 60 * 3600;
-    site.rotate();
-    assert_eq!(site.gateway.ring.epochs().count(), 1);
-}
-
 /// The gateway as keeper and engine make it: the ring with its files, ledger, core.
-struct Gateway {
+pub(crate) struct Gateway {
     core: Core,
-    ring: Ring,
+    pub(crate) ring: Ring,
     ledger: Recorder,
     source: Arc<IndexSource>,
     asked: Arc<AtomicBool>,
     /// Epochs that began and ended so far.
-    made: usize,
-    retired: usize,
+    pub(crate) made: usize,
+    pub(crate) retired: usize,
 }
 
 struct Core {
@@ -98,22 +51,22 @@ struct Core {
     env: Seeded,
 }
 
-struct Site {
+pub(crate) struct Site {
     folder: std::path::PathBuf,
-    now: Stamp,
-    gateway: Gateway,
+    pub(crate) now: Stamp,
+    pub(crate) gateway: Gateway,
     clients: Vec<Core>,
     flying: VecDeque<(Path, Vec<u8>)>,
-    events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
 }
 
 impl Site {
-    fn open(folder: &FilePath) -> Self {
+    pub(crate) fn open(folder: &FilePath, clients: u16) -> Self {
         let now = Stamp {
             boot: Duration::from_secs(1000),
             wall: START,
         };
-        let clients = (0..CLIENTS).map(|i| core(u64::from(i) + 2, vec![client_side(i)], &[], now));
+        let clients = (0..clients).map(|i| core(u64::from(i) + 2, vec![client_side(i)], &[], now));
         Self {
             folder: folder.into(),
             now,
@@ -124,13 +77,13 @@ impl Site {
         }
     }
 
-    fn log_in(&mut self, clients: &[u16]) {
+    pub(crate) fn log_in(&mut self, clients: &[u16]) {
         self.present(clients);
         self.settle();
     }
 
     /// Takes clients up, and carries only their first messages and the answers to these.
-    fn present(&mut self, clients: &[u16]) {
+    pub(crate) fn present(&mut self, clients: &[u16]) {
         for i in clients {
             let mut nothing = NoLedger;
             let Core { endpoint, env } = &mut self.clients[usize::from(*i)];
@@ -148,7 +101,7 @@ impl Site {
         }
     }
 
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         while self.step() {}
     }
 
@@ -203,21 +156,21 @@ impl Site {
     }
 
     /// Logins that the gateway has seen since it was last asked to forget.
-    fn logins(&self, by_ticket: bool) -> usize {
+    pub(crate) fn logins(&self, by_ticket: bool) -> usize {
         let is_one = |event: &&Event| matches!(event, Event::Established { resumed, .. } if *resumed == by_ticket);
         self.events.iter().filter(is_one).count()
     }
 
-    fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.events.clear();
     }
 
     /// All that are awake suspend, each with a ticket in hand; hours pass.
-    fn sleep(&mut self) {
+    pub(crate) fn sleep(&mut self) {
         self.forget();
-        for i in 0..CLIENTS {
+        for i in 0..self.clients.len() {
             let mut nothing = NoLedger;
-            let Core { endpoint, env } = &mut self.clients[usize::from(i)];
+            let Core { endpoint, env } = &mut self.clients[i];
             let held = endpoint.held_tickets(self.now);
             assert!(
                 held.len() == 1 && held[0].left.is_some(),
@@ -240,22 +193,31 @@ impl Site {
         self.rotate();
     }
 
-    fn rotate(&mut self) {
+    pub(crate) fn rotate(&mut self) {
         let before = self.gateway.ids();
         if self.gateway.ring.rotate(self.now.wall).expect("rotate") {
             self.gateway.publish(&before, self.now.wall);
         }
     }
 
-    fn force_epoch(&mut self) {
+    pub(crate) fn force_epoch(&mut self) {
         let before = self.gateway.ids();
         let forced = self.gateway.ring.force_epoch(self.now.wall);
         forced.expect("few are alive");
         self.gateway.publish(&before, self.now.wall);
     }
 
+    /// What the operator's command leaves on disk.
+    pub(crate) fn revoke(&mut self, peer: &str) {
+        let forget_at = self.gateway.ring.times().map(|times| times.accept_until);
+        let forget_at = forget_at.max().expect("an epoch");
+        let list = self.gateway.ledger.ledger.revocations_mut();
+        let revoked = list.expect("a list").revoke(peer, self.now.wall, forget_at);
+        revoked.expect("on disk");
+    }
+
     /// The daemon dies and comes back; what it had promised is lost, what it had issued is not.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let given = std::mem::take(&mut self.gateway.ledger.given);
         let (expiries, made, retired) = (
             std::mem::take(&mut self.gateway.ledger.expiries),
@@ -289,6 +251,7 @@ impl Gateway {
         let epochs = epochs_of(&ring);
         let mut ledger = Ledger::new(Arc::clone(&source), ask);
         ledger.set_epochs(&epochs);
+        ledger.set_revocations(Revocations::open(folder, now.wall));
         let mut gateway = Self {
             core: core(1, vec![gateway_side()], &epochs.roots, now),
             ring,
@@ -382,6 +345,10 @@ impl TicketLedger for Recorder {
         self.ledger.mark_used(key_id, index)
     }
 
+    fn revoked_until(&self, peer: &Identity) -> Option<u64> {
+        self.ledger.revoked_until(peer)
+    }
+
     fn keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> bool {
         self.ledger.keep(reference, expiry, kept)
     }
@@ -409,6 +376,10 @@ impl TicketLedger for NoLedger {
 
     fn mark_used(&mut self, _: u8, _: u32) -> bool {
         false
+    }
+
+    fn revoked_until(&self, _: &Identity) -> Option<u64> {
+        None
     }
 
     fn keep(&mut self, _: Reference, _: u64, _: Kept) -> bool {
