@@ -21,6 +21,60 @@ pub struct Stamp {
     pub wall: u64,
 }
 
+/// A moment that is over, maybe since before this boot. Its age grows with the boot clock, which no step
+/// of the wall clock moves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Past {
+    wall: u64,
+    /// On the boot clock, or its beginning.
+    boot: Duration,
+    /// How much older it is than the boot.
+    before_boot: Duration,
+}
+
+impl Past {
+    /// A moment of which only the Unix time in seconds is known.
+    #[must_use]
+    pub const fn at_wall(wall: u64, now: Stamp) -> Self {
+        let age = Duration::from_secs(now.wall.saturating_sub(wall));
+        Self {
+            wall,
+            boot: now.boot.saturating_sub(age),
+            before_boot: age.saturating_sub(now.boot),
+        }
+    }
+
+    /// Its Unix time in seconds.
+    #[must_use]
+    pub const fn wall(self) -> u64 {
+        self.wall
+    }
+
+    /// How long it has been.
+    #[must_use]
+    pub const fn age(self, now: Stamp) -> Duration {
+        let since = now.boot.saturating_sub(self.boot);
+        since.saturating_add(self.before_boot)
+    }
+
+    /// So long after it, on the boot clock; its beginning if that was before.
+    #[must_use]
+    pub const fn after(self, span: Duration) -> Duration {
+        let at = self.boot.saturating_add(span);
+        at.saturating_sub(self.before_boot)
+    }
+}
+
+impl From<Stamp> for Past {
+    fn from(now: Stamp) -> Self {
+        Self {
+            wall: now.wall,
+            boot: now.boot,
+            before_boot: Duration::ZERO,
+        }
+    }
+}
+
 /// The two ends of a datagram.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Path {

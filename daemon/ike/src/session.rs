@@ -134,6 +134,6 @@ impl Endpoint {
 
     fn session_end(&self, at: usize) -> Option<Duration> {
         let record = self.slots.get(at)?.record.as_ref()?;
-        Some(record.received.boot + record.lifetime)
+        Some(record.received.after(record.lifetime))
     }
 }

@@ -264,7 +264,7 @@ fn fill(view: &mut SaView, live: &Live, now: Stamp) {
     view.nat = live.nat.found();
     view.resumed = live.origin.resumed;
     view.resume_count = u32::from(live.origin.resume_count);
-    view.full_auth_age = Some(now.boot.saturating_sub(live.origin.full_auth.boot));
+    view.full_auth_age = Some(live.origin.full_auth.age(now));
     let child_is_fresh = live.child.as_ref().is_none_or(|child| child.fresh_keys);
     view.fresh_keys = Some(live.origin.fresh_keys && child_is_fresh);
     view.child = live.child.as_ref().map(|child| ChildView {
@@ -296,7 +296,7 @@ pub(crate) fn of_slot(slot: &Slot, now: Stamp) -> Option<SaView> {
         resumed: false,
         resume_count: u32::from(record.resume_count),
         age: None,
-        full_auth_age: Some(now.boot.saturating_sub(record.full_auth.boot)),
+        full_auth_age: Some(record.full_auth.age(now)),
         ticket_left: record.left(now),
         held_in: Some(slot.config.resume.suspend),
         ticket_name: None,
@@ -313,7 +313,7 @@ pub(crate) fn held_ticket(slot: &Slot, record: &SessionRecord, now: Stamp) -> He
         gateway: record.id_r.clone(),
         path: record.path,
         octets: record.ticket.len(),
-        age: now.boot.saturating_sub(record.received.boot),
+        age: record.received.age(now),
         left: record.left(now),
         resume_count: u32::from(record.resume_count),
     }

@@ -12,7 +12,7 @@ use crate::{
     counters::Counter,
     crypto::keymat::KeyMaterial,
     endpoint::{Context, Endpoint},
-    io::{Env, Path, Stamp},
+    io::{Env, Past, Path},
     peer::Connection,
     sa::{
         first::FirstExchange,
@@ -244,7 +244,7 @@ impl Endpoint {
             Some(ticket) => Origin {
                 resumed: true,
                 resume_count: ticket.state.resume_count.saturating_add(1),
-                full_auth: wall_to_stamp(ticket.state.full_auth, now),
+                full_auth: Past::at_wall(ticket.state.full_auth, now),
                 auth,
                 certificate,
                 fresh_keys: false,
@@ -253,7 +253,7 @@ impl Endpoint {
             None => Origin {
                 resumed: false,
                 resume_count: 0,
-                full_auth: now,
+                full_auth: now.into(),
                 auth,
                 certificate,
                 fresh_keys: true,
@@ -388,12 +388,12 @@ impl Endpoint {
                 auth: record.auth,
                 certificate: None,
                 fresh_keys: false,
-                ticket_issued: Some(record.received.wall),
+                ticket_issued: Some(record.received.wall()),
             },
             None => Origin {
                 resumed: false,
                 resume_count: 0,
-                full_auth: now,
+                full_auth: now.into(),
                 auth,
                 certificate,
                 fresh_keys: true,
@@ -535,13 +535,4 @@ pub(crate) fn chance_between((least, most): (Duration, Duration), env: &mut dyn 
     env.random(&mut octets);
     let share = f64::from(u32::from_be_bytes(octets)) / f64::from(u32::MAX);
     least + most.saturating_sub(least).mul_f64(share)
-}
-
-/// A moment of the past known by the wall clock only.
-fn wall_to_stamp(wall: u64, now: Stamp) -> Stamp {
-    let ago = Duration::from_secs(now.wall.saturating_sub(wall));
-    Stamp {
-        boot: now.boot.saturating_sub(ago),
-        wall,
-    }
 }

@@ -102,7 +102,7 @@ impl Endpoint {
             sk_d: live.sk_d.duplicate(),
             old_spis: spis,
             issued,
-            full_auth: live.origin.full_auth.wall,
+            full_auth: live.origin.full_auth.wall(),
             resume_count: live.origin.resume_count,
         };
         let name = TicketName { key_id, index };
@@ -162,7 +162,7 @@ impl Endpoint {
         let octets = ticket.len();
         let record = SessionRecord {
             ticket,
-            received: cx.now,
+            received: cx.now.into(),
             lifetime,
             digest: connection.digest,
             id_i: connection.local.id.clone(),

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     crypto::{Group, KeyShare, Secret, aead::Aead, keymat::KeyMaterial},
     exchange::TicketAnswer,
-    io::{Path, Stamp, TicketLedger},
+    io::{Past, Path, Stamp, TicketLedger},
     kernel::{EspCipher, Owner},
     peer::Connection,
     ticket::{
@@ -255,7 +255,7 @@ impl Live {
         } = proven;
         // No chain of resumptions and rekeys outlives the last full authentication by more than the
         // configuration allows.
-        let reauth = connection.reauth.map(|after| origin.full_auth.boot + after);
+        let reauth = connection.reauth.map(|after| origin.full_auth.after(after));
         let end = reauth
             .into_iter()
             .chain([now.boot + connection.ike_lifetime])
@@ -329,7 +329,7 @@ pub(crate) struct Rekeying {
 pub(crate) struct Origin {
     pub resumed: bool,
     pub resume_count: u16,
-    pub full_auth: Stamp,
+    pub full_auth: Past,
     pub auth: AuthMethod,
     pub certificate: Option<CertificateFacts>,
     /// Whether a key exchange of its own is behind the present keys; not so after a resumption, until

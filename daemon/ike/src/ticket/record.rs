@@ -9,7 +9,7 @@ use std::{
 use super::state::{AuthMethod, decode_suite, encode_suite};
 use crate::{
     crypto::Secret,
-    io::{Path, Stamp},
+    io::{Past, Path, Stamp},
     sa::proposal::IkeSuite,
     wire::{WireError, cursor::Cursor, id::Identity},
 };
@@ -24,7 +24,7 @@ pub struct SessionRecord {
     /// The ticket's octets.
     pub ticket: Vec<u8>,
     /// When it came.
-    pub received: Stamp,
+    pub received: Past,
     /// How long it may be presented, from then on.
     pub lifetime: Duration,
     /// Digest of the connection's settings then; under others the ticket is not presented.
@@ -42,7 +42,7 @@ pub struct SessionRecord {
     /// Where the gateway was reached.
     pub path: Path,
     /// Last full authentication.
-    pub full_auth: Stamp,
+    pub full_auth: Past,
     /// Resumptions since.
     pub resume_count: u16,
 }
@@ -52,9 +52,8 @@ impl SessionRecord {
     /// What is left of the lifetime, by the boot clock, which no step of the wall clock moves.
     #[must_use]
     pub fn left(&self, now: Stamp) -> Option<Duration> {
-        let age = now.boot.checked_sub(self.received.boot)?;
         self.lifetime
-            .checked_sub(age)
+            .checked_sub(self.received.age(now))
             .filter(|left| !left.is_zero())
     }
 
@@ -68,9 +67,9 @@ impl SessionRecord {
         out.extend_from_slice(&encode_suite(self.suite));
         out.extend_from_slice(&self.digest);
         for seconds in [
-            self.received.wall,
+            self.received.wall(),
             self.lifetime.as_secs(),
-            self.full_auth.wall,
+            self.full_auth.wall(),
         ] {
             out.extend_from_slice(&seconds.to_be_bytes());
         }
@@ -130,13 +129,13 @@ impl SessionRecord {
         }
         let age = now.wall.checked_sub(received);
         let left = age.and_then(|age| lifetime.checked_sub(age));
-        let left = left.filter(|left| *left > 0);
-        let left = left.ok_or_else(|| value("age of the session record", 0))?;
-        let since_auth = Duration::from_secs(now.wall.saturating_sub(full_auth));
+        if left.is_none_or(|left| left == 0) {
+            return Err(value("age of the session record", 0));
+        }
         Ok(Self {
             ticket,
-            received: now,
-            lifetime: Duration::from_secs(left),
+            received: Past::at_wall(received, now),
+            lifetime: Duration::from_secs(lifetime),
             digest,
             id_i,
             id_r,
@@ -144,10 +143,7 @@ impl SessionRecord {
             suite,
             sk_d,
             path,
-            full_auth: Stamp {
-                boot: now.boot.saturating_sub(since_auth),
-                wall: full_auth,
-            },
+            full_auth: Past::at_wall(full_auth, now),
             resume_count,
         })
     }
@@ -167,7 +163,7 @@ mod tests {
         let state = sample();
         SessionRecord {
             ticket: vec![7; 256],
-            received: NOW,
+            received: NOW.into(),
             lifetime: Duration::from_hours(1),
             digest: [5; 32],
             id_i: state.id_i,
@@ -179,10 +175,7 @@ mod tests {
                 local: "192.0.2.1:500".parse().expect("address"),
                 remote: "[2001:db8::1]:4500".parse().expect("address"),
             },
-            full_auth: Stamp {
-                boot: Duration::from_secs(4000),
-                wall: NOW.wall - 1000,
-            },
+            full_auth: Past::at_wall(NOW.wall - 1000, NOW),
             resume_count: 3,
         }
     }
@@ -203,7 +196,14 @@ mod tests {
         assert_eq!((&read.ticket, &read.sk_d), (&kept.ticket, &kept.sk_d));
         assert_eq!((&read.id_i, &read.id_r), (&kept.id_i, &kept.id_r));
         assert_eq!((read.path, read.suite), (kept.path, kept.suite));
-        assert_eq!(read.full_auth.wall, kept.full_auth.wall);
+        assert_eq!(read.full_auth.wall(), kept.full_auth.wall());
+        // Both are older than this boot.
+        assert_eq!(read.received.age(later(600)), Duration::from_mins(10));
+        assert_eq!(read.full_auth.age(later(600)), Duration::from_secs(1600));
+        // Kept once more, it ends when it would have.
+        let again = SessionRecord::decode(read.encode().expose(), later(900)).expect("our own");
+        assert_eq!(again.left(later(900)), Some(Duration::from_mins(45)));
+        assert_eq!(again.received.age(later(900)), Duration::from_mins(15));
     }
 
     #[test]

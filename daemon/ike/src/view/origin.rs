@@ -244,7 +244,7 @@ pub const ROWS: &[Row] = &[
         "full_authentication",
         both(EXCHANGE),
         |_, live, now| {
-            let age = now.boot.saturating_sub(live.origin.full_auth.boot);
+            let age = live.origin.full_auth.age(now);
             format!("{} s ago", age.as_secs())
         },
     ),

@@ -85,6 +85,49 @@ fn on_disk_it_outlives_a_restart_of_the_client() {
     assert!(resumed(&pair));
 }
 
+// RFC 5723: T19, X11, A12, A16
+#[test]
+fn a_reboot_of_both_machines_makes_nothing_younger() {
+    fn reauth() -> Vec<Connection> {
+        let mut side = gateway_side();
+        side[0].reauth = Some(Duration::from_mins(30));
+        side
+    }
+    let disk = || client(Suspend::Disk);
+    let mut pair = Pair::with(13, disk, reauth, ike::Settings::default());
+    pair.up();
+    pair.run(SOON);
+    pair.suspend();
+    pair.run(Duration::from_mins(10));
+    // The boot clock begins anew, the wall clock goes on.
+    pair.now.boot = Duration::from_secs(20);
+    pair.gateway.restart(pair.now);
+    pair.client.restart(pair.now);
+    pair.drain();
+    let held = pair.client.endpoint.held_tickets(pair.now);
+    assert!((600..605).contains(&held[0].age.as_secs()), "{held:?}");
+    pair.up();
+    pair.run(SOON);
+    assert!(resumed(&pair));
+    let about = 600..610;
+    for node in [&pair.client, &pair.gateway] {
+        let sa = node.established()[0].id;
+        let origin = node.endpoint.sa_origin(sa, pair.now).expect("is up");
+        let age = origin.ticket_age.expect("a ticket opened it").as_secs();
+        assert!(about.contains(&age), "{age} s");
+        let seconds = |row: &str| {
+            let item = origin.items.iter().find(|item| item.item == row);
+            let value = &item.expect("a row of this name").value;
+            let number = value.split(' ').find_map(|word| word.parse::<u64>().ok());
+            number.expect("a number")
+        };
+        let since = seconds("full_authentication");
+        assert!(about.contains(&since), "{since} s");
+        let left = seconds("authentication_ends");
+        assert!((1190..=1200).contains(&left), "{left} s are left of 1800");
+    }
+}
+
 #[test]
 fn in_memory_a_restart_of_the_client_means_a_full_exchange() {
     let mut pair = suspended(4, || client(Suspend::Memory));

@@ -133,7 +133,7 @@ fn c_secrets_are_not_shown() {
     let sk_d = state.sk_d.duplicate();
     let record = SessionRecord {
         ticket: vec![1],
-        received: pair.now,
+        received: pair.now.into(),
         lifetime: SOON,
         digest: [0; 32],
         id_i: state.id_i.clone(),
@@ -145,7 +145,7 @@ fn c_secrets_are_not_shown() {
             local: pair.sent[0].from,
             remote: pair.sent[0].to,
         },
-        full_auth: pair.now,
+        full_auth: pair.now.into(),
         resume_count: 0,
     };
     // As a list of numbers, which is how Rust shows octets.
