@@ -103,7 +103,19 @@ pub enum Input<'a> {
         /// How it went.
         result: Result<(), KernelFailed>,
     },
+    /// What [`TicketLedger::begin_keep`] or [`TicketLedger::begin_consume`] began is done, and outlives
+    /// a power cut; or it has failed.
+    Stored {
+        /// Its number.
+        id: StoreId,
+        /// Whether it is done.
+        done: bool,
+    },
 }
+
+/// Number of a change of the gateway's store, unique within one run.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct StoreId(pub u64);
 
 /// What an operator can ask of a connection, by its name.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -291,10 +303,18 @@ pub trait TicketLedger {
     /// kept; the client then gets no ticket.
     fn keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> bool;
 
+    /// Begins to do the same without waiting for the disk. The outcome follows as [`Input::Stored`];
+    /// `None` if it cannot even begin, and the client gets no ticket.
+    fn begin_keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> Option<StoreId>;
+
+    /// Begins to forget a reference for good, for its ticket is about to open an SA. The outcome
+    /// follows as [`Input::Stored`]; `None` if it cannot even begin, and the resumption is refused.
+    fn begin_consume(&mut self, reference: &Reference) -> Option<StoreId>;
+
     /// What is kept under a reference.
     fn kept(&self, reference: &Reference) -> Option<Kept>;
 
-    /// Forgets a reference: its ticket has opened an SA, or is void.
+    /// Forgets a reference whose ticket is void, some time: its used bit is set.
     fn release(&mut self, reference: &Reference);
 }
 

@@ -21,7 +21,7 @@ use gate_abi::{defence::Level, sip::SipKey};
 use ike::{
     Context, Endpoint, NodeKeys, Settings,
     defence::cookie::CookieSecrets,
-    io::{Command, Event, Input, Output, Path, Stamp},
+    io::{Command, Event, Input, Output, Path, Stamp, StoreId},
     view::SaState,
 };
 use tokio::{io::unix::AsyncFd, sync::mpsc};
@@ -96,6 +96,8 @@ struct Engine {
     /// Peers of connections without a local address of their own, which the routing table chooses.
     dialled: Vec<(Arc<str>, SocketAddr)>,
     events: mpsc::UnboundedReceiver<KeeperEvent>,
+    /// What became of changes to the references.
+    stored: mpsc::UnboundedReceiver<(StoreId, bool)>,
     stop_at: Option<Duration>,
     started: Duration,
 }
@@ -106,7 +108,13 @@ impl Engine {
         tokio::spawn(start.listener.run());
         let sessions = SessionDesk::open(&config);
         let mut ledger = start.ledger;
-        if let Some(references) = stores::open_references(&config) {
+        // The queue in front of the store bounds this one.
+        let (tell, stored) = mpsc::unbounded_channel();
+        let tell = move |id, done| {
+            // Fails if the engine is ending.
+            let _ = tell.send((id, done));
+        };
+        if let Some(references) = stores::open_references(&config, tell) {
             ledger.set_references(references, &start.epochs);
         }
         ledger.set_revocations(stores::open_revocations(&config, now));
@@ -183,6 +191,7 @@ impl Engine {
             start_up,
             dialled,
             events: start.events,
+            stored,
             stop_at: None,
             started: now.boot,
         })
@@ -216,6 +225,7 @@ impl Engine {
                     Some(KeeperEvent::Lost) | None => return Err(EngineError::KeeperLost),
                     Some(event) => self.keeper_says(event),
                 },
+                Some((id, done)) = self.stored.recv() => self.feed(Input::Stored { id, done }),
                 Some(request) = requests.recv() => self.operator_says(request),
                 () = tokio::time::sleep(wake) => self.deadlines(),
                 socket = readable(&self.sockets) => self.receive(socket)?,
@@ -283,8 +293,8 @@ impl Engine {
                 .unwrap_or_else(|refused| debug!("{refused}"));
         }
         if self.purge_at <= now {
-            let more = self.ledger.purge();
-            self.purge_at = now + if more { Duration::ZERO } else { PURGE_EVERY };
+            self.ledger.purge();
+            self.purge_at = now + PURGE_EVERY;
         }
     }
 

@@ -4,12 +4,17 @@
 
 use std::{collections::VecDeque, env, path::PathBuf};
 
-use ike::{Endpoint, crypto::Secret, io::Stamp, peer::Suspend};
+use ike::{
+    Endpoint,
+    crypto::Secret,
+    io::{Stamp, StoreId},
+    peer::Suspend,
+};
 use tracing::{error, info, warn};
 
 use crate::{
     config::Config,
-    tickets::{ReferenceLimits, References, Revocations, Sessions},
+    tickets::{ReferenceLimits, ReferenceQueue, References, Revocations, Sessions},
 };
 
 /// Attempts that are remembered for not presenting their ticket.
@@ -18,8 +23,14 @@ const IKE_SESSION_RESUME: u8 = 38;
 /// Flags of an IKE header: a response.
 const RESPONSE: u8 = 0x20;
 
+const NO_REFERENCES: &str = "no ticket by reference is given out or honoured until this is mended";
+
 /// Opens the store of references where one is wanted, or tickets of an earlier run may come back.
-pub(super) fn open_references(config: &Config) -> Option<References> {
+/// `tell` gets the outcome of every change that is begun there.
+pub(super) fn open_references(
+    config: &Config,
+    tell: impl Fn(StoreId, bool) + Send + 'static,
+) -> Option<ReferenceQueue> {
     let folder = &config.daemon.state_dir;
     let wanted = |one: &ike::peer::Connection| one.resume.enabled && one.resume.by_reference;
     if !config.connections.iter().any(wanted) && !References::exist(folder) {
@@ -31,10 +42,12 @@ pub(super) fn open_references(config: &Config) -> Option<References> {
                 warn!("{moved}");
             }
             info!(records = store.len(), "tickets by reference");
-            Some(store)
+            ReferenceQueue::start(store, tell)
+                .inspect_err(|error| error!("{error}; {NO_REFERENCES}"))
+                .ok()
         }
         Err(error) => {
-            error!("{error}; no ticket by reference is given out or honoured until this is mended");
+            error!("{error}; {NO_REFERENCES}");
             None
         }
     }

@@ -8,21 +8,21 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use ike::{
-    io::{TicketLedger, TicketRoot},
+    io::{StoreId, TicketLedger, TicketRoot},
     ticket::{Kept, Reference},
     wire::id::Identity,
 };
-use tracing::{error, warn};
+use tracing::error;
 
 use super::{
-    references::References,
+    references::ReferenceQueue,
     revocations::Revocations,
     ring::{EpochTimes, IndexRange},
     used::UsedBits,
+    wall_clock,
 };
 
 /// With fewer indexes than this the keeper is asked for more.
@@ -79,7 +79,7 @@ pub struct Ledger {
     ask: Box<dyn Fn() -> bool + Send>,
     bits: Vec<(u8, Arc<UsedBits>)>,
     /// Without it no ticket by reference is issued or honoured.
-    references: Option<References>,
+    references: Option<ReferenceQueue>,
     /// Without it nothing is revoked.
     revocations: Option<Revocations>,
 }
@@ -123,26 +123,21 @@ impl Ledger {
     }
 
     /// Keeps what tickets by reference name in this store.
-    pub fn set_references(&mut self, mut references: References, epochs: &Epochs) {
+    pub fn set_references(&mut self, mut references: ReferenceQueue, epochs: &Epochs) {
         references.set_epochs(&epochs.roots);
         self.references = Some(references);
     }
 
-    /// Clears a batch of expired references away, and revocations that are of no more use; `true` if
-    /// there may be more.
-    pub fn purge(&mut self) -> bool {
+    /// Clears expired references away, and revocations that are of no more use.
+    pub fn purge(&mut self) {
         if let Some(revocations) = &mut self.revocations
             && let Err(error) = revocations.expire(wall_clock())
         {
             error!("{error}");
         }
-        let Some(references) = &mut self.references else {
-            return false;
-        };
-        references.purge(wall_clock()).unwrap_or_else(|error| {
-            error!("{error}");
-            false
-        })
+        if let Some(references) = &mut self.references {
+            references.purge();
+        }
     }
 
     /// Works with these epochs from now on. Give the core their roots first: an index of an epoch
@@ -228,24 +223,17 @@ impl TicketLedger for Ledger {
     }
 
     fn keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> bool {
-        let Some(references) = &mut self.references else {
-            return false;
-        };
-        match references.keep(&reference, expiry, &kept, wall_clock()) {
-            Ok(true) => true,
-            Ok(false) => {
-                warn!(
-                    records = references.len(),
-                    octets = references.octets(),
-                    "no room for another ticket by reference: a client goes without"
-                );
-                false
-            }
-            Err(error) => {
-                error!("{error}; a client goes without a ticket");
-                false
-            }
-        }
+        let references = self.references.as_mut();
+        references.is_some_and(|references| references.keep(reference, expiry, kept))
+    }
+
+    fn begin_keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> Option<StoreId> {
+        let references = self.references.as_mut()?;
+        references.begin_keep(reference, expiry, kept)
+    }
+
+    fn begin_consume(&mut self, reference: &Reference) -> Option<StoreId> {
+        self.references.as_mut()?.begin_consume(*reference)
     }
 
     fn kept(&self, reference: &Reference) -> Option<Kept> {
@@ -257,20 +245,10 @@ impl TicketLedger for Ledger {
     }
 
     fn release(&mut self, reference: &Reference) {
-        if let Some(references) = &mut self.references
-            && let Err(error) = references.release(reference)
-        {
-            // Its used bit keeps the ticket from being honoured again.
-            error!("{error}");
+        if let Some(references) = &mut self.references {
+            references.release(*reference);
         }
     }
-}
-
-fn wall_clock() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
 }
 
 #[cfg(test)]

@@ -18,9 +18,18 @@ pub use durable::DurableError;
 pub use ledger::{Epochs, IndexSource, Ledger};
 pub use node::Node;
 pub use references::{
-    MAX_REFERENCE_OCTETS, MAX_REFERENCES, MovedAside, ReferenceError, ReferenceLimits, References,
+    MAX_REFERENCE_OCTETS, MAX_REFERENCES, MovedAside, ReferenceError, ReferenceLimits,
+    ReferenceQueue, References,
 };
 pub use revocations::{MAX_REVOCATIONS, Revocation, RevocationError, Revocations};
 pub use ring::{EpochTimes, IndexRange, MAX_EPOCHS, Notice, Ring, RingError, RingOptions};
 pub use sessions::{SessionError, Sessions};
 pub use used::{INDEXES, UsedBits};
+
+/// Unix time in seconds.
+fn wall_clock() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}

@@ -1,12 +1,18 @@
 //! The gateway's records behind tickets by reference: what such a ticket names, kept in one database
 //! file that survives crashes and power cuts.
 //!
+//! Writes go through a thread of their own, which commits in one transaction whatever has queued while
+//! it was busy with the one before.
+//!
 //! A record holds SK_d, so its state is sealed under a key of the ticket epoch: the file alone opens
 //! nothing, and when the epoch's root is erased, whatever is left in old pages is lost with it.
+
+mod queue;
 
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ike::{
@@ -16,7 +22,8 @@ use ike::{
 };
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata, StorageError, TableDefinition, WriteTransaction, backends::FileBackend,
+    ReadableTableMetadata, StorageBackend, StorageError, TableDefinition, WriteTransaction,
+    backends::FileBackend,
 };
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -25,6 +32,7 @@ use ring::{
 };
 use zeroize::Zeroize;
 
+pub use self::queue::ReferenceQueue;
 use super::durable::{create_private, sync_folder};
 
 /// Records at once, by default.
@@ -113,12 +121,24 @@ impl fmt::Display for MovedAside {
     }
 }
 
-/// The open store.
+/// What to change in the store.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// Keep a state until then, in Unix seconds, unless the store is full, the state too long, or its
+    /// epoch unknown.
+    Keep(Reference, u64, Kept),
+    /// Forget a reference for good; it need not be there.
+    Consume(Reference),
+    /// Forget a reference with some later write: its used bit is set.
+    Release(Reference),
+}
+
+/// The open store, for whoever writes.
 pub struct References {
     path: PathBuf,
-    database: Database,
+    database: Arc<Database>,
     limits: ReferenceLimits,
-    seals: Vec<(u8, LessSafeKey)>,
+    seals: Seals,
     random: SystemRandom,
     records: u64,
     octets: u64,
@@ -175,24 +195,44 @@ impl References {
             }
             Err(error) => return Err(failed(error.into())),
         };
+        Ok((Self::over(database, path, limits)?, moved))
+    }
+
+    fn over(
+        database: Database,
+        path: PathBuf,
+        limits: ReferenceLimits,
+    ) -> Result<Self, ReferenceError> {
         let mut store = Self {
             path,
-            database,
+            database: Arc::new(database),
             limits,
-            seals: Vec::new(),
+            seals: Seals::default(),
             random: SystemRandom::new(),
             records: 0,
             octets: 0,
             lazy: 0,
         };
         store.take_stock().map_err(|source| store.failed(source))?;
-        Ok((store, moved))
+        Ok(store)
     }
 
     /// The live epochs. A record of another one cannot be opened any more.
     pub fn set_epochs(&mut self, roots: &[TicketRoot]) {
-        let seal = |root: &TicketRoot| Some((root.key_id, seal_of(root)?));
-        self.seals = roots.iter().filter_map(seal).collect();
+        self.set_seals(Seals::of(roots));
+    }
+
+    pub(super) fn set_seals(&mut self, seals: Seals) {
+        self.seals = seals;
+    }
+
+    /// Reads what is committed, from any thread.
+    pub(super) fn reader(&self) -> Reader {
+        Reader {
+            path: self.path.clone(),
+            database: Arc::clone(&self.database),
+            seals: Seals::default(),
+        }
     }
 
     /// Records now.
@@ -213,79 +253,70 @@ impl References {
         self.octets
     }
 
-    /// Keeps a state, on disk when this returns. `false` if the store is full, the state too long, or
-    /// its epoch unknown. `now` and `expiry` are Unix seconds.
-    pub fn keep(
+    /// Makes changes in one transaction, and says of each whether it was made. All are on disk when this
+    /// returns, but for releases alone. After an error none was made. `now` is Unix time.
+    pub(super) fn commit(
         &mut self,
-        reference: &Reference,
-        expiry: u64,
-        kept: &Kept,
+        changes: &[Change],
         now: u64,
-    ) -> Result<bool, ReferenceError> {
-        let Some(record) = self.sealed(reference, expiry, kept)? else {
-            return Ok(false);
-        };
-        let (reference, size) = (u128::from_be_bytes(*reference), size_of(&record));
-        let limits = self.limits;
-        let (mut records, mut octets) = (self.records, self.octets);
-        let done = self.write(Durability::Immediate, |transaction| {
-            let (gone, freed) = clear_expired(transaction, now, PURGE_WITH_EACH)?;
-            (records, octets) = (records - gone, octets.saturating_sub(freed));
-            let mut table = transaction.open_table(RECORDS)?;
-            let room = records < limits.records && octets + size <= limits.octets;
-            if !room || table.get(reference)?.is_some() {
-                return Ok(false);
-            }
-            table.insert(reference, record.as_slice())?;
-            transaction
-                .open_table(EXPIRIES)?
-                .insert((expiry, reference), ())?;
-            (records, octets) = (records + 1, octets + size);
-            Ok(true)
-        })?;
-        (self.records, self.octets) = (records, octets);
-        Ok(done)
-    }
-
-    /// What is kept under a reference and can still be opened.
-    pub fn kept(&self, reference: &Reference) -> Result<Option<Kept>, ReferenceError> {
-        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(RECORDS)?;
-            let record = table.get(u128::from_be_bytes(*reference))?;
-            Ok(record.map(|record| record.value().to_vec()))
-        };
-        let record = read().map_err(|source| self.failed(source))?;
-        Ok(record.and_then(|record| self.unsealed(reference, record)))
-    }
-
-    /// Forgets a reference. On disk with the next write that is synced.
-    pub fn release(&mut self, reference: &Reference) -> Result<(), ReferenceError> {
-        let reference = u128::from_be_bytes(*reference);
-        let durability = if self.lazy >= MAX_LAZY {
+    ) -> Result<Vec<bool>, ReferenceError> {
+        let mut records_to_keep = Vec::with_capacity(changes.len());
+        for change in changes {
+            records_to_keep.push(match change {
+                Change::Keep(reference, expiry, kept) => self.sealed(reference, *expiry, kept)?,
+                Change::Consume(_) | Change::Release(_) => None,
+            });
+        }
+        let releases = |change: &&Change| matches!(change, Change::Release(_));
+        let released = changes.iter().filter(releases).count();
+        let lazy = self.lazy.saturating_add(released as u32);
+        let durability = if released < changes.len() || lazy > MAX_LAZY {
             Durability::Immediate
         } else {
             Durability::None
         };
-        let lazy = self.lazy;
-        let freed = self.write(durability, |transaction| {
+        let keeps = records_to_keep.iter().flatten().count();
+        let limits = self.limits;
+        let (mut records, mut octets) = (self.records, self.octets);
+        let done = self.write(durability, |transaction| {
+            let (gone, freed) = clear_expired(transaction, now, keeps * PURGE_WITH_EACH)?;
+            (records, octets) = (records - gone, octets.saturating_sub(freed));
             let mut table = transaction.open_table(RECORDS)?;
-            let Some(record) = table.remove(reference)? else {
-                return Ok(None);
-            };
-            let expiry = expiry_of(record.value());
-            transaction
-                .open_table(EXPIRIES)?
-                .remove((expiry, reference))?;
-            Ok(Some(size_of(record.value())))
+            let mut expiries = transaction.open_table(EXPIRIES)?;
+            let mut done = Vec::with_capacity(changes.len());
+            for (change, record) in changes.iter().zip(&records_to_keep) {
+                done.push(match (change, record) {
+                    (Change::Keep(reference, expiry, _), Some(record)) => {
+                        let (reference, size) = (u128::from_be_bytes(*reference), size_of(record));
+                        let room = records < limits.records && octets + size <= limits.octets;
+                        let fits = room && table.get(reference)?.is_none();
+                        if fits {
+                            table.insert(reference, record.as_slice())?;
+                            expiries.insert((*expiry, reference), ())?;
+                            (records, octets) = (records + 1, octets + size);
+                        }
+                        fits
+                    }
+                    (Change::Keep(..), None) => false,
+                    (Change::Consume(reference) | Change::Release(reference), _) => {
+                        let reference = u128::from_be_bytes(*reference);
+                        if let Some(record) = table.remove(reference)? {
+                            let expiry = expiry_of(record.value());
+                            expiries.remove((expiry, reference))?;
+                            records = records.saturating_sub(1);
+                            octets = octets.saturating_sub(size_of(record.value()));
+                        }
+                        true
+                    }
+                });
+            }
+            Ok(done)
         })?;
+        (self.records, self.octets) = (records, octets);
         if matches!(durability, Durability::None) {
-            self.lazy = lazy + 1;
+            self.lazy = lazy;
         }
-        if let Some(freed) = freed {
-            self.records = self.records.saturating_sub(1);
-            self.octets = self.octets.saturating_sub(freed);
-        }
-        Ok(())
+        Ok(done)
     }
 
     /// Clears one batch of expired records away; `true` if there may be more.
@@ -344,7 +375,7 @@ impl References {
         expiry: u64,
         kept: &Kept,
     ) -> Result<Option<Vec<u8>>, ReferenceError> {
-        let seal = self.seal(&kept.envelope);
+        let seal = self.seals.seal(&kept.envelope);
         let Some(seal) = seal.filter(|_| kept.state.len() <= MAX_STATE) else {
             return Ok(None);
         };
@@ -369,6 +400,40 @@ impl References {
         Ok(Some(record))
     }
 
+    fn failed(&self, source: redb::Error) -> ReferenceError {
+        ReferenceError::Store {
+            path: self.path.clone(),
+            source: Box::new(source),
+        }
+    }
+}
+
+/// What is committed, for whoever only reads.
+pub(super) struct Reader {
+    path: PathBuf,
+    database: Arc<Database>,
+    seals: Seals,
+}
+
+impl Reader {
+    pub(super) fn set_seals(&mut self, seals: Seals) {
+        self.seals = seals;
+    }
+
+    /// What is kept under a reference and can still be opened.
+    pub(super) fn kept(&self, reference: &Reference) -> Result<Option<Kept>, ReferenceError> {
+        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+            let table = self.database.begin_read()?.open_table(RECORDS)?;
+            let record = table.get(u128::from_be_bytes(*reference))?;
+            Ok(record.map(|record| record.value().to_vec()))
+        };
+        let record = read().map_err(|source| ReferenceError::Store {
+            path: self.path.clone(),
+            source: Box::new(source),
+        })?;
+        Ok(record.and_then(|record| self.unsealed(reference, record)))
+    }
+
     fn unsealed(&self, reference: &Reference, mut record: Vec<u8>) -> Option<Kept> {
         const HEAD: usize = 8 + ENVELOPE;
         let (head, rest) = record.split_at_mut_checked(HEAD)?;
@@ -376,24 +441,28 @@ impl References {
         let envelope: [u8; ENVELOPE] = head.get(8..)?.try_into().ok()?;
         let bound = Aad::from([&reference[..], head].concat());
         let nonce = Nonce::assume_unique_for_key(*nonce);
-        let seal = self.seal(&envelope)?;
+        let seal = self.seals.seal(&envelope)?;
         let plain = seal.open_in_place(nonce, bound, state).ok()?;
         let state = Secret::from(&*plain);
         plain.zeroize();
         Some(Kept { envelope, state })
     }
+}
+
+/// The keys of the live epochs.
+#[derive(Default)]
+pub(super) struct Seals(Vec<(u8, LessSafeKey)>);
+
+impl Seals {
+    pub(super) fn of(roots: &[TicketRoot]) -> Self {
+        let seal = |root: &TicketRoot| Some((root.key_id, seal_of(root)?));
+        Self(roots.iter().filter_map(seal).collect())
+    }
 
     fn seal(&self, envelope: &[u8; ENVELOPE]) -> Option<&LessSafeKey> {
         let key_id = gate_abi::ticket::key_id_of(envelope);
-        let (_, seal) = self.seals.iter().find(|(id, _)| *id == key_id)?;
+        let (_, seal) = self.0.iter().find(|(id, _)| *id == key_id)?;
         Some(seal)
-    }
-
-    fn failed(&self, source: redb::Error) -> ReferenceError {
-        ReferenceError::Store {
-            path: self.path.clone(),
-            source: Box::new(source),
-        }
     }
 }
 
@@ -404,13 +473,14 @@ fn open_or_create(path: &Path) -> io::Result<Result<Database, DatabaseError>> {
     if fresh {
         sync_folder(path)?;
     }
-    let opened = FileBackend::new(file).and_then(|backend| {
-        Builder::new()
-            .set_cache_size(CACHE_OCTETS)
-            .set_check_integrity_on_open(true)
-            .create_with_backend(backend)
-    });
-    Ok(opened)
+    Ok(FileBackend::new(file).and_then(database))
+}
+
+fn database(backend: impl StorageBackend) -> Result<Database, DatabaseError> {
+    Builder::new()
+        .set_cache_size(CACHE_OCTETS)
+        .set_check_integrity_on_open(true)
+        .create_with_backend(backend)
 }
 
 /// Whether the file is not what was written, rather than out of reach or in use.

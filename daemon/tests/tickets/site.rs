@@ -16,7 +16,8 @@ use gate_abi::sip::SipKey;
 use ike::{
     Context, Endpoint, NodeKeys, Settings,
     crypto::{Encryption, Group, KeyShare, KeyShareError, Prf, Secret, SignError, SignatureScheme},
-    io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
+    defence::cookie::CookieSecrets,
+    io::{Command, Env, Event, Input, Output, Path, Stamp, StoreId, TicketLedger, TicketRoot},
     kernel::EspCipher,
     peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
     sa::proposal::IkeSuite,
@@ -353,6 +354,14 @@ impl TicketLedger for Recorder {
         self.ledger.keep(reference, expiry, kept)
     }
 
+    fn begin_keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> Option<StoreId> {
+        self.ledger.begin_keep(reference, expiry, kept)
+    }
+
+    fn begin_consume(&mut self, reference: &Reference) -> Option<StoreId> {
+        self.ledger.begin_consume(reference)
+    }
+
     fn kept(&self, reference: &Reference) -> Option<Kept> {
         self.ledger.kept(reference)
     }
@@ -384,6 +393,14 @@ impl TicketLedger for NoLedger {
 
     fn keep(&mut self, _: Reference, _: u64, _: Kept) -> bool {
         false
+    }
+
+    fn begin_keep(&mut self, _: Reference, _: u64, _: Kept) -> Option<StoreId> {
+        None
+    }
+
+    fn begin_consume(&mut self, _: &Reference) -> Option<StoreId> {
+        None
     }
 
     fn kept(&self, _: &Reference) -> Option<Kept> {
@@ -439,6 +456,7 @@ fn core(seed: u64, connections: Vec<Connection>, roots: &[TicketRoot], now: Stam
     let key = |k0| SipKey { k0, k1: 2 };
     let keys = NodeKeys {
         spi: [key(1), key(3)],
+        cookies: CookieSecrets::new(&Secret::new(vec![4; 32]), BOOT),
         qcd: Secret::new(vec![4; 32]),
     };
     let settings = Settings::default();

@@ -16,7 +16,7 @@ use ike::{
     Context, Endpoint, NodeKeys, Settings,
     crypto::{Encryption, Group, KeyShare, KeyShareError, Prf, Secret, SignError, SignatureScheme},
     defence::cookie::CookieSecrets,
-    io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger},
+    io::{Command, Env, Event, Input, Output, Path, Stamp, StoreId, TicketLedger},
     kernel::EspCipher,
     peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
     sa::proposal::IkeSuite,
@@ -289,6 +289,14 @@ impl TicketLedger for NoTickets {
 
     fn keep(&mut self, _reference: Reference, _expiry: u64, _kept: Kept) -> bool {
         false
+    }
+
+    fn begin_keep(&mut self, _reference: Reference, _expiry: u64, _kept: Kept) -> Option<StoreId> {
+        None
+    }
+
+    fn begin_consume(&mut self, _reference: &Reference) -> Option<StoreId> {
+        None
     }
 
     fn kept(&self, _reference: &Reference) -> Option<Kept> {

@@ -28,6 +28,7 @@ impl Env for Counting {
 fn endpoint() -> Endpoint {
     let keys = NodeKeys {
         spi: [SipKey { k0: 1, k1: 2 }, SipKey { k0: 3, k1: 4 }],
+        cookies: CookieSecrets::new(&Secret::new(vec![5; 32]), [6; 16]),
         qcd: Secret::new(vec![5; 32]),
     };
     let now = Stamp {

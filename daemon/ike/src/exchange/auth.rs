@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    AFTER_RESUMPTION,
+    AFTER_RESUMPTION, Storing,
     judge::{Accepted, Agreed, Asked},
     proof::{SHARED_KEY_MIC, emit_auth, prove, resumption_mic},
 };
@@ -180,10 +180,10 @@ impl Endpoint {
     }
 
     // RFC 5723: N14, N27, A3, A18
-    /// Responder: the peer is who it says. Prepares the answer and asks the kernel.
+    /// Responder: the peer is who it says. Prepares the answer, asks the store, then the kernel.
     fn accept(
         &mut self,
-        mut sa: IkeSa,
+        sa: IkeSa,
         ripe: Ripe,
         asked: Asked<'_>,
         accepted: Accepted,
@@ -206,11 +206,13 @@ impl Endpoint {
         } = accepted;
         let (now, first) = (cx.now, &asked.first);
         let header = sa.header(Exchange::IkeAuth, true, 1);
+        let mut consume = None;
         if let Some(ticket) = &ticket {
             // Consumed before the answer leaves; of two racers with a right AUTH one comes second.
-            let first = cx.ledger.mark_used(ticket.name.key_id, ticket.name.index);
-            if let Some(reference) = &ticket.reference {
-                cx.ledger.release(reference);
+            let mut first = cx.ledger.mark_used(ticket.name.key_id, ticket.name.index);
+            if let Some(reference) = ticket.reference.as_ref().filter(|_| first) {
+                consume = cx.ledger.begin_consume(reference);
+                first = consume.is_some();
             }
             if !first {
                 self.counters.add(Counter::AuthFailed);
@@ -294,8 +296,9 @@ impl Endpoint {
             origin,
         };
         let mut live = Live::new(proven, now);
+        let mut offer = None;
         if wants_ticket {
-            self.answer_ticket_request((sa.spi_i, sa.spi_r), &mut live, &mut works, cx);
+            offer = self.begin_ticket((sa.spi_i, sa.spi_r), &mut live, &mut works, cx);
         }
         live.token = token;
         if live.connection.reauth.is_some() {
@@ -304,14 +307,15 @@ impl Endpoint {
         }
         works.notify(NotifyKind::QCD_TOKEN, &self.token_of((sa.spi_i, sa.spi_r)));
         super::child::emit_answer(&mut works, live.child.as_ref());
-        let request = asked.message.to_vec();
-        let waiting = Installing::Responder {
+        let storing = Storing {
+            consume,
+            offer,
+            install,
             works,
             fails,
-            request,
+            request: asked.message.to_vec(),
         };
-        sa.state = State::Installing(live, Box::new(waiting));
-        self.install(sa, install);
+        self.install_when_stored(sa, live, storing);
     }
 
     /// Initiator: judges the responder's proof and asks the kernel for what it agreed to.

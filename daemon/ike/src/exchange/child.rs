@@ -291,6 +291,8 @@ impl Endpoint {
                 self.send(sa.path, response.clone());
                 live.window.answered(response);
             }
+            // The kernel has not been asked yet.
+            Installing::Storing(_) => return self.stray(sa),
             Installing::Initiator { ticket } => {
                 if result.is_err() {
                     self.goodbye(&sa, live.protection);

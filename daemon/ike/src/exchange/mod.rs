@@ -11,6 +11,7 @@ mod proof;
 mod qcd;
 mod rekey;
 mod resume;
+mod stored;
 mod ticket;
 
 pub(crate) use auth::{Opening, chance_between};
@@ -18,6 +19,7 @@ pub(crate) use child::{block, owner, whole};
 pub(crate) use qcd::TOKENS_PER_SECOND;
 pub(crate) use rekey::AFTER_RESUMPTION;
 pub(crate) use resume::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND};
+pub(crate) use stored::Storing;
 pub(crate) use ticket::TicketAnswer;
 
 use crate::wire::{

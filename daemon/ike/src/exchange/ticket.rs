@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     endpoint::{Context, Endpoint, Slot},
-    io::{Event, Path, Stamp},
+    io::{Event, Path, Stamp, StoreId},
     peer::Compat,
     sa::ike_sa::{IkeSa, Issued, Live, State},
-    ticket::{Label, SessionRecord, TicketState, seal::TicketName},
+    ticket::{Kept, Label, Reference, SessionRecord, TicketState, seal::TicketName},
     view::{self, HeldTicket},
     wire::{
         cursor::Cursor,
@@ -37,6 +37,15 @@ pub(crate) enum TicketAnswer {
     None,
 }
 
+/// A ticket that may be given out once what it names is kept.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    ticket: Vec<u8>,
+    /// How long the client may present it, in seconds.
+    lifetime: u32,
+    issued: Issued,
+}
+
 impl Endpoint {
     // RFC 5723: N4, N6, N8, N44, N45
     /// Gateway: answers TICKET_REQUEST with exactly one of LT_OPAQUE, NACK and ACK.
@@ -47,43 +56,78 @@ impl Endpoint {
         answer: &mut ChainWriter,
         cx: &mut Context<'_>,
     ) {
-        let connection = Arc::clone(&live.connection);
-        // Never longer than the SA may live, which the last full authentication bounds: a chain of
-        // resumptions must not get around it (RFC 5723, 6.2). Nor longer than the certificate is
-        // valid that this was done with.
-        let left = live.end.saturating_sub(cx.now.boot);
-        let certificate = live.origin.certificate.as_ref();
-        let validity = certificate.map_or(Duration::MAX, |facts| {
-            Duration::from_secs(facts.not_after.saturating_sub(cx.now.wall))
-        });
-        let lifetime = connection.resume.ticket_lifetime.min(left).min(validity);
-        if !connection.resume.enabled || live.client || lifetime.as_secs() == 0 {
+        let Some(lifetime) = lifetime_of_ticket(live, cx) else {
             answer.notify(NotifyKind::TICKET_NACK, &[]);
             return;
-        }
-        match self.issue(spis, live, lifetime, cx) {
-            Some(ticket) => {
-                let mut data = (lifetime.as_secs() as u32).to_be_bytes().to_vec();
-                data.extend_from_slice(&ticket);
-                answer.notify(NotifyKind::TICKET_LT_OPAQUE, &data);
-                let (connection, octets) = (Arc::clone(&connection.name), ticket.len());
-                self.event(Event::TicketIssued { connection, octets });
+        };
+        let offer = self.offer(spis, live, lifetime, cx);
+        let kept = offer.and_then(|(offer, record)| {
+            let keeps = |(reference, kept)| cx.ledger.keep(reference, offer.issued.expiry, kept);
+            record.is_none_or(keeps).then_some(offer)
+        });
+        self.answer_offer(kept, live, answer, cx);
+    }
+
+    /// The same where the answer can wait for the store: the offer of a ticket by reference, until it
+    /// is known whether that will be kept. With `None` all is said.
+    pub(crate) fn begin_ticket(
+        &mut self,
+        spis: (Spi, Spi),
+        live: &mut Live,
+        answer: &mut ChainWriter,
+        cx: &mut Context<'_>,
+    ) -> Option<(StoreId, Offer)> {
+        let Some(lifetime) = lifetime_of_ticket(live, cx) else {
+            answer.notify(NotifyKind::TICKET_NACK, &[]);
+            return None;
+        };
+        match self.offer(spis, live, lifetime, cx) {
+            Some((offer, Some((reference, kept)))) => {
+                let begun = cx.ledger.begin_keep(reference, offer.issued.expiry, kept);
+                if let Some(id) = begun {
+                    return Some((id, offer));
+                }
+                self.answer_offer(None, live, answer, cx);
             }
-            // No index to be had right now: ask again later.
-            None => {
-                answer.notify(NotifyKind::TICKET_ACK, &[]);
-            }
+            Some((offer, None)) => self.answer_offer(Some(offer), live, answer, cx),
+            None => self.answer_offer(None, live, answer, cx),
         }
+        None
+    }
+
+    /// Gives the ticket out, or says that there is none right now.
+    pub(crate) fn answer_offer(
+        &mut self,
+        offer: Option<Offer>,
+        live: &mut Live,
+        answer: &mut ChainWriter,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(offer) = offer else {
+            // No index, or no room: ask again later.
+            answer.notify(NotifyKind::TICKET_ACK, &[]);
+            return;
+        };
+        if let Some(old) = live.issued.replace(offer.issued) {
+            old.revoke(cx.ledger);
+        }
+        let mut data = offer.lifetime.to_be_bytes().to_vec();
+        data.extend_from_slice(&offer.ticket);
+        answer.notify(NotifyKind::TICKET_LT_OPAQUE, &data);
+        let connection = Arc::clone(&live.connection.name);
+        let octets = offer.ticket.len();
+        self.event(Event::TicketIssued { connection, octets });
     }
 
     // RFC 5723: N30, N36, N39, X11
-    fn issue(
+    /// A ticket, and by reference what is to be kept for it.
+    fn offer(
         &self,
         spis: (Spi, Spi),
-        live: &mut Live,
+        live: &Live,
         lifetime: Duration,
         cx: &mut Context<'_>,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<(Offer, Option<(Reference, Kept)>)> {
         let (key_id, index) = cx.ledger.next_index()?;
         let mut nonce = [0; 12];
         cx.env.random(&mut nonce);
@@ -113,26 +157,24 @@ impl Endpoint {
             expiry,
             no_cookie: connection.compat == Compat::Libreswan,
         };
-        let (ticket, reference) = if connection.resume.by_reference {
+        let (ticket, record) = if connection.resume.by_reference {
             let mut reference = [0; 16];
             cx.env.random(&mut reference);
             let (ticket, kept) = self.keyring.refer(label, nonce, reference, &state)?;
-            if !cx.ledger.keep(reference, expiry, kept) {
-                return None;
-            }
-            (ticket, Some(reference))
+            (ticket, Some((reference, kept)))
         } else {
             (self.keyring.seal(label, nonce, &state)?, None)
         };
-        let issued = Issued {
-            name,
-            expiry,
-            reference,
+        let offer = Offer {
+            ticket,
+            lifetime: lifetime.as_secs() as u32,
+            issued: Issued {
+                name,
+                expiry,
+                reference: record.as_ref().map(|(reference, _)| *reference),
+            },
         };
-        if let Some(old) = live.issued.replace(issued) {
-            old.revoke(cx.ledger);
-        }
-        Some(ticket)
+        Some((offer, record))
     }
 
     // RFC 5723: N3, N7, N11, L5
@@ -217,6 +259,22 @@ impl Endpoint {
         let held = |slot: &Slot| Some(view::held_ticket(slot, slot.record.as_ref()?, now));
         self.slots.iter().filter_map(held).collect()
     }
+}
+
+// RFC 5723: N44, N45
+/// How long a ticket of this SA may live; `None` if it gets none. Never longer than the SA, which the
+/// last full authentication bounds: a chain of resumptions must not get around it (RFC 5723, 6.2). Nor
+/// longer than the certificate is valid that this was done with.
+fn lifetime_of_ticket(live: &Live, cx: &Context<'_>) -> Option<Duration> {
+    let left = live.end.saturating_sub(cx.now.boot);
+    let certificate = live.origin.certificate.as_ref();
+    let validity = certificate.map_or(Duration::MAX, |facts| {
+        Duration::from_secs(facts.not_after.saturating_sub(cx.now.wall))
+    });
+    let resume = live.connection.resume;
+    let lifetime = resume.ticket_lifetime.min(left).min(validity);
+    let issues = resume.enabled && !live.client && lifetime.as_secs() != 0;
+    issues.then_some(lifetime)
 }
 
 // RFC 5723: N6, L5

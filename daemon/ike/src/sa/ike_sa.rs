@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     crypto::{Group, KeyShare, Secret, aead::Aead, keymat::KeyMaterial},
-    exchange::TicketAnswer,
+    exchange::{Storing, TicketAnswer},
     io::{Past, Path, Stamp, TicketLedger},
     kernel::{EspCipher, Owner},
     peer::Connection,
@@ -159,6 +159,8 @@ pub(crate) enum Installing {
         fails: ChainWriter,
         request: Vec<u8>,
     },
+    /// We respond, and the kernel is asked when the store has done its part.
+    Storing(Box<Storing>),
 }
 
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use gate_abi::sip::{SipKey, siphash24_128};
 
 use super::ike_sa::IkeSa;
 use crate::{
-    io::Path,
+    io::{Path, StoreId},
     kernel::{OpId, Owner},
     ticket::seal::TicketName,
     wire::header::Spi,
@@ -44,6 +44,7 @@ pub(crate) struct SaTable {
     by_spi: HashMap<Spi, u64>,
     firsts: HashMap<FirstKey, u64>,
     ops: HashMap<OpId, u64>,
+    stores: HashMap<StoreId, u64>,
     deadlines: BTreeSet<(Duration, u64)>,
     owners: BTreeSet<(Owner, u64)>,
     tickets: BTreeSet<(TicketName, u64)>,
@@ -75,6 +76,15 @@ impl SaTable {
 
     pub(crate) fn take_op(&mut self, op: OpId) -> Option<u64> {
         self.ops.remove(&op)
+    }
+
+    /// An SA waits for a change of the store.
+    pub(crate) fn await_store(&mut self, store: StoreId, id: u64) {
+        self.stores.insert(store, id);
+    }
+
+    pub(crate) fn take_store(&mut self, store: StoreId) -> Option<u64> {
+        self.stores.remove(&store)
     }
 
     /// Puts an SA in, new or after a step, to be woken at the deadline of its state.

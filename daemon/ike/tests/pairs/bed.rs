@@ -308,7 +308,11 @@ impl Pair {
                     &mut self.gateway
                 };
                 let Some(output) = node.endpoint.poll_output() else {
-                    break;
+                    let Some((id, done)) = node.ledger.commit() else {
+                        break;
+                    };
+                    node.handle(Input::Stored { id, done }, self.now);
+                    continue;
                 };
                 match output {
                     Output::Datagram { path, message } => {

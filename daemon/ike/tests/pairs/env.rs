@@ -1,11 +1,11 @@
 //! What a core asks its surroundings for, made from a seed: chance, key exchanges, signatures, and a
 //! ticket ledger in memory.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use ike::{
     crypto::{Group, KeyShare, KeyShareError, Secret, SignError, SignatureScheme},
-    io::{Env, TicketLedger},
+    io::{Env, StoreId, TicketLedger},
     ticket::{Kept, Reference},
     wire::id::Identity,
 };
@@ -126,9 +126,57 @@ pub(crate) struct MemoryLedger {
     pub(crate) used: HashSet<(u8, u32)>,
     pub(crate) exhausted: bool,
     /// What is kept for tickets by reference: expiry, envelope, state.
-    pub(crate) kept: HashMap<Reference, (u64, [u8; 32], Vec<u8>)>,
+    pub(crate) kept: HashMap<Reference, Record>,
+    /// What the store was asked to do and has not done: a record to keep, or a reference to forget.
+    pub(crate) asked: VecDeque<(StoreId, Reference, Option<Record>)>,
+    pub(crate) store: Store,
+    pub(crate) last_store_id: u64,
     /// Peers whose tickets are void, and until when those were issued.
     pub(crate) revoked: HashMap<Identity, u64>,
+}
+
+/// Expiry, envelope, state.
+pub(crate) type Record = (u64, [u8; 32], Vec<u8>);
+
+/// How the store behind tickets by reference behaves.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Store {
+    #[default]
+    Works,
+    /// It has not come to it yet.
+    Waits,
+    /// Its disk has failed.
+    Fails,
+    /// Its queue is full.
+    Full,
+}
+
+impl MemoryLedger {
+    /// Does the next thing that it was asked, unless it waits.
+    pub(crate) fn commit(&mut self) -> Option<(StoreId, bool)> {
+        if self.store == Store::Waits {
+            return None;
+        }
+        let (id, reference, record) = self.asked.pop_front()?;
+        let done = self.store != Store::Fails;
+        if done {
+            match record {
+                Some(record) => drop(self.kept.insert(reference, record)),
+                None => drop(self.kept.remove(&reference)),
+            }
+        }
+        Some((id, done))
+    }
+
+    fn ask(&mut self, reference: Reference, record: Option<Record>) -> Option<StoreId> {
+        if self.store == Store::Full {
+            return None;
+        }
+        self.last_store_id += 1;
+        let id = StoreId(self.last_store_id);
+        self.asked.push_back((id, reference, record));
+        Some(id)
+    }
 }
 
 impl TicketLedger for MemoryLedger {
@@ -153,6 +201,15 @@ impl TicketLedger for MemoryLedger {
         let state = kept.state.expose().to_vec();
         self.kept.insert(reference, (expiry, kept.envelope, state));
         true
+    }
+
+    fn begin_keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> Option<StoreId> {
+        let state = kept.state.expose().to_vec();
+        self.ask(reference, Some((expiry, kept.envelope, state)))
+    }
+
+    fn begin_consume(&mut self, reference: &Reference) -> Option<StoreId> {
+        self.ask(*reference, None)
     }
 
     fn kept(&self, reference: &Reference) -> Option<Kept> {

@@ -16,5 +16,6 @@ mod rekey;
 mod resume;
 mod seedbed;
 mod seeds;
+mod stored;
 mod suspend;
 mod tap;

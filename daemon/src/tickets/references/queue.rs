@@ -1,0 +1,242 @@
+//! Group commit: changes of the store queue up for a thread that makes all of them durable with one
+//! sync of the disk, and tells of each when that is done. The engine goes on meanwhile; what must not
+//! be said before its commit, the core holds back.
+//!
+//! The queue is bounded. While it is full nothing can be begun: a client goes without a ticket, and a
+//! resumption by reference is refused. The same happens, after the fact, when the disk fails.
+
+use std::{
+    io,
+    sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel},
+    thread::{self, JoinHandle},
+};
+
+use ike::{
+    io::{StoreId, TicketRoot},
+    ticket::{Kept, Reference},
+};
+use tracing::{error, warn};
+
+use super::{Change, Reader, ReferenceError, References, Seals};
+
+/// Changes that wait for their commit.
+const MAX_QUEUED: usize = 4096;
+/// Changes in one commit; more would make the first of them wait for the last.
+const MAX_BATCH: usize = 512;
+
+/// The engine's side: reads at once, and queues what is to be written.
+pub struct ReferenceQueue {
+    reader: Reader,
+    last: u64,
+    /// Gone when the queue is to end.
+    sender: Option<SyncSender<Order>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// For the thread.
+enum Order {
+    Change(Change, Whom),
+    Epochs(Seals),
+    Purge,
+}
+
+/// Who wants to know what became of a change.
+enum Whom {
+    Nobody,
+    /// Whoever listens to the outcomes.
+    Later(StoreId),
+    /// The engine, which waits.
+    Waiting(SyncSender<bool>),
+}
+
+impl std::fmt::Debug for ReferenceQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReferenceQueue").finish_non_exhaustive()
+    }
+}
+
+impl ReferenceQueue {
+    /// Gives the store to a thread. `tell` is called there with the outcome of every change that was
+    /// begun, in their order.
+    pub fn start(
+        store: References,
+        tell: impl Fn(StoreId, bool) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (sender, orders) = sync_channel(MAX_QUEUED);
+        let reader = store.reader();
+        let thread = thread::Builder::new()
+            .name("references".into())
+            .spawn(move || Committer::new(store, tell).run(&orders))?;
+        Ok(Self {
+            reader,
+            last: 0,
+            sender: Some(sender),
+            thread: Some(thread),
+        })
+    }
+
+    /// The live epochs. A record of another one cannot be opened any more.
+    pub fn set_epochs(&mut self, roots: &[TicketRoot]) {
+        self.reader.set_seals(Seals::of(roots));
+        if let Some(sender) = &self.sender {
+            // Waits for room: without it no record could be sealed. Fails if the thread has died.
+            let _ = sender.send(Order::Epochs(Seals::of(roots)));
+        }
+    }
+
+    /// Begins to keep a state; `None` if the queue is full. `expiry` is in Unix seconds.
+    pub fn begin_keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> Option<StoreId> {
+        self.begin(Change::Keep(reference, expiry, kept))
+    }
+
+    /// Begins to forget a reference for good; `None` if the queue is full.
+    pub fn begin_consume(&mut self, reference: Reference) -> Option<StoreId> {
+        self.begin(Change::Consume(reference))
+    }
+
+    /// Keeps a state, and waits until it is on disk.
+    pub fn keep(&mut self, reference: Reference, expiry: u64, kept: Kept) -> bool {
+        let (reply, outcome) = sync_channel(1);
+        let change = Change::Keep(reference, expiry, kept);
+        self.order(Order::Change(change, Whom::Waiting(reply))) && outcome.recv().unwrap_or(false)
+    }
+
+    /// Forgets a reference some time; its used bit is set.
+    pub fn release(&mut self, reference: Reference) {
+        // With a full queue the record stays until it expires.
+        self.order(Order::Change(Change::Release(reference), Whom::Nobody));
+    }
+
+    /// Clears expired records away, in batches between other work.
+    pub fn purge(&mut self) {
+        self.order(Order::Purge);
+    }
+
+    /// What is kept under a reference and can still be opened.
+    pub fn kept(&self, reference: &Reference) -> Result<Option<Kept>, ReferenceError> {
+        self.reader.kept(reference)
+    }
+
+    fn begin(&mut self, change: Change) -> Option<StoreId> {
+        self.last += 1;
+        let id = StoreId(self.last);
+        self.order(Order::Change(change, Whom::Later(id)))
+            .then_some(id)
+    }
+
+    fn order(&self, order: Order) -> bool {
+        match self.sender.as_ref().map(|sender| sender.try_send(order)) {
+            Some(Ok(())) => true,
+            Some(Err(TrySendError::Full(_))) => {
+                warn!("{MAX_QUEUED} changes of the references wait for the disk: no more for now");
+                false
+            }
+            Some(Err(TrySendError::Disconnected(_))) | None => false,
+        }
+    }
+}
+
+impl Drop for ReferenceQueue {
+    /// Waits until what has queued is on disk.
+    fn drop(&mut self) {
+        self.sender = None;
+        if let Some(thread) = self.thread.take() {
+            // Its panic, if any, has been reported there.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's side.
+struct Committer<T> {
+    store: References,
+    tell: T,
+    /// There are expired records left.
+    purging: bool,
+}
+
+impl<T: Fn(StoreId, bool)> Committer<T> {
+    const fn new(store: References, tell: T) -> Self {
+        Self {
+            store,
+            tell,
+            purging: false,
+        }
+    }
+
+    fn run(mut self, orders: &Receiver<Order>) {
+        loop {
+            let first = if self.purging {
+                match orders.try_recv() {
+                    Ok(order) => order,
+                    Err(TryRecvError::Empty) => {
+                        self.purge();
+                        continue;
+                    }
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            } else {
+                match orders.recv() {
+                    Ok(order) => order,
+                    Err(_) => return,
+                }
+            };
+            let rest = orders.try_iter().take(MAX_BATCH - 1);
+            self.commit(std::iter::once(first).chain(rest));
+        }
+    }
+
+    fn commit(&mut self, orders: impl Iterator<Item = Order>) {
+        let (mut changes, mut whom) = (Vec::new(), Vec::new());
+        for order in orders {
+            match order {
+                Order::Change(change, who) => {
+                    changes.push(change);
+                    whom.push(who);
+                }
+                Order::Epochs(seals) => self.store.set_seals(seals),
+                Order::Purge => self.purging = true,
+            }
+        }
+        if changes.is_empty() {
+            return;
+        }
+        let done = self.store.commit(&changes, super::super::wall_clock());
+        let done = done.unwrap_or_else(|error| {
+            error!(
+                "{error}; no ticket by reference is given out or used up by what was to be written"
+            );
+            vec![false; changes.len()]
+        });
+        let full = |(change, done): (&Change, &bool)| matches!(change, Change::Keep(..)) && !done;
+        let without = changes.iter().zip(&done).filter(|one| full(*one)).count();
+        if without > 0 {
+            warn!(
+                records = self.store.len(),
+                octets = self.store.octets(),
+                "no room for another ticket by reference: {without} clients go without"
+            );
+        }
+        for (whom, done) in whom.into_iter().zip(done) {
+            match whom {
+                Whom::Nobody => {}
+                Whom::Later(id) => (self.tell)(id, done),
+                // Fails if nobody waits any more.
+                Whom::Waiting(reply) => drop(reply.send(done)),
+            }
+        }
+    }
+
+    fn purge(&mut self) {
+        self.purging = self
+            .store
+            .purge(super::super::wall_clock())
+            .unwrap_or_else(|error| {
+                error!("{error}");
+                false
+            });
+    }
+}
+
+#[cfg(test)]
+mod tests;
