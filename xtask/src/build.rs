@@ -90,8 +90,10 @@ fn object(
 ) -> Result<PathBuf> {
     let source = places.root.join("ebpf");
     let lock = fs::read_to_string(source.join("Cargo.lock")).context("ebpf/Cargo.lock")?;
-    let key = places::key([compiler.version.as_str(), &lock]);
-    // One tree for each set of flags, or `core` would be compiled again at every change of flavour.
+    let root = places.root.to_string_lossy();
+    let key = places::key([compiler.version.as_str(), &lock, &root]);
+    // One tree for each clone, or cargo might take the object of another one's sources for fresh; and
+    // for each set of flags, or `core` would be compiled again at every change of flavour.
     let tree = places
         .cache
         .join(format!("build-bpf-{key}"))
