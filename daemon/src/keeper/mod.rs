@@ -9,6 +9,7 @@
 mod channel;
 mod client;
 mod engine;
+mod folder;
 mod guard;
 pub mod protocol;
 mod sandbox;
@@ -16,14 +17,11 @@ mod wall;
 
 use std::{
     ffi::OsString,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File},
     io,
     net::IpAddr,
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::fs::{DirBuilderExt, OpenOptionsExt},
-    },
-    path::{Path, PathBuf},
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -174,9 +172,9 @@ impl Keeper {
             SignalFd::with_flags(&wanted, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         prctl::set_dumpable(false)?;
 
-        make_folder(&options.state_dir, 0o700)?;
-        make_folder(&options.run_dir, 0o755)?;
-        let lock = lock(&options.state_dir)?;
+        folder::make(&options.state_dir, 0o700)?;
+        folder::make(&options.run_dir, 0o755)?;
+        let lock = folder::lock(&options.state_dir)?;
         let boot_id = boot_id();
         let (now, wall) = (boot_clock(), wall_clock());
         let (ring, notices) = Ring::open(&options.state_dir, options.ring.clone(), boot_id, wall)?;
@@ -542,36 +540,6 @@ fn announce(notice: Notice) {
              accepted once more"
         ),
         Notice::Retired(key_id, why) => warn!(key_id, why, "a ticket epoch was retired early"),
-    }
-}
-
-fn make_folder(path: &Path, mode: u32) -> Result<(), KeeperError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|source| KeeperError::Folder {
-            path: path.into(),
-            source,
-        })
-}
-
-fn lock(folder: &Path) -> Result<File, KeeperError> {
-    let path = folder.join("lock");
-    let open = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path);
-    let file = open.map_err(|source| KeeperError::Folder {
-        path: path.clone(),
-        source,
-    })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(KeeperError::Running(folder.into())),
-        Err(fs::TryLockError::Error(source)) => Err(KeeperError::Folder { path, source }),
     }
 }
 
