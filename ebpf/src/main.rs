@@ -9,6 +9,8 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+#[cfg(feature = "bench")]
+mod bench;
 mod counters;
 mod frame;
 mod maps;

@@ -30,6 +30,8 @@ enum Subject {
     /// A resumption: processor time of the whole daemon, the arithmetic's floor, a full login beside
     /// it, and the memory that a half-open one holds. Needs root.
     Resume,
+    /// What the gate does with a frame, as a multiple of dropping it unseen. Needs root.
+    Gate,
 }
 
 pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
@@ -46,6 +48,7 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     };
     let figures = match arguments.subject {
         Subject::Resume => resume(places, &mut show)?,
+        Subject::Gate => gate(places, &mut show)?,
     };
     if arguments.json {
         println!("{{{figures}}}");
@@ -56,13 +59,34 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
 /// Measures resumptions; the result is the `bench` member of a JSON object.
 pub(crate) fn resume(places: &Places, show: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<String> {
     let octets = half_open_octets(places)?;
+    let figures = in_lab(places, ["resume", LOGINS], show)?;
+    let line = format!("half_open_octets         {octets:>8}   (at most {HALF_OPEN_LIMIT})\n");
+    show(line.as_bytes())?;
+    Ok(format!(
+        r#""bench":[{figures},{{"name":"half_open_octets","median":{octets},"min":{octets}}}]"#
+    ))
+}
+
+/// Measures the gate's programs; the result is the `bench` member of a JSON object.
+pub(crate) fn gate(places: &Places, show: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<String> {
+    build::gate_bench(places)?;
+    let figures = in_lab(places, ["gate", ROUNDS], show)?;
+    Ok(format!(r#""bench":[{figures}]"#))
+}
+
+/// Runs a benchmark of the suites' own program; the result is a list in JSON, without its brackets.
+fn in_lab(
+    places: &Places,
+    [subject, size]: [&str; 2],
+    show: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<String> {
     let binaries = build::host(places, true)?;
     build::gate(places)?;
     let folder = Findings::create(places, "bench")?;
-    let file = folder.file("resume.json");
+    let file = folder.file("figures.json");
     let program = binaries.join("bench").display().to_string();
     let found = file.display().to_string();
-    let command = [program, "resume".into(), LOGINS.into(), found];
+    let command = [program, subject.into(), size.into(), found];
     let lab = Lab {
         // User-mode Linux accounts in ticks, which are longer than a login.
         kernel: Kernel::Host,
@@ -71,13 +95,9 @@ pub(crate) fn resume(places: &Places, show: &mut dyn FnMut(&[u8]) -> Result<()>)
     };
     let status = lab.run(places, &command, show)?;
     ensure!(status == 0, "the benchmark ended with status {status}");
-    let line = format!("half_open_octets         {octets:>8}   (at most {HALF_OPEN_LIMIT})\n");
-    show(line.as_bytes())?;
     let figures = fs::read_to_string(&file).context("the figures")?;
     let figures = figures.trim().trim_start_matches('[').trim_end_matches(']');
-    Ok(format!(
-        r#""bench":[{figures},{{"name":"half_open_octets","median":{octets},"min":{octets}}}]"#
-    ))
+    Ok(figures.to_owned())
 }
 
 /// What 10,000 half-open resumptions hold, each, by the counting allocator of a test of the core.
@@ -93,5 +113,7 @@ fn half_open_octets(places: &Places) -> Result<u64> {
 
 /// Of each kind.
 const LOGINS: &str = "5120";
+/// Of every way through the gate, in turns.
+const ROUNDS: &str = "31";
 const HALF_OPEN_LIMIT: u64 = 1024;
 const LIMIT: Duration = Duration::from_mins(10);

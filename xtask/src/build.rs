@@ -51,16 +51,33 @@ struct Flavour {
     object: &'static str,
     /// The crate reads the packet directly, and LLVM may emit unaligned loads.
     direct: bool,
+    /// With the programs of the benchmark.
+    bench: bool,
 }
 
 const FLAVOURS: [Flavour; 2] = [
     Flavour {
         object: "gate-direct.o",
         direct: true,
+        bench: false,
     },
     Flavour {
         object: "gate-portable.o",
         direct: false,
+        bench: false,
+    },
+];
+
+const BENCH_FLAVOURS: [Flavour; 2] = [
+    Flavour {
+        object: "gate-direct-bench.o",
+        bench: true,
+        ..FLAVOURS[0]
+    },
+    Flavour {
+        object: "gate-portable-bench.o",
+        bench: true,
+        ..FLAVOURS[1]
     },
 ];
 
@@ -80,6 +97,16 @@ pub(crate) fn gate(places: &Places) -> Result<Vec<PathBuf>> {
     let fitting = |flavour: &&Flavour| !flavour.direct || cfg!(target_arch = "x86_64");
     let build = |flavour: &Flavour| object(places, &compiler, &linker, flavour);
     FLAVOURS.iter().filter(fitting).map(build).collect()
+}
+
+/// Builds the objects with the programs of the benchmark.
+pub(crate) fn gate_bench(places: &Places) -> Result<()> {
+    let (compiler, linker) = tools(places)?;
+    fs::create_dir_all(places.objects())?;
+    for flavour in &BENCH_FLAVOURS {
+        object(places, &compiler, &linker, flavour)?;
+    }
+    Ok(())
 }
 
 fn object(
@@ -115,6 +142,9 @@ fn object(
     if flavour.direct {
         flags.push("-Ctarget-feature=+allows-misaligned-mem-access".to_owned());
         cargo.args(["--features", "direct"]);
+    }
+    if flavour.bench {
+        cargo.args(["--features", "bench"]);
     }
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     shell::step(&format!("building {}", flavour.object), || {

@@ -62,7 +62,7 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// Keeps what a long run has found, and what a resumption costs beside it.
+/// Keeps what a long run has found, and beside it what a resumption and the gate cost.
 fn results(places: &Places, rows: &[Row]) -> Row {
     if !shell::is_root() {
         let why = anyhow!("the benchmark needs root, and without it the results are not whole");
@@ -71,8 +71,13 @@ fn results(places: &Places, rows: &[Row]) -> Row {
     let start = Instant::now();
     let measure = || -> Result<()> {
         let mut show = |octets: &[u8]| Ok(std::io::stdout().write_all(octets)?);
-        let figures = bench::resume(places, &mut show)?;
-        for (name, members) in [("tests", report::json(rows)), ("bench-resume", figures)] {
+        let resume = bench::resume(places, &mut show)?;
+        let gate = bench::gate(places, &mut show)?;
+        for (name, members) in [
+            ("tests", report::json(rows)),
+            ("bench-resume", resume),
+            ("bench-gate", gate),
+        ] {
             let file = results::write(places, name, &members)?;
             println!("results | {}", file.display());
         }

@@ -1,8 +1,9 @@
-//! Benchmarks of the whole daemon. Each prints what it does, and leaves its figures in a file,
+//! Benchmarks of the whole daemon, and of the gate. Each prints what it does, and leaves its figures in a file,
 //! because a lab has one output stream only.
 
 mod crowd;
 mod floor;
+mod gate;
 mod resume;
 mod wire;
 
@@ -13,7 +14,7 @@ use serde::Serialize;
 
 use crate::suite::Lab;
 
-const USAGE: &str = "usage: bench resume LOGINS FILE | bench wire ADDRESS";
+const USAGE: &str = "usage: bench resume LOGINS FILE | bench gate ROUNDS FILE | bench wire ADDRESS";
 
 /// Runs the benchmark that the arguments name.
 #[must_use]
@@ -21,7 +22,12 @@ pub fn main() -> ExitCode {
     let words: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["resume", logins, file] => resume(logins, Path::new(file)),
+        ["resume", logins, file] => measured(Path::new(file), |lab| {
+            resume::measure(lab, logins.parse().context("LOGINS")?)
+        }),
+        ["gate", rounds, file] => measured(Path::new(file), |lab| {
+            gate::measure(lab, rounds.parse().context("ROUNDS")?)
+        }),
         ["wire", address] => wire::serve(address),
         _ => Err(anyhow::anyhow!("{USAGE}")),
     };
@@ -34,13 +40,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn resume(logins: &str, file: &Path) -> Result<()> {
+/// Takes figures in a lab, shows them, and writes them to a file.
+fn measured<F>(file: &Path, measure: impl FnOnce(&Lab) -> Result<Vec<F>>) -> Result<()>
+where
+    F: fmt::Display + Serialize,
+{
     let lab = Lab::new("bench")?;
     // Namespaces are made here; that belongs where nothing else can be hit.
     if lab.kernel().is_empty() {
-        bail!("run this as `cargo xtask bench resume`, which starts it in a lab");
+        bail!("run this as `cargo xtask bench`, which starts it in a lab");
     }
-    let measured = resume::measure(&lab, logins.parse().context("LOGINS")?);
+    let measured = measure(&lab);
     if measured.is_err() {
         lab.show_logs();
     }

@@ -1,6 +1,6 @@
 //! The gate's programs on a real kernel: loading, verdicts, links and pins.
 
-mod corpus;
+pub(crate) mod corpus;
 mod verdicts;
 
 use std::collections::BTreeMap;
@@ -405,7 +405,7 @@ impl Cable {
     }
 }
 
-fn options(lab: &Lab, name: &str, interfaces: &[&str]) -> Result<GateOptions> {
+pub(crate) fn options(lab: &Lab, name: &str, interfaces: &[&str]) -> Result<GateOptions> {
     let object = lab.object(PORTABLE_OBJECT)?;
     let object_dir = object
         .parent()
@@ -423,7 +423,7 @@ fn options(lab: &Lab, name: &str, interfaces: &[&str]) -> Result<GateOptions> {
 }
 
 /// Tells a gate what [`Told`] knows.
-fn tell(gate: &mut Gate) -> Result<()> {
+pub(crate) fn tell(gate: &mut Gate) -> Result<()> {
     gate.set_ticket_keys(&[(KEY_ID, TICKET_KEYS)])?;
     gate.set_wall_minus_boot(Some(0))?;
     gate.set_spi_keys(&[SPI_KEY])?;
@@ -444,7 +444,7 @@ fn counted(gate: &Gate) -> Result<BTreeMap<&'static str, u64>> {
         .collect())
 }
 
-fn load(object: &Path, maps: &Path) -> Result<Ebpf> {
+pub(crate) fn load(object: &Path, maps: &Path) -> Result<Ebpf> {
     let names = [
         abi::KEYS,
         abi::SPI_KEYS,

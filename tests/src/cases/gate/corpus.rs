@@ -87,7 +87,7 @@ impl Knowledge for Told {
 }
 
 /// `k_cookie` of the present interval and of those beside it.
-pub(super) fn cookie_keys() -> [(u8, SipKey); 3] {
+pub(crate) fn cookie_keys() -> [(u8, SipKey); 3] {
     let interval = cookie::interval_at(boot_clock().as_secs());
     [interval.wrapping_sub(1), interval, interval + 1].map(|one| {
         let key = SipKey {
@@ -143,7 +143,7 @@ fn tag_of(resume: &Message) -> u64 {
 }
 
 /// A resumption with a ticket of ours.
-pub(super) fn genuine(index: u32) -> Message {
+pub(crate) fn genuine(index: u32) -> Message {
     Message::resume(&frames::ticket(
         KEY_ID,
         index,
@@ -153,7 +153,7 @@ pub(super) fn genuine(index: u32) -> Message {
 }
 
 /// The same with a live key id and a wrong tag.
-pub(super) fn forged(index: u32) -> Message {
+pub(crate) fn forged(index: u32) -> Message {
     Message::resume(&frames::ticket(
         KEY_ID,
         index,
