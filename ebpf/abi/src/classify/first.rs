@@ -35,7 +35,7 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
         Ok(payloads) => payloads,
         Err(verdict) => return unless_asleep(verdict, known).into(),
     };
-    let now = known.now();
+    let now = known.roughly_now();
     let silence = silence(now, known);
     if silence > ASLEEP_AFTER {
         return Verdict::Pass(Reason::GateAsleep).into();
@@ -70,6 +70,8 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
     let Some((source, destination)) = addresses(frame, located) else {
         return Verdict::Drop(Reason::Truncated).into();
     };
+    // A cookie that another CPU has just made must not look as if it were from the future.
+    let now = known.now();
     let network = network_of(source);
     if !attack && known.charge(Meter::SoftNetwork, network, now) {
         return proof.verdict.into();
