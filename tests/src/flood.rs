@@ -138,47 +138,68 @@ impl Forger {
         count: u32,
         pace: Pace,
     ) -> Result<Sent> {
-        ensure!(pace.per_second > 0, "a pace of nothing");
-        namespace.within(|| self.send_here(interface, count, pace))?
-    }
-
-    fn send_here(&mut self, interface: &str, count: u32, pace: Pace) -> Result<Sent> {
-        let is_link = |address: &nix::ifaddrs::InterfaceAddress| {
-            address.interface_name == interface
-                && address
-                    .address
-                    .is_some_and(|address| address.as_link_addr().is_some())
-        };
-        let link = getifaddrs()?
-            .find(is_link)
-            .and_then(|found| found.address)
-            .with_context(|| format!("no interface {interface}"))?;
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let out = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
-        let (mut frames, mut refused) = (0, 0);
-        let start = Instant::now();
-        let gap = Duration::from_secs(1) / pace.per_second;
-        let limit = gap * count * 2 + GRACE;
-        for number in 0..count {
-            let due = gap * number;
-            let ahead = due.saturating_sub(start.elapsed());
-            if ahead > LEAST_SLEEP {
-                thread::sleep(ahead);
-            }
-            ensure!(start.elapsed() < limit, "{frames} of {count} in {limit:?}");
-            match sendto(out.as_raw_fd(), self.forge(), &link, MsgFlags::empty()) {
-                Ok(_) => frames += 1,
-                Err(Errno::ENOBUFS) => refused += 1,
-                Err(error) => return Err(error).context("send"),
-            }
-        }
-        let took = start.elapsed();
-        Ok(Sent {
-            frames,
-            refused,
-            took,
+        send(namespace, interface, count, pace, |frame| {
+            frame.clear();
+            frame.extend_from_slice(self.forge());
         })
     }
+}
+
+/// Sends `count` frames as [`Forger::send`] does; `next` makes each in a buffer that holds the last.
+pub fn send(
+    namespace: &Namespace,
+    interface: &str,
+    count: u32,
+    pace: Pace,
+    next: impl FnMut(&mut Vec<u8>) + Send,
+) -> Result<Sent> {
+    ensure!(pace.per_second > 0, "a pace of nothing");
+    namespace.within(|| send_here(interface, count, pace, next))?
+}
+
+fn send_here(
+    interface: &str,
+    count: u32,
+    pace: Pace,
+    mut next: impl FnMut(&mut Vec<u8>),
+) -> Result<Sent> {
+    let is_link = |address: &nix::ifaddrs::InterfaceAddress| {
+        address.interface_name == interface
+            && address
+                .address
+                .is_some_and(|address| address.as_link_addr().is_some())
+    };
+    let link = getifaddrs()?
+        .find(is_link)
+        .and_then(|found| found.address)
+        .with_context(|| format!("no interface {interface}"))?;
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let out = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+    let (mut frames, mut refused) = (0, 0);
+    let mut frame = Vec::new();
+    let start = Instant::now();
+    let gap = Duration::from_secs(1) / pace.per_second;
+    let limit = gap * count * 2 + GRACE;
+    for number in 0..count {
+        let due = gap * number;
+        let ahead = due.saturating_sub(start.elapsed());
+        if ahead > LEAST_SLEEP {
+            thread::sleep(ahead);
+        }
+        ensure!(start.elapsed() < limit, "{frames} of {count} in {limit:?}");
+        next(&mut frame);
+        match sendto(out.as_raw_fd(), &frame, &link, MsgFlags::empty()) {
+            Ok(_) => frames += 1,
+            Err(Errno::ENOBUFS) => refused += 1,
+            Err(error) => return Err(error).context("send"),
+        }
+    }
+    let took = start.elapsed();
+    Ok(Sent {
+        frames,
+        refused,
+        took,
+    })
 }
 
 /// The body of the nonce, and where the ticket's envelope begins.

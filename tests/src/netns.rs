@@ -106,10 +106,21 @@ impl Namespace {
 
     /// One of the kernel's counts of UDP over IPv4 here, by its name in `/proc/net/snmp`.
     pub fn udp_count(&self, name: &str) -> Result<u64> {
+        self.count("Udp", name)
+    }
+
+    /// One of the kernel's counts here, by group and name in `/proc/net/snmp`.
+    pub fn count(&self, group: &str, name: &str) -> Result<u64> {
         let text = self.run("cat", "/proc/net/snmp")?;
-        let mut rows = text.lines().filter(|line| line.starts_with("Udp:"));
+        let of_group = |line: &&str| {
+            line.strip_prefix(group)
+                .is_some_and(|rest| rest.starts_with(':'))
+        };
+        let mut rows = text.lines().filter(of_group);
         let (names, values) = (rows.next(), rows.next());
-        let (names, values) = names.zip(values).context("two rows about UDP")?;
+        let (names, values) = names
+            .zip(values)
+            .with_context(|| format!("two rows about {group}"))?;
         let mut row = names.split(' ').zip(values.split(' '));
         let value = row.find(|(known, _)| *known == name);
         Ok(value.with_context(|| name.to_owned())?.1.parse()?)
