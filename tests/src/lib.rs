@@ -3,6 +3,7 @@
 //! `cargo xtask test` starts the suite binaries inside a lab, so nothing here touches the machine's
 //! own network. The library's unit tests need no privilege and run under plain `cargo test`.
 
+pub mod attacks;
 pub mod bench;
 pub mod capture;
 pub mod cases;

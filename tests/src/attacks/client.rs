@@ -1,0 +1,207 @@
+//! The legitimate client: while a flood runs it logs in, sleeps, resumes and logs out, again and again,
+//! and keeps count of what worked and how long it took.
+
+use std::{
+    net::Ipv4Addr,
+    os::fd::AsFd as _,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use ike::io::Event;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::recorded::asks_for_cookie;
+use crate::{
+    netns::Namespace,
+    storm::client::{Client, down, suspend, up},
+};
+
+/// What came of a client's attempts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Attempts {
+    /// How many there were.
+    pub(super) made: u32,
+    /// Those that had an IKE SA within [`IN_TIME`], and how long they took.
+    pub(super) up: Vec<Duration>,
+    /// Those of the latter that were to resume and had to log in anew.
+    pub(super) anew: u32,
+    /// Requests for a cookie that the client received.
+    pub(super) cookies: u32,
+}
+
+impl Attempts {
+    /// From 0 to 1; an attempt of which there was none has not worked.
+    pub(super) fn success(&self) -> f64 {
+        f64::from(self.up.len() as u32) / f64::from(self.made.max(1))
+    }
+
+    /// The time that so many percent of those that worked did not exceed, in milliseconds.
+    pub(super) fn percentile(&self, percent: usize) -> Option<f64> {
+        let mut sorted = self.up.clone();
+        sorted.sort_unstable();
+        let index = (sorted.len() * percent).div_ceil(100).checked_sub(1)?;
+        Some(sorted.get(index)?.as_secs_f64() * 1e3)
+    }
+
+    /// Takes over what another client has done.
+    pub(super) fn add(&mut self, other: Self) {
+        self.made += other.made;
+        self.up.extend(other.up);
+        self.anew += other.anew;
+        self.cookies += other.cookies;
+    }
+}
+
+/// A client and its record.
+pub(super) struct Legitimate<'a> {
+    namespace: &'a Namespace,
+    number: u16,
+    gateway: Ipv4Addr,
+    client: Client,
+    pub(super) attempts: Attempts,
+}
+
+impl<'a> Legitimate<'a> {
+    /// A client with its own address in the namespace; it has not called yet.
+    pub(super) fn new(namespace: &'a Namespace, number: u16, gateway: Ipv4Addr) -> Result<Self> {
+        Ok(Self {
+            namespace,
+            number,
+            gateway,
+            client: open(namespace, number, gateway)?,
+            attempts: Attempts::default(),
+        })
+    }
+
+    /// Logs in and resumes in turns until told to stop; the attempt under way is finished.
+    pub(super) fn run(&mut self, stop: &AtomicBool) -> Result<()> {
+        while !stop.load(Ordering::Relaxed) {
+            self.cycle()?;
+        }
+        Ok(())
+    }
+
+    /// One login, one resumption, and the goodbye.
+    pub(super) fn cycle(&mut self) -> Result<()> {
+        for by_ticket in [false, true] {
+            self.begin()?;
+            if !self.attempt(by_ticket)? {
+                return self.start_anew();
+            }
+            thread::sleep(PAUSE);
+            let farewell = if by_ticket { down() } else { suspend() };
+            self.client.command(&farewell)?;
+            let gone = |event: &Event| {
+                matches!(event, Event::Closed { .. } | Event::Suspended { .. }).then_some(())
+            };
+            if self.wait_for(FAREWELL, gone)?.is_none() {
+                return self.start_anew();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the first message of a login, by ticket if there is one.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        self.client.command(&up())
+    }
+
+    /// Goes to sleep with a ticket.
+    pub(super) fn sleep(&mut self) -> Result<()> {
+        self.client.command(&suspend())?;
+        let asleep = |event: &Event| matches!(event, Event::Suspended { .. }).then_some(());
+        let asleep = self.wait_for(FAREWELL, asleep)?;
+        ensure!(asleep.is_some(), "the client does not fall asleep");
+        Ok(())
+    }
+
+    /// Waits for the end of an attempt that has begun: whether it is up in time.
+    pub(super) fn attempt(&mut self, by_ticket: bool) -> Result<bool> {
+        let start = Instant::now();
+        self.attempts.made += 1;
+        let ended = self.wait_for(IN_TIME, |event| match event {
+            Event::Established { resumed, .. } => Some(Some(*resumed)),
+            Event::UpFailed { .. } => Some(None),
+            _ => None,
+        })?;
+        let Some(Some(resumed)) = ended else {
+            return Ok(false);
+        };
+        self.attempts.up.push(start.elapsed());
+        self.attempts.anew += u32::from(by_ticket && !resumed);
+        Ok(true)
+    }
+
+    /// Serves the client until an event is the right one or the time is over.
+    fn wait_for<T>(
+        &mut self,
+        limit: Duration,
+        mut is_it: impl FnMut(&Event) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let events = self.client.take_events();
+            if let Some(found) = events.iter().find_map(&mut is_it) {
+                return Ok(Some(found));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            let mut sockets = [PollFd::new(self.client.socket().as_fd(), PollFlags::POLLIN)];
+            poll(&mut sockets, PollTimeout::from(TICK_MS))?;
+            let mut head = [0; HEAD];
+            if let Ok((length, _)) = self.client.socket().peek_from(&mut head) {
+                self.attempts.cookies += u32::from(asks_for_cookie(&head[..length]));
+            }
+            self.client.turn()?;
+        }
+    }
+
+    /// A fresh client in the place of one that has got stuck, which may yet answer to nothing.
+    fn start_anew(&mut self) -> Result<()> {
+        let spare = open(self.namespace, SPARE + self.number, self.gateway)?;
+        drop(std::mem::replace(&mut self.client, spare));
+        self.client = open(self.namespace, self.number, self.gateway)?;
+        Ok(())
+    }
+}
+
+fn open(namespace: &Namespace, number: u16, gateway: Ipv4Addr) -> Result<Client> {
+    let client = namespace.within(|| Client::new(number, gateway))??;
+    client.socket().set_nonblocking(true)?;
+    Ok(client)
+}
+
+/// What a user puts up with.
+pub(super) const IN_TIME: Duration = Duration::from_secs(3);
+/// For an answer to the goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Between an SA and its end.
+const PAUSE: Duration = Duration::from_millis(10);
+const TICK_MS: u16 = 10;
+/// Octets of a datagram that tell a request for a cookie.
+const HEAD: usize = 64;
+/// Numbers of clients that only hold a place while the old socket closes.
+const SPARE: u16 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_those_that_worked() {
+        let mut attempts = Attempts {
+            made: 4,
+            ..Attempts::default()
+        };
+        assert_eq!(attempts.percentile(50), None);
+        attempts.up = [3, 1, 2].map(Duration::from_millis).to_vec();
+        assert_eq!(attempts.percentile(50), Some(2.0));
+        assert_eq!(attempts.percentile(99), Some(3.0));
+        assert!((attempts.success() - 0.75).abs() < 1e-9);
+        assert!(Attempts::default().success() < 1e-9);
+    }
+}
