@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod compliance;
 mod demo;
+mod flood;
 mod lab;
 mod packages;
 mod places;
@@ -37,6 +38,8 @@ enum Verb {
     Compliance(compliance::Arguments),
     /// Suspend a tunnel, kill the gateway, flood it with forgeries, and resume.
     Demo(demo::Arguments),
+    /// Play the attacks of the threat model: with the gate, in user space only, and with defences off.
+    Flood(flood::Arguments),
     /// Run a command or a shell in fresh namespaces on a chosen kernel.
     Lab(lab::Arguments),
     /// Lint, unit tests and suites, with a table at the end.
@@ -61,6 +64,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Build(arguments) => build::run(&places, &arguments),
         Verb::Compliance(arguments) => compliance::run(&places, &arguments),
         Verb::Demo(arguments) => demo::run(&places, &arguments),
+        Verb::Flood(arguments) => flood::run(&places, &arguments),
         Verb::Lab(arguments) => lab::run(&places, &arguments),
         Verb::Test(arguments) => test::run(&places, &arguments),
     }

@@ -14,7 +14,7 @@ use clap::Args;
 
 use crate::lab::{Kernel, Lab};
 use crate::places::Places;
-use crate::{bench, build, compliance, results, setup, shell};
+use crate::{bench, build, compliance, flood, results, setup, shell};
 use report::{Reader, Row};
 
 #[derive(Args)]
@@ -62,7 +62,8 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// Keeps what a long run has found, and beside it what a resumption and the gate cost.
+/// Keeps what a long run has found, what a resumption and the gate cost, and what floods do. A row of
+/// the attack matrix that fails says so in its file.
 fn results(places: &Places, rows: &[Row]) -> Row {
     if !shell::is_root() {
         let why = anyhow!("the benchmark needs root, and without it the results are not whole");
@@ -73,10 +74,12 @@ fn results(places: &Places, rows: &[Row]) -> Row {
         let mut show = |octets: &[u8]| Ok(std::io::stdout().write_all(octets)?);
         let resume = bench::resume(places, &mut show)?;
         let gate = bench::gate(places, &mut show)?;
+        let (matrix, _) = flood::matrix(places, &[], &mut show)?;
         for (name, members) in [
             ("tests", report::json(rows)),
             ("bench-resume", resume),
             ("bench-gate", gate),
+            ("flood", matrix),
         ] {
             let file = results::write(places, name, &members)?;
             println!("results | {}", file.display());
