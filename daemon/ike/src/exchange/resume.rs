@@ -238,10 +238,12 @@ impl Endpoint {
     /// Opens a ticket and holds it against today's policy (RFC 5723, 4.3.2, and our rulings).
     fn judge(&self, ticket: &[u8], cx: &Context<'_>) -> Result<Opened, Refused> {
         let kept = |reference: &Reference| cx.ledger.kept(reference);
-        let opened = self.keyring.open(ticket, cx.now.wall, kept)?;
-        if cx.ledger.is_used(opened.name.key_id, opened.name.index) {
+        // Before the body is opened: a captured ticket is cheap to send again and again.
+        let name = self.keyring.name_of(ticket);
+        if name.is_some_and(|name| cx.ledger.is_used(name.key_id, name.index)) {
             return Err(Refused::Used);
         }
+        let opened = self.keyring.open(ticket, cx.now.wall, kept)?;
         let state = &opened.state;
         if state.is_revoked(&*cx.ledger) {
             return Err(Refused::Revoked);

@@ -316,12 +316,24 @@ impl Keyring {
     /// Whether a ticket's envelope, if it is one of ours, says that the client cannot answer COOKIE.
     #[must_use]
     pub fn is_no_cookie(&self, ticket: &[u8]) -> bool {
-        let Some((head, _)) = ticket.split_first_chunk::<ENVELOPE_LEN>() else {
-            return false;
-        };
-        self.epoch(gate_abi::ticket::key_id_of(head))
-            .and_then(|epoch| Envelope::open(head, &epoch.k_tag, &epoch.k_mask).ok())
+        self.envelope_of(ticket)
             .is_some_and(|envelope| envelope.flags & NO_COOKIE != 0)
+    }
+
+    /// The name in a ticket's envelope, if it is one of ours; what is in the ticket may still be not.
+    #[must_use]
+    pub fn name_of(&self, ticket: &[u8]) -> Option<TicketName> {
+        let envelope = self.envelope_of(ticket)?;
+        (envelope.node == self.node).then_some(TicketName {
+            key_id: envelope.key_id,
+            index: envelope.index,
+        })
+    }
+
+    fn envelope_of(&self, ticket: &[u8]) -> Option<Envelope> {
+        let (head, _) = ticket.split_first_chunk::<ENVELOPE_LEN>()?;
+        let epoch = self.epoch(gate_abi::ticket::key_id_of(head))?;
+        Envelope::open(head, &epoch.k_tag, &epoch.k_mask).ok()
     }
 
     /// Ids of the live epochs with the keys the gate may know: `k_tag` and `k_mask`, no more.

@@ -358,12 +358,17 @@ fn a_used_ticket_is_refused() {
     pair.run(SOON);
     assert!(resumed(&pair));
     pair.gateway.restart(pair.now);
-    pair.deliver(request.from, request.to, &request.message);
-    let why = pair.gateway.events.iter().find_map(|event| match event {
-        Event::TicketRefused { why, .. } => Some(*why),
-        _ => None,
-    });
-    assert_eq!(why, Some("used"));
+    // Its body is not opened for that: the second one's would not open.
+    let broken = with_a_broken_ticket(&request.message, 1);
+    for message in [&request.message, &broken] {
+        pair.gateway.events.clear();
+        pair.deliver(request.from, request.to, message);
+        let why = pair.gateway.events.iter().find_map(|event| match event {
+            Event::TicketRefused { why, .. } => Some(*why),
+            _ => None,
+        });
+        assert_eq!(why, Some("used"));
+    }
 }
 
 // RFC 5723: N42, T10, X11, A21
