@@ -1,6 +1,8 @@
 //! One IKEv2 endpoint: all its connections and IKE SAs, in both roles. Inputs are routed to the
 //! exchange they belong to; outputs queue up until the caller takes them.
 
+mod spi;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::IpAddr,
@@ -8,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use gate_abi::{
-    sip::SipKey,
-    spi::{OurSpi, permute32},
-};
+use gate_abi::sip::SipKey;
 
 use crate::{
     counters::{Counter, Counters},
@@ -33,7 +32,7 @@ use crate::{
     view::{Closed, SaView},
     wire::{
         encrypted,
-        header::{Exchange, Header, Spi},
+        header::{Exchange, Header},
         notify::NotifyKind,
         payload::{Chain, ChainWriter, PayloadKind},
     },
@@ -269,11 +268,6 @@ impl Endpoint {
     /// Forgets every epoch that is not among these: their last tickets have expired.
     pub fn retain_ticket_roots(&mut self, live: &[u8]) {
         self.keyring.retain(live);
-    }
-
-    /// New SPI keys: the present `k_spi`, then the one before.
-    pub const fn set_spi_keys(&mut self, keys: [SipKey; 2]) {
-        self.spi_keys = keys;
     }
 
     /// The epoch added last, which new tickets are sealed with.
@@ -524,33 +518,6 @@ impl Endpoint {
     pub(crate) fn kernel_for(&mut self, id: u64, what: KernelOp) {
         let op = self.table.op_of(id);
         self.outputs.push_back(Output::Kernel { op, what });
-    }
-
-    /// A fresh SPI that no SA of ours has.
-    pub(crate) fn new_spi(&mut self) -> Spi {
-        loop {
-            let [current, _] = &self.spi_keys;
-            let serial = permute32(&self.spi_order, self.spi_count);
-            self.spi_count = self.spi_count.wrapping_add(1);
-            let Settings { node, worker, .. } = self.settings;
-            let spi = OurSpi::compose(node, worker, serial, current).to_wire();
-            // Ends: the table is smaller than the 2^32 values the counter runs through.
-            if spi != [0; 8] && self.table.by_spi(spi).is_none() {
-                return spi;
-            }
-        }
-    }
-
-    /// A fresh SPI for an inbound ESP state; 1 to 255 are reserved (RFC 4303, 2.1).
-    pub(crate) fn new_esp_spi(&self, env: &mut dyn Env) -> u32 {
-        loop {
-            let mut octets = [0; 4];
-            env.random(&mut octets);
-            let spi = u32::from_be_bytes(octets);
-            if spi > 255 && !self.table.has_esp_spi(spi) {
-                return spi;
-            }
-        }
     }
 
     /// Answers a first message in clear without keeping anything of it.

@@ -4,29 +4,22 @@
 //!
 //! There is no data plane and no gate. The used bits are synced as always.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
 
 use super::{Figure, crowd::Crowd, floor, wire::Wire};
 use crate::{
-    netns::{Namespace, connect},
     process::settled,
     site::{Setting, Site},
-    storm::{CLIENT_NET, gateway_connection},
+    storm::{GATEWAY, gateway_connection, two_namespaces},
     suite::Lab,
 };
 
 /// Logs in so many times in each way, [`AT_ONCE`] at a time.
 pub(super) fn measure(lab: &Lab, logins: u32) -> Result<Vec<Figure>> {
-    let (clients_ns, gateway_ns) = (Namespace::new("clients")?, Namespace::new("gateway")?);
-    connect(
-        (&clients_ns, "eth0", &[&format!("{CLIENTS}/24")]),
-        (&gateway_ns, "eth0", &[&format!("{GATEWAY}/24")]),
-    )?;
-    clients_ns.ip(&format!("route add local {CLIENT_NET} dev lo"))?;
-    gateway_ns.ip(&format!("route add {CLIENT_NET} via {CLIENTS}"))?;
+    let (clients_ns, gateway_ns) = two_namespaces()?;
     let setting = Setting {
         gate: "off",
         dataplane: "none",
@@ -80,8 +73,6 @@ fn cost(crowd: &mut Crowd, gateway: &[Pid], by_ticket: bool) -> Result<Duration>
     Ok(spent / u32::from(AT_ONCE))
 }
 
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const CLIENTS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// Clients that log in at the same time, as after an outage.
 const AT_ONCE: u16 = 64;
 const WARM_UP: usize = 3;

@@ -12,10 +12,9 @@ use rekindled::gate::boot_clock;
 use serde_json::Value;
 
 use crate::{
-    netns::{Namespace, connect},
     process::run_time,
     site::{Setting, Site},
-    storm::{CLIENT_NET, Happened, LIVENESS, Report, Swarm, gateway_connection},
+    storm::{Happened, LIVENESS, Report, Swarm, gateway_connection, two_namespaces},
     suite::{Case, Lab, Skip},
 };
 
@@ -39,8 +38,6 @@ const FEW: u16 = 100;
 const MANY: u16 = 1000;
 /// Set for long variants.
 const FULL: &str = "REKINDLE_FULL";
-const GATEWAY: &str = "192.0.2.1";
-const CLIENTS: &str = "192.0.2.10";
 /// Clients that log in at once, so that the first logins are not the storm.
 const AT_ONCE: usize = 24;
 const LOGIN_WITHIN: Duration = Duration::from_secs(20);
@@ -53,13 +50,7 @@ const FORGOTTEN_WITHIN: Duration = Duration::from_secs(LIVENESS.as_secs() + 45);
 const POLL: Duration = Duration::from_millis(250);
 
 fn storm(lab: &mut Lab, count: u16) -> Result<()> {
-    let (clients_ns, gateway_ns) = (Namespace::new("clients")?, Namespace::new("gateway")?);
-    connect(
-        (&clients_ns, "eth0", &[&format!("{CLIENTS}/24")]),
-        (&gateway_ns, "eth0", &[&format!("{GATEWAY}/24")]),
-    )?;
-    clients_ns.ip(&format!("route add local {CLIENT_NET} dev lo"))?;
-    gateway_ns.ip(&format!("route add {CLIENT_NET} via {CLIENTS}"))?;
+    let (clients_ns, gateway_ns) = two_namespaces()?;
     let setting = Setting {
         gate: "native",
         dataplane: "none",
@@ -69,7 +60,7 @@ fn storm(lab: &mut Lab, count: u16) -> Result<()> {
     gateway.log_at("warn");
     gateway.start(lab)?;
     let fresh = run_time(&gateway.processes()?)?;
-    let mut swarm = Swarm::new(lab, &clients_ns, GATEWAY)?;
+    let mut swarm = Swarm::new(lab, &clients_ns)?;
     log_in(&mut swarm, count.into())?;
     let full_cost = run_time(&gateway.processes()?)?.saturating_sub(fresh);
     let status = gateway.ikectl("status")?;

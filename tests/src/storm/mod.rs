@@ -16,7 +16,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{netns::Namespace, suite::Lab};
+use crate::{
+    netns::{Namespace, connect},
+    suite::Lab,
+};
 
 /// Where the clients are. No neighbour table has room for them all, so they are routed to.
 pub const CLIENT_NET: &str = "10.64.0.0/16";
@@ -59,6 +62,22 @@ pub enum Happened {
     Failed(String),
 }
 
+/// The gateway of all of them.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const CLIENTS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+
+/// Namespaces of clients and gateway, with a cable between them and routes both ways.
+pub fn two_namespaces() -> Result<(Namespace, Namespace)> {
+    let (clients, gateway) = (Namespace::new("clients")?, Namespace::new("gateway")?);
+    connect(
+        (&clients, "eth0", &[&format!("{CLIENTS}/24")]),
+        (&gateway, "eth0", &[&format!("{GATEWAY}/24")]),
+    )?;
+    clients.ip(&format!("route add local {CLIENT_NET} dev lo"))?;
+    gateway.ip(&format!("route add {CLIENT_NET} via {CLIENTS}"))?;
+    Ok((clients, gateway))
+}
+
 /// The gateway's connection for all of them: whoever knows the key may come, whatever his name.
 #[must_use]
 pub fn gateway_connection(liveness: Duration) -> String {
@@ -89,7 +108,6 @@ pub fn identity_of(number: u16) -> String {
 pub struct Swarm<'a> {
     namespace: &'a Namespace,
     program: PathBuf,
-    gateway: &'static str,
     output: File,
     reports: BufReader<File>,
     line: String,
@@ -98,13 +116,12 @@ pub struct Swarm<'a> {
 
 impl<'a> Swarm<'a> {
     /// No clients yet. The namespace must have [`CLIENT_NET`] for its own.
-    pub fn new(lab: &Lab, namespace: &'a Namespace, gateway: &'static str) -> Result<Self> {
+    pub fn new(lab: &Lab, namespace: &'a Namespace) -> Result<Self> {
         let file = lab.work().join("swarm.log");
         let output = File::options().create(true).append(true).open(&file)?;
         Ok(Self {
             namespace,
             program: lab.binary("swarm-client")?,
-            gateway,
             output,
             reports: BufReader::new(File::open(&file)?),
             line: String::new(),
@@ -119,7 +136,7 @@ impl<'a> Swarm<'a> {
             .namespace
             .command(&self.program)
             .arg(number.to_string())
-            .arg(self.gateway)
+            .arg(GATEWAY.to_string())
             .stdin(Stdio::null())
             .stdout(self.output.try_clone()?)
             .stderr(self.output.try_clone()?)

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::crypto::{Group, KeyShare, SignError, SignatureScheme};
+use crate::{
+    crypto::{Group, KeyShare, SignError, SignatureScheme},
+    wire::header::Spi,
+};
 
 /// Counts upwards in place of chance.
 struct Counting(u64);
