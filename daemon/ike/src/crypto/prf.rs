@@ -17,7 +17,8 @@ pub fn prf(which: Prf, key: &[u8], parts: &[&[u8]]) -> Secret {
 pub fn prf_plus(which: Prf, key: &[u8], seed: &[&[u8]], len: usize) -> Secret {
     // The key's own two hash blocks are done once, not once for each block of output.
     let key = hmac::Key::new(algorithm(which), key);
-    let seed = seed.concat();
+    // It may hold the secret of a Child SA's own key exchange.
+    let seed = Secret::new(seed.concat());
     let mut out = Vec::with_capacity(len + which.output_len());
     for count in 1..=u8::MAX {
         if out.len() >= len {
@@ -25,7 +26,7 @@ pub fn prf_plus(which: Prf, key: &[u8], seed: &[&[u8]], len: usize) -> Secret {
         }
         let before = out.len().saturating_sub(which.output_len());
         let block = out.get(before..).unwrap_or_default();
-        let next = sign(&key, &[block, &seed, &[count]]);
+        let next = sign(&key, &[block, seed.expose(), &[count]]);
         out.extend_from_slice(next.as_ref());
     }
     out.truncate(len);
