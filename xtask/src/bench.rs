@@ -2,7 +2,6 @@
 //! that their ratios hold on a shared machine too; nothing fails for being slow.
 
 use std::fs;
-use std::io::Write as _;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -38,14 +37,7 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     for line in setup::ensure(places, arguments.yes)? {
         eprintln!("xtask: {line}");
     }
-    let mut show = |octets: &[u8]| {
-        let written = if arguments.json {
-            std::io::stderr().write_all(octets)
-        } else {
-            std::io::stdout().write_all(octets)
-        };
-        Ok(written?)
-    };
+    let mut show = shell::progress(arguments.json);
     let figures = match arguments.subject {
         Subject::Resume => resume(places, &mut show)?,
         Subject::Gate => gate(places, &mut show)?,

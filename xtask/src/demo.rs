@@ -4,7 +4,6 @@
 //! What both find comes back in files, because a lab has one output stream only; a last run of the
 //! program judges it.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -50,14 +49,7 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
             interactive: false,
             limit: LIMIT,
         };
-        lab.run(places, &command, &mut |octets| {
-            let written = if arguments.json {
-                std::io::stderr().write_all(octets)
-            } else {
-                std::io::stdout().write_all(octets)
-            };
-            Ok(written?)
-        })
+        lab.run(places, &command, &mut shell::progress(arguments.json))
     };
 
     // What a part has not shown, the verdict says.

@@ -2,7 +2,6 @@
 //! gate, in user space only, and with defences off. Needs root.
 
 use std::fs;
-use std::io::Write as _;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -37,14 +36,7 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
         shell::run(Command::new(binaries.join("flood")).arg("list"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut show = |octets: &[u8]| {
-        let written = if arguments.json {
-            std::io::stderr().write_all(octets)
-        } else {
-            std::io::stdout().write_all(octets)
-        };
-        Ok(written?)
-    };
+    let mut show = shell::progress(arguments.json);
     let (figures, good) = matrix(places, &arguments.attacks, &mut show)?;
     if arguments.json {
         println!("{{{figures}}}");

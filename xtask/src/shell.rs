@@ -47,6 +47,18 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Passes on what a part says as it comes: to stderr where stdout is for one JSON object.
+pub(crate) fn progress(json: bool) -> impl FnMut(&[u8]) -> Result<()> {
+    move |octets| {
+        let written = if json {
+            io::stderr().write_all(octets)
+        } else {
+            io::stdout().write_all(octets)
+        };
+        Ok(written?)
+    }
+}
+
 /// Runs `command` within `limit`, handing its merged output to `show`; the result is its status.
 pub(crate) fn stream(
     command: &mut Command,

@@ -3,7 +3,6 @@
 mod imports;
 mod report;
 
-use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -71,7 +70,7 @@ fn results(places: &Places, rows: &[Row]) -> Row {
     }
     let start = Instant::now();
     let measure = || -> Result<()> {
-        let mut show = |octets: &[u8]| Ok(std::io::stdout().write_all(octets)?);
+        let mut show = shell::progress(false);
         let resume = bench::resume(places, &mut show)?;
         let gate = bench::gate(places, &mut show)?;
         let (matrix, _) = flood::matrix(places, &[], &mut show)?;
