@@ -1,16 +1,18 @@
 //! The maps, and what the daemon told by way of them. BTF maps alone: with one map of the older
 //! kind in it, libbpf's tools could not open the object.
 
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
+use gate_abi::board;
 use gate_abi::classify::{Knowledge, Reason};
 use gate_abi::defence::{Budget, Level, Meter, Spent};
 use gate_abi::maps::{
     COOKIE_KEYS_ENTRIES, Config, Count, KEYS_ENTRIES, KeySlot, LOCAL_ENTRIES, METERS_ENTRIES,
     SPI_KEYS_ENTRIES, TicketKeySlot, TicketKeys, WALL_SOUND,
 };
-use gate_abi::sip::{SipKey, siphash24_words};
+use gate_abi::sip::SipKey;
 
 #[btf_map]
 static KEYS: Array<TicketKeySlot, KEYS_ENTRIES> = Array::new();
@@ -40,6 +42,10 @@ static METERS: Array<u64, METERS_ENTRIES> = Array::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<Count, { Reason::COUNT }> = PerCpuArray::new();
+
+/// Mapped by the daemon's engine, which writes it without a system call.
+#[btf_map]
+static BOARD: Array<u64, { board::WORDS }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Nobody else reads it, so it is not pinned.
 #[btf_map]
@@ -154,15 +160,57 @@ impl Knowledge for Told {
     }
 
     #[inline(always)]
+    fn node(&self) -> u8 {
+        CONFIG.get(0).map_or(0, |config| config.node as u8)
+    }
+
+    #[inline(always)]
+    fn board(&self, word: u32) -> u64 {
+        let Some(place) = BOARD.get_ptr(word) else {
+            return 0;
+        };
+        // SAFETY: the word stays in place; whoever writes it, here or in user space, writes it whole.
+        unsafe { place.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set_board(&self, word: u32, value: u64) {
+        if let Some(place) = BOARD.get_ptr_mut(word) {
+            // SAFETY: as above. What somebody else has just written there may be lost, which costs
+            // a message its pass.
+            unsafe { place.write_volatile(value) };
+        }
+    }
+
+    #[inline(always)]
+    fn meter_key(&self) -> SipKey {
+        CONFIG
+            .get(0)
+            .map_or(SipKey { k0: 0, k1: 0 }, |config| config.meter_key)
+    }
+
+    #[inline(always)]
     fn spend(&self, budget: Budget, now: u64) -> bool {
         let Some(config) = CONFIG.get(0) else {
             return false;
         };
+        let [
+            unknown_key_id,
+            tag_wrong,
+            expired,
+            cookie,
+            dead,
+            foreign,
+            irregular,
+        ] = config.budgets;
         let limit = match budget {
-            Budget::UnknownKeyId => config.budgets[0],
-            Budget::TagWrong => config.budgets[1],
-            Budget::Expired => config.budgets[2],
-            Budget::Cookie => config.budgets[3],
+            Budget::UnknownKeyId => unknown_key_id,
+            Budget::TagWrong => tag_wrong,
+            Budget::Expired => expired,
+            Budget::Cookie => cookie,
+            Budget::DeadSpi => dead,
+            Budget::ForeignSpi => foreign,
+            Budget::Irregular => irregular,
         };
         let Some(spent) = BUDGETS.get_ptr_mut(budget as u32) else {
             return false;
@@ -172,18 +220,25 @@ impl Knowledge for Told {
     }
 
     #[inline(always)]
-    fn charge(&self, meter: Meter, about: u64, now: u64) -> bool {
+    fn charge(&self, meter: Meter, hash: u64, now: u64) -> bool {
         let Some(config) = CONFIG.get(0) else {
             return true;
         };
-        let hash = siphash24_words(&config.meter_key, &[about]);
+        let [network, shown, proven, ticket, ticket_network] = config.limits;
+        let limit = match meter {
+            Meter::SoftNetwork => network,
+            Meter::Cookie => shown,
+            Meter::ProvenNetwork => proven,
+            Meter::Ticket => ticket,
+            Meter::TicketNetwork => ticket_network,
+        };
         let Some(cell) = METERS.get_ptr_mut(meter.cell(hash)) else {
             return true;
         };
         // SAFETY: the cell stays in place. Two CPUs may charge it at once, and one charge be lost:
         // that lets through one more, and costs no lock.
         let used_until = unsafe { cell.read_volatile() };
-        let Some(used_until) = meter.charge(used_until, now) else {
+        let Some(used_until) = limit.charge(used_until, now) else {
             return false;
         };
         // SAFETY: as above; a word is written whole.

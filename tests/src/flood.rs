@@ -300,6 +300,7 @@ mod tests {
             (key_id == KEY_ID).then_some(TicketKeys {
                 tag: TAG_KEY,
                 mask: frames::MASK_KEY,
+                used_slot: None,
             })
         }
         fn spi_key(&self, _: u32) -> Option<SipKey> {
@@ -319,6 +320,16 @@ mod tests {
         }
         fn wall_minus_boot(&self) -> Option<u64> {
             Some(0)
+        }
+        fn node(&self) -> u8 {
+            1
+        }
+        fn board(&self, _: u32) -> u64 {
+            0
+        }
+        fn set_board(&self, _: u32, _: u64) {}
+        fn meter_key(&self) -> SipKey {
+            SipKey { k0: 0, k1: 0 }
         }
         fn spend(&self, _: Budget, _: u64) -> bool {
             false

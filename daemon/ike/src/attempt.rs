@@ -58,7 +58,7 @@ impl Endpoint {
             };
             match sa.state {
                 State::Up(_) => self.begin_delete(sa, Closed::Down, cx),
-                _ => self.table.forget(&sa),
+                _ => self.forget(&sa),
             }
         }
         let still_up = self.table.iter().any(|sa| of_connection(sa, &connection));
@@ -159,7 +159,7 @@ impl Endpoint {
 
     /// Drops an attempt that another one has overtaken.
     pub(crate) fn abandon(&mut self, sa: IkeSa) {
-        self.table.forget(&sa);
+        self.forget(&sa);
         if let State::ResumeSent(sent) = sa.state {
             self.give_back(&sent.connection, Some(sent.record));
         }
@@ -174,7 +174,7 @@ impl Endpoint {
         reason: Closed,
         cx: &mut Context<'_>,
     ) {
-        self.table.forget(&sa);
+        self.forget(&sa);
         self.attempt_over(connection, reason, false, cx);
     }
 
@@ -216,7 +216,7 @@ impl Endpoint {
     pub(crate) fn attempt_succeeded(&mut self, connection: &Connection, id: u64) {
         for rival in self.table.attempts_at(&connection.name) {
             if let Some(sa) = self.table.check_out(rival).filter(|sa| sa.id != id) {
-                self.table.forget(&sa);
+                self.forget(&sa);
             }
         }
         let Some(slot) = self.slot_of(&connection.name) else {
@@ -250,7 +250,7 @@ impl Endpoint {
 
     /// Ends an SA and everything that hangs on it.
     pub(crate) fn close(&mut self, sa: IkeSa, reason: Closed, cx: &mut Context<'_>) {
-        self.table.forget(&sa);
+        self.forget(&sa);
         let IkeSa {
             id, path, state, ..
         } = sa;

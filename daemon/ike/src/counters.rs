@@ -49,6 +49,8 @@ counters! {
     OtherGroup => "other_group",
     /// Brought a ticket that is not honoured; answered with TICKET_NACK, within what a second allows.
     TicketRefused => "ticket_refused",
+    /// Showed a ticket that was shown too often of late; asked for a cookie, or not answered at all.
+    TicketHot => "ticket_hot",
     /// Half-open for too long.
     HalfOpenTimeout => "half_open_timeout",
     /// Answered with a token that proves the loss of an SA (RFC 6290).

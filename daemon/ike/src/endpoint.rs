@@ -19,6 +19,7 @@ use crate::{
         allowance::Allowance,
         budget::HalfOpenBudget,
         cookie::{CookieJar, CookieSecrets},
+        openings::Openings,
     },
     exchange::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, TOKENS_PER_SECOND},
     io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
@@ -158,6 +159,7 @@ pub struct Endpoint {
     pub(crate) refusals: Allowance,
     /// Of these, to addresses that have proved nothing.
     pub(crate) blind_refusals: Allowance,
+    pub(crate) openings: Openings,
     spi_order: SipKey,
     spi_count: u32,
     pub(crate) first_key: SipKey,
@@ -210,6 +212,7 @@ impl Endpoint {
             confessions: Allowance::new(TOKENS_PER_SECOND),
             refusals: Allowance::new(REFUSALS_PER_SECOND),
             blind_refusals: Allowance::new(BLIND_REFUSALS_PER_SECOND),
+            openings: Openings::new(sip_key(env)),
             spi_order: sip_key(env),
             spi_count: 0,
             first_key: sip_key(env),
@@ -450,7 +453,7 @@ impl Endpoint {
                     self.close(sa, Closed::Timeout, cx);
                 }
                 State::Installing(..) => self.close(sa, Closed::Kernel, cx),
-                State::Lingering(_) | State::Gone => self.table.forget(&sa),
+                State::Lingering(_) | State::Gone => self.forget(&sa),
             }
         }
         self.end_sessions(cx);
@@ -489,7 +492,18 @@ impl Endpoint {
 
     /// Puts an SA back with the deadline of its state.
     pub(crate) fn check_in(&mut self, sa: IkeSa) {
-        self.table.check_in(sa);
+        let spi = sa.our_spi();
+        if self.table.check_in(sa) {
+            self.output(Output::OwnSpi { spi, live: true });
+        }
+    }
+
+    /// Forgets a checked-out SA.
+    pub(crate) fn forget(&mut self, sa: &IkeSa) {
+        let spi = sa.our_spi();
+        if self.table.forget(sa) {
+            self.output(Output::OwnSpi { spi, live: false });
+        }
     }
 
     pub(crate) fn send(&mut self, path: Path, message: Vec<u8>) {

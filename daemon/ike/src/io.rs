@@ -2,14 +2,18 @@
 //! kernel: it feeds [`Input`]s with the time and a source of randomness, then carries out every
 //! [`Output`] in order.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     crypto::{Group, KeyShare, Secret, SignError, SignatureScheme},
     kernel::{KernelFailed, KernelOp, OpId},
     ticket::{Kept, Reference},
     view::{Closed, Unproven},
-    wire::id::Identity,
+    wire::{header::Spi, id::Identity},
 };
 
 /// A moment, on both clocks that IKE needs.
@@ -133,6 +137,23 @@ pub enum Command {
 /// What the caller has to do, in the order given.
 #[derive(Debug)]
 pub enum Output {
+    /// An SPI of ours has come into use or gone out of it, which helps to turn away packets that
+    /// belong to no SA.
+    OwnSpi {
+        /// The SPI.
+        spi: Spi,
+        /// Whether it is in use now.
+        live: bool,
+    },
+    /// A first message was taken. Its repetition is not to be asked for a cookie.
+    Admitted {
+        /// The initiator's SPI.
+        spi_i: Spi,
+        /// Where it came from.
+        source: IpAddr,
+        /// The first octets of Ni, which has no fewer.
+        nonce_head: [u8; 16],
+    },
     /// Send an IKE message.
     Datagram {
         /// From where, to where.

@@ -5,6 +5,7 @@
 mod environment;
 mod logins;
 mod operator;
+mod posted;
 mod stores;
 
 use std::{
@@ -27,7 +28,10 @@ use ike::{
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 use tracing::{debug, info, warn};
 
-use self::{environment::Environment, logins::Logins, operator::Waiting, stores::SessionDesk};
+use self::{
+    environment::Environment, logins::Logins, operator::Waiting, posted::Posted,
+    stores::SessionDesk,
+};
 use crate::{
     config::Config,
     control::{self, ControlError, ControlRequest, QUEUE},
@@ -90,6 +94,7 @@ struct Engine {
     buffer: Vec<u8>,
     waiting: Waiting,
     logins: Logins,
+    posted: Posted,
     start_up: Vec<Arc<str>>,
     /// Connections to be started, and when.
     starts: Vec<(Duration, Arc<str>)>,
@@ -184,6 +189,7 @@ impl Engine {
             buffer: vec![0; MAX_DATAGRAM],
             waiting: Waiting::default(),
             logins,
+            posted: Posted::new(start.board),
             starts: start_up
                 .iter()
                 .map(|name| (now.boot, Arc::clone(name)))
@@ -396,6 +402,14 @@ impl Engine {
                 Output::Session { connection, record } => {
                     self.sessions.carry_out(&connection, record.as_ref());
                 }
+                Output::OwnSpi { spi, live } => self.posted.own_spi(spi, live),
+                Output::Admitted {
+                    spi_i,
+                    source,
+                    nonce_head,
+                } => {
+                    self.posted.admitted(spi_i, source, nonce_head, now().boot);
+                }
                 Output::Keepalive { path } => self.send(&path, UdpSocket::send_keepalive),
                 Output::Kernel { op, what } => {
                     if let Err(error) = self.client.kernel(op, what) {
@@ -408,6 +422,7 @@ impl Engine {
                 Output::Event(event) => self.happened(event),
             }
         }
+        self.posted.half_open(self.endpoint.half_open());
         if let Err(error) = self.client.flush() {
             // The listener meets the same end, and says so.
             debug!("{error}");

@@ -6,22 +6,25 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
+use gate_abi::board;
 use gate_abi::classify::Reason;
-use gate_abi::defence::{Budget, Level, Spent};
+use gate_abi::defence::{Budget, Level, Limit, Meter, Spent};
 use gate_abi::maps::{self as abi, Config, KeySlot, TicketKeySlot, TicketKeys};
 use gate_abi::sip::SipKey;
 
 use super::GateError;
+use super::board::Board;
 use super::counters::Counters;
 
 /// The maps of a gate, whether made or found pinned.
 pub(super) struct Maps {
-    keys: Array<MapData, [u64; 5]>,
+    keys: Array<MapData, [u64; 6]>,
     spi_keys: Array<MapData, [u64; 3]>,
     cookie_keys: Array<MapData, [u64; 3]>,
     local: HashMap<MapData, [u8; 16], u64>,
@@ -29,6 +32,8 @@ pub(super) struct Maps {
     /// What the configuration map holds.
     told: Config,
     heartbeat: Array<MapData, u64>,
+    board_data: MapData,
+    pub(super) board: Board,
     pub(super) counters: Counters,
 }
 
@@ -39,6 +44,10 @@ impl Maps {
         let [keys, spi_keys, local] = [take(abi::KEYS)?, take(abi::SPI_KEYS)?, take(abi::LOCAL)?];
         let [config, heartbeat] = [take(abi::CONFIG)?, take(abi::HEARTBEAT)?];
         let cookie_keys = take(abi::COOKIE_KEYS)?;
+        let Map::Array(board_data) = take(abi::BOARD)? else {
+            return Err(GateError::NoMap(abi::BOARD));
+        };
+        let board = Board::map(board_data.fd()).map_err(GateError::Board)?;
         let counters: PerCpuArray<MapData, [u64; 2]> = typed(take(abi::COUNTERS)?)?;
         Ok(Self {
             keys: typed(keys)?,
@@ -48,6 +57,8 @@ impl Maps {
             config: typed(config)?,
             told: Config::default(),
             heartbeat: typed(heartbeat)?,
+            board_data,
+            board,
             counters: Counters(counters),
         })
     }
@@ -129,6 +140,28 @@ impl Maps {
         Ok(self.set_flag(abi::CHECK_LOCAL, !ours.is_empty())?)
     }
 
+    pub(super) fn board_descriptor(&self) -> BorrowedFd<'_> {
+        self.board_data.fd().as_fd()
+    }
+
+    pub(super) fn set_node(&mut self, node: u8) -> Result<(), MapError> {
+        self.told.node = u64::from(node);
+        self.tell()
+    }
+
+    pub(super) fn set_check_live_spi(&mut self, check: bool) -> Result<(), MapError> {
+        self.set_flag(abi::CHECK_LIVE_SPI, check)
+    }
+
+    pub(super) fn set_masquerades(&mut self, masquerades: bool) -> Result<(), MapError> {
+        self.set_flag(abi::MASQUERADES, masquerades)
+    }
+
+    pub(super) fn set_limits(&mut self, limits: [Limit; Meter::COUNT]) -> Result<(), MapError> {
+        self.told.limits = limits;
+        self.tell()
+    }
+
     pub(super) fn set_check_own_spi(&mut self, check: bool) -> Result<(), MapError> {
         self.set_flag(abi::CHECK_OWN_SPI, check)
     }
@@ -141,6 +174,7 @@ impl Maps {
     /// Where the meters' cells lie is for nobody to foresee.
     pub(super) fn set_meter_key(&mut self, key: SipKey) -> Result<(), MapError> {
         self.told.meter_key = key;
+        self.board.set_key(key);
         self.tell()
     }
 
@@ -237,7 +271,7 @@ impl Layout {
     }
 }
 
-const LAYOUTS: [Layout; 9] = [
+const LAYOUTS: [Layout; 10] = [
     Layout::new(
         abi::KEYS,
         MapType::Array,
@@ -270,6 +304,7 @@ const LAYOUTS: [Layout; 9] = [
     Layout::new(abi::LOCAL, MapType::Hash, 16, 8, abi::LOCAL_ENTRIES),
     Layout::new(abi::CONFIG, MapType::Array, 4, size_of::<Config>(), 1),
     Layout::new(abi::HEARTBEAT, MapType::Array, 4, 8, 1),
+    Layout::new(abi::BOARD, MapType::Array, 4, 8, board::WORDS),
     Layout::new(
         abi::COUNTERS,
         MapType::PerCpuArray,

@@ -5,6 +5,7 @@
 //! that a new daemon swaps the program under the same link; maps under a folder of their version.
 
 mod attach;
+mod board;
 mod counters;
 mod interface;
 mod level;
@@ -13,19 +14,21 @@ mod objects;
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
-use gate_abi::defence::{Budget, Level};
+use gate_abi::defence::{Budget, Level, Limit, Meter};
 use gate_abi::maps::{ABI_VERSION, TicketKeys};
 use gate_abi::sip::SipKey;
 use nix::time::{ClockId, clock_gettime};
 use ring::rand::{SecureRandom, SystemRandom};
 
 pub use self::attach::{Attached, Attachment};
+pub use self::board::Board;
 pub use self::counters::Counted;
 pub use self::level::{FloodMode, LevelChoice, SAMPLE_EVERY};
 use self::maps::Maps;
@@ -102,6 +105,9 @@ pub enum GateError {
     /// A map could not be read or written.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// The board could not be mapped.
+    #[error("the gate's board cannot be mapped: {0}")]
+    Board(io::Error),
     /// The folder for pins cannot be used.
     #[error("pin folder {path}: {source}")]
     PinFolder {
@@ -133,7 +139,8 @@ impl Gate {
         let mut maps = objects.take_maps()?;
         // A gate without heartbeat closes for first messages, so the first beat comes before it.
         maps.beat(boot_clock())?;
-        maps.set_budgets(Budget::ALL.map(Budget::per_second))?;
+        maps.set_budgets(Budget::ALL.map(|budget| budget.per_second(Level::Calm)))?;
+        maps.set_limits(Meter::ALL.map(Meter::limit))?;
         maps.set_level(Some(Level::Calm))?;
         maps.set_meter_key(fresh_key()?)?;
         let mut links = attach::Links::default();
@@ -173,6 +180,33 @@ impl Gate {
         Ok(self.maps.set_check_own_spi(check)?)
     }
 
+    /// Whether the board tells live SPIs of ours from dead ones, which needs an engine.
+    pub fn set_check_live_spi(&mut self, check: bool) -> Result<(), GateError> {
+        Ok(self.maps.set_check_live_spi(check)?)
+    }
+
+    /// Whether this host masquerades the IKE of others, a little of which then passes.
+    pub fn set_masquerades(&mut self, masquerades: bool) -> Result<(), GateError> {
+        Ok(self.maps.set_masquerades(masquerades)?)
+    }
+
+    /// Our node in SPIs and tickets.
+    pub fn set_node(&mut self, node: u8) -> Result<(), GateError> {
+        Ok(self.maps.set_node(node)?)
+    }
+
+    /// What the daemon's engine writes and the gate reads.
+    #[must_use]
+    pub fn board(&self) -> &Board {
+        &self.maps.board
+    }
+
+    /// The same, to be handed on.
+    #[must_use]
+    pub fn board_descriptor(&self) -> BorrowedFd<'_> {
+        self.maps.board_descriptor()
+    }
+
     /// Makes exactly these our own addresses; packets to others pass. With none, the gate judges
     /// packets to any address, and answers none. Those that are never answered are no single host.
     pub fn set_local_addresses(
@@ -183,12 +217,20 @@ impl Gate {
         self.maps.set_local(ours, never_answered)
     }
 
-    /// How much first messages have to show; `None` asks nobody for a cookie.
+    /// How much first messages have to show, and with that what is let through of everything else;
+    /// `None` asks nobody for a cookie.
     pub fn set_level(&mut self, level: Option<Level>) -> Result<(), GateError> {
+        let at = level.unwrap_or_default();
+        self.set_budgets(Budget::ALL.map(|budget| budget.per_second(at)))?;
         Ok(self.maps.set_level(level)?)
     }
 
-    /// Replies in a second on each CPU, by [`Budget`].
+    /// What each [`Meter`] lets through.
+    pub fn set_limits(&mut self, limits: [Limit; Meter::COUNT]) -> Result<(), GateError> {
+        Ok(self.maps.set_limits(limits)?)
+    }
+
+    /// How many in a second on each CPU, by [`Budget`].
     pub fn set_budgets(&mut self, budgets: [u64; Budget::COUNT]) -> Result<(), GateError> {
         Ok(self.maps.set_budgets(budgets)?)
     }

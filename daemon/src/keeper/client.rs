@@ -33,6 +33,7 @@ use super::{
     sandbox::{self, SandboxError},
 };
 use crate::{
+    gate::Board,
     kernel::{Orphan, Usage},
     tickets::{Epochs, IndexSource, Ledger, UsedBits},
     udp::{UdpError, UdpSocket},
@@ -85,6 +86,8 @@ pub struct EngineStart {
     pub qcd: Secret,
     /// How this start came about.
     pub boot: BootInfo,
+    /// The gate's board, if there is a gate.
+    pub board: Option<Arc<Board>>,
 }
 
 /// Why the engine and its keeper cannot work together.
@@ -132,6 +135,7 @@ struct Shared {
     operations: Mutex<Operations>,
     indexes: Arc<IndexSource>,
     bitmaps: Mutex<Vec<(u8, Arc<UsedBits>)>>,
+    board: Option<Arc<Board>>,
 }
 
 /// Kernel operations that have not ended.
@@ -172,17 +176,21 @@ impl EngineStart {
             spi_keys,
             qcd,
             boot,
+            board,
         } = hello;
+        let mut descriptors = descriptors;
+        let board = if board { descriptors.pop() } else { None };
         if descriptors.len() != sockets.len() + epochs.len() {
             return Err(ClientError::Unexpected);
         }
+        let board = board.map(Board::map).transpose()?.map(Arc::new);
         let mut descriptors = descriptors.into_iter();
         let sockets = sockets
             .into_iter()
             .zip(descriptors.by_ref())
             .map(|(service, fd)| UdpSocket::adopt(fd, service))
             .collect::<Result<_, _>>()?;
-        let mut epochs = map_epochs(epochs, descriptors.collect())?;
+        let mut epochs = map_epochs(epochs, descriptors.collect(), board.as_ref())?;
 
         let indexes = Arc::new(IndexSource::default());
         let shared = Arc::new(Shared {
@@ -192,6 +200,7 @@ impl EngineStart {
             operations: Mutex::default(),
             indexes: Arc::clone(&indexes),
             bitmaps: Mutex::default(),
+            board: board.clone(),
         });
         shared.watch(&mut epochs);
         let client = Client { shared };
@@ -224,6 +233,7 @@ impl EngineStart {
             spi_keys,
             qcd,
             boot,
+            board,
         })
     }
 }
@@ -398,7 +408,7 @@ impl Shared {
                     KeeperEvent::Kernel(results.into_iter().map(ended).collect())
                 }
                 Answer::Epochs(epochs) => {
-                    let mut epochs = map_epochs(epochs, descriptors)?;
+                    let mut epochs = map_epochs(epochs, descriptors, self.board.as_ref())?;
                     self.watch(&mut epochs);
                     KeeperEvent::Epochs(epochs)
                 }
@@ -426,16 +436,23 @@ impl Shared {
 fn map_epochs(
     epochs: Vec<EpochKey>,
     descriptors: Vec<std::os::fd::OwnedFd>,
+    board: Option<&Arc<Board>>,
 ) -> Result<Epochs, ClientError> {
     if epochs.len() != descriptors.len() {
         return Err(ClientError::Unexpected);
     }
     let times = epochs.iter().map(|epoch| (epoch.key_id, epoch.times));
     let times = times.collect();
-    let roots = epochs
-        .into_iter()
-        .map(|EpochKey { key_id, root, .. }| TicketRoot { key_id, root });
-    let mapped = Epochs::map(roots.zip(descriptors).collect())?;
+    let parts = epochs.into_iter().zip(descriptors).map(|(epoch, bitmap)| {
+        let EpochKey {
+            key_id,
+            root,
+            used_slot,
+            ..
+        } = epoch;
+        (TicketRoot { key_id, root }, bitmap, used_slot)
+    });
+    let mapped = Epochs::map(parts.collect(), board)?;
     Ok(Epochs { times, ..mapped })
 }
 

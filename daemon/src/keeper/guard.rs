@@ -1,12 +1,14 @@
 //! The keeper's hold on the gate: it loads it, keeps its keys and our addresses current, and lets it
 //! know that somebody is at home. A gate that fails costs speed, so nothing here stops the daemon.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, os::fd::BorrowedFd, time::Duration};
 
 use gate_abi::{
+    board,
     classify::Reason,
     cookie::{self, epoch_of_interval},
     defence::Budget,
+    maps::TicketKeys,
 };
 use ike::{defence::cookie::CookieSecrets, io::TicketRoot, ticket::Keyring};
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
@@ -20,7 +22,7 @@ use crate::{
     gate::{
         Counted, FloodMode, Gate, GateError, GateOptions, LevelChoice, SAMPLE_EVERY, boot_clock,
     },
-    tickets::{Node, Ring},
+    tickets::{Node, Ring, UsedBits},
 };
 
 /// Addresses come and go; the gate may take so long to learn of it.
@@ -29,6 +31,30 @@ const REFRESH: Duration = Duration::from_secs(5);
 /// First messages that have proved nothing, whatever became of them. Resumptions are not among them:
 /// a ticket of ours is a proof.
 const UNPROVEN: [Reason; 3] = [Reason::SaInit, Reason::CookieSaInit, Reason::CookieNeeded];
+
+/// Which epoch has which slot of used bits on the gate's board.
+#[derive(Default)]
+struct UsedSlots([Option<u8>; board::USED_SLOTS as usize]);
+
+impl UsedSlots {
+    fn of(&self, key_id: u8) -> Option<u32> {
+        let slot = self.0.iter().position(|epoch| *epoch == Some(key_id))?;
+        Some(slot as u32)
+    }
+
+    /// A free slot, if there is one.
+    fn give(&mut self, key_id: u8) -> Option<u32> {
+        let slot = self.0.iter().position(Option::is_none)?;
+        self.0[slot] = Some(key_id);
+        Some(slot as u32)
+    }
+
+    fn retain(&mut self, is_live: impl Fn(&u8) -> bool) {
+        for slot in &mut self.0 {
+            slot.take_if(|key_id| !is_live(key_id));
+        }
+    }
+}
 
 /// A gate, or the reason for having none.
 pub(super) struct Guard {
@@ -45,6 +71,7 @@ pub(super) struct Guard {
     level: LevelChoice,
     /// What the gate had counted at the last look and the one before, and when.
     samples: [(Duration, Vec<Counted>); 2],
+    used_slots: UsedSlots,
 }
 
 impl Guard {
@@ -71,6 +98,7 @@ impl Guard {
             wall: WallClock::default(),
             level: LevelChoice::new(flood, boot_clock()),
             samples: Default::default(),
+            used_slots: UsedSlots::default(),
         };
         let Some(mut options) = options else {
             guard.trouble = Some("switched off in the configuration".into());
@@ -97,22 +125,63 @@ impl Guard {
         guard
     }
 
-    /// Gives the gate the tag keys of every live epoch and both SPI keys.
+    /// Gives the gate the tag keys of every live epoch with a copy of its used bits, and both SPI
+    /// keys.
     pub(super) fn set_keys(&mut self, ring: &Ring, node: &Node) {
+        let set = self.tell_keys(ring, node);
+        if let Err(error) = set {
+            self.complain(&error.to_string());
+        }
+    }
+
+    fn tell_keys(&mut self, ring: &Ring, node: &Node) -> Result<(), GateError> {
         let Some(gate) = &mut self.gate else {
-            return;
+            return Ok(());
         };
         let mut keyring = Keyring::new(node.id());
         for (key_id, root, _) in ring.epochs() {
             keyring.add(&TicketRoot { key_id, root });
         }
-        let keys: Vec<_> = keyring.gate_keys().collect();
-        let set = gate
-            .set_ticket_keys(&keys)
-            .and_then(|()| gate.set_spi_keys(node.spi_keys()));
-        if let Err(error) = set {
-            self.complain(&error.to_string());
+        let mut keys: Vec<_> = keyring.gate_keys().collect();
+        self.used_slots
+            .retain(|key_id| keys.iter().any(|(live, _)| live == key_id));
+        let slots = &mut self.used_slots;
+        let with_slots = |keys: &mut Vec<(u8, TicketKeys)>, slots: &UsedSlots| {
+            for (key_id, keys) in keys {
+                keys.used_slot = slots.of(*key_id);
+            }
+        };
+        // A slot changes hands while no key names it.
+        with_slots(&mut keys, slots);
+        gate.set_ticket_keys(&keys)?;
+        for (key_id, _, bitmap) in ring.epochs() {
+            if slots.of(key_id).is_some() {
+                continue;
+            }
+            // Without its bits an epoch goes without a slot: more of its tickets reach the daemon.
+            let (Some(slot), Ok(bits)) = (slots.give(key_id), UsedBits::read(bitmap)) else {
+                continue;
+            };
+            gate.board().clear_used(slot);
+            let (words, _) = bits.as_chunks();
+            gate.board().add_used(slot, words.iter().copied());
         }
+        with_slots(&mut keys, slots);
+        gate.set_ticket_keys(&keys)?;
+        gate.set_node(node.id())?;
+        gate.set_check_live_spi(true)?;
+        gate.set_check_own_spi(true)?;
+        gate.set_spi_keys(node.spi_keys())
+    }
+
+    /// The gate's board, for the engine.
+    pub(super) fn board(&self) -> Option<BorrowedFd<'_>> {
+        self.gate.as_ref().map(Gate::board_descriptor)
+    }
+
+    /// Where an epoch's used bits are on it.
+    pub(super) fn used_slot(&self, key_id: u8) -> Option<u32> {
+        self.used_slots.of(key_id)
     }
 
     /// Gives the gate the cookie keys of this boot, from now on.
@@ -237,6 +306,7 @@ impl Guard {
             }
             Err(error) => status.trouble = Some(error.to_string()),
         }
+        let level = self.level.level();
         status.flood = Some(FloodStatus {
             mode: self.level.mode().word().into(),
             level: self.level.level().name().into(),
@@ -245,7 +315,7 @@ impl Guard {
             per_second: self.level.per_second(),
             budgets: Budget::ALL
                 .iter()
-                .map(|budget| (budget.name().into(), budget.per_second()))
+                .map(|budget| (budget.name().into(), budget.per_second(level)))
                 .collect(),
         });
         status

@@ -437,6 +437,7 @@ impl Keeper {
                 engines_before: self.engines,
                 orphans,
             },
+            board: self.guard.board().is_some(),
         });
         let bitmaps = self.ring.epochs().map(|(_, _, file)| file.as_fd());
         let descriptors: Vec<BorrowedFd<'_>> = self
@@ -444,6 +445,7 @@ impl Keeper {
             .iter()
             .map(AsFd::as_fd)
             .chain(bitmaps)
+            .chain(self.guard.board())
             .collect();
         let sent = self.engine.as_mut().map(|engine| {
             engine
@@ -498,6 +500,7 @@ impl Keeper {
                 key_id,
                 root,
                 times,
+                used_slot: self.guard.used_slot(key_id),
             })
             .collect()
     }

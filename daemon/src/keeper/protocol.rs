@@ -3,7 +3,7 @@
 //!
 //! | engine asks                | keeper answers                                                  |
 //! |----------------------------|-----------------------------------------------------------------|
-//! | `Hello`                    | `Hello`, with all sockets, then all bitmaps, as descriptors      |
+//! | `Hello`                    | `Hello`, with sockets, bitmaps and the board as descriptors     |
 //! | `Kernel`                   | `Done` with the same operation numbers                          |
 //! | `Usage`, `Orphans`         | the same word; orphans come in pages                            |
 //! | `ReserveIndexes`           | `Indexes`; after the two below, if the epoch changed on the way |
@@ -167,6 +167,8 @@ pub struct Hello {
     pub qcd: Secret,
     /// How this start came about.
     pub boot: BootInfo,
+    /// Whether the gate's board is the last descriptor.
+    pub board: bool,
 }
 
 /// How this start came about.
@@ -202,6 +204,8 @@ pub struct EpochKey {
     pub root: Secret,
     /// From when to when it is of use.
     pub times: EpochTimes,
+    /// Its slot on the gate's board.
+    pub used_slot: Option<u32>,
 }
 
 /// One owner's orphans.

@@ -24,6 +24,7 @@ use super::{
     used::UsedBits,
     wall_clock,
 };
+use crate::gate::Board;
 
 /// With fewer indexes than this the keeper is asked for more.
 const LOW: u32 = 1024;
@@ -40,13 +41,18 @@ pub struct Epochs {
 }
 
 impl Epochs {
-    /// Maps the bitmaps that came with the roots.
-    pub fn map(epochs: Vec<(TicketRoot, OwnedFd)>) -> io::Result<Self> {
+    /// Maps the bitmaps that came with the roots. Each is copied into its slot of the gate's board,
+    /// if it has one.
+    pub fn map(
+        epochs: Vec<(TicketRoot, OwnedFd, Option<u32>)>,
+        board: Option<&Arc<Board>>,
+    ) -> io::Result<Self> {
         let mut mapped = Self::default();
-        for (root, file) in epochs {
+        for (root, file, slot) in epochs {
+            let copy = board.cloned().zip(slot);
             mapped
                 .bits
-                .push((root.key_id, Arc::new(UsedBits::map(file)?)));
+                .push((root.key_id, Arc::new(UsedBits::map(file, copy)?)));
             mapped.roots.push(root);
         }
         Ok(mapped)
@@ -273,10 +279,11 @@ mod tests {
                 (
                     TicketRoot { key_id, root },
                     file.try_clone().expect("clone").into(),
+                    None,
                 )
             })
             .collect();
-        Epochs::map(epochs).expect("map")
+        Epochs::map(epochs, None).expect("map")
     }
 
     #[test]

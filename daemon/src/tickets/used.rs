@@ -13,7 +13,10 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::{fd::OwnedFd, unix::fs::FileExt},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU8, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
 };
 
 use ike::crypto::Secret;
@@ -21,6 +24,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use ring::digest::{Context, SHA256, digest};
 
 use super::durable::{self, replace};
+use crate::gate::Board;
 
 /// Tickets of one epoch.
 pub const INDEXES: u32 = 1 << 24;
@@ -37,11 +41,13 @@ pub struct UsedBits {
     file: File,
     map: MmapRaw,
     changed: AtomicBool,
+    /// The gate's copy, and the epoch's slot in it.
+    copy: Option<(Arc<Board>, u32)>,
 }
 
 impl UsedBits {
     /// Maps a bitmap file that the keeper has checked.
-    pub fn map(file: OwnedFd) -> io::Result<Self> {
+    pub fn map(file: OwnedFd, copy: Option<(Arc<Board>, u32)>) -> io::Result<Self> {
         let file = File::from(file);
         if file.metadata()?.len() != LENGTH {
             return Err(io::ErrorKind::InvalidData.into());
@@ -51,7 +57,15 @@ impl UsedBits {
             file,
             map,
             changed: AtomicBool::new(false),
+            copy,
         })
+    }
+
+    /// All bits of a bitmap file that the keeper has checked, for another copy of them.
+    pub fn read(file: &File) -> io::Result<Vec<u8>> {
+        let mut bits = vec![0; BITS];
+        file.read_exact_at(&mut bits, HEADER as u64)?;
+        Ok(bits)
     }
 
     /// Whether the bit is set. An index beyond the epoch counts as used.
@@ -70,6 +84,9 @@ impl UsedBits {
         let first = octet.fetch_or(bit(index), Ordering::AcqRel) & bit(index) == 0;
         if first {
             self.changed.store(true, Ordering::Release);
+            if let Some((board, slot)) = &self.copy {
+                board.set_used(*slot, index);
+            }
         }
         first
     }
@@ -191,7 +208,7 @@ mod tests {
     fn a_bit_is_set_once_and_stays_set() {
         let folder = tempfile::tempdir().expect("folder");
         let file = UsedFile::create(folder.path(), 7, &root(1)).expect("create");
-        let bits = UsedBits::map(file.file.try_clone().expect("clone").into()).expect("map");
+        let bits = UsedBits::map(file.file.try_clone().expect("clone").into(), None).expect("map");
         for index in [0, 1, 8, INDEXES - 1] {
             assert!(!bits.is_set(index));
             assert!(bits.set(index));
@@ -204,8 +221,35 @@ mod tests {
         // Dropped without any ceremony, as after SIGKILL.
         drop((bits, file));
         let file = UsedFile::open(folder.path(), 7, &root(1)).expect("open");
-        let bits = UsedBits::map(file.file.into()).expect("map");
+        let bits = UsedBits::map(file.file.into(), None).expect("map");
         assert!(bits.is_set(INDEXES - 1) && bits.is_set(8) && !bits.is_set(9));
+    }
+
+    #[test]
+    fn the_gate_learns_of_a_bit_when_it_is_set() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = UsedFile::create(folder.path(), 7, &root(1)).expect("create");
+        let memory = tempfile::tempfile().expect("memory");
+        memory
+            .set_len((gate_abi::board::WORDS * 8) as u64)
+            .expect("length");
+        let board = Arc::new(Board::map(&memory).expect("map"));
+        let opened = file.file.try_clone().expect("clone");
+        let bits = UsedBits::map(opened.into(), Some((Arc::clone(&board), 2))).expect("map");
+        for index in [0, 77, INDEXES - 1] {
+            assert!(!board.is_used(2, index));
+            bits.set(index);
+            assert!(board.is_used(2, index) && !board.is_used(1, index));
+        }
+        // A board made anew gets them from the file.
+        board.clear_used(2);
+        assert!(!board.is_used(2, 77));
+        let octets = UsedBits::read(&file.file).expect("read");
+        board.add_used(2, octets.as_chunks().0.iter().copied());
+        let used: Vec<u32> = (0..INDEXES)
+            .filter(|index| board.is_used(2, *index))
+            .collect();
+        assert_eq!(used, [0, 77, INDEXES - 1]);
     }
 
     #[test]
@@ -228,7 +272,7 @@ mod tests {
     fn only_one_of_many_threads_is_first() {
         let folder = tempfile::tempdir().expect("folder");
         let file = UsedFile::create(folder.path(), 7, &root(1)).expect("create");
-        let bits = UsedBits::map(file.file.into()).expect("map");
+        let bits = UsedBits::map(file.file.into(), None).expect("map");
         let firsts: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|_| scope.spawn(|| (0..1000).filter(|index| bits.set(*index)).count()))

@@ -313,9 +313,9 @@ impl Gateway {
 fn epochs_of(ring: &Ring) -> Epochs {
     let epochs = ring.epochs().map(|(key_id, root, file)| {
         let file = file.try_clone().expect("clone").into();
-        (TicketRoot { key_id, root }, file)
+        (TicketRoot { key_id, root }, file, None)
     });
-    Epochs::map(epochs.collect()).expect("map")
+    Epochs::map(epochs.collect(), None).expect("map")
 }
 
 /// The daemon's ledger; keeps book of what it issues.

@@ -12,12 +12,13 @@ mod reason;
 mod tests;
 mod walk;
 
+use crate::board::{self, Bit};
 use crate::defence::{Budget, Level, Meter, SECOND};
 use crate::ike::{
     FLAG_INITIATOR, FLAG_RESPONSE, HEADER_LEN, IKE_SA_INIT, IKE_SESSION_RESUME, MAJOR_VERSION,
     PAYLOAD_NONE,
 };
-use crate::maps::{CHECK_OWN_SPI, SPI_KEYS_ENTRIES, TicketKeys};
+use crate::maps::{CHECK_LIVE_SPI, CHECK_OWN_SPI, MASQUERADES, SPI_KEYS_ENTRIES, TicketKeys};
 use crate::reply::Reply;
 use crate::sip::SipKey;
 use crate::spi::OurSpi;
@@ -89,11 +90,19 @@ pub trait Knowledge {
     fn last_beat(&self) -> u64;
     /// Nanoseconds from the boot clock to the wall's; `None` while that is not sound.
     fn wall_minus_boot(&self) -> Option<u64>;
-    /// Takes one reply of a budget, if there is one left.
+    /// The node in our SPIs and tickets.
+    fn node(&self) -> u8;
+    /// A word of the [`board`]; 0 without one.
+    fn board(&self, word: u32) -> u64;
+    /// Changes a word of the board.
+    fn set_board(&self, word: u32, value: u64);
+    /// Of everything whose place among others nobody is to foresee.
+    fn meter_key(&self) -> SipKey;
+    /// Takes one of a budget, if there is one left.
     fn spend(&self, budget: Budget, now: u64) -> bool;
-    /// Charges one event to a meter: whether it is within its limit. What it is about need not be
-    /// hard to foresee; the cell is chosen by a key.
-    fn charge(&self, meter: Meter, about: u64, now: u64) -> bool;
+    /// Charges one event to a meter: whether it is within its limit. The hash of what it is about
+    /// is one that nobody can foresee.
+    fn charge(&self, meter: Meter, hash: u64, now: u64) -> bool;
 }
 
 impl Frame for [u8] {
@@ -224,9 +233,11 @@ fn silence<K: Knowledge>(now: u64, known: &K) -> u64 {
     now.saturating_sub(known.last_beat())
 }
 
+/// Of a packet for an SA of ours: whether there is one.
 #[inline(always)]
 fn own_spi<K: Knowledge>(spi: OurSpi, known: &K) -> Verdict {
-    if known.flags() & CHECK_OWN_SPI == 0 {
+    let flags = known.flags();
+    if flags & CHECK_OWN_SPI == 0 {
         return Verdict::Pass(Reason::OwnSpiUnchecked);
     }
     let mut any_key = false;
@@ -235,15 +246,41 @@ fn own_spi<K: Knowledge>(spi: OurSpi, known: &K) -> Verdict {
             continue;
         };
         if spi.check_is_right(&key) {
-            return Verdict::Pass(Reason::OwnSpi);
+            return if flags & CHECK_LIVE_SPI == 0 || is_set(board::live_bit(spi), known) {
+                Verdict::Pass(Reason::OwnSpi)
+            } else {
+                within(Budget::DeadSpi, Reason::OwnSpiDead, Reason::DeadSpi, known)
+            };
         }
         any_key = true;
     }
-    if any_key {
-        Verdict::Drop(Reason::ForeignSpi)
-    } else {
-        Verdict::Pass(Reason::OwnSpiUnchecked)
+    if !any_key {
+        return Verdict::Pass(Reason::OwnSpiUnchecked);
     }
+    if flags & MASQUERADES == 0 {
+        return Verdict::Drop(Reason::ForeignSpi);
+    }
+    within(
+        Budget::ForeignSpi,
+        Reason::Masqueraded,
+        Reason::ForeignSpi,
+        known,
+    )
+}
+
+/// Passes what a budget has room for.
+#[inline(always)]
+fn within<K: Knowledge>(budget: Budget, pass: Reason, over: Reason, known: &K) -> Verdict {
+    if known.spend(budget, known.roughly_now()) {
+        Verdict::Pass(pass)
+    } else {
+        Verdict::Drop(over)
+    }
+}
+
+#[inline(always)]
+fn is_set<K: Knowledge>(bit: Bit, known: &K) -> bool {
+    known.board(bit.word) & bit.mask != 0
 }
 
 /// The IKE header, read.

@@ -41,7 +41,8 @@ impl Level {
     }
 }
 
-/// Kinds of replies, each with a budget of its own on each CPU, so that none can starve another.
+/// What is done for those who have proved nothing, or too little: each kind with a budget of its own
+/// on each CPU, so that none can starve another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Budget {
@@ -53,27 +54,43 @@ pub enum Budget {
     Expired = 2,
     /// COOKIE.
     Cookie = 3,
+    /// A message to an SPI of ours that is not live goes to the daemon, which may have a crash
+    /// detection token for it.
+    DeadSpi = 4,
+    /// A message to an SPI of somebody behind us, while we masquerade.
+    ForeignSpi = 5,
+    /// A fragment, or a packet with options or extension headers, goes to the kernel.
+    Irregular = 6,
 }
 
 impl Budget {
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
     /// All of them, in the order of the maps.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 7] = [
         Self::UnknownKeyId,
         Self::TagWrong,
         Self::Expired,
         Self::Cookie,
+        Self::DeadSpi,
+        Self::ForeignSpi,
+        Self::Irregular,
     ];
 
-    /// Replies in a second on one CPU, unless the daemon says less.
+    /// How many in a second on one CPU, unless the daemon says less.
     #[must_use]
-    pub const fn per_second(self) -> u64 {
-        match self {
-            Self::UnknownKeyId | Self::TagWrong => 50,
-            Self::Expired => 500,
+    pub const fn per_second(self, level: Level) -> u64 {
+        match (self, level) {
+            (Self::UnknownKeyId | Self::TagWrong, _) => 50,
+            (Self::Expired, _) => 500,
             // A cookie is what lets an honest client in: bounded by what one core can send.
-            Self::Cookie => 100_000,
+            (Self::Cookie, _) => 100_000,
+            // After a crash all peers come to learn of it.
+            (Self::DeadSpi, _) => 4_000,
+            (Self::ForeignSpi, _) => 100,
+            (Self::Irregular, Level::Calm) => u64::MAX,
+            (Self::Irregular, Level::Guarded) => 10_000,
+            (Self::Irregular, Level::Attack) => 1_000,
         }
     }
 
@@ -85,6 +102,9 @@ impl Budget {
             Self::TagWrong => "nack_tag_wrong",
             Self::Expired => "nack_expired",
             Self::Cookie => "cookie",
+            Self::DeadSpi => "dead_spi",
+            Self::ForeignSpi => "foreign_spi",
+            Self::Irregular => "irregular",
         }
     }
 }
@@ -95,12 +115,12 @@ impl Budget {
 pub struct Spent {
     /// When that second began, in nanoseconds of the boot clock.
     pub since: u64,
-    /// How many replies since.
+    /// How many since.
     pub given: u64,
 }
 
 impl Spent {
-    /// Takes one reply, if there is one left of `limit` in this second.
+    /// Takes one, if there is one left of `limit` in this second.
     #[inline(always)]
     pub const fn take(&mut self, limit: u64, now: u64) -> bool {
         // A clock behind `since` wraps to a long time ago, which is as good as a new second.
@@ -127,30 +147,48 @@ pub enum Meter {
     Cookie = 1,
     /// First messages with a valid cookie, by network. Over it they are dropped.
     ProvenNetwork = 2,
+    /// Resumptions without cookie, by ticket. Over it means a cookie, never a drop, since who shows
+    /// the ticket may not be who it was issued to.
+    Ticket = 3,
+    /// Resumptions with a valid cookie, by ticket and network. Over it they are dropped.
+    TicketNetwork = 4,
 }
 
 impl Meter {
     /// How many there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = Self::ALL.len();
+    /// All of them, in the order of the maps.
+    pub const ALL: [Self; 5] = [
+        Self::SoftNetwork,
+        Self::Cookie,
+        Self::ProvenNetwork,
+        Self::Ticket,
+        Self::TicketNetwork,
+    ];
     /// Cells of each; a power of two.
     pub const CELLS: usize = 1 << 16;
 
-    /// Nanoseconds for which one event uses up the meter.
-    #[inline(always)]
-    const fn interval(self) -> u64 {
+    /// What it lets through, unless the daemon says less.
+    #[must_use]
+    pub const fn limit(self) -> Limit {
         match self {
-            Self::SoftNetwork => SECOND / 8,
-            Self::Cookie => SECOND,
-            Self::ProvenNetwork => SECOND / 200,
-        }
-    }
-
-    /// Nanoseconds that may be used up in advance.
-    #[inline(always)]
-    const fn burst(self) -> u64 {
-        match self {
-            Self::SoftNetwork | Self::ProvenNetwork => 2 * SECOND,
-            Self::Cookie => 4 * SECOND,
+            Self::SoftNetwork => Limit {
+                interval: SECOND / 8,
+                burst: 2 * SECOND,
+            },
+            Self::Cookie => Limit {
+                interval: SECOND,
+                burst: 4 * SECOND,
+            },
+            Self::ProvenNetwork => Limit {
+                interval: SECOND / 200,
+                burst: 2 * SECOND,
+            },
+            // Three at once, then one in five seconds.
+            Self::Ticket | Self::TicketNetwork => Limit {
+                interval: 5 * SECOND,
+                burst: 10 * SECOND,
+            },
         }
     }
 
@@ -160,17 +198,29 @@ impl Meter {
     pub const fn cell(self, hash: u64) -> u32 {
         (self as u32) * Self::CELLS as u32 + (hash as u32 & (Self::CELLS as u32 - 1))
     }
+}
 
+/// What a meter lets through in time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// Nanoseconds for which one event uses up the meter.
+    pub interval: u64,
+    /// Nanoseconds that may be used up in advance.
+    pub burst: u64,
+}
+
+impl Limit {
     /// Charges one event to a cell, which holds the time until which it is used up. `None` if that
     /// is too far ahead; the cell then stays as it is.
     #[inline(always)]
     #[must_use]
     pub const fn charge(self, used_until: u64, now: u64) -> Option<u64> {
         let from = if used_until > now { used_until } else { now };
-        if from - now > self.burst() {
+        if from - now > self.burst {
             return None;
         }
-        Some(from + self.interval())
+        Some(from.saturating_add(self.interval))
     }
 }
 
@@ -207,17 +257,22 @@ mod tests {
 
     #[test]
     fn a_meter_lets_its_burst_and_then_its_rate_through() {
-        let meter = Meter::SoftNetwork;
-        let (mut cell, mut passed) = (0, 0);
-        for step in 0..100_000u64 {
-            let now = 5 * SECOND + step * SECOND / 10_000;
-            if let Some(used) = meter.charge(cell, now) {
-                cell = used;
-                passed += 1;
+        let passed = |meter: Meter, seconds: u64| {
+            let (mut cell, mut passed) = (0, 0);
+            for step in 0..seconds * 10_000 {
+                let now = 5 * SECOND + step * SECOND / 10_000;
+                if let Some(used) = meter.limit().charge(cell, now) {
+                    cell = used;
+                    passed += 1;
+                }
             }
-        }
+            passed
+        };
         // Ten seconds at 8, and two seconds' worth in advance.
-        assert_eq!(passed, 10 * 8 + 2 * 8);
+        assert_eq!(passed(Meter::SoftNetwork, 10), 10 * 8 + 2 * 8);
+        // Three, and one in five seconds.
+        assert_eq!(passed(Meter::Ticket, 1), 3);
+        assert_eq!(passed(Meter::TicketNetwork, 50), 3 + 9);
     }
 
     #[test]
@@ -226,7 +281,10 @@ mod tests {
         assert_eq!(cells(Meter::SoftNetwork), [0, 0xffff]);
         assert_eq!(cells(Meter::Cookie), [0x1_0000, 0x1_ffff]);
         assert_eq!(cells(Meter::ProvenNetwork), [0x2_0000, 0x2_ffff]);
-        assert!(cells(Meter::ProvenNetwork)[1] < (Meter::COUNT * Meter::CELLS) as u32);
+        assert_eq!(
+            cells(Meter::TicketNetwork)[1] as usize,
+            Meter::COUNT * Meter::CELLS - 1
+        );
     }
 
     #[test]

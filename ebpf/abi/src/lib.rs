@@ -13,6 +13,7 @@
 )]
 
 pub mod bench;
+pub mod board;
 pub mod classify;
 pub mod cookie;
 pub mod defence;

@@ -6,13 +6,13 @@
 
 #[cfg(doc)]
 use crate::defence::Level;
-use crate::defence::{Budget, Meter, Spent};
+use crate::defence::{Budget, Limit, Meter, Spent};
 use crate::sip::SipKey;
 
 /// Raised whenever a map, a value or the meaning of one changes.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 /// A symbol that every object of this ABI version exports; loading insists on it.
-pub const ABI_SYMBOL: &str = "GATE_ABI_2";
+pub const ABI_SYMBOL: &str = "GATE_ABI_3";
 
 /// Program for interfaces whose frames lie in one buffer.
 pub const PROGRAM: &str = "gate";
@@ -50,6 +50,8 @@ pub const NEVER_ANSWERED: u64 = 1 << 1;
 pub const LOCAL_ENTRIES: usize = 4096;
 /// Array of one [`Config`].
 pub const CONFIG: &str = "CONFIG";
+/// Array of [`crate::board::WORDS`] words that the daemon maps: the [`crate::board`].
+pub const BOARD: &str = "BOARD";
 /// Array of one `u64`: when the daemon last said that it lives, in nanoseconds of the boot clock.
 pub const HEARTBEAT: &str = "HEARTBEAT";
 
@@ -64,6 +66,11 @@ pub const TICKET_KEYS_SET: u64 = 1 << 2;
 pub const COOKIES: u64 = 1 << 3;
 /// [`Config::flags`]: [`Config::wall_minus_boot`] is sound.
 pub const WALL_SOUND: u64 = 1 << 4;
+
+/// [`Config::flags`]: the board tells live SPIs of ours from dead ones.
+pub const CHECK_LIVE_SPI: u64 = 1 << 5;
+/// [`Config::flags`]: this host masquerades the IKE of others, whose SPIs are not ours.
+pub const MASQUERADES: u64 = 1 << 6;
 
 /// A place for a key.
 #[repr(C)]
@@ -103,6 +110,8 @@ pub struct TicketKeys {
     pub tag: SipKey,
     /// `k_mask`.
     pub mask: SipKey,
+    /// Where the epoch's used bits are on the [`crate::board`], if they are there.
+    pub used_slot: Option<u32>,
 }
 
 /// A place for the keys of an epoch.
@@ -115,6 +124,8 @@ pub struct TicketKeySlot {
     pub mask: SipKey,
     /// 1 if the keys are good, 0 if the slot is free.
     pub live: u64,
+    /// One more than the slot of the used bits; 0 for none.
+    pub used: u64,
 }
 
 impl TicketKeySlot {
@@ -125,14 +136,23 @@ impl TicketKeySlot {
             tag: keys.tag,
             mask: keys.mask,
             live: 1,
+            used: match keys.used_slot {
+                Some(slot) => slot as u64 + 1,
+                None => 0,
+            },
         }
     }
 
     /// The value as it is written to the map.
     #[must_use]
-    pub const fn words(&self) -> [u64; 5] {
-        let Self { tag, mask, live } = self;
-        [tag.k0, tag.k1, mask.k0, mask.k1, *live]
+    pub const fn words(&self) -> [u64; 6] {
+        let Self {
+            tag,
+            mask,
+            live,
+            used,
+        } = self;
+        [tag.k0, tag.k1, mask.k0, mask.k1, *live, *used]
     }
 
     /// The keys, if the slot holds good ones.
@@ -145,6 +165,10 @@ impl TicketKeySlot {
         Some(TicketKeys {
             tag: self.tag,
             mask: self.mask,
+            used_slot: match self.used {
+                0 => None,
+                more => Some(more as u32 - 1),
+            },
         })
     }
 }
@@ -163,38 +187,43 @@ pub struct Count {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Config {
-    /// [`CHECK_OWN_SPI`], [`CHECK_LOCAL`], [`TICKET_KEYS_SET`], [`COOKIES`], [`WALL_SOUND`].
+    /// [`CHECK_OWN_SPI`], [`CHECK_LOCAL`], [`TICKET_KEYS_SET`], [`COOKIES`], [`WALL_SOUND`],
+    /// [`CHECK_LIVE_SPI`], [`MASQUERADES`].
     pub flags: u64,
     /// A [`Level`].
     pub level: u64,
     /// Nanoseconds from the boot clock to the Unix epoch's; wraps.
     pub wall_minus_boot: u64,
-    /// Replies in a second on each CPU, by [`Budget`].
+    /// The node in our SPIs and tickets: only of ours the board knows what is used.
+    pub node: u64,
+    /// How many in a second on each CPU, by [`Budget`].
     pub budgets: [u64; Budget::COUNT],
+    /// What each [`Meter`] lets through.
+    pub limits: [Limit; Meter::COUNT],
     /// Chooses the cells of the meters.
     pub meter_key: SipKey,
 }
 
 impl Config {
     /// How many words it has.
-    pub const WORDS: usize = 3 + Budget::COUNT + 2;
+    pub const WORDS: usize = 4 + Budget::COUNT + 2 * Meter::COUNT + 2;
 
     /// The value as it is written to the map.
     #[must_use]
-    pub const fn words(&self) -> [u64; Self::WORDS] {
-        let [a, b, c, d] = self.budgets;
+    pub fn words(&self) -> [u64; Self::WORDS] {
+        let told = [self.flags, self.level, self.wall_minus_boot, self.node];
+        let limits = self.limits.map(|limit| [limit.interval, limit.burst]);
         let SipKey { k0, k1 } = self.meter_key;
-        [
-            self.flags,
-            self.level,
-            self.wall_minus_boot,
-            a,
-            b,
-            c,
-            d,
-            k0,
-            k1,
-        ]
+        let mut words = [0; Self::WORDS];
+        let all = told
+            .into_iter()
+            .chain(self.budgets)
+            .chain(limits.into_iter().flatten())
+            .chain([k0, k1]);
+        for (word, value) in words.iter_mut().zip(all) {
+            *word = value;
+        }
+        words
     }
 }
 
@@ -203,13 +232,16 @@ const _: () = {
     assert!(core::mem::offset_of!(KeySlot, live) == 16);
     assert!(size_of::<Count>() == size_of::<[u64; 2]>() && align_of::<Count>() == 8);
     assert!(core::mem::offset_of!(Count, octets) == 8);
-    assert!(size_of::<TicketKeySlot>() == size_of::<[u64; 5]>());
+    assert!(size_of::<TicketKeySlot>() == size_of::<[u64; 6]>());
     assert!(core::mem::offset_of!(TicketKeySlot, mask) == 16);
     assert!(core::mem::offset_of!(TicketKeySlot, live) == 32);
+    assert!(core::mem::offset_of!(TicketKeySlot, used) == 40);
     assert!(size_of::<Spent>() == size_of::<[u64; 2]>() && align_of::<Spent>() == 8);
     assert!(size_of::<Config>() == size_of::<[u64; Config::WORDS]>());
     assert!(core::mem::offset_of!(Config, level) == 8);
     assert!(core::mem::offset_of!(Config, wall_minus_boot) == 16);
-    assert!(core::mem::offset_of!(Config, budgets) == 24);
-    assert!(core::mem::offset_of!(Config, meter_key) == 24 + 8 * Budget::COUNT);
+    assert!(core::mem::offset_of!(Config, node) == 24);
+    assert!(core::mem::offset_of!(Config, budgets) == 32);
+    assert!(core::mem::offset_of!(Config, limits) == 32 + 8 * Budget::COUNT);
+    assert!(core::mem::offset_of!(Config, meter_key) == 32 + 8 * Budget::COUNT + 16 * Meter::COUNT);
 };

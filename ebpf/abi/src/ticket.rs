@@ -177,19 +177,41 @@ pub const fn is_no_cookie(sealed: &[u8; ENVELOPE_LEN]) -> bool {
     sealed[FLAGS_AT] & NO_COOKIE != 0
 }
 
-/// When a ticket ends, in minutes since the Unix epoch. To be asked once the tag was found right.
+/// Number and end of a ticket, which the envelope holds masked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hidden {
+    /// The ticket's number within its epoch.
+    pub index: u32,
+    /// End of life in minutes since the Unix epoch.
+    pub expiry_minutes: u32,
+}
+
+/// Unmasks what is masked. To be asked once the tag was found right.
 #[inline(always)]
 #[must_use]
-pub fn expiry_minutes_of(sealed: &[u8; ENVELOPE_LEN], k_mask: &SipKey) -> u32 {
+pub fn hidden_of(sealed: &[u8; ENVELOPE_LEN], k_mask: &SipKey) -> Hidden {
     let (words, _) = sealed.as_chunks::<4>();
-    let [_, a, b, c, _, hidden, ..] = words else {
-        return u32::MAX;
+    let [_, a, b, c, index, expiry, ..] = words else {
+        return Hidden {
+            index: u32::MAX,
+            expiry_minutes: u32::MAX,
+        };
     };
     // The nonce as SipHash takes it in: a whole word, and a rest under its length.
     let [a, b, c] = [a, b, c].map(|word| u64::from(u32::from_le_bytes(*word)));
     let mask = siphash24_split(k_mask, a | b << 32, c | (NONCE_LEN << 56));
-    // The lower half of the big-endian word: the last four octets of the hash, in wire order.
-    u32::from_be_bytes(*hidden) ^ ((mask >> 32) as u32).swap_bytes()
+    // The mask lies over a big-endian word as its octets come.
+    Hidden {
+        index: u32::from_be_bytes(*index) ^ (mask as u32).swap_bytes(),
+        expiry_minutes: u32::from_be_bytes(*expiry) ^ ((mask >> 32) as u32).swap_bytes(),
+    }
+}
+
+/// The node that issued it.
+#[inline(always)]
+#[must_use]
+pub const fn node_of(sealed: &[u8; ENVELOPE_LEN]) -> u8 {
+    sealed[NODE_AT]
 }
 
 /// Judges what needs no key: kind, version and reserved flags.
@@ -303,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_expiry_is_read_without_opening_the_whole() {
+    fn number_and_expiry_are_read_without_opening_the_whole() {
         for (index, expiry_minutes) in [(0, 0), (7, 29_400_000), (u32::MAX, u32::MAX)] {
             let envelope = Envelope {
                 index,
@@ -311,7 +333,11 @@ mod tests {
                 ..sample()
             };
             let sealed = envelope.seal(&TAG_KEY, &MASK_KEY);
-            assert_eq!(expiry_minutes_of(&sealed, &MASK_KEY), expiry_minutes);
+            let hidden = hidden_of(&sealed, &MASK_KEY);
+            assert_eq!(
+                (hidden.index, hidden.expiry_minutes),
+                (index, expiry_minutes)
+            );
             assert!(is_no_cookie(&sealed));
         }
     }

@@ -156,6 +156,7 @@ impl Knowledge for Told {
         (key_id == KEY_ID).then_some(TicketKeys {
             tag: TAG_KEY,
             mask: SipKey { k0: 8, k1: 9 },
+            used_slot: None,
         })
     }
 
@@ -185,6 +186,16 @@ impl Knowledge for Told {
         Some(0)
     }
 
+    fn node(&self) -> u8 {
+        1
+    }
+    fn board(&self, _: u32) -> u64 {
+        0
+    }
+    fn set_board(&self, _: u32, _: u64) {}
+    fn meter_key(&self) -> SipKey {
+        SipKey { k0: 0, k1: 0 }
+    }
     fn spend(&self, _: Budget, _: u64) -> bool {
         true
     }

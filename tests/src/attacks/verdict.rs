@@ -3,7 +3,7 @@
 
 use std::{fmt, thread};
 
-use gate_abi::defence::Budget;
+use gate_abi::defence::{Budget, Level};
 use serde::Serialize;
 
 use super::{Attack, client::Attempts, measure::Facts};
@@ -88,7 +88,7 @@ impl Metric {
             Self::HalfOpen(most) | Self::BodiesOpened(most) | Self::Reassembly(most) => real(most),
             Self::Nacks(budget) if mode == Mode::Gate => {
                 let cpus = thread::available_parallelism().map_or(1, usize::from) as u64;
-                real(seconds * cpus * budget.per_second())
+                real(seconds * cpus * budget.per_second(Level::Calm))
             }
             Self::Nacks(_) | Self::UnknownSpiAnswers => real(seconds * DAEMON_ANSWERS_PER_SECOND),
             Self::OctetsBack => 1.0,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use gate_abi::defence::Budget;
+use gate_abi::defence::{Budget, Level};
 
 use super::tunnel::{client_connection, gateway_connection, two_sites};
 use crate::{
@@ -78,7 +78,7 @@ fn turned_away(lab: &mut Lab) -> Result<()> {
     );
     // Every CPU begins its seconds when it likes.
     let cpus = thread::available_parallelism()?.get() as u64;
-    let budget = (sent.took.as_secs() + 2) * cpus * Budget::TagWrong.per_second();
+    let budget = (sent.took.as_secs() + 2) * cpus * Budget::TagWrong.per_second(Level::Calm);
     ensure!(
         (1..=budget).contains(&answered),
         "{answered} answered of {budget} allowed"

@@ -455,6 +455,7 @@ pub(crate) fn load(object: &Path, maps: &Path) -> Result<Ebpf> {
         abi::CONFIG,
         abi::HEARTBEAT,
         abi::COUNTERS,
+        abi::BOARD,
     ];
     let pins: Vec<(&str, PathBuf)> = names.iter().map(|name| (*name, maps.join(name))).collect();
     let mut loader = EbpfLoader::new();

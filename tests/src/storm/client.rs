@@ -183,8 +183,11 @@ impl Client {
                     let _lost = self.socket.send_to(&message, path.remote);
                     self.last = message;
                 }
-                // There is no NAT on the way, and sessions are kept in memory.
-                Output::Keepalive { .. } | Output::Session { .. } => {}
+                // There is no NAT on the way and no gate, and sessions are kept in memory.
+                Output::Keepalive { .. }
+                | Output::Session { .. }
+                | Output::OwnSpi { .. }
+                | Output::Admitted { .. } => {}
                 // There is no data plane, so nothing in it can fail.
                 Output::Kernel { op, .. } => self.feed(Input::Kernel { op, result: Ok(()) }),
                 Output::Event(event) => self.events.push(event),

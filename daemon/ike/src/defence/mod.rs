@@ -3,3 +3,4 @@
 pub mod allowance;
 pub mod budget;
 pub mod cookie;
+pub(crate) mod openings;

@@ -158,7 +158,7 @@ impl Endpoint {
             ..
         } = *half;
         let Ripeness::Ripe(ripe) = ripeness else {
-            return self.table.forget(&sa);
+            return self.forget(&sa);
         };
         let asked = Asked {
             first,
@@ -338,7 +338,7 @@ impl Endpoint {
         };
         let judged = self.judge_response(sa.path, sent, &plain, cx.now);
         let State::AuthSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
-            return self.table.forget(&sa);
+            return self.forget(&sa);
         };
         match judged {
             Ok(agreed) => self.agreed(sa, *sent, agreed, cx),
@@ -355,7 +355,7 @@ impl Endpoint {
                     // The responder has an SA that we do not want (RFC 7296, 2.21.2).
                     self.goodbye(&sa, protection);
                 }
-                self.table.forget(&sa);
+                self.forget(&sa);
                 self.attempt_over(&connection, reason, was_resumption, cx);
             }
         }

@@ -9,7 +9,7 @@ use crate::{
     crypto::{Group, KeyShare, Secret, keymat::KeyMaterial},
     defence::{budget::Room, cookie::Bound},
     endpoint::{CommandRefused, Context, Endpoint},
-    io::Path,
+    io::{Output, Path},
     peer::Connection,
     sa::{
         first::FirstExchange,
@@ -176,7 +176,7 @@ impl Endpoint {
                 suite,
             },
         }));
-        self.keep_half_open(sa, key, response);
+        self.keep_half_open(sa, ni, key, response);
     }
 
     /// Initiator: goes on to IKE_AUTH, or round again with a cookie or another group.
@@ -369,7 +369,20 @@ impl Endpoint {
     }
 
     /// Keeps a half-open SA and sends its first answer.
-    pub(crate) fn keep_half_open(&mut self, sa: IkeSa, key: FirstKey, response: Vec<u8>) {
+    pub(crate) fn keep_half_open(
+        &mut self,
+        sa: IkeSa,
+        ni: &[u8],
+        key: FirstKey,
+        response: Vec<u8>,
+    ) {
+        if let Some(nonce_head) = ni.first_chunk() {
+            self.output(Output::Admitted {
+                spi_i: sa.spi_i,
+                source: sa.path.remote.ip(),
+                nonce_head: *nonce_head,
+            });
+        }
         self.budget.take(sa.path.remote.ip());
         self.table.remember_first(key, sa.id);
         self.send(sa.path, response);

@@ -145,6 +145,9 @@ impl Endpoint {
             exchange: header.exchange,
             ticket_tag: tag_of(ticket.data),
         };
+        if !self.may_open(ticket.data, header, chain, &bound, cx) {
+            return;
+        }
         let opened = match self.judge(ticket.data, cx) {
             Ok(opened) if ni.len() * 2 >= opened.state.suite.prf.output_len() => opened,
             Ok(_) => return self.counters.add(Counter::BadPayloads),
@@ -195,7 +198,35 @@ impl Endpoint {
                 kept: opened.kept.map(Box::new),
             },
         }));
-        self.keep_half_open(sa, key, response);
+        self.keep_half_open(sa, ni, key, response);
+    }
+
+    /// Whether the ticket's body may be opened: its envelope alone can be sent again and again, with
+    /// another body each time. A used one is refused without being opened.
+    fn may_open(
+        &mut self,
+        ticket: &[u8],
+        header: &Header,
+        chain: &Chain<'_>,
+        bound: &Bound<'_>,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let name = self.keyring.name_of(ticket);
+        let used = name.is_some_and(|name| cx.ledger.is_used(name.key_id, name.index));
+        let now = cx.now.boot;
+        if used || !self.keyring.is_sealed(ticket) || self.openings.take(bound.ticket_tag, now) {
+            return true;
+        }
+        self.counters.add(Counter::TicketHot);
+        let path = *bound.path;
+        if self.keyring.is_no_cookie(ticket) {
+            self.refuse_ticket(header, chain, bound, true, cx);
+            return false;
+        }
+        self.admit(path, header, chain, bound, false, cx)
+            && self
+                .openings
+                .take_proven(bound.ticket_tag, path.remote.ip(), now)
     }
 
     /// The oldest, which has had the longest to prove itself, in the network with most of them: one

@@ -87,9 +87,10 @@ impl SaTable {
         self.stores.remove(&store)
     }
 
-    /// Puts an SA in, new or after a step, to be woken at the deadline of its state.
-    pub(crate) fn check_in(&mut self, sa: IkeSa) {
-        self.by_spi.insert(sa.our_spi(), sa.id);
+    /// Puts an SA in, new or after a step, to be woken at the deadline of its state. `true` if its
+    /// SPI is new.
+    pub(crate) fn check_in(&mut self, sa: IkeSa) -> bool {
+        let new = self.by_spi.insert(sa.our_spi(), sa.id).is_none();
         if let Some(at) = sa.deadline() {
             self.deadlines.insert((at, sa.id));
         }
@@ -104,6 +105,7 @@ impl SaTable {
         }
         self.esp_spis.extend(sa.child_spi());
         self.sas.insert(sa.id, sa);
+        new
     }
 
     /// Takes an SA out for a step; it stays findable by its SPI.
@@ -127,9 +129,9 @@ impl SaTable {
         Some(sa)
     }
 
-    /// Forgets a checked-out SA.
-    pub(crate) fn forget(&mut self, sa: &IkeSa) {
-        self.by_spi.remove(&sa.our_spi());
+    /// Forgets a checked-out SA; `true` if its SPI was known.
+    pub(crate) fn forget(&mut self, sa: &IkeSa) -> bool {
+        self.by_spi.remove(&sa.our_spi()).is_some()
     }
 
     pub(crate) fn remember_first(&mut self, key: FirstKey, id: u64) {

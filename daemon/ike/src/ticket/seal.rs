@@ -330,6 +330,11 @@ impl Keyring {
         })
     }
 
+    /// Whether the envelope was sealed with a key of ours, on whatever node.
+    pub(crate) fn is_sealed(&self, ticket: &[u8]) -> bool {
+        self.envelope_of(ticket).is_some()
+    }
+
     fn envelope_of(&self, ticket: &[u8]) -> Option<Envelope> {
         let (head, _) = ticket.split_first_chunk::<ENVELOPE_LEN>()?;
         let epoch = self.epoch(gate_abi::ticket::key_id_of(head))?;
@@ -341,6 +346,7 @@ impl Keyring {
         let keys = |epoch: &Epoch| TicketKeys {
             tag: epoch.k_tag,
             mask: epoch.k_mask,
+            used_slot: None,
         };
         self.epochs
             .iter()

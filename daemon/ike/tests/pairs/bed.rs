@@ -2,8 +2,8 @@
 //! and reorder. A seed replays bit for bit.
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -84,6 +84,9 @@ pub(crate) struct Node {
     /// Sessions as a disk would have them, and every change of them in order.
     pub(crate) disk: BTreeMap<Arc<str>, Vec<u8>>,
     pub(crate) sessions: Vec<Option<Vec<u8>>>,
+    /// SPIs of ours in use, as a gate would know them, and the first message it was last told of.
+    pub(crate) own_spis: BTreeSet<[u8; 8]>,
+    pub(crate) admitted: Option<([u8; 8], IpAddr, [u8; 16])>,
 }
 
 impl Node {
@@ -114,6 +117,8 @@ impl Node {
             settings,
             disk: BTreeMap::new(),
             sessions: Vec::new(),
+            own_spis: BTreeSet::new(),
+            admitted: None,
         }
     }
 
@@ -128,6 +133,7 @@ impl Node {
             now,
         );
         self.events.clear();
+        self.own_spis.clear();
         for (connection, octets) in std::mem::take(&mut self.disk) {
             if self.endpoint.restore(&connection, &octets, now).is_ok() {
                 self.disk.insert(connection, octets);
@@ -319,6 +325,17 @@ impl Pair {
                         self.launch(path.local, path.remote, message);
                     }
                     Output::Keepalive { .. } => {}
+                    Output::OwnSpi { spi, live: true } => {
+                        assert!(node.own_spis.insert(spi), "known to be live");
+                    }
+                    Output::OwnSpi { spi, live: false } => {
+                        assert!(node.own_spis.remove(&spi), "not known to be live");
+                    }
+                    Output::Admitted {
+                        spi_i,
+                        source,
+                        nonce_head,
+                    } => node.admitted = Some((spi_i, source, nonce_head)),
                     Output::Session { connection, record } => {
                         node.sessions
                             .push(record.as_ref().map(|r| r.expose().to_vec()));

@@ -248,17 +248,18 @@ fn one_network_with_many_half_open_does_not_crowd_out_the_client() {
     let mut pair = suspended(9);
     pair.up();
     // The client's first request is known, and its answer is on the way, when an eavesdropper who can
-    // receive cookies opens as many as it likes, all from one place.
+    // receive cookies opens as many as it can, from a few places.
     let request = pair.flying.remove(0);
     pair.deliver(request.from, request.to, &request.message);
     let answer = pair.flying.remove(0);
     for i in 1..=100_u8 {
-        let from = SocketAddr::from(([203, 0, 113, 7], 1000 + u16::from(i)));
+        let from = SocketAddr::from(([203, 0, 113, i / 34], 1000 + u16::from(i)));
         let mut message = request.message.clone();
         message[40] ^= i;
         pair.deliver(from, request.to, &message);
         let asked = pair.flying.pop().unwrap();
         pair.deliver(from, request.to, &with_cookie(&message, &asked.message));
+        pair.now.boot += Duration::from_millis(20);
     }
     assert_eq!(pair.gateway.endpoint.half_open(), 8);
     pair.flying.clear();
@@ -276,7 +277,7 @@ fn refusals_have_a_budget_and_strangers_a_smaller_one() {
     let (mut nacks, mut cookies) = (0, 0);
     for i in 0..5000_u32 {
         let from = SocketAddr::from((Ipv4Addr::from(0xCB00_7100 | (i % 256)), 500));
-        let message = with_a_broken_ticket(&request.message, i);
+        let message = with_a_forged_envelope(&request.message, i);
         pair.deliver(from, request.to, &message);
         for answer in pair.flying.drain(..) {
             match first_notify(&answer.message) {
@@ -316,6 +317,58 @@ fn under_load_a_refused_ticket_is_told_so_only_at_a_proven_address() {
     assert_eq!(pair.gateway.endpoint.half_open(), 0);
 }
 
+// RFC 5723: A3
+#[test]
+fn a_captured_ticket_is_opened_a_few_times_and_then_only_at_a_proven_address() {
+    let mut pair = suspended(9);
+    pair.up();
+    let request = pair.flying.remove(0);
+    let answers = |pair: &mut Pair, from: SocketAddr, which: u32| {
+        let message = with_a_broken_ticket(&request.message, which);
+        pair.deliver(from, request.to, &message);
+        let answer = pair.flying.pop().expect("an answer");
+        (message, answer.message)
+    };
+    let at = |last: u8| SocketAddr::from(([203, 0, 113, last], 500));
+    for which in 0..3 {
+        let (_, answer) = answers(&mut pair, at(which as u8), which);
+        assert_eq!(first_notify(&answer), TICKET_NACK);
+    }
+    let mut opened = 0;
+    for which in 3..40 {
+        let (message, asked) = answers(&mut pair, at(200), which);
+        assert_eq!(first_notify(&asked), COOKIE, "{which}");
+        pair.deliver(at(200), request.to, &with_cookie(&message, &asked));
+        for answer in pair.flying.drain(..) {
+            assert_eq!(first_notify(&answer.message), TICKET_NACK);
+            opened += 1;
+        }
+    }
+    assert_eq!(opened, 3, "of one network");
+    assert_eq!(
+        pair.gateway.endpoint.counters().count(Counter::TicketHot),
+        2 * 37
+    );
+    // Who holds the ticket has a share of his own.
+    pair.flying.push(request);
+    pair.run(SOON);
+    assert!(pair.keys_agree() && resumed(&pair));
+}
+
+#[test]
+fn the_gate_is_told_what_a_repetition_of_an_admitted_message_looks_like() {
+    let mut pair = suspended(9);
+    pair.up();
+    let request = pair.flying.remove(0);
+    pair.gateway.admitted = None;
+    pair.deliver(request.from, request.to, &request.message);
+    let (spi_i, source, nonce_head) = pair.gateway.admitted.expect("told");
+    assert_eq!(request.message[..8], spi_i);
+    assert_eq!(request.from.ip(), source);
+    // Ni comes first, behind its generic header.
+    assert_eq!(request.message[32..48], nonce_head);
+}
+
 const TICKET_NACK: u16 = 16412;
 const COOKIE: u16 = 16390;
 
@@ -323,6 +376,13 @@ const COOKIE: u16 = 16390;
 fn with_a_broken_ticket(request: &[u8], which: u32) -> Vec<u8> {
     let mut message = request.to_vec();
     message[150] ^= 1 | (u8::try_from(which % 128).unwrap() << 1);
+    message
+}
+
+/// The request with a flipped bit in the envelope of its ticket, whose tag is then wrong.
+fn with_a_forged_envelope(request: &[u8], which: u32) -> Vec<u8> {
+    let mut message = request.to_vec();
+    message[80] ^= 1 | (u8::try_from(which % 128).unwrap() << 1);
     message
 }
 

@@ -124,6 +124,7 @@ fn descriptors_come_along() {
     let epochs = vec![EpochKey {
         key_id: 3,
         root: Secret::new(vec![1; 32]),
+        used_slot: Some(2),
         times: EpochTimes {
             began: 1,
             issue_until: 2,

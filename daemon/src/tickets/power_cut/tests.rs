@@ -24,7 +24,7 @@ fn roots(ring: &Ring) -> Vec<(u8, Secret)> {
 fn bits(ring: &Ring, key_id: u8) -> UsedBits {
     let file = ring.epochs().find(|(id, ..)| *id == key_id);
     let (.., file) = file.expect("alive");
-    UsedBits::map(file.try_clone().expect("clone").into()).expect("map")
+    UsedBits::map(file.try_clone().expect("clone").into(), None).expect("map")
 }
 
 /// What had happened when so many syncs were done.

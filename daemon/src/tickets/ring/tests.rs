@@ -30,7 +30,7 @@ fn roots(ring: &Ring) -> Vec<(u8, Secret)> {
 
 fn bits(ring: &Ring) -> UsedBits {
     let (_, _, file) = ring.epochs().last().expect("an epoch");
-    UsedBits::map(file.try_clone().expect("clone").into()).expect("map")
+    UsedBits::map(file.try_clone().expect("clone").into(), None).expect("map")
 }
 
 #[test]

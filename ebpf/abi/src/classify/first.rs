@@ -6,13 +6,15 @@ use super::locate::{IPV4_LEN, Located, UDP_LEN};
 use super::walk::{Payloads, walk};
 use super::{
     ALONE_AFTER, ASLEEP_AFTER, Frame, Header, Judgement, Knowledge, Reason, SILENT_AFTER, Verdict,
-    silence, unless_asleep,
+    is_set, silence, unless_asleep,
 };
+use crate::board::{self, Admission};
 use crate::cookie::{self, COOKIE_LEN, CookieInput};
 use crate::defence::{Level, Meter, SECOND, network_of};
 use crate::ike::IKE_SESSION_RESUME;
 use crate::maps::{CHECK_LOCAL, COOKIES, TICKET_KEYS_SET};
 use crate::reply::{COOKIE_REPLY_LEN, NACK_LEN, Reply};
+use crate::sip::siphash24_words;
 use crate::ticket;
 
 /// What a message has proved by its ticket, if it has one.
@@ -59,12 +61,18 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
         known.level()
     };
     let proven = match proof.verdict {
-        Verdict::Pass(reason) if level != Level::Calm && known.flags() & COOKIES != 0 => reason,
+        Verdict::Pass(reason) if known.flags() & COOKIES != 0 => reason,
         verdict => return answer(frame, located, header, verdict, &NOTHING, now, known),
     };
     let attack = level == Level::Attack;
-    // A ticket of ours is worth more than an address, short of an attack.
-    if resume && !attack {
+    // A ticket of ours is worth more than an address, as long as it is not shown again and again.
+    let taken = !attack
+        && match proven {
+            Reason::ResumeProven => known.charge(Meter::Ticket, proof.ticket_tag, now),
+            Reason::SaInit => level == Level::Calm,
+            _ => true,
+        };
+    if taken {
         return proof.verdict.into();
     }
     let Some((source, destination)) = addresses(frame, located) else {
@@ -73,7 +81,7 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
     // A cookie that another CPU has just made must not look as if it were from the future.
     let now = known.now();
     let network = network_of(source);
-    if !attack && known.charge(Meter::SoftNetwork, network, now) {
+    if !resume && !attack && known.charge(Meter::SoftNetwork, hash(network, known), now) {
         return proof.verdict.into();
     }
     // Nobody could ever satisfy us without a key.
@@ -145,11 +153,20 @@ fn prove<F: Frame + ?Sized, K: Knowledge>(
     if !ticket::tag_is_right(&envelope, &keys.tag) {
         return only(Verdict::Reply(Reason::NackTagWrong));
     }
+    let hidden = ticket::hidden_of(&envelope, &keys.mask);
     if let Some(offset) = known.wall_minus_boot() {
-        let minutes = ticket::expiry_minutes_of(&envelope, &keys.mask);
+        let minutes = hidden.expiry_minutes;
         if minutes < MAX_MINUTES && u64::from(minutes) * MINUTE <= now.wrapping_add(offset) {
             return only(Verdict::Reply(Reason::NackExpired));
         }
+    }
+    // What another node's tickets have opened, only that node knows.
+    if let Some(slot) = keys.used_slot
+        && ticket::node_of(&envelope) == known.node()
+        && let Some(bit) = board::used_bit(slot, hidden.index)
+        && is_set(bit, known)
+    {
+        return only(Verdict::Reply(Reason::NackUsed));
     }
     proof(Verdict::Pass(Reason::ResumeProven))
 }
@@ -185,6 +202,11 @@ impl<F: Frame + ?Sized> Challenge<'_, F> {
         if let Some(tag) = self.good_cookie(payloads, &input, known) {
             return (self.within_meters(tag, known), NOTHING);
         }
+        // Its answer may be lost, and the level have risen since: who has no cookie because none
+        // was asked for is not asked now.
+        if self.is_repetition(&input, known) {
+            return (Verdict::Pass(Reason::Repetition), NOTHING);
+        }
         if self.no_cookie {
             return (Verdict::Reply(Reason::NackNoCookie), NOTHING);
         }
@@ -214,13 +236,31 @@ impl<F: Frame + ?Sized> Challenge<'_, F> {
         good.then(|| cookie::tag_of_cookie(&cookie))
     }
 
+    /// Whether the daemon has taken this message before; takes one of its passes.
+    #[inline(always)]
+    fn is_repetition<K: Knowledge>(&self, input: &CookieInput, known: &K) -> bool {
+        let hash = board::admission_hash(&known.meter_key(), input);
+        let word = Admission::word(hash);
+        let Some(left) = Admission(known.board(word)).pass(hash, self.now / SECOND) else {
+            return false;
+        };
+        known.set_board(word, left.0);
+        true
+    }
+
     #[inline(always)]
     fn within_meters<K: Knowledge>(&self, tag: u64, known: &K) -> Verdict {
         if !known.charge(Meter::Cookie, tag, self.now) {
             return Verdict::Drop(Reason::CookieOverused);
         }
-        if !known.charge(Meter::ProvenNetwork, network_of(self.source), self.now) {
+        let network = network_of(self.source);
+        if !known.charge(Meter::ProvenNetwork, hash(network, known), self.now) {
             return Verdict::Drop(Reason::NetworkOverused);
+        }
+        // By network, or whoever has seen the ticket could use up its owner's share.
+        let about = self.ticket_tag ^ network.rotate_left(32);
+        if self.resume && !known.charge(Meter::TicketNetwork, hash(about, known), self.now) {
+            return Verdict::Drop(Reason::TicketOverused);
         }
         Verdict::Pass(if self.resume {
             Reason::ResumeWithCookie
@@ -228,6 +268,11 @@ impl<F: Frame + ?Sized> Challenge<'_, F> {
             Reason::SaInitWithCookie
         })
     }
+}
+
+#[inline(always)]
+fn hash<K: Knowledge>(about: u64, known: &K) -> u64 {
+    siphash24_words(&known.meter_key(), &[about])
 }
 
 #[inline(always)]

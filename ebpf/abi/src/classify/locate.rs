@@ -1,7 +1,8 @@
 //! From the Ethernet header to the IKE message: VLAN tags, IPv4 or IPv6, UDP, and on port 4500 the
 //! marker. What is not certainly a datagram for us ends here with its verdict.
 
-use super::{Frame, Knowledge, Reason, Span, Verdict};
+use super::{Frame, Knowledge, Reason, Span, Verdict, within};
+use crate::defence::Budget;
 use crate::ike::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, EXTENSION_HEADERS,
     KEEPALIVE, MARKER_LEN, PORT_IKE, PORT_NAT_T, PROTOCOL_ESP, PROTOCOL_FRAGMENT, PROTOCOL_UDP,
@@ -96,10 +97,10 @@ fn find_in_ipv4<F: Frame + ?Sized, K: Knowledge>(
         _ => return Err(Verdict::Pass(Reason::NotIke)),
     }
     if u16::from_be_bytes([f0, f1]) & IPV4_FRAGMENT != 0 {
-        return Err(towards_us(&destination, Reason::Fragment, known));
+        return Err(irregular(&destination, FRAGMENT, known));
     }
     if version != 0x45 {
-        return Err(towards_us(&destination, Reason::Options, known));
+        return Err(irregular(&destination, OPTIONS, known));
     }
     let total = usize::from(u16::from_be_bytes([l0, l1]));
     let room = total.saturating_sub(IPV4_LEN);
@@ -142,10 +143,8 @@ fn find_in_ipv6<F: Frame + ?Sized, K: Knowledge>(
             find_in_udp(frame, (at, IPV6_LEN), len, &destination, known)
         }
         PROTOCOL_ESP => Err(Verdict::Pass(Reason::Esp)),
-        PROTOCOL_FRAGMENT => Err(towards_us(&destination, Reason::Fragment, known)),
-        other if EXTENSION_HEADERS.contains(&other) => {
-            Err(towards_us(&destination, Reason::Options, known))
-        }
+        PROTOCOL_FRAGMENT => Err(irregular(&destination, FRAGMENT, known)),
+        other if EXTENSION_HEADERS.contains(&other) => Err(irregular(&destination, OPTIONS, known)),
         _ => Err(Verdict::Pass(Reason::NotIke)),
     }
 }
@@ -186,7 +185,7 @@ fn find_in_udp<F: Frame + ?Sized, K: Knowledge>(
     if marker != 0 && len > UDP_LEN + ESP_HEADER_LEN {
         return Err(Verdict::Pass(Reason::Esp));
     }
-    if let Verdict::Pass(Reason::NotLocal) = towards_us(destination, Reason::Options, known) {
+    if !is_ours(destination, known) {
         return Err(Verdict::Pass(Reason::NotLocal));
     }
     if len < UDP_LEN || len > room || at + len > frame.octets() {
@@ -210,12 +209,25 @@ fn find_in_udp<F: Frame + ?Sized, K: Knowledge>(
     }))
 }
 
-/// Passes with `reason` what is for us, and as not ours what is not.
 #[inline(always)]
-fn towards_us<K: Knowledge>(destination: &[u8; 16], reason: Reason, known: &K) -> Verdict {
-    if known.flags() & CHECK_LOCAL != 0 && known.address(destination) & OUR_ADDRESS == 0 {
-        Verdict::Pass(Reason::NotLocal)
-    } else {
-        Verdict::Pass(reason)
+fn is_ours<K: Knowledge>(destination: &[u8; 16], known: &K) -> bool {
+    known.flags() & CHECK_LOCAL == 0 || known.address(destination) & OUR_ADDRESS != 0
+}
+
+/// Within the level's budget, and beyond it.
+type Irregular = (Reason, Reason);
+const FRAGMENT: Irregular = (Reason::Fragment, Reason::FragmentOver);
+const OPTIONS: Irregular = (Reason::Options, Reason::OptionsOver);
+
+/// What hides its ports, or is more work than other packets: in a flood only so much of it.
+#[inline(always)]
+fn irregular<K: Knowledge>(
+    destination: &[u8; 16],
+    (reason, over): Irregular,
+    known: &K,
+) -> Verdict {
+    if !is_ours(destination, known) {
+        return Verdict::Pass(Reason::NotLocal);
     }
+    within(Budget::Irregular, reason, over, known)
 }

@@ -75,13 +75,19 @@ reasons! {
     Options = "options",
     /// Pass: an SPI of ours, with the right check.
     OwnSpi = "own_spi",
+    /// Pass: an SPI of ours that is not live: the peer may learn that from us.
+    OwnSpiDead = "own_spi_dead",
     /// Pass: an SPI that would have to be ours; the check is off, or there is no key yet.
     OwnSpiUnchecked = "own_spi_unchecked",
+    /// Pass: an SPI that is not ours, while we masquerade the IKE of others.
+    Masqueraded = "masqueraded",
     /// Pass: IKE_SA_INIT.
     SaInit = "sa_init",
     /// Pass: IKE_SA_INIT with a good cookie, where one was needed.
     SaInitWithCookie = "sa_init_with_cookie",
-    /// Pass: IKE_SESSION_RESUME with a ticket of ours. Whether it is used is for the daemon to say.
+    /// Pass: the repetition of a first message that was taken without a cookie.
+    Repetition = "repetition",
+    /// Pass: IKE_SESSION_RESUME with a ticket of ours.
     ResumeProven = "resume_proven",
     /// Pass: the same with a good cookie, where one was needed.
     ResumeWithCookie = "resume_with_cookie",
@@ -101,6 +107,8 @@ reasons! {
     NackTagWrong = "nack_tag_wrong",
     /// Reply: TICKET_NACK to a genuine ticket whose time is over.
     NackExpired = "nack_expired",
+    /// Reply: TICKET_NACK to a genuine ticket that has opened a session before.
+    NackUsed = "nack_used",
     /// Reply: TICKET_NACK to a genuine ticket whose client cannot answer the COOKIE that is needed.
     NackNoCookie = "nack_no_cookie",
     /// Drop: a NAT keepalive, which has done its work on the way here.
@@ -117,6 +125,12 @@ reasons! {
     NotFirst = "not_first",
     /// Drop: an SPI that would have to be ours and fails its check.
     ForeignSpi = "foreign_spi",
+    /// Drop: an SPI of ours that is not live, beyond what is told so.
+    DeadSpi = "dead_spi",
+    /// Drop: a UDP fragment towards us, beyond what the level allows.
+    FragmentOver = "fragment_over",
+    /// Drop: options or extension headers towards us, beyond what the level allows.
+    OptionsOver = "options_over",
     /// Drop: a payload chain that does not fit the message.
     PayloadShape = "payload_shape",
     /// Drop: a resumption whose payloads end without a ticket.
@@ -135,12 +149,16 @@ reasons! {
     TagWrong = "tag_wrong",
     /// Drop: a genuine ticket whose time is over, beyond what is answered.
     Expired = "expired",
+    /// Drop: a genuine ticket that has opened a session before, beyond what is answered.
+    Used = "used",
     /// Drop: a genuine ticket that would need a cookie and cannot, beyond what is answered.
     NoCookieTicket = "no_cookie_ticket",
     /// Drop: a first message that would need a cookie, beyond what is answered.
     CookieNeeded = "cookie_needed",
     /// Drop: a good cookie that was shown too often.
     CookieOverused = "cookie_overused",
+    /// Drop: one ticket from one network, with good cookies and too often.
+    TicketOverused = "ticket_overused",
     /// Drop: good cookies of one network in too great a number.
     NetworkOverused = "network_overused",
     /// Drop: a cookie would be needed, and there is no nonce to bind it to.
@@ -159,7 +177,7 @@ impl Reason {
         match self {
             Self::NackUnknownKeyId => Budget::UnknownKeyId,
             Self::NackTagWrong => Budget::TagWrong,
-            Self::NackExpired | Self::NackNoCookie => Budget::Expired,
+            Self::NackExpired | Self::NackUsed | Self::NackNoCookie => Budget::Expired,
             _ => Budget::Cookie,
         }
     }
@@ -172,6 +190,7 @@ impl Reason {
             Self::NackUnknownKeyId => Self::UnknownKeyId,
             Self::NackTagWrong => Self::TagWrong,
             Self::NackExpired => Self::Expired,
+            Self::NackUsed => Self::Used,
             Self::NackNoCookie => Self::NoCookieTicket,
             _ => Self::CookieNeeded,
         }

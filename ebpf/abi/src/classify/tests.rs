@@ -1,4 +1,5 @@
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use super::*;
@@ -11,6 +12,7 @@ use crate::maps::{CHECK_LOCAL, COOKIES, NEVER_ANSWERED, OUR_ADDRESS, TICKET_KEYS
 use crate::ticket;
 
 mod replies;
+mod state;
 
 /// On the boot clock.
 const NOW: u64 = 1000 * SECOND;
@@ -21,6 +23,8 @@ const SPI_KEY: SipKey = SipKey { k0: 21, k1: 22 };
 const LOCAL_V4: Address = Address::V4([192, 0, 2, 2]);
 const LOCAL_V6: Address = Address::V6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
 const KEY_ID: u8 = 40;
+const USED_SLOT: u32 = 2;
+const METER_KEY: SipKey = SipKey { k0: 41, k1: 42 };
 
 struct Told {
     flags: u64,
@@ -34,6 +38,8 @@ struct Told {
     /// Charges that each meter takes.
     within: [bool; Meter::COUNT],
     wall_minus_boot: Option<u64>,
+    /// Words of the board that are not 0.
+    board: RefCell<BTreeMap<u32, u64>>,
 }
 
 impl Default for Told {
@@ -48,7 +54,14 @@ impl Default for Told {
             replies: Cell::new(0),
             within: [true; Meter::COUNT],
             wall_minus_boot: Some(0),
+            board: RefCell::default(),
         }
+    }
+}
+
+impl Told {
+    fn set(&self, bit: Bit) {
+        *self.board.borrow_mut().entry(bit.word).or_default() |= bit.mask;
     }
 }
 
@@ -63,6 +76,7 @@ impl Knowledge for Told {
         (self.ticket_keys && key_id == KEY_ID).then_some(TicketKeys {
             tag: TAG_KEY,
             mask: MASK_KEY,
+            used_slot: Some(USED_SLOT),
         })
     }
     fn spi_key(&self, slot: u32) -> Option<SipKey> {
@@ -89,6 +103,18 @@ impl Knowledge for Told {
     }
     fn wall_minus_boot(&self) -> Option<u64> {
         self.wall_minus_boot
+    }
+    fn node(&self) -> u8 {
+        1
+    }
+    fn board(&self, word: u32) -> u64 {
+        self.board.borrow().get(&word).copied().unwrap_or_default()
+    }
+    fn set_board(&self, word: u32, value: u64) {
+        self.board.borrow_mut().insert(word, value);
+    }
+    fn meter_key(&self) -> SipKey {
+        METER_KEY
     }
     fn spend(&self, _: Budget, now: u64) -> bool {
         assert_eq!(now, NOW);
@@ -470,29 +496,6 @@ fn port_4500_tells_esp_keepalive_and_ike_apart() {
     let mut padded = nat.datagram(&[0xff]);
     padded.resize(60, 0);
     assert_eq!(verdict(&padded), Verdict::Drop(Reason::Keepalive));
-}
-
-#[test]
-fn fragments_and_options_pass_and_are_counted() {
-    let mut frame = Around::default().ike(&genuine().octets());
-    frame[20] = 0x20;
-    assert_eq!(verdict(&frame), Verdict::Pass(Reason::Fragment));
-    frame[20] = 0x40;
-    frame[14] = 0x46;
-    assert_eq!(verdict(&frame), Verdict::Pass(Reason::Options));
-    let v6 = Around {
-        source: LOCAL_V6,
-        destination: LOCAL_V6,
-        ..Around::default()
-    };
-    assert_eq!(
-        verdict(&v6.packet(44, &[0; 64])),
-        Verdict::Pass(Reason::Fragment)
-    );
-    assert_eq!(
-        verdict(&v6.packet(0, &[0; 64])),
-        Verdict::Pass(Reason::Options)
-    );
 }
 
 #[test]

@@ -9,12 +9,12 @@ use gate_abi::ike::{
     FLAG_RESPONSE, IKE_SA_INIT, IKE_SESSION_RESUME, PORT_IKE, PORT_NAT_T, TICKET_OPAQUE,
 };
 use gate_abi::maps::{
-    CHECK_LOCAL, CHECK_OWN_SPI, COOKIES, OUR_ADDRESS, TICKET_KEYS_SET, TicketKeys,
+    CHECK_LIVE_SPI, CHECK_LOCAL, CHECK_OWN_SPI, COOKIES, OUR_ADDRESS, TICKET_KEYS_SET, TicketKeys,
 };
 use gate_abi::sip::SipKey;
 use gate_abi::spi::OurSpi;
 use gate_abi::ticket::{self, ENVELOPE_LEN, Envelope, Kind, NO_COOKIE};
-use rekindled::gate::boot_clock;
+use rekindled::gate::{Board, boot_clock};
 
 /// The key id that is live.
 pub(super) const KEY_ID: u8 = 201;
@@ -24,7 +24,11 @@ pub(super) const TAG_KEY: [u8; 16] = *b"the tag key here";
 pub(super) const TICKET_KEYS: TicketKeys = TicketKeys {
     tag: SipKey::from_octets(TAG_KEY),
     mask: MASK_KEY,
+    used_slot: Some(USED_SLOT),
 };
+const USED_SLOT: u32 = 1;
+/// A ticket that has been used.
+const USED_INDEX: u32 = 6;
 /// The one live `k_spi`.
 pub(super) const SPI_KEY: [u8; 16] = *b"the spi key here";
 /// Our addresses.
@@ -36,16 +40,17 @@ const PEER_V6: Address = Address::V6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0
 const MUTATIONS: usize = 12_000;
 
 /// What the gate in the kernel is told too.
-pub(super) struct Told {
+pub(super) struct Told<'a> {
+    pub board: &'a Board,
     pub level: Level,
     /// Whether any reply is left, and any meter takes a charge.
     pub replies: bool,
     pub within: bool,
 }
 
-impl Knowledge for Told {
+impl Knowledge for Told<'_> {
     fn flags(&self) -> u64 {
-        CHECK_LOCAL | CHECK_OWN_SPI | TICKET_KEYS_SET | COOKIES
+        CHECK_LOCAL | CHECK_OWN_SPI | CHECK_LIVE_SPI | TICKET_KEYS_SET | COOKIES
     }
     fn level(&self) -> Level {
         self.level
@@ -77,6 +82,18 @@ impl Knowledge for Told {
     }
     fn wall_minus_boot(&self) -> Option<u64> {
         Some(0)
+    }
+    fn node(&self) -> u8 {
+        1
+    }
+    fn board(&self, word: u32) -> u64 {
+        self.board.word(word)
+    }
+    fn set_board(&self, _: u32, _: u64) {
+        // The kernel judges after us, on the same board, and changes it.
+    }
+    fn meter_key(&self) -> SipKey {
+        self.board.key()
     }
     fn spend(&self, _: Budget, _: u64) -> bool {
         self.replies
@@ -162,6 +179,36 @@ pub(crate) fn forged(index: u32) -> Message {
     ))
 }
 
+/// The one live SPI.
+fn live_spi() -> OurSpi {
+    OurSpi::compose(3, 1, 0xfeed_f00e, &SipKey::from_octets(SPI_KEY))
+}
+
+/// Puts on the board what some of the frames meet there.
+pub(super) fn post(board: &Board) {
+    board.set_live(live_spi(), true);
+    board.set_used(USED_SLOT, USED_INDEX);
+    for around in [Around::default(), v6()] {
+        let first = CookieInput {
+            spi_i: Message::sa_init().spi_i.to_be_bytes(),
+            source: around.source.mapped(),
+            nonce_head: [0x6e; 16],
+            ticket_tag: 0,
+            exchange: 0,
+            destination_digest: 0,
+        };
+        board.admit(&first, boot_clock().as_secs());
+    }
+}
+
+fn v6() -> Around {
+    Around {
+        source: PEER_V6,
+        destination: LOCAL_V6,
+        ..Around::default()
+    }
+}
+
 /// Everything.
 pub(super) fn frames() -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
@@ -205,9 +252,9 @@ fn everywhere() -> Vec<Around> {
                 ..Around::default()
             };
             let v6 = Around {
-                source: PEER_V6,
-                destination: LOCAL_V6,
-                ..v4.clone()
+                vlans: v4.vlans.clone(),
+                port,
+                ..v6()
             };
             let elsewhere = Around {
                 source: LOCAL_V6,
@@ -223,6 +270,7 @@ fn everywhere() -> Vec<Around> {
 fn messages() -> Vec<Message> {
     let spi_key = SipKey::from_octets(SPI_KEY);
     let ours = OurSpi::compose(3, 1, 0xfeed_f00d, &spi_key).0;
+    let live = live_spi().0;
     let sized = |len| {
         Message::resume(&frames::ticket(
             KEY_ID,
@@ -234,7 +282,7 @@ fn messages() -> Vec<Message> {
     let mut all: Vec<_> = [47, 48, 64, 192, 256, 352, 640, 1036, 1037]
         .map(sized)
         .into();
-    for ours in [ours, ours ^ 1, ours ^ 1 << 20] {
+    for ours in [live, ours, ours ^ 1, ours ^ 1 << 20] {
         let request = Message {
             exchange: 35,
             message_id: 1,
@@ -264,6 +312,7 @@ fn messages() -> Vec<Message> {
         ));
         far = far.with(43, &[7; 5]);
     }
+    all.push(genuine(USED_INDEX));
     let good = genuine(9);
     let marked = |flags, expiry_minutes| {
         let envelope = Envelope {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use gate_abi::classify::{Verdict, classify};
-use gate_abi::defence::{Budget, Level};
+use gate_abi::defence::{Budget, Level, Limit, Meter};
 use gate_abi::maps as abi;
 use rekindled::gate::Gate;
 
@@ -25,8 +25,11 @@ pub(super) fn same_verdicts(lab: &mut Lab) -> Result<()> {
     gate.heartbeat(rekindled::gate::boot_clock() + Duration::from_mins(10))?;
     let frames = corpus::frames();
     let maps = options.pin_dir.join(format!("v{}", abi::ABI_VERSION));
+    gate.set_node(1)?;
+    gate.set_check_live_spi(true)?;
     let rounds = [
         (Level::Calm, false, true),
+        (Level::Calm, true, false),
         (Level::Guarded, true, false),
         (Level::Attack, true, true),
         (Level::Attack, true, false),
@@ -41,14 +44,21 @@ pub(super) fn same_verdicts(lab: &mut Lab) -> Result<()> {
             .try_into()?;
         program.load()?;
         for (level, answers, within) in rounds {
+            gate.set_level(Some(level))?;
+            gate.set_budgets([if answers { u64::MAX } else { 0 }; Budget::COUNT])?;
+            fill_meters(&maps, if within { 0 } else { u64::MAX })?;
+            gate.set_limits(if within {
+                [ANYTHING; Meter::COUNT]
+            } else {
+                Meter::ALL.map(Meter::limit)
+            })?;
             let told = corpus::Told {
+                board: gate.board(),
                 level,
                 replies: answers,
                 within,
             };
-            gate.set_level(Some(level))?;
-            gate.set_budgets([if answers { u64::MAX } else { 0 }; Budget::COUNT])?;
-            fill_meters(&maps, if within { 0 } else { u64::MAX })?;
+            corpus::post(told.board);
             let mut with_cookies = corpus::with_cookies();
             if !within {
                 with_cookies.extend(corpus::with_cookies());
@@ -144,7 +154,11 @@ fn fill_meters(maps: &Path, used_until: u64) -> Result<()> {
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
+const ANYTHING: Limit = Limit {
+    interval: 0,
+    burst: u64::MAX,
+};
 /// The kernel's test run wants an Ethernet header.
 const SHORTEST_TEST_RUN: usize = 14;
 /// All but those that only a silent daemon or missing keys bring about.
-const REASONS_IN_CORPUS: usize = 38;
+const REASONS_IN_CORPUS: usize = 45;
