@@ -19,7 +19,7 @@ use gate_abi::{
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket},
+    sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket},
 };
 
 use crate::{
@@ -163,16 +163,7 @@ fn send_here(
     pace: Pace,
     mut next: impl FnMut(&mut Vec<u8>),
 ) -> Result<Sent> {
-    let is_link = |address: &nix::ifaddrs::InterfaceAddress| {
-        address.interface_name == interface
-            && address
-                .address
-                .is_some_and(|address| address.as_link_addr().is_some())
-    };
-    let link = getifaddrs()?
-        .find(is_link)
-        .and_then(|found| found.address)
-        .with_context(|| format!("no interface {interface}"))?;
+    let link = link(interface)?;
     let flags = SockFlag::SOCK_CLOEXEC;
     let out = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
     let (mut frames, mut refused) = (0, 0);
@@ -200,6 +191,16 @@ fn send_here(
         refused,
         took,
     })
+}
+
+/// An interface of this namespace, for sockets beneath IP.
+pub(crate) fn link(interface: &str) -> Result<LinkAddr> {
+    let link_of = |found: nix::ifaddrs::InterfaceAddress| {
+        let is_it = found.interface_name == interface;
+        is_it.then(|| found.address?.as_link_addr().copied())?
+    };
+    let link = getifaddrs()?.find_map(link_of);
+    link.with_context(|| format!("no interface {interface}"))
 }
 
 /// The body of the nonce, and where the ticket's envelope begins.

@@ -1,5 +1,8 @@
-//! The legitimate client: while a flood runs it logs in, sleeps, resumes and logs out, again and again,
-//! and keeps count of what worked and how long it took.
+//! The legitimate clients: while a flood runs they log in, sleep, resume and log out, again and again,
+//! and keep count of what worked and how long it took.
+//!
+//! They begin by the clock and not when the last attempt is over. Else a gateway that serves nobody for
+//! seconds would look good: whoever waits for it makes few attempts.
 
 use std::{
     net::Ipv4Addr,
@@ -76,20 +79,41 @@ impl<'a> Legitimate<'a> {
         })
     }
 
-    /// Logs in and resumes in turns until told to stop; the attempt under way is finished.
-    pub(super) fn run(&mut self, stop: &AtomicBool) -> Result<()> {
-        while !stop.load(Ordering::Relaxed) {
-            self.cycle()?;
+    /// A cycle in every [`PERIOD`] until told to stop, the first after `offset`; the one under way is
+    /// finished.
+    pub(super) fn run(&mut self, stop: &AtomicBool, offset: Duration) -> Result<()> {
+        let start = Instant::now() + offset;
+        let mut cycle = 0;
+        loop {
+            let due = start + PERIOD * cycle;
+            while Instant::now() < due {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let left = due.saturating_duration_since(Instant::now());
+                thread::sleep(left.min(GLANCE));
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let served = self.cycle()?;
+            let begun = (start.elapsed().as_nanos() / PERIOD.as_nanos()) as u32 + 1;
+            let missed = begun.saturating_sub(cycle + 1);
+            cycle += 1 + missed;
+            if !served {
+                // Whoever had called meanwhile would have met the same.
+                self.attempts.made += 2 * missed;
+            }
         }
-        Ok(())
     }
 
-    /// One login, one resumption, and the goodbye.
-    pub(super) fn cycle(&mut self) -> Result<()> {
+    /// One login, one resumption, and the goodbye. Whether both worked.
+    pub(super) fn cycle(&mut self) -> Result<bool> {
         for by_ticket in [false, true] {
             self.begin()?;
             if !self.attempt(by_ticket)? {
-                return self.start_anew();
+                self.start_anew()?;
+                return Ok(false);
             }
             thread::sleep(PAUSE);
             let farewell = if by_ticket { down() } else { suspend() };
@@ -98,10 +122,11 @@ impl<'a> Legitimate<'a> {
                 matches!(event, Event::Closed { .. } | Event::Suspended { .. }).then_some(())
             };
             if self.wait_for(FAREWELL, gone)?.is_none() {
-                return self.start_anew();
+                self.start_anew()?;
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Sends the first message of a login, by ticket if there is one.
@@ -177,6 +202,10 @@ fn open(namespace: &Namespace, number: u16, gateway: Ipv4Addr) -> Result<Client>
 
 /// What a user puts up with.
 pub(super) const IN_TIME: Duration = Duration::from_secs(3);
+/// Of each client, between the beginnings of two cycles.
+pub(super) const PERIOD: Duration = Duration::from_millis(500);
+/// Between two looks whether it is over.
+const GLANCE: Duration = Duration::from_millis(20);
 /// For an answer to the goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Between an SA and its end.

@@ -116,6 +116,8 @@ pub(super) struct Facts {
     pub(super) memory_growth: u64,
     pub(super) map_growth: u64,
     pub(super) restarts: u64,
+    /// Half-open SAs that the attacker was given.
+    pub(super) opened: u64,
     /// Octets, without the lines about the client's own logins.
     pub(super) log: f64,
     pub(super) peaks: Peaks,
@@ -163,6 +165,7 @@ impl Facts {
             memory_growth: peak.saturating_sub(memory),
             map_growth: after.maps.saturating_sub(before.maps),
             restarts: u64::from(before.processes != after.processes),
+            opened: 0,
             log: (log - log_each * f64::from(client.made)).max(0.0),
             peaks,
             verdicts,

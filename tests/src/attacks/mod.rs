@@ -5,8 +5,10 @@
 //! packets and in time, and all of it happens in namespaces that end with the program. Rows go to a
 //! file as JSON, because a lab has one output stream only.
 
+mod bots;
 mod client;
 mod first;
+mod hoards;
 mod measure;
 mod parsing;
 mod recorded;
@@ -26,7 +28,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use self::{
-    client::{Attempts, Legitimate},
+    client::{Attempts, Legitimate, PERIOD},
     measure::{Counts, Facts, Peaks},
     scene::{GATEWAY, Ground, Scene},
     verdict::{HEADER, Metric, Mode, Row, real},
@@ -41,11 +43,37 @@ struct Attack {
     number: u8,
     what: &'static str,
     metric: Metric,
-    /// Whether the attacker has seen a ticket that is still good.
-    robs: bool,
+    /// The share of the client's attempts that have to come to an IKE SA in time.
+    success: f64,
+    loot: Loot,
+    /// `[flood] mode` where defences are on.
+    flood: &'static str,
     /// Sends it all, and returns how many frames that was.
     play: fn(&Scene<'_>) -> Result<u64>,
 }
+
+/// A ticket that the attacker has, still good when he begins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Loot {
+    Nothing,
+    /// Of somebody who calls again while the attack lasts.
+    Stolen,
+    /// His own.
+    Own,
+}
+
+/// What most attacks have in common.
+const USUAL: Attack = Attack {
+    number: 0,
+    what: "",
+    metric: Metric::LegitSuccess,
+    success: 0.95,
+    loot: Loot::Nothing,
+    flood: "auto",
+    play: |_| Ok(0),
+};
+/// In place of [`USUAL`]'s, where the threat model says so.
+const NEARLY_ALL: f64 = 0.99;
 
 /// Runs the attacks that the arguments name, or all.
 #[must_use]
@@ -73,6 +101,7 @@ pub fn main() -> ExitCode {
 fn attacks() -> Vec<Attack> {
     let mut all: Vec<Attack> = [
         first::attacks(),
+        hoards::attacks(),
         tickets::attacks(),
         parsing::attacks(),
         standing::attacks(),
@@ -147,13 +176,19 @@ fn play(attack: &Attack, mode: Mode) -> Result<Row> {
 /// Sets the scene, plays the attack, and tells what it came to.
 fn facts(lab: &Lab, attack: &Attack, mode: Mode) -> Result<Facts> {
     let ground = Ground::lay(lab)?;
-    let mut gateway = ground.gateway(lab, mode)?;
-    let mut client = Legitimate::new(&ground.client, CLIENT, GATEWAY)?;
+    let flood = if mode == Mode::Off {
+        "off"
+    } else {
+        attack.flood
+    };
+    let mut gateway = ground.gateway(lab, mode, flood)?;
+    let client = |number| Legitimate::new(&ground.client, number, GATEWAY);
+    let mut clients = (1..=CLIENTS).map(client).collect::<Result<Vec<_>>>()?;
     let fresh = Counts::settled(lab, &ground, &gateway)?;
-    for _ in 0..WARM_UP {
+    for client in &mut clients {
         client.cycle()?;
     }
-    let Attempts { made, ref up, .. } = client.attempts;
+    let Attempts { made, ref up, .. } = taken(&mut clients);
     ensure!(
         up.len() == made as usize,
         "{} of {made} attempts came up without any attack",
@@ -162,17 +197,24 @@ fn facts(lab: &Lab, attack: &Attack, mode: Mode) -> Result<Facts> {
     let warm = Counts::settled(lab, &ground, &gateway)?;
     let log_each = real(warm.log - fresh.log) / f64::from(made);
 
-    let robbed = || Legitimate::new(&ground.client, ROBBED, GATEWAY);
-    let mut robbed = attack.robs.then(robbed).transpose()?;
-    let scene = Scene::set(&ground, &gateway, &mut client, robbed.as_mut())?;
-    client.attempts = Attempts::default();
+    let robbed = || client(ROBBED);
+    let has_ticket = attack.loot != Loot::Nothing;
+    let mut robbed = has_ticket.then(robbed).transpose()?;
+    let first = clients.first_mut().context("a client")?;
+    let scene = Scene::set(&ground, &gateway, first, robbed.as_mut())?;
+    taken(&mut clients);
     let before = Counts::settled(lab, &ground, &gateway)?;
     let memory = before.memory()?;
 
     let (stop, mut peaks) = (AtomicBool::new(false), Peaks::default());
     let sent = thread::scope(|scope| {
-        let clients = scope.spawn(|| client.run(&stop));
-        let victim = robbed.as_mut().map(|robbed| {
+        let (stop, mut running) = (&stop, Vec::new());
+        for (number, client) in clients.iter_mut().enumerate() {
+            let offset = PERIOD * number as u32 / u32::from(CLIENTS);
+            running.push(scope.spawn(move || client.run(stop, offset)));
+        }
+        let victim = robbed.as_mut().filter(|_| attack.loot == Loot::Stolen);
+        let victim = victim.map(|robbed| {
             robbed.attempts = Attempts::default();
             scope.spawn(|| {
                 thread::sleep(INTO_IT);
@@ -191,18 +233,29 @@ fn facts(lab: &Lab, attack: &Attack, mode: Mode) -> Result<Facts> {
         // Whatever went wrong, nobody is left running.
         stop.store(true, Ordering::Relaxed);
         let sent = joined(flood);
-        joined(clients)?;
+        running.into_iter().try_for_each(joined)?;
         victim.map_or(Ok(true), joined)?;
         looked.and(sent)
     })?;
     let after = Counts::settled(lab, &ground, &gateway)?;
-    let mut attempts = client.attempts.clone();
-    if let Some(robbed) = robbed {
+    let mut attempts = taken(&mut clients);
+    if let Some(robbed) = robbed.filter(|_| attack.loot == Loot::Stolen) {
         attempts.add(robbed.attempts);
     }
+    let opened = scene.opened();
     let facts = Facts::since(&before, &after, sent, attempts, peaks, (log_each, memory))?;
+    let facts = Facts { opened, ..facts };
     gateway.stop()?;
     Ok(facts)
+}
+
+/// What came of the clients' attempts since this was asked last.
+fn taken(clients: &mut [Legitimate<'_>]) -> Attempts {
+    let mut all = Attempts::default();
+    for client in clients {
+        all.add(std::mem::take(&mut client.attempts));
+    }
+    all
 }
 
 fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
@@ -213,10 +266,10 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
 const WANTED: [u8; 22] = [
     1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 14, 15, 16, 18, 20, 21, 22, 29, 30, 32, 33,
 ];
-const CLIENT: u16 = 1;
-const ROBBED: u16 = 2;
-/// Logins and resumptions before anything is measured, so that caches and pages are there.
-const WARM_UP: u32 = 5;
+/// Each logs in and resumes once before anything is measured, so that caches and pages are there.
+const CLIENTS: u16 = 24;
+/// Another client's number.
+const ROBBED: u16 = 100;
 /// Into the attack before the robbed client calls again.
 const INTO_IT: Duration = Duration::from_secs(1);
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);

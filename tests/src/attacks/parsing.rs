@@ -7,7 +7,7 @@ use gate_abi::{
     ike::{FLAG_INITIATOR, KEEPALIVE, PORT_IKE, PORT_NAT_T},
 };
 
-use super::{Attack, scene::Scene, verdict::Metric};
+use super::{Attack, USUAL, scene::Scene, verdict::Metric};
 use crate::{chance::Chance, mangle};
 
 pub(super) fn attacks() -> Vec<Attack> {
@@ -16,30 +16,30 @@ pub(super) fn attacks() -> Vec<Attack> {
             number: 14,
             what: "first fragments of datagrams to port 500, from anywhere, 20,000 a second",
             metric: Metric::Reassembly(IPFRAG_HIGH_THRESH),
-            robs: false,
             play: fragments,
+            ..USUAL
         },
         Attack {
             number: 15,
             what: "NAT keepalives, from anywhere, 40,000 a second",
             metric: Metric::ReachedDaemon,
-            robs: false,
             play: keepalives,
+            ..USUAL
         },
         Attack {
             number: 18,
             what: "INFORMATIONAL with SPIs that nobody has, from anywhere, 40,000 a second",
             metric: Metric::UnknownSpiAnswers,
-            robs: false,
             play: unknown_spis,
+            ..USUAL
         },
         Attack {
             number: 29,
             what: "first messages cut, stretched, looped and bent, behind up to three VLAN tags, \
                    20,000 a second",
             metric: Metric::Restarts,
-            robs: false,
             play: misleading,
+            ..USUAL
         },
     ]
 }

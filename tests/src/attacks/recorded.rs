@@ -124,7 +124,8 @@ impl Wrapping {
 pub(super) const STATION: usize = 6;
 /// Forged sources are in 10.128.0.0/9, which nobody here has.
 const STRANGERS: u8 = 10;
-const SPI: usize = 8;
+/// Octets of an SPI.
+pub(super) const SPI: usize = 8;
 /// In the IKE header.
 const FIRST_PAYLOAD: usize = 16;
 /// From a notification's generic header on.

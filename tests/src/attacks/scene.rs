@@ -5,6 +5,7 @@
 
 use std::{
     net::{Ipv4Addr, UdpSocket},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -36,9 +37,9 @@ pub(super) struct Ground {
     pub(super) client: Namespace,
     pub(super) gateway: Namespace,
     pub(super) attacker: Namespace,
-    /// Where the attacker's own address is answered to; nobody reads it, and without it the kernel
-    /// would send ICMP errors.
-    _ear: UdpSocket,
+    /// Where the attacker's own addresses are answered to; nobody reads them, and without them the
+    /// kernel would send ICMP errors.
+    _ears: [UdpSocket; 2],
     /// What the gate sends back arrives at a veth only if that has a program too: gates that nobody has
     /// told anything, which let all answers pass.
     ends: Vec<Gate>,
@@ -70,24 +71,26 @@ impl Ground {
         client.ip(&format!("route add local {CLIENT_NET} dev lo"))?;
         gateway.ip(&format!("route add {CLIENT_NET} via {CLIENTS}"))?;
         gateway.ip(&format!("route add default via {ATTACKER}"))?;
-        let ear = attacker.within(|| UdpSocket::bind((ATTACKER, SOURCE_PORT)))??;
+        let ears = [
+            attacker.within(|| UdpSocket::bind((ATTACKER, SOURCE_PORT)))??,
+            client.within(|| UdpSocket::bind((NEIGHBOUR, SOURCE_PORT)))??,
+        ];
         Ok(Self {
             client,
             gateway,
             attacker,
-            _ear: ear,
+            _ears: ears,
             ends,
         })
     }
 
-    /// A gateway on it that defends itself as the mode says.
-    pub(super) fn gateway<'a>(&'a self, lab: &Lab, mode: Mode) -> Result<Site<'a>> {
+    /// A gateway on it that defends itself as the mode says, with this `[flood] mode`.
+    pub(super) fn gateway<'a>(&'a self, lab: &Lab, mode: Mode, flood: &str) -> Result<Site<'a>> {
         let setting = Setting {
             gate: if mode == Mode::Gate { "native" } else { "off" },
             dataplane: "none",
-            node: 1,
+            node: NODE,
         };
-        let flood = if mode == Mode::Off { "off" } else { "auto" };
         let connection = gateway_connection(LIVENESS);
         let configuration = format!("[flood]\nmode = \"{flood}\"\n{connection}");
         let mut gateway = Site::prepare(lab, &self.gateway, setting, &configuration)?;
@@ -107,11 +110,25 @@ impl Drop for Ground {
     }
 }
 
+/// The way that an attack takes to the gateway.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cable {
+    /// A way of its own.
+    Attackers,
+    /// The client's, which has one queue.
+    Clients,
+}
+
 /// What an attack works with.
 pub(super) struct Scene<'a> {
     pub(super) ground: &'a Ground,
     pub(super) gateway: &'a Site<'a>,
-    wrapping: Wrapping,
+    /// From the attacker's own address to the gateway.
+    pub(super) wrapping: Wrapping,
+    /// From an address beside the client's.
+    neighbour: Wrapping,
+    /// Half-open SAs that the attacker has been given.
+    opened: AtomicU64,
     /// The client's IKE_SA_INIT.
     pub(super) login: Recorded,
     /// A resumption by a ticket that has been used since.
@@ -132,26 +149,49 @@ impl<'a> Scene<'a> {
         client.cycle()?;
         let frames = capture.stop()?;
         let stolen = robbed.map(|robbed| rob(ground, robbed)).transpose()?;
-        let wrapping = Wrapping {
+        let wrapping = |from: Ipv4Addr, to: Ipv4Addr, stations| Wrapping {
             around: Around {
-                source: Address::V4(ATTACKER.octets()),
-                destination: Address::V4(TARGET.octets()),
+                source: Address::V4(from.octets()),
+                destination: Address::V4(to.octets()),
                 port: PORT_IKE,
                 ..Around::default()
             },
-            stations: [
-                station(&ground.gateway, "eth1")?,
-                station(&ground.attacker, CABLE)?,
-            ],
+            stations,
         };
         Ok(Self {
             ground,
             gateway,
-            wrapping,
+            wrapping: wrapping(
+                ATTACKER,
+                TARGET,
+                [
+                    station(&ground.gateway, "eth1")?,
+                    station(&ground.attacker, CABLE)?,
+                ],
+            ),
+            neighbour: wrapping(
+                NEIGHBOUR,
+                GATEWAY,
+                [
+                    station(&ground.gateway, "eth0")?,
+                    station(&ground.client, CABLE)?,
+                ],
+            ),
+            opened: AtomicU64::new(0),
             login: Recorded::find(&frames, Exchange::IkeSaInit)?,
             resume: Recorded::find(&frames, Exchange::IkeSessionResume)?,
             stolen,
         })
+    }
+
+    /// The attacker has been given so many half-open SAs more.
+    pub(super) fn let_in(&self, count: u64) {
+        self.opened.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Half-open SAs that the attacker has been given.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// The request with a good ticket.
@@ -164,17 +204,27 @@ impl<'a> Scene<'a> {
     pub(super) fn flood(
         &self,
         per_second: u32,
+        make: impl FnMut(&mut Wrapping, &mut Chance) -> Vec<u8> + Send,
+    ) -> Result<u64> {
+        self.flood_by(Cable::Attackers, per_second, make)
+    }
+
+    /// The same by another cable.
+    pub(super) fn flood_by(
+        &self,
+        cable: Cable,
+        per_second: u32,
         mut make: impl FnMut(&mut Wrapping, &mut Chance) -> Vec<u8> + Send,
     ) -> Result<u64> {
-        let (mut wrapping, mut chance) = (self.wrapping.clone(), Chance::fresh());
+        let (namespace, mut wrapping) = match cable {
+            Cable::Attackers => (&self.ground.attacker, self.wrapping.clone()),
+            Cable::Clients => (&self.ground.client, self.neighbour.clone()),
+        };
+        let mut chance = Chance::fresh();
         let count = per_second * LASTS.as_secs() as u32;
-        let sent = flood::send(
-            &self.ground.attacker,
-            CABLE,
-            count,
-            Pace { per_second },
-            |frame| *frame = make(&mut wrapping, &mut chance),
-        )?;
+        let sent = flood::send(namespace, CABLE, count, Pace { per_second }, |frame| {
+            *frame = make(&mut wrapping, &mut chance);
+        })?;
         Ok(sent.frames.into())
     }
 }
@@ -216,6 +266,10 @@ pub(super) const LASTS: Duration = Duration::from_secs(3);
 /// The gateway as clients know it.
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// An attacker among the clients.
+const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 64, 200, 1);
+/// The gateway's number.
+pub(super) const NODE: u8 = 1;
 /// The gateway where attackers meet it.
 const TARGET: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);

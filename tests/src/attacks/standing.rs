@@ -6,7 +6,7 @@ use std::thread;
 use anyhow::{Result, anyhow};
 
 use super::{
-    Attack,
+    Attack, Loot, USUAL,
     parsing::unknown_spi,
     scene::{LASTS, Scene},
     verdict::Metric,
@@ -18,29 +18,30 @@ pub(super) fn attacks() -> Vec<Attack> {
             number: 21,
             what: "the gate's maps: a mixture of first messages, from anywhere, 40,000 a second",
             metric: Metric::MapGrowth,
-            robs: false,
             play: mixture,
+            ..USUAL
         },
         Attack {
             number: 22,
             what: "reflection: a mixture of all that may be answered, from anywhere, 40,000 a second",
             metric: Metric::OctetsBack,
-            robs: false,
             play: mixture,
+            ..USUAL
         },
         Attack {
             number: 30,
             what: "three new ticket keys under forged tickets and IKE_SA_INIT, 40,000 a second",
             metric: Metric::Rejects,
-            robs: false,
             play: rotations,
+            ..USUAL
         },
         Attack {
             number: 33,
             what: "the log: one captured ticket and the mixture in turns, 10,000 a second",
             metric: Metric::Log(LOG_OCTETS),
-            robs: true,
+            loot: Loot::Stolen,
             play: noise,
+            ..USUAL
         },
     ]
 }

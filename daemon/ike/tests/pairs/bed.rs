@@ -94,6 +94,7 @@ impl Node {
         let mut env = SeedEnv {
             rng: Rng(seed),
             keys: BTreeMap::new(),
+            agreed: Arc::default(),
         };
         let roots = vec![(7, vec![seed as u8; 32])];
         let ledger = MemoryLedger {

@@ -1,7 +1,13 @@
 //! What a core asks its surroundings for, made from a seed: chance, key exchanges, signatures, and a
 //! ticket ledger in memory.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use ike::{
     crypto::{Group, KeyShare, KeyShareError, Secret, SignError, SignatureScheme},
@@ -42,11 +48,14 @@ impl Rng {
 pub(crate) struct SeedEnv {
     pub(crate) rng: Rng,
     pub(crate) keys: BTreeMap<&'static str, EcdsaKeyPair>,
+    /// Shared secrets that were made.
+    pub(crate) agreed: Arc<AtomicU32>,
 }
 
 struct Double {
     group: Group,
     public: Vec<u8>,
+    agreed: Arc<AtomicU32>,
 }
 
 impl KeyShare for Double {
@@ -62,6 +71,7 @@ impl KeyShare for Double {
         if peer.len() != self.public.len() {
             return Err(KeyShareError);
         }
+        self.agreed.fetch_add(1, Ordering::Relaxed);
         Ok(shared_secret(&self.public, peer))
     }
 }
@@ -84,7 +94,12 @@ impl Env for SeedEnv {
     fn new_key_share(&mut self, group: Group) -> Option<Box<dyn KeyShare>> {
         let mut public = vec![0; group.public_len()];
         self.random(&mut public);
-        Some(Box::new(Double { group, public }))
+        let agreed = Arc::clone(&self.agreed);
+        Some(Box::new(Double {
+            group,
+            public,
+            agreed,
+        }))
     }
 
     fn sign(

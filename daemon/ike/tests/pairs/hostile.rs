@@ -1,7 +1,9 @@
 //! Messages no honest peer sends: cut, stretched, looped, mutated. None may panic, leave state, or
 //! go uncounted; and the tunnel they were aimed at must stand.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
+
+use ike::counters::Counter;
 
 use crate::bed::{InFlight, Pair, Rng};
 
@@ -143,6 +145,37 @@ fn spoiled_copies_of_protected_messages_do_not_stop_a_login() {
             }
             pair.run(Duration::from_millis(10));
         }
+        assert!(pair.keys_agree(), "seed {seed}: {:?}", pair.client.events);
+    }
+}
+
+#[test]
+fn junk_in_place_of_ike_auth_derives_no_key_twice() {
+    let is_auth = |flight: &InFlight| flight.message.get(18) == Some(&35);
+    for seed in 0..10 {
+        let mut rng = Rng(seed);
+        let mut pair = Pair::new(seed);
+        pair.up();
+        while !pair.flying.iter().any(&is_auth) {
+            pair.run(Duration::from_millis(1));
+        }
+        let genuine = pair.flying.iter().find(|flight| is_auth(flight));
+        let genuine = genuine.expect("in flight").clone();
+        for _ in 0..100 {
+            let mut junk = genuine.message.clone();
+            for octet in junk.iter_mut().skip(32) {
+                *octet = rng.next() as u8;
+            }
+            pair.deliver(genuine.from, genuine.to, &junk);
+        }
+        let gateway = &pair.gateway;
+        assert_eq!(gateway.env.agreed.load(Ordering::Relaxed), 1);
+        assert_eq!(
+            gateway.endpoint.counters().count(Counter::BadIntegrity),
+            100
+        );
+        assert_eq!(gateway.endpoint.half_open(), 1);
+        pair.run(SOON);
         assert!(pair.keys_agree(), "seed {seed}: {:?}", pair.client.events);
     }
 }
