@@ -94,12 +94,12 @@ fn options(config: &Config, engine: Vec<OsString>) -> KeeperOptions {
         })
     });
     let mode = match config.gate.mode {
-        GateMode::Auto => Some(Mode::Auto),
-        GateMode::Native => Some(Mode::Native),
-        GateMode::Generic => Some(Mode::Generic),
-        GateMode::Off => None,
+        GateMode::Auto => Mode::Auto,
+        GateMode::Native => Mode::Native,
+        GateMode::Generic => Mode::Generic,
+        GateMode::Off => Mode::Off,
     };
-    let gate = mode.map(|mode| GateOptions {
+    let gate = GateOptions {
         object_dir: config
             .gate
             .objects_dir
@@ -108,12 +108,12 @@ fn options(config: &Config, engine: Vec<OsString>) -> KeeperOptions {
         pin_dir: daemon.run_dir.join("bpf"),
         interfaces: config.gate.interfaces.clone(),
         mode,
-    });
+    };
     KeeperOptions {
         state_dir: daemon.state_dir.clone(),
         run_dir: daemon.run_dir.clone(),
         listen: listen.collect(),
-        gate,
+        gate: Some(gate),
         flood: config.flood.mode,
         engine,
         dataplane: match daemon.dataplane {

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use gate_abi::lane::Lane;
 use ike::io::Path;
 use nix::{
     cmsg_space,
@@ -33,10 +34,14 @@ use crate::kernel::{POLICY_INFO, socket_bypass};
 
 /// The longest datagram we take; the core decides what is too long for IKE.
 pub const MAX_DATAGRAM: usize = 65_535;
-/// Datagrams read from one socket before others get their turn.
+/// Datagrams read before others get their turn.
 pub const BATCH: usize = 64;
 /// A storm has to fit while the engine is busy or being restarted.
 const RECEIVE_BUFFER: usize = 4 << 20;
+/// What waits behind more than this has been repeated before it is read.
+const UNPROVEN_BUFFER: usize = 2 << 20;
+/// The kernel makes it as large as it has to be, which is one datagram or two.
+const SINK_BUFFER: usize = 0;
 /// The peer has repeated, or given up, what waited longer than this.
 const STALE: Duration = Duration::from_secs(5);
 const NON_ESP_MARKER: [u8; 4] = [0; 4];
@@ -53,6 +58,36 @@ pub enum Service {
     Ike,
     /// Port 4500: IKE behind a marker, ESP, keepalives (RFC 3948).
     Natt,
+}
+
+/// Which datagrams of its port a socket gets.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub enum Share {
+    /// Those of one lane.
+    Lane(#[serde(with = "LaneShape")] Lane),
+    /// All of them.
+    Whole,
+    /// What nobody is to read.
+    Sink,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(remote = "Lane")]
+enum LaneShape {
+    Existing,
+    Resume,
+    CookieProven,
+    Unproven,
+}
+
+impl Share {
+    const fn receive_buffer(self) -> usize {
+        match self {
+            Self::Lane(Lane::Unproven) => UNPROVEN_BUFFER,
+            Self::Lane(_) | Self::Whole => RECEIVE_BUFFER,
+            Self::Sink => SINK_BUFFER,
+        }
+    }
 }
 
 /// Where to listen.
@@ -99,6 +134,7 @@ pub struct UdpSocket {
     fd: OwnedFd,
     bound: SocketAddr,
     service: Service,
+    share: Share,
     counters: Cell<UdpCounters>,
 }
 
@@ -140,9 +176,20 @@ pub struct Received {
 }
 
 impl UdpSocket {
-    /// Opens and binds a socket. With `ipsec`, its own packets pass the policies of this host in
-    /// clear, and on 4500 the kernel takes ESP out.
+    /// Opens and binds a socket that gets all datagrams of its port. With `ipsec`, its own packets pass
+    /// the policies of this host in clear, and on 4500 the kernel takes ESP out.
     pub fn open(listen: Listen, ipsec: bool) -> Result<Self, UdpError> {
+        Self::open_share(listen, ipsec, Share::Whole, |_| Ok(()))
+    }
+
+    /// Opens a socket that has the port in common with others; `before_bind` may give the group of them
+    /// its program. Every one of them needs all options: ESP comes to whichever is chosen for it.
+    pub fn open_share(
+        listen: Listen,
+        ipsec: bool,
+        share: Share,
+        before_bind: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+    ) -> Result<Self, UdpError> {
         let address = listen.address;
         let failed = |step| {
             move |errno: Errno| UdpError {
@@ -164,8 +211,9 @@ impl UdpSocket {
             setsockopt(&fd, sockopt::Ipv6V6Only, &true).map_err(failed("IPv6 only"))?;
             setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true).map_err(failed("packet info"))?;
         }
-        if setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-            setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER).map_err(failed("buffer"))?;
+        let buffer = share.receive_buffer();
+        if setsockopt(&fd, sockopt::RcvBufForce, &buffer).is_err() {
+            setsockopt(&fd, sockopt::RcvBuf, &buffer).map_err(failed("buffer"))?;
         }
         setsockopt(&fd, sockopt::ReceiveTimestamp, &true).map_err(failed("time stamps"))?;
         setsockopt(&fd, sockopt::RxqOvfl, &1).map_err(failed("overflow counter"))?;
@@ -183,12 +231,20 @@ impl UdpSocket {
                 setsockopt(&fd, UdpEncap, &UDP_ENCAP_ESPINUDP).map_err(failed("UDP_ENCAP"))?;
             }
         }
+        if share != Share::Whole {
+            setsockopt(&fd, sockopt::ReusePort, &true).map_err(failed("share the port"))?;
+        }
+        before_bind(fd.as_fd()).map_err(|source| UdpError {
+            address,
+            step: "steer",
+            source,
+        })?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(address)).map_err(failed("bind"))?;
-        Self::adopt(fd, listen.service)
+        Self::adopt(fd, listen.service, share)
     }
 
     /// Takes over a socket that somebody else has opened this way.
-    pub fn adopt(fd: OwnedFd, service: Service) -> Result<Self, UdpError> {
+    pub fn adopt(fd: OwnedFd, service: Service, share: Share) -> Result<Self, UdpError> {
         let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
         let failed = |source: io::Error| UdpError {
             address: unspecified,
@@ -203,6 +259,7 @@ impl UdpSocket {
             fd,
             bound,
             service,
+            share,
             counters: Cell::default(),
         })
     }
@@ -225,6 +282,12 @@ impl UdpSocket {
         }
     }
 
+    /// Which datagrams of its port it gets.
+    #[must_use]
+    pub const fn share(&self) -> Share {
+        self.share
+    }
+
     /// What did not become a message so far.
     #[must_use]
     pub const fn counters(&self) -> UdpCounters {
@@ -239,10 +302,11 @@ impl UdpSocket {
             && (self.bound.ip().is_unspecified() || self.bound.ip() == local.ip())
     }
 
-    /// Reads at most [`BATCH`] IKE messages, without the non-ESP marker. `buffer` should hold
+    /// Reads at most `most` IKE messages, and never more than [`BATCH`], without the non-ESP marker. `buffer` should hold
     /// [`MAX_DATAGRAM`] octets: what is longer than it is dropped.
     pub fn receive(
         &self,
+        most: usize,
         buffer: &mut [u8],
         mut each: impl FnMut(Path, &[u8]),
     ) -> io::Result<Received> {
@@ -299,7 +363,7 @@ impl UdpSocket {
             if let Some(message) = self.ike_of(buffer.get(..length).unwrap_or_default()) {
                 each(Path { local, remote }, message);
                 messages += 1;
-                if messages == BATCH {
+                if messages >= most.min(BATCH) {
                     break;
                 }
             }
@@ -430,127 +494,4 @@ fn is_stale(arrived: TimeVal) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{net::UdpSocket as Peer, thread::sleep};
-
-    use super::*;
-
-    fn pair(service: Service) -> (UdpSocket, Peer) {
-        let listen = Listen {
-            address: "127.0.0.1:0".parse().expect("address"),
-            service,
-        };
-        let socket = UdpSocket::open(listen, false).expect("open");
-        let peer = Peer::bind("127.0.0.1:0").expect("bind");
-        peer.connect(socket.listen().address).expect("connect");
-        (socket, peer)
-    }
-
-    fn read(socket: &UdpSocket) -> (Vec<(Path, Vec<u8>)>, Received) {
-        // Loopback delivers from a soft interrupt, which a busy machine puts off.
-        sleep(Duration::from_millis(100));
-        let mut buffer = vec![0; MAX_DATAGRAM];
-        let mut got = Vec::new();
-        let received = socket
-            .receive(&mut buffer, |path, message| {
-                got.push((path, message.to_vec()));
-            })
-            .expect("receive");
-        (got, received)
-    }
-
-    #[test]
-    fn on_4500_the_marker_comes_off_and_the_rest_is_counted() {
-        let (socket, peer) = pair(Service::Natt);
-        for datagram in [
-            &b"\0\0\0\0hello"[..],
-            b"\xff",
-            b"\0\0\0\0",
-            b"espespesp",
-            b"",
-        ] {
-            peer.send(datagram).expect("send");
-        }
-        let (got, received) = read(&socket);
-        assert_eq!(
-            received,
-            Received {
-                messages: 1,
-                drained: true
-            }
-        );
-        assert_eq!(got[0].1, b"hello");
-        assert_eq!(got[0].0.local, socket.listen().address);
-        assert_eq!(got[0].0.remote, peer.local_addr().expect("address"));
-        let counters = socket.counters();
-        assert_eq!((counters.keepalives, counters.not_ike), (1, 3));
-    }
-
-    #[test]
-    fn on_500_nothing_is_taken_off() {
-        let (socket, peer) = pair(Service::Ike);
-        peer.send(b"\0\0\0\0hello").expect("send");
-        let (got, _) = read(&socket);
-        assert_eq!(got[0].1, b"\0\0\0\0hello");
-        socket.send(&got[0].0, b"answer");
-        let mut answer = [0; 16];
-        assert_eq!(peer.recv(&mut answer).expect("answer"), 6);
-    }
-
-    #[test]
-    fn answers_leave_from_the_address_that_was_asked() {
-        let listen = Listen {
-            address: "0.0.0.0:0".parse().expect("address"),
-            service: Service::Natt,
-        };
-        let socket = UdpSocket::open(listen, false).expect("open");
-        let port = socket.listen().address.port();
-        let peer = Peer::bind("127.0.0.1:0").expect("bind");
-        peer.send_to(b"\0\0\0\0x", ("127.7.7.7", port))
-            .expect("send");
-        let (got, _) = read(&socket);
-        assert_eq!(got[0].0.local.to_string(), format!("127.7.7.7:{port}"));
-        assert!(socket.serves(&got[0].0.local));
-        socket.send(&got[0].0, b"y");
-        let mut answer = [0; 16];
-        let (length, from) = peer.recv_from(&mut answer).expect("answer");
-        assert_eq!(
-            (&answer[..length], from),
-            (&b"\0\0\0\0y"[..], got[0].0.local)
-        );
-    }
-
-    #[test]
-    fn one_turn_is_bounded() {
-        let (socket, peer) = pair(Service::Ike);
-        for _ in 0..=BATCH {
-            peer.send(b"x").expect("send");
-        }
-        assert_eq!(
-            read(&socket).1,
-            Received {
-                messages: BATCH,
-                drained: false
-            }
-        );
-        assert_eq!(
-            read(&socket).1,
-            Received {
-                messages: 1,
-                drained: true
-            }
-        );
-    }
-
-    #[test]
-    fn what_waited_too_long_is_dropped() {
-        let (socket, peer) = pair(Service::Ike);
-        peer.send(b"old").expect("send");
-        sleep(STALE + Duration::from_millis(200));
-        peer.send(b"new").expect("send");
-        let (got, _) = read(&socket);
-        assert_eq!(got.len(), 1);
-        assert_eq!(got[0].1, b"new");
-        assert_eq!(socket.counters().stale, 1);
-    }
-}
+mod tests;

@@ -24,7 +24,7 @@ use rekindled::{
     gate::FloodMode,
     keeper::{self, DataplaneKind, EngineStart, KeeperEvent, KeeperOptions},
     tickets::RingOptions,
-    udp::{Listen, MAX_DATAGRAM, Service},
+    udp::{BATCH, Listen, MAX_DATAGRAM, Service},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -338,7 +338,7 @@ fn engine_role(folder: &Path) {
     let mut buffer = vec![0; MAX_DATAGRAM];
     loop {
         for socket in &start.sockets {
-            let received = socket.receive(&mut buffer, |_, message| {
+            let received = socket.receive(BATCH, &mut buffer, |_, message| {
                 diary.say("datagram", String::from_utf8_lossy(message));
             });
             received.expect("receive");

@@ -36,7 +36,7 @@ fn opaque(value: usize) -> usize {
 /// Added to an offset, it makes the verifier forget how the offset came about. Paths that differ in
 /// nothing else (VLAN tags, family, port) look alike from there on, and are followed only once.
 #[inline(always)]
-fn unknown_zero(len: usize) -> usize {
+pub fn unknown_zero(len: usize) -> usize {
     len - opaque(len)
 }
 
@@ -88,8 +88,8 @@ fn cut(context: &XdpContext, octets: usize, len: usize) -> bool {
 }
 
 /// More than any offset in a frame.
-const OFFSET_MASK: usize = 0x1_ffff;
+pub const OFFSET_MASK: usize = 0x1_ffff;
 
 /// Strict verifiers want whole words at whole places.
 #[repr(C, align(8))]
-struct Aligned<T>(T);
+pub struct Aligned<T>(pub T);

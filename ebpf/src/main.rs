@@ -13,6 +13,8 @@
 mod bench;
 mod counters;
 mod frame;
+#[cfg(not(feature = "direct"))]
+mod lanes;
 mod maps;
 
 use aya_ebpf::Global;

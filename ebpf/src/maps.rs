@@ -2,6 +2,8 @@
 //! kind in it, libbpf's tools could not open the object.
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
+#[cfg(not(feature = "direct"))]
+use aya_ebpf::btf_maps::ReusePortSockArray;
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
@@ -46,6 +48,15 @@ pub static COUNTERS: PerCpuArray<Count, { Reason::COUNT }> = PerCpuArray::new();
 /// Mapped by the daemon's engine, which writes it without a system call.
 #[btf_map]
 static BOARD: Array<u64, { board::WORDS }, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// By [`Group::slot`](gate_abi::lane::Group::slot); the object with the program for sockets has it.
+#[cfg(not(feature = "direct"))]
+#[btf_map]
+pub static LANES: ReusePortSockArray<{ gate_abi::lane::LANES_ENTRIES }> = ReusePortSockArray::new();
+
+#[cfg(not(feature = "direct"))]
+#[btf_map]
+pub static GROUPS: HashMap<[u64; 3], u64, { gate_abi::lane::MAX_GROUPS }> = HashMap::new();
 
 /// Nobody else reads it, so it is not pinned.
 #[btf_map]

@@ -7,6 +7,7 @@ pub mod esp;
 pub mod flood;
 pub mod gate;
 pub mod interop;
+pub mod lanes;
 pub mod mangled;
 pub mod namespaces;
 pub mod storm;

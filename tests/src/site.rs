@@ -89,6 +89,22 @@ impl<'a> Site<'a> {
         self.log_level = Some(level);
     }
 
+    /// Leaves it without the kernel's programs, as on a kernel that takes none: one socket for each port.
+    pub fn without_objects(&self) -> Result<()> {
+        let file = self.folder.join("rekindle.toml");
+        let text = fs::read_to_string(&file)?;
+        let nowhere = self.folder.join("no-objects");
+        let objects_dir = |line: &str| {
+            if line.starts_with("objects_dir") {
+                format!("objects_dir = \"{}\"\n", nowhere.display())
+            } else {
+                format!("{line}\n")
+            }
+        };
+        let text: String = text.lines().map(objects_dir).collect();
+        Ok(fs::write(&file, text)?)
+    }
+
     /// Starts keeper and engine, and waits until they answer.
     pub fn start(&mut self, lab: &Lab) -> Result<()> {
         let name = format!("rekindled-{}", self.namespace.name());

@@ -3,6 +3,7 @@
 //! keeper does.
 
 mod environment;
+mod inlets;
 mod logins;
 mod operator;
 mod posted;
@@ -10,11 +11,9 @@ mod stores;
 
 use std::{
     collections::BTreeSet,
-    future::poll_fn,
     io,
     net::{IpAddr, SocketAddr, UdpSocket as StdUdpSocket},
     sync::Arc,
-    task::{self, Poll, Waker},
     time::Duration,
 };
 
@@ -25,11 +24,11 @@ use ike::{
     io::{Command, Event, Input, Output, Path, Stamp, StoreId},
     view::SaState,
 };
-use tokio::{io::unix::AsyncFd, sync::mpsc};
+use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use self::{
-    environment::Environment, logins::Logins, operator::Waiting, posted::Posted,
+    environment::Environment, inlets::Inlets, logins::Logins, operator::Waiting, posted::Posted,
     stores::SessionDesk,
 };
 use crate::{
@@ -90,7 +89,7 @@ struct Engine {
     /// Of all live ticket epochs, oldest first.
     epochs: Vec<(u8, EpochTimes)>,
     client: Client,
-    sockets: Vec<AsyncFd<UdpSocket>>,
+    inlets: Inlets,
     buffer: Vec<u8>,
     waiting: Waiting,
     logins: Logins,
@@ -165,13 +164,9 @@ impl Engine {
         let logins = Logins::new(connections.len());
         let roots = &start.epochs.roots;
         let endpoint = Endpoint::new(settings, connections, keys, roots, now, &mut environment);
-        let sockets = start
-            .sockets
-            .into_iter()
-            .map(UdpSocket::watched)
-            .collect::<io::Result<Vec<_>>>()?;
+        let inlets = Inlets::new(start.sockets)?;
         info!(
-            sockets = sockets.len(),
+            sockets = inlets.len(),
             epochs = roots.len(),
             orphans = start.boot.orphans,
             engines_before = start.boot.engines_before,
@@ -185,7 +180,7 @@ impl Engine {
             purge_at: now.boot,
             epochs: start.epochs.times,
             client: start.client,
-            sockets,
+            inlets,
             buffer: vec![0; MAX_DATAGRAM],
             waiting: Waiting::default(),
             logins,
@@ -234,12 +229,15 @@ impl Engine {
                 Some((id, done)) = self.stored.recv() => self.feed(Input::Stored { id, done }),
                 Some(request) = requests.recv() => self.operator_says(request),
                 () = tokio::time::sleep(wake) => self.deadlines(),
-                socket = readable(&self.sockets) => self.receive(socket)?,
+                () = self.inlets.ready() => self.receive()?,
             }
             self.carry_out();
             if self.may_leave() {
                 return Ok(());
             }
+            // What is ready is asked of the kernel only while nobody runs. Without this pause, a lane
+            // that never ends would keep the lanes before it from being noticed.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -257,37 +255,24 @@ impl Engine {
             .map_or(longest, |at| at.saturating_sub(now().boot).min(longest))
     }
 
-    fn receive(&mut self, socket: usize) -> io::Result<()> {
+    fn receive(&mut self) -> io::Result<()> {
         let Self {
             endpoint,
             environment,
             ledger,
-            sockets,
+            inlets,
             buffer,
             ..
         } = self;
-        let Some(socket) = sockets.get(socket) else {
-            return Ok(());
-        };
-        // The guard comes before the read: what arrives between an empty read and the clearing of
-        // its readiness would else be forgotten until the next datagram.
-        let mut unwoken = task::Context::from_waker(Waker::noop());
-        let Poll::Ready(guard) = socket.poll_read_ready(&mut unwoken) else {
-            return Ok(());
-        };
         let stamp = now();
-        let received = socket.get_ref().receive(buffer, |path, message| {
+        inlets.turn(buffer, |path, message| {
             let mut cx = Context {
                 now: stamp,
                 env: environment,
                 ledger,
             };
             endpoint.handle(Input::Datagram { path, message }, &mut cx);
-        })?;
-        if received.drained {
-            guard?.clear_ready();
-        }
-        Ok(())
+        })
     }
 
     fn deadlines(&mut self) {
@@ -431,12 +416,8 @@ impl Engine {
     }
 
     fn send(&self, path: &Path, how: impl Fn(&UdpSocket, &Path)) {
-        let socket = self
-            .sockets
-            .iter()
-            .find(|socket| socket.get_ref().serves(&path.local));
-        match socket {
-            Some(socket) => how(socket.get_ref(), path),
+        match self.inlets.outlet(&path.local) {
+            Some(socket) => how(socket, path),
             None => debug!(local = %path.local, "no socket for this address"),
         }
     }
@@ -452,17 +433,6 @@ impl Engine {
         }
         self.waiting.resolve(&event);
     }
-}
-
-/// The first socket with something to read. One that failed counts as well: its read says why.
-async fn readable(sockets: &[AsyncFd<UdpSocket>]) -> usize {
-    poll_fn(|cx| {
-        let ready = sockets
-            .iter()
-            .position(|socket| socket.poll_read_ready(cx).is_ready());
-        ready.map_or(Poll::Pending, Poll::Ready)
-    })
-    .await
 }
 
 fn source_address(remote: SocketAddr) -> io::Result<IpAddr> {

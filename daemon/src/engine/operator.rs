@@ -228,11 +228,13 @@ impl Engine {
         report.attention.extend(attention);
         let client = self.client.clone();
         tokio::spawn(async move {
-            let gate = gate_report(&client.gate_status().await.unwrap_or_default());
+            let status = client.gate_status().await.unwrap_or_default();
+            let gate = gate_report(&status);
             report.gate_mode = gate.mode;
-            report
-                .attention
-                .extend(gate.reason.map(|reason| format!("gate: {reason}")));
+            let gate = gate.reason.map(|reason| format!("gate: {reason}"));
+            let lanes = status.no_lanes;
+            let lanes = lanes.map(|why| format!("no lanes, a flood delays everybody: {why}"));
+            report.attention.extend(gate.into_iter().chain(lanes));
             let _gone = reply.send(report);
         });
     }

@@ -231,6 +231,7 @@ fn attempts(mode: Mode) -> impl Iterator<Item = (XdpMode, Attached, &'static str
         Mode::Auto => true,
         Mode::Native => *wanted == XdpMode::Driver,
         Mode::Generic => *wanted == XdpMode::Skb,
+        Mode::Off => false,
     })
 }
 
@@ -261,6 +262,7 @@ fn swap(objects: &mut Objects, interface: &str, pin: &Path, mode: Mode) -> Optio
             Mode::Auto => true,
             Mode::Native => xdp.native,
             Mode::Generic => !xdp.native,
+            Mode::Off => false,
         };
         xdp.program == old && mode_fits
     });

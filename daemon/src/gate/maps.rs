@@ -15,6 +15,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpu
 use gate_abi::board;
 use gate_abi::classify::Reason;
 use gate_abi::defence::{Budget, Level, Limit, Meter, Spent};
+use gate_abi::lane::{GROUPS, LANES, LANES_ENTRIES, MAX_GROUPS};
 use gate_abi::maps::{self as abi, Config, KeySlot, TicketKeySlot, TicketKeys};
 use gate_abi::sip::SipKey;
 
@@ -233,7 +234,7 @@ where
     map.set(slot, wanted, 0)
 }
 
-fn mapped(address: &IpAddr) -> [u8; 16] {
+pub(super) fn mapped(address: &IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
@@ -271,7 +272,7 @@ impl Layout {
     }
 }
 
-const LAYOUTS: [Layout; 10] = [
+const LAYOUTS: [Layout; 12] = [
     Layout::new(
         abi::KEYS,
         MapType::Array,
@@ -294,6 +295,8 @@ const LAYOUTS: [Layout; 10] = [
         Budget::COUNT,
     ),
     Layout::new(abi::METERS, MapType::Array, 4, 8, abi::METERS_ENTRIES),
+    Layout::new(LANES, MapType::ReuseportSockArray, 4, 4, LANES_ENTRIES),
+    Layout::new(GROUPS, MapType::Hash, 24, 8, MAX_GROUPS),
     Layout::new(
         abi::SPI_KEYS,
         MapType::Array,

@@ -8,6 +8,7 @@ mod attach;
 mod board;
 mod counters;
 mod interface;
+mod lanes;
 mod level;
 mod maps;
 mod objects;
@@ -30,6 +31,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 pub use self::attach::{Attached, Attachment};
 pub use self::board::Board;
 pub use self::counters::Counted;
+pub use self::lanes::Lanes;
 pub use self::level::{FloodMode, LevelChoice, SAMPLE_EVERY};
 use self::maps::Maps;
 use self::objects::Objects;
@@ -58,12 +60,14 @@ pub enum Mode {
     Native,
     /// Behind the driver, where a socket buffer already exists.
     Generic,
+    /// Nowhere; only sockets are steered.
+    Off,
 }
 
 /// A gate that is loaded, on as many of the interfaces as would have it.
 pub struct Gate {
     options: GateOptions,
-    loaded: Loaded,
+    objects: Objects,
     maps: Maps,
     links: attach::Links,
     attachments: Vec<Attachment>,
@@ -96,6 +100,9 @@ pub enum GateError {
         /// What the kernel said.
         source: Box<ProgramError>,
     },
+    /// The kernel refused the program for sockets, or to put a socket under it.
+    #[error("lanes: {0}")]
+    Lanes(Box<ProgramError>),
     /// The object lacks something that its ABI version promises.
     #[error("gate object has no program {0}")]
     NoProgram(&'static str),
@@ -134,8 +141,15 @@ impl Gate {
     ///
     /// An interface that will not have it is no error: [`Gate::attachments`] says why.
     pub fn attach(options: &GateOptions) -> Result<Self, GateError> {
+        let mut gate = Self::load(options)?;
+        gate.stand_guard(options.interfaces.clone())?;
+        Ok(gate)
+    }
+
+    /// Loads the gate, and leaves the interfaces as they are.
+    pub fn load(options: &GateOptions) -> Result<Self, GateError> {
         let folder = attach::prepare_folder(&options.pin_dir)?;
-        let mut objects = Objects::load(&options.object_dir, &folder)?;
+        let mut objects = Objects::load(&options.object_dir, &folder, options.mode)?;
         let mut maps = objects.take_maps()?;
         // A gate without heartbeat closes for first messages, so the first beat comes before it.
         maps.beat(boot_clock())?;
@@ -143,21 +157,33 @@ impl Gate {
         maps.set_limits(Meter::ALL.map(Meter::limit))?;
         maps.set_level(Some(Level::Calm))?;
         maps.set_meter_key(fresh_key()?)?;
-        let mut links = attach::Links::default();
-        let attachments = options
-            .interfaces
-            .iter()
-            .map(|interface| links.attach(&mut objects, interface, options))
-            .collect();
-        attach::discard_leftovers(options)?;
-        let loaded = objects.into_loaded();
         Ok(Self {
             options: options.clone(),
-            loaded,
+            objects,
             maps,
-            links,
-            attachments,
+            links: attach::Links::default(),
+            attachments: Vec::new(),
         })
+    }
+
+    /// Attaches the gate to these interfaces, and takes it off all others.
+    pub fn stand_guard(&mut self, interfaces: Vec<String>) -> Result<(), GateError> {
+        self.options.interfaces = match self.options.mode {
+            Mode::Off => Vec::new(),
+            Mode::Auto | Mode::Native | Mode::Generic => interfaces,
+        };
+        for interface in &self.options.interfaces {
+            let attachment = self
+                .links
+                .attach(&mut self.objects, interface, &self.options);
+            self.attachments.push(attachment);
+        }
+        attach::discard_leftovers(&self.options)
+    }
+
+    /// For sockets in lanes; the error says why there are none.
+    pub fn lanes(&mut self) -> Result<Lanes<'_>, GateError> {
+        self.objects.lanes()
     }
 
     /// Makes exactly these `k_tag` and `k_mask` the live ones, by key id.
@@ -269,7 +295,7 @@ impl Gate {
     /// What the kernel took.
     #[must_use]
     pub fn loaded(&self) -> &Loaded {
-        &self.loaded
+        self.objects.loaded()
     }
 
     /// Takes the gate off every interface and forgets its maps. Dropping it does neither.

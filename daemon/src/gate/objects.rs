@@ -1,14 +1,17 @@
 //! The two objects of the gate: the direct one, which some kernels refuse, and the portable one,
-//! which also has the program for frames in several buffers. They share their maps by the pins.
+//! which also has the programs for frames in several buffers and for sockets. They share their maps by
+//! the pins.
 
 use std::path::Path;
 
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use gate_abi::lane::PROGRAM_LANES;
 use gate_abi::maps::{ABI_SYMBOL, ABI_VERSION, PROGRAM, PROGRAM_FRAGS};
 
+use super::lanes::{self, LaneMaps, Lanes};
 use super::maps::{self, Maps};
-use super::{GateError, first_line};
+use super::{GateError, Mode, first_line};
 
 /// The object that reads packets directly.
 pub const DIRECT_OBJECT: &str = "gate-direct.o";
@@ -22,6 +25,8 @@ pub struct Loaded {
     pub verified: Vec<Verified>,
     /// Why the direct object is not among them; empty if it is.
     pub reason: String,
+    /// How many instructions the verifier followed in the program for sockets, if it took that.
+    pub lanes: Option<u32>,
 }
 
 /// A program that the kernel's verifier went through.
@@ -35,16 +40,18 @@ pub struct Verified {
     pub instructions: u32,
 }
 
-/// The objects while their programs are being attached.
+/// The objects, and what the kernel made of their programs.
 pub(super) struct Objects {
     direct: Option<Ebpf>,
     portable: Option<Ebpf>,
+    /// `None` once it is clear that there will be no lanes; the error has been told then.
+    lanes: Result<LaneMaps, Option<GateError>>,
     loaded: Loaded,
 }
 
 impl Objects {
-    /// Loads what the kernel takes; it has to take one.
-    pub(super) fn load(object_dir: &Path, folder: &Path) -> Result<Self, GateError> {
+    /// Loads what the kernel takes of what the mode has use for; it has to take one object.
+    pub(super) fn load(object_dir: &Path, folder: &Path, mode: Mode) -> Result<Self, GateError> {
         let mut verified = Vec::new();
         let mut load = |file, programs: &[&'static str]| {
             load_object(&object_dir.join(file), folder, programs).map(|(object, counts)| {
@@ -58,21 +65,47 @@ impl Objects {
                 object
             })
         };
-        let direct = load(DIRECT_OBJECT, &[PROGRAM]);
-        let portable = load(PORTABLE_OBJECT, &[PROGRAM, PROGRAM_FRAGS]);
-        let reason = direct
-            .as_ref()
-            .err()
-            .map(|error| first_line(error))
-            .unwrap_or_default();
-        let loaded = Loaded { verified, reason };
-        match (direct, portable) {
-            (Err(_), Err(error)) => Err(error),
-            (direct, portable) => Ok(Self {
-                direct: direct.ok(),
-                portable: portable.ok(),
-                loaded,
-            }),
+        let (direct, portable) = if mode == Mode::Off {
+            (None, load(PORTABLE_OBJECT, &[]))
+        } else {
+            let direct = load(DIRECT_OBJECT, &[PROGRAM]);
+            (
+                Some(direct),
+                load(PORTABLE_OBJECT, &[PROGRAM, PROGRAM_FRAGS]),
+            )
+        };
+        let reason = match &direct {
+            Some(Err(error)) => first_line(error),
+            Some(Ok(_)) | None => String::new(),
+        };
+        let direct = direct.and_then(Result::ok);
+        let (mut portable, refused) = match portable {
+            Err(error) if direct.is_none() => return Err(error),
+            Err(error) => (None, Some(error)),
+            Ok(object) => (Some(object), None),
+        };
+        let lanes = portable
+            .as_mut()
+            .map_or(Err(refused), |object| lanes::load(object).map_err(Some));
+        let instructions = lanes.as_ref().ok().map(|(instructions, _)| *instructions);
+        Ok(Self {
+            direct,
+            portable,
+            lanes: lanes.map(|(_, maps)| maps),
+            loaded: Loaded {
+                verified,
+                reason,
+                lanes: instructions,
+            },
+        })
+    }
+
+    /// For sockets in lanes.
+    pub(super) fn lanes(&mut self) -> Result<Lanes<'_>, GateError> {
+        match (&mut self.lanes, &self.portable) {
+            (Ok(maps), Some(object)) => Lanes::new(object, maps),
+            (Err(error), _) => Err(error.take().unwrap_or(GateError::NoProgram(PROGRAM_LANES))),
+            (Ok(_), None) => Err(GateError::NoProgram(PROGRAM_LANES)),
         }
     }
 
@@ -92,8 +125,8 @@ impl Objects {
         Maps::take(object.ok_or(GateError::NoProgram(PROGRAM))?)
     }
 
-    pub(super) fn into_loaded(self) -> Loaded {
-        self.loaded
+    pub(super) fn loaded(&self) -> &Loaded {
+        &self.loaded
     }
 }
 

@@ -188,7 +188,7 @@ impl EngineStart {
         let sockets = sockets
             .into_iter()
             .zip(descriptors.by_ref())
-            .map(|(service, fd)| UdpSocket::adopt(fd, service))
+            .map(|((service, share), fd)| UdpSocket::adopt(fd, service, share))
             .collect::<Result<_, _>>()?;
         let mut epochs = map_epochs(epochs, descriptors.collect(), board.as_ref())?;
 

@@ -1,7 +1,7 @@
 //! The keeper's hold on the gate: it loads it, keeps its keys and our addresses current, and lets it
 //! know that somebody is at home. A gate that fails costs speed, so nothing here stops the daemon.
 
-use std::{collections::BTreeSet, net::IpAddr, os::fd::BorrowedFd, time::Duration};
+use std::{collections::BTreeSet, mem, net::IpAddr, os::fd::BorrowedFd, time::Duration};
 
 use gate_abi::{
     board,
@@ -20,13 +20,16 @@ use super::{
 };
 use crate::{
     gate::{
-        Counted, FloodMode, Gate, GateError, GateOptions, LevelChoice, SAMPLE_EVERY, boot_clock,
+        Counted, FloodMode, Gate, GateError, GateOptions, Lanes, LevelChoice, Mode, SAMPLE_EVERY,
+        boot_clock,
     },
     tickets::{Node, Ring, UsedBits},
 };
 
 /// Addresses come and go; the gate may take so long to learn of it.
 const REFRESH: Duration = Duration::from_secs(5);
+
+const SWITCHED_OFF: &str = "switched off in the configuration";
 
 /// First messages that have proved nothing, whatever became of them. Resumptions are not among them:
 /// a ticket of ours is a proof.
@@ -59,6 +62,10 @@ impl UsedSlots {
 /// A gate, or the reason for having none.
 pub(super) struct Guard {
     gate: Option<Gate>,
+    /// Where it is to be attached.
+    interfaces: Vec<String>,
+    /// Whether it is to be attached at all. The program for sockets is loaded either way.
+    on_interfaces: bool,
     trouble: Option<String>,
     /// Where we listen; empty for every address of this host.
     listen: Vec<IpAddr>,
@@ -75,16 +82,13 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Attaches the gate as far as it goes. Without interfaces in the options it goes wherever one of
-    /// our addresses is.
-    pub(super) fn attach(
-        options: Option<GateOptions>,
-        listen: &[IpAddr],
-        flood: FloodMode,
-    ) -> Self {
+    /// Loads the gate, and leaves the interfaces as they are.
+    pub(super) fn load(options: Option<GateOptions>, listen: &[IpAddr], flood: FloodMode) -> Self {
         let wildcard = listen.iter().any(IpAddr::is_unspecified);
         let mut guard = Self {
             gate: None,
+            interfaces: Vec::new(),
+            on_interfaces: false,
             trouble: None,
             listen: if wildcard {
                 Vec::new()
@@ -100,29 +104,56 @@ impl Guard {
             samples: Default::default(),
             used_slots: UsedSlots::default(),
         };
-        let Some(mut options) = options else {
-            guard.trouble = Some("switched off in the configuration".into());
+        let Some(options) = options else {
+            guard.trouble = Some(SWITCHED_OFF.into());
             return guard;
         };
-        if options.interfaces.is_empty() {
-            options.interfaces = guard.interfaces();
-        }
-        match Gate::attach(&options) {
+        guard.on_interfaces = options.mode != Mode::Off;
+        match Gate::load(&options) {
             Ok(gate) => {
-                for attachment in gate.attachments() {
-                    info!(
-                        interface = attachment.interface,
-                        mode = attachment.mode.name(),
-                        reason = attachment.reason,
-                        "gate"
-                    );
-                }
+                guard.interfaces = if options.interfaces.is_empty() {
+                    guard.own_interfaces()
+                } else {
+                    options.interfaces
+                };
                 guard.gate = Some(gate);
                 guard.tell_level();
             }
             Err(error) => guard.complain(&error.to_string()),
         }
         guard
+    }
+
+    /// For sockets in lanes; the error says why there are none.
+    pub(super) fn lanes(&mut self) -> Result<Lanes<'_>, String> {
+        let Some(gate) = &mut self.gate else {
+            return Err(self.trouble.clone().unwrap_or_default());
+        };
+        gate.lanes().map_err(|error| error.to_string())
+    }
+
+    /// Attaches the gate as far as it goes. Without interfaces in the options it goes wherever one of
+    /// our addresses is.
+    pub(super) fn attach(&mut self) {
+        if !self.on_interfaces {
+            self.trouble = Some(SWITCHED_OFF.into());
+        }
+        let interfaces = mem::take(&mut self.interfaces);
+        let Some(gate) = &mut self.gate else {
+            return;
+        };
+        if let Err(error) = gate.stand_guard(interfaces) {
+            self.complain(&error.to_string());
+            return;
+        }
+        for attachment in gate.attachments() {
+            info!(
+                interface = attachment.interface,
+                mode = attachment.mode.name(),
+                reason = attachment.reason,
+                "gate"
+            );
+        }
     }
 
     /// Gives the gate the tag keys of every live epoch with a copy of its used bits, and both SPI
@@ -266,7 +297,7 @@ impl Guard {
             trouble: self.trouble.clone(),
             ..GateStatus::default()
         };
-        let Some(gate) = &self.gate else {
+        let Some(gate) = self.gate.as_ref().filter(|_| self.on_interfaces) else {
             return status;
         };
         status.attachments = gate
@@ -354,7 +385,7 @@ impl Guard {
         }
     }
 
-    fn interfaces(&self) -> Vec<String> {
+    fn own_interfaces(&self) -> Vec<String> {
         let ours = |address: &IpAddr| self.listen.is_empty() || self.listen.contains(address);
         let names: BTreeSet<String> = local_addresses()
             .into_iter()

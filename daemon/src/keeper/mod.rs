@@ -13,6 +13,7 @@ mod folder;
 mod guard;
 pub mod protocol;
 mod sandbox;
+mod sockets;
 mod wall;
 
 use std::{
@@ -47,12 +48,13 @@ use self::{
     engine::{BackOff, Engine},
     guard::Guard,
     protocol::{Answer, EpochKey, FromKeeper, Hello, Operation, OrphanShape, Request, ToKeeper},
+    sockets::Sockets,
 };
 use crate::{
     gate::{FloodMode, GateOptions},
     kernel::{Dataplane, DataplaneError, NoOp, ORPHAN_LIFE, Orphan, Xfrm},
     tickets::{Node, Notice, Ring, RingError, RingOptions},
-    udp::{Listen, UdpError, UdpSocket},
+    udp::{Listen, UdpError},
 };
 
 /// How long an engine has to end after [`Answer::Stop`].
@@ -133,7 +135,7 @@ pub fn run(options: KeeperOptions) -> Result<(), KeeperError> {
 struct Keeper {
     options: KeeperOptions,
     dataplane: Box<dyn Dataplane>,
-    sockets: Vec<UdpSocket>,
+    sockets: Sockets,
     ring: Ring,
     node: Node,
     guard: Guard,
@@ -189,20 +191,18 @@ impl Keeper {
                 Box::<NoOp>::default()
             }
         };
-        let ipsec = options.dataplane == DataplaneKind::Xfrm;
-        let sockets = options
-            .listen
-            .iter()
-            .map(|listen| UdpSocket::open(*listen, ipsec))
-            .collect::<Result<Vec<_>, _>>()?;
         let addresses: Vec<IpAddr> = options
             .listen
             .iter()
             .map(|listen| listen.address.ip())
             .collect();
-        let mut guard = Guard::attach(options.gate.clone(), &addresses, options.flood);
+        let mut guard = Guard::load(options.gate.clone(), &addresses, options.flood);
         guard.set_keys(&ring, &node);
         guard.set_cookies(CookieSecrets::new(&node.qcd_secret(), boot_id));
+        let ipsec = options.dataplane == DataplaneKind::Xfrm;
+        let sockets = Sockets::open(&options.listen, ipsec, guard.lanes())?;
+        // Only now: a keeper that cannot have the ports is not to guard them.
+        guard.attach();
         guard.tick(now, since_epoch());
         Ok(Self {
             options,
@@ -383,7 +383,10 @@ impl Keeper {
             Request::NewEpoch { alone } => Answer::NewEpoch(self.new_epoch(alone)),
             Request::ReserveIndexes => Answer::Indexes(self.grant()),
             Request::Orphans { skip } => orphan_page(&self.dataplane.orphans(), skip as usize),
-            Request::GateStatus => Answer::Gate(self.guard.status()),
+            Request::GateStatus => Answer::Gate(GateStatus {
+                no_lanes: self.sockets.trouble().map(str::to_owned),
+                ..self.guard.status()
+            }),
         };
         self.tell(id, answer);
     }
@@ -425,8 +428,9 @@ impl Keeper {
         let hello = Answer::Hello(Hello {
             sockets: self
                 .sockets
+                .read()
                 .iter()
-                .map(|socket| socket.listen().service)
+                .map(|socket| (socket.listen().service, socket.share()))
                 .collect(),
             epochs: self.epoch_keys(),
             node: self.node.id(),
@@ -442,6 +446,7 @@ impl Keeper {
         let bitmaps = self.ring.epochs().map(|(_, _, file)| file.as_fd());
         let descriptors: Vec<BorrowedFd<'_>> = self
             .sockets
+            .read()
             .iter()
             .map(AsFd::as_fd)
             .chain(bitmaps)

@@ -24,14 +24,15 @@ use serde::{Deserialize, Serialize};
 use crate::{
     kernel::Usage,
     tickets::{EpochTimes, IndexRange},
-    udp::Service,
+    udp::{Service, Share},
 };
 
 /// Longest message in either direction.
 pub const MAX_MESSAGE: usize = 64 << 10;
 /// Operations in one message: the logins of one turn of the engine.
 const MAX_BATCH: usize = 64;
-/// Descriptors beside one message: two sockets for each listening address, and the bitmaps.
+/// Descriptors beside one message: two sockets for each listening address, or as many as have lanes, and
+/// the bitmaps.
 pub const MAX_DESCRIPTORS: usize = 192;
 
 /// Engine to keeper.
@@ -155,7 +156,7 @@ pub enum Answer {
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Hello {
     /// What the descriptors of the sockets are, in order.
-    pub sockets: Vec<Service>,
+    pub sockets: Vec<(Service, Share)>,
     /// All live epochs, oldest first, whose bitmaps follow the sockets.
     pub epochs: Vec<EpochKey>,
     /// Our octet in SPIs and tickets.
@@ -229,6 +230,8 @@ pub struct GateStatus {
     pub counters: Vec<GateCount>,
     /// The level of defence; `None` without a gate.
     pub flood: Option<FloodStatus>,
+    /// Why datagrams are not shared out among lanes; `None` if they are.
+    pub no_lanes: Option<String>,
     /// Why there is none, or why it could not be read.
     pub trouble: Option<String>,
 }

@@ -8,6 +8,7 @@
 mod first;
 mod locate;
 mod reason;
+mod steer;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -25,6 +26,7 @@ use crate::spi::OurSpi;
 
 pub use self::locate::MAX_VLANS;
 pub use self::reason::{Reason, Verdict};
+pub use self::steer::{Datagram, steer};
 pub use self::walk::MAX_WALK;
 
 /// Nanoseconds of silence after which the gate defends itself as best it can: nobody is there to say
@@ -179,6 +181,23 @@ fn read_header<F: Frame + ?Sized, K: Knowledge>(
     message: Span,
     known: &K,
 ) -> Result<Header, Verdict> {
+    match open(frame, message)? {
+        Opening::First(header) => Ok(header),
+        Opening::Ours(spi) => Err(own_spi(spi, known)),
+    }
+}
+
+/// What a message claims to be by its header.
+enum Opening {
+    /// A first message.
+    First(Header),
+    /// One of an SA of ours, under this SPI.
+    Ours(OurSpi),
+}
+
+/// Reads a header whose shape is right.
+#[inline(always)]
+fn open<F: Frame + ?Sized>(frame: &F, message: Span) -> Result<Opening, Verdict> {
     let Some(header) = frame.load::<HEADER_LEN>(message.at) else {
         return Err(Verdict::Drop(Reason::Truncated));
     };
@@ -196,10 +215,10 @@ fn read_header<F: Frame + ?Sized, K: Knowledge>(
         return Err(Verdict::Drop(Reason::ZeroSpi));
     }
     if header.flags & FLAG_INITIATOR == 0 {
-        return Err(own_spi(header.spi_i, known));
+        return Ok(Opening::Ours(header.spi_i));
     }
     if header.spi_r.0 != 0 {
-        return Err(own_spi(header.spi_r, known));
+        return Ok(Opening::Ours(header.spi_r));
     }
     // RFC 7296, 2.2: the first message of either kind has message ID 0, retries with a cookie too.
     // A response ends here: it is never answered.
@@ -207,9 +226,9 @@ fn read_header<F: Frame + ?Sized, K: Knowledge>(
         return Err(Verdict::Drop(Reason::NotFirst));
     }
     match header.exchange {
-        IKE_SA_INIT if header.next_payload != PAYLOAD_NONE => Ok(header),
+        IKE_SA_INIT if header.next_payload != PAYLOAD_NONE => Ok(Opening::First(header)),
         IKE_SA_INIT => Err(Verdict::Drop(Reason::PayloadShape)),
-        IKE_SESSION_RESUME => Ok(header),
+        IKE_SESSION_RESUME => Ok(Opening::First(header)),
         _ => Err(Verdict::Drop(Reason::NotFirst)),
     }
 }
@@ -240,32 +259,40 @@ fn own_spi<K: Knowledge>(spi: OurSpi, known: &K) -> Verdict {
     if flags & CHECK_OWN_SPI == 0 {
         return Verdict::Pass(Reason::OwnSpiUnchecked);
     }
-    let mut any_key = false;
+    match check_is_right(spi, known) {
+        Some(true) if may_be_live(spi, known) => Verdict::Pass(Reason::OwnSpi),
+        Some(true) => within(Budget::DeadSpi, Reason::OwnSpiDead, Reason::DeadSpi, known),
+        Some(false) if flags & MASQUERADES == 0 => Verdict::Drop(Reason::ForeignSpi),
+        Some(false) => within(
+            Budget::ForeignSpi,
+            Reason::Masqueraded,
+            Reason::ForeignSpi,
+            known,
+        ),
+        None => Verdict::Pass(Reason::OwnSpiUnchecked),
+    }
+}
+
+/// Whether an SPI has the check of one of our keys; `None` while there is none.
+#[inline(always)]
+fn check_is_right<K: Knowledge>(spi: OurSpi, known: &K) -> Option<bool> {
+    let mut any_key = None;
     for slot in 0..SPI_KEYS_ENTRIES as u32 {
         let Some(key) = known.spi_key(slot) else {
             continue;
         };
         if spi.check_is_right(&key) {
-            return if flags & CHECK_LIVE_SPI == 0 || is_set(board::live_bit(spi), known) {
-                Verdict::Pass(Reason::OwnSpi)
-            } else {
-                within(Budget::DeadSpi, Reason::OwnSpiDead, Reason::DeadSpi, known)
-            };
+            return Some(true);
         }
-        any_key = true;
+        any_key = Some(false);
     }
-    if !any_key {
-        return Verdict::Pass(Reason::OwnSpiUnchecked);
-    }
-    if flags & MASQUERADES == 0 {
-        return Verdict::Drop(Reason::ForeignSpi);
-    }
-    within(
-        Budget::ForeignSpi,
-        Reason::Masqueraded,
-        Reason::ForeignSpi,
-        known,
-    )
+    any_key
+}
+
+/// Whether an SPI of ours belongs to an SA, as far as the board can tell.
+#[inline(always)]
+fn may_be_live<K: Knowledge>(spi: OurSpi, known: &K) -> bool {
+    known.flags() & CHECK_LIVE_SPI == 0 || is_set(board::live_bit(spi), known)
 }
 
 /// Passes what a budget has room for.

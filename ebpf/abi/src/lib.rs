@@ -20,6 +20,7 @@ pub mod defence;
 #[cfg(any(test, feature = "frames"))]
 pub mod frames;
 pub mod ike;
+pub mod lane;
 pub mod maps;
 pub mod reply;
 pub mod sip;

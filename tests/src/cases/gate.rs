@@ -1,6 +1,7 @@
 //! The gate's programs on a real kernel: loading, verdicts, links and pins.
 
 pub(crate) mod corpus;
+mod lanes;
 mod verdicts;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,10 @@ pub const CASES: &[Case] = &[
     Case {
         name: "kernel_and_user_space_judge_every_frame_alike",
         run: verdicts::same_verdicts,
+    },
+    Case {
+        name: "every_datagram_comes_to_the_socket_of_its_lane_and_worker",
+        run: lanes::places,
     },
     Case {
         name: "forged_resumptions_do_not_reach_a_socket_behind_the_native_gate",
@@ -78,6 +83,9 @@ fn within_budget(lab: &mut Lab) -> Result<()> {
             program.object, program.program, program.instructions
         );
     }
+    let lanes = loaded.lanes.context("the program for lanes did not load")?;
+    println!("      {PORTABLE_OBJECT} lanes: {lanes} verifier instructions");
+    ensure!(lanes < VERIFIER_BUDGET, "lanes: {lanes}");
     for program in &loaded.verified {
         ensure!(program.instructions < VERIFIER_BUDGET, "{program:?}");
     }

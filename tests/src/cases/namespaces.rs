@@ -1,6 +1,6 @@
 //! Daemons talking in namespaces of a kernel that need not have ESP.
 
-use super::{challenge, dataplane, flood, mangled, storm};
+use super::{challenge, dataplane, flood, lanes, mangled, storm};
 use crate::suite::Case;
 
 /// In the order in which they run.
@@ -9,6 +9,8 @@ pub const CASES: &[Case] = &[
     dataplane::UNDO,
     flood::TURNED_AWAY,
     flood::CONTROL,
+    lanes::APART,
+    lanes::TOGETHER,
     challenge::COOKIE,
     challenge::COOKIE_IPV6,
     challenge::LEVEL,

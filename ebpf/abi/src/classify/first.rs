@@ -18,8 +18,8 @@ use crate::sip::siphash24_words;
 use crate::ticket;
 
 /// What a message has proved by its ticket, if it has one.
-struct Proof {
-    verdict: Verdict,
+pub(super) struct Proof {
+    pub verdict: Verdict,
     /// The tag it claims, for the cookie; 0 without a ticket.
     ticket_tag: u64,
     /// Its client cannot answer COOKIE.
@@ -114,7 +114,7 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
 /// Turns away a ticket that this gateway did not seal, or that is over. The sealed body is for the
 /// daemon.
 #[inline(always)]
-fn prove<F: Frame + ?Sized, K: Knowledge>(
+pub(super) fn prove<F: Frame + ?Sized, K: Knowledge>(
     frame: &F,
     payloads: &Payloads,
     now: u64,
@@ -199,7 +199,7 @@ impl<F: Frame + ?Sized> Challenge<'_, F> {
             exchange: self.exchange,
             destination_digest: cookie::destination_digest(self.destination),
         };
-        if let Some(tag) = self.good_cookie(payloads, &input, known) {
+        if let Some(tag) = good_cookie(self.frame, payloads, &input, self.now, known) {
             return (self.within_meters(tag, known), NOTHING);
         }
         // Its answer may be lost, and the level have risen since: who has no cookie because none
@@ -216,24 +216,6 @@ impl<F: Frame + ?Sized> Challenge<'_, F> {
             Reason::CookieSaInit
         };
         (Verdict::Reply(asked), input)
-    }
-
-    /// The tag of the message's cookie, if that is good: a wrong one counts as none.
-    #[inline(always)]
-    fn good_cookie<K: Knowledge>(
-        &self,
-        payloads: &Payloads,
-        input: &CookieInput,
-        known: &K,
-    ) -> Option<u64> {
-        if payloads.cookie == 0 {
-            return None;
-        }
-        let cookie = self.frame.copy::<COOKIE_LEN>(payloads.cookie)?;
-        let key = known.cookie_key(cookie::epoch_of(&cookie))?;
-        let seconds = self.now / SECOND;
-        let good = cookie::is_young(&cookie, seconds) && cookie::check(&cookie, input, &key);
-        good.then(|| cookie::tag_of_cookie(&cookie))
     }
 
     /// Whether the daemon has taken this message before; takes one of its passes.
@@ -268,6 +250,24 @@ impl<F: Frame + ?Sized> Challenge<'_, F> {
             Reason::SaInitWithCookie
         })
     }
+}
+
+/// The tag of the message's cookie, if that is good: a wrong one counts as none.
+#[inline(always)]
+pub(super) fn good_cookie<F: Frame + ?Sized, K: Knowledge>(
+    frame: &F,
+    payloads: &Payloads,
+    input: &CookieInput,
+    now: u64,
+    known: &K,
+) -> Option<u64> {
+    if payloads.cookie == 0 {
+        return None;
+    }
+    let cookie = frame.copy::<COOKIE_LEN>(payloads.cookie)?;
+    let key = known.cookie_key(cookie::epoch_of(&cookie))?;
+    let good = cookie::is_young(&cookie, now / SECOND) && cookie::check(&cookie, input, &key);
+    good.then(|| cookie::tag_of_cookie(&cookie))
 }
 
 #[inline(always)]

@@ -11,6 +11,7 @@ use crate::ike::{
 use crate::maps::{CHECK_LOCAL, COOKIES, NEVER_ANSWERED, OUR_ADDRESS, TICKET_KEYS_SET};
 use crate::ticket;
 
+mod lanes;
 mod replies;
 mod state;
 
