@@ -108,6 +108,7 @@ fn options(config: &Config, engine: Vec<OsString>) -> KeeperOptions {
         pin_dir: daemon.run_dir.join("bpf"),
         interfaces: config.gate.interfaces.clone(),
         mode,
+        masquerade: config.gate.masquerade,
     };
     KeeperOptions {
         state_dir: daemon.state_dir.clone(),

@@ -75,6 +75,8 @@ pub struct GateConfig {
     pub interfaces: Vec<String>,
     /// The folder with its BPF objects; `None` for the built-in place.
     pub objects_dir: Option<PathBuf>,
+    /// This host masquerades the IKE of others behind one of its own addresses.
+    pub masquerade: bool,
 }
 
 /// How the gate attaches.
@@ -208,7 +210,7 @@ impl DaemonConfig {
 }
 
 impl GateConfig {
-    pub(super) const KEYS: &[&str] = &["interfaces", "mode", "objects_dir"];
+    pub(super) const KEYS: &[&str] = &["interfaces", "masquerade", "mode", "objects_dir"];
 
     pub(super) fn take(&mut self, section: &Section<'_>) {
         set(&mut self.mode, section, "mode", |entry| {
@@ -232,6 +234,7 @@ impl GateConfig {
                 good.then(|| text.to_owned())
             })
         });
+        set(&mut self.masquerade, section, "masquerade", Entry::boolean);
         let mut objects_dir = self.objects_dir.clone().unwrap_or_default();
         set(&mut objects_dir, section, "objects_dir", folder);
         self.objects_dir = (!objects_dir.as_os_str().is_empty()).then_some(objects_dir);

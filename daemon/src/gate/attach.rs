@@ -26,6 +26,8 @@ use super::{GateError, GateOptions, Mode, first_line};
 pub struct Attachment {
     /// The interface.
     pub interface: String,
+    /// The kernel's number of it, which is another when it is made anew; 0 for one there is not.
+    pub index: u32,
     /// How the gate is attached.
     pub mode: Attached,
     /// Why it is not native; empty if it is.
@@ -161,6 +163,7 @@ impl Links {
         options: &GateOptions,
     ) -> Attachment {
         let pin = options.pin_dir.join(LINKS).join(interface);
+        let index = index_of(interface);
         let (mode, reason) = match attach(objects, interface, &pin, options.mode) {
             Ok((link, mode, reason)) => {
                 self.0.insert(interface.to_owned(), link);
@@ -170,9 +173,15 @@ impl Links {
         };
         Attachment {
             interface: interface.to_owned(),
+            index,
             mode,
             reason,
         }
+    }
+
+    /// Lets go of the links on other interfaces; their pins are for [`discard_leftovers`].
+    pub(super) fn retain(&mut self, interfaces: &[String]) {
+        self.0.retain(|name, _| interfaces.contains(name));
     }
 
     pub(super) fn detach(self) {
@@ -183,6 +192,11 @@ impl Links {
             wait_until_free(&interface);
         }
     }
+}
+
+/// The kernel's number of an interface; 0 if there is none of that name.
+pub(super) fn index_of(interface: &str) -> u32 {
+    Interface::find(interface).map_or(0, |found| found.index)
 }
 
 type Outcome = Result<(PinnedLink, Attached, String), String>;

@@ -12,6 +12,10 @@ pub const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 pub(super) const GUARDED_FROM: u64 = 200;
 /// From which on everybody does. A core makes about so many full logins in a second.
 pub(super) const ATTACK_FROM: u64 = 1000;
+/// Half-open IKE SAs from which on the same holds, whatever comes in a second: a quarter of what a
+/// gateway keeps, and half of it.
+const HALF_OPEN_GUARDED: u64 = 2048;
+const HALF_OPEN_ATTACK: u64 = 4096;
 /// Samples in a row above a limit, so that one burst of clients is no attack.
 const SAMPLES_UP: u32 = 2;
 /// A level is left below this share of what it is entered at.
@@ -54,6 +58,7 @@ pub struct LevelChoice {
     /// When the counters were last looked at, and what they said.
     last: Option<(Duration, u64)>,
     per_second: u64,
+    half_open: u64,
     /// Samples in a row that ask for each level above the lowest.
     above: [u32; 2],
     quiet_since: Option<Duration>,
@@ -77,14 +82,16 @@ impl LevelChoice {
             },
             last: None,
             per_second: 0,
+            half_open: 0,
             above: [0; 2],
             quiet_since: None,
         }
     }
 
-    /// Takes a sample: how many first messages without proof there have been in all. `true` if the
-    /// level is another one now.
-    pub fn observe(&mut self, now: Duration, unproven: u64) -> bool {
+    /// Takes a sample: how many first messages without proof there have been in all, and how many IKE
+    /// SAs are half-open. `true` if the level is another one now.
+    pub fn observe(&mut self, now: Duration, unproven: u64, half_open: u64) -> bool {
+        self.half_open = half_open;
         let Some((before, counted)) = self.last.replace((now, unproven)) else {
             return false;
         };
@@ -96,8 +103,9 @@ impl LevelChoice {
             return false;
         }
         let rate = self.per_second;
-        for (samples, from) in self.above.iter_mut().zip([GUARDED_FROM, ATTACK_FROM]) {
-            *samples = if rate >= from { *samples + 1 } else { 0 };
+        for (samples, level) in self.above.iter_mut().zip([Level::Guarded, Level::Attack]) {
+            let above = rate >= entered_at(level) || half_open >= full_at(level);
+            *samples = if above { *samples + 1 } else { 0 };
         }
         let [guarded, attack] = self.above.map(|samples| samples >= SAMPLES_UP);
         let wanted = match (guarded, attack) {
@@ -106,15 +114,14 @@ impl LevelChoice {
             (false, false) => Level::Calm,
         };
         if wanted > self.level {
-            let from = entered_at(wanted);
-            return self.enter(
-                wanted,
-                now,
-                format!(
-                    "{rate} first messages a second without proof; {} from {from}",
-                    wanted.name()
-                ),
-            );
+            let (what, from) = if rate >= entered_at(wanted) {
+                let what = format!("{rate} first messages a second without proof");
+                (what, entered_at(wanted))
+            } else {
+                (format!("{half_open} half-open IKE SAs"), full_at(wanted))
+            };
+            let why = format!("{what}; {} from {from}", wanted.name());
+            return self.enter(wanted, now, why);
         }
         self.calm_down(now)
     }
@@ -126,7 +133,7 @@ impl LevelChoice {
             Level::Attack => (Level::Guarded, ATTACK_QUIET),
         };
         let limit = entered_at(self.level) / LEAVE_DIVISOR;
-        if self.per_second >= limit {
+        if self.per_second >= limit || self.half_open >= full_at(self.level) / LEAVE_DIVISOR {
             self.quiet_since = None;
             return false;
         }
@@ -193,6 +200,14 @@ const fn entered_at(level: Level) -> u64 {
     }
 }
 
+const fn full_at(level: Level) -> u64 {
+    match level {
+        Level::Calm => 0,
+        Level::Guarded => HALF_OPEN_GUARDED,
+        Level::Attack => HALF_OPEN_ATTACK,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,16 +216,18 @@ mod tests {
         choice: LevelChoice,
         now: Duration,
         total: u64,
+        half_open: u64,
     }
 
     impl Run {
         fn new(mode: FloodMode) -> Self {
             let mut choice = LevelChoice::new(mode, Duration::ZERO);
-            choice.observe(Duration::ZERO, 0);
+            choice.observe(Duration::ZERO, 0, 0);
             Self {
                 choice,
                 now: Duration::ZERO,
                 total: 0,
+                half_open: 0,
             }
         }
 
@@ -219,7 +236,7 @@ mod tests {
             for _ in 0..samples {
                 self.now += SAMPLE_EVERY;
                 self.total += per_second / 2;
-                self.choice.observe(self.now, self.total);
+                self.choice.observe(self.now, self.total, self.half_open);
             }
             self.choice.level()
         }
@@ -254,6 +271,25 @@ mod tests {
     }
 
     #[test]
+    fn half_open_sas_count_too_until_they_are_gone() {
+        let mut run = Run::new(FloodMode::Auto);
+        run.half_open = HALF_OPEN_GUARDED;
+        assert_eq!(run.at(10, 2), Level::Guarded);
+        assert!(
+            run.choice.why().starts_with("2048 half-open"),
+            "{}",
+            run.choice.why()
+        );
+        run.half_open = HALF_OPEN_ATTACK;
+        assert_eq!(run.at(10, 2), Level::Attack);
+        run.half_open = HALF_OPEN_ATTACK / 2;
+        assert_eq!(run.at(10, 200), Level::Attack);
+        run.half_open = 0;
+        assert_eq!(run.at(10, 61), Level::Guarded);
+        assert_eq!(run.at(10, 21), Level::Calm);
+    }
+
+    #[test]
     fn single_bursts_do_not_add_up() {
         let mut run = Run::new(FloodMode::Auto);
         for _ in 0..100 {
@@ -278,8 +314,8 @@ mod tests {
     #[test]
     fn counters_that_begin_anew_are_no_flood() {
         let mut choice = LevelChoice::new(FloodMode::Auto, Duration::ZERO);
-        choice.observe(Duration::ZERO, 1_000_000);
-        choice.observe(SAMPLE_EVERY, 3);
+        choice.observe(Duration::ZERO, 1_000_000, 0);
+        choice.observe(SAMPLE_EVERY, 3, 0);
         assert_eq!(choice.per_second(), 6);
     }
 }

@@ -14,6 +14,7 @@ mod maps;
 mod objects;
 
 use std::io;
+use std::mem;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -48,6 +49,9 @@ pub struct GateOptions {
     pub interfaces: Vec<String>,
     /// How to attach.
     pub mode: Mode,
+    /// This host masquerades the IKE of others behind one of its own addresses, so that answers to
+    /// them carry SPIs that are not ours.
+    pub masquerade: bool,
 }
 
 /// How to attach.
@@ -157,6 +161,7 @@ impl Gate {
         maps.set_limits(Meter::ALL.map(Meter::limit))?;
         maps.set_level(Some(Level::Calm))?;
         maps.set_meter_key(fresh_key()?)?;
+        maps.set_masquerades(options.masquerade)?;
         Ok(Self {
             options: options.clone(),
             objects,
@@ -166,19 +171,37 @@ impl Gate {
         })
     }
 
-    /// Attaches the gate to these interfaces, and takes it off all others.
-    pub fn stand_guard(&mut self, interfaces: Vec<String>) -> Result<(), GateError> {
-        self.options.interfaces = match self.options.mode {
+    /// Attaches the gate to these interfaces, and takes it off all others. To be called again now
+    /// and then: one that was made anew, or has come only now, gets the gate then. Returns what has
+    /// changed.
+    pub fn stand_guard(&mut self, interfaces: Vec<String>) -> Result<Vec<Attachment>, GateError> {
+        let wanted = match self.options.mode {
             Mode::Off => Vec::new(),
             Mode::Auto | Mode::Native | Mode::Generic => interfaces,
         };
-        for interface in &self.options.interfaces {
-            let attachment = self
-                .links
-                .attach(&mut self.objects, interface, &self.options);
+        let before = mem::take(&mut self.attachments);
+        let mut changed = Vec::new();
+        for interface in &wanted {
+            let known = before.iter().find(|known| known.interface == *interface);
+            let attachment = match known {
+                Some(known) if known.index == attach::index_of(interface) => known.clone(),
+                _ => {
+                    let new = self
+                        .links
+                        .attach(&mut self.objects, interface, &self.options);
+                    changed.push(new.clone());
+                    new
+                }
+            };
             self.attachments.push(attachment);
         }
-        attach::discard_leftovers(&self.options)
+        let first = before.is_empty();
+        if first || self.options.interfaces != wanted {
+            self.options.interfaces = wanted;
+            self.links.retain(&self.options.interfaces);
+            attach::discard_leftovers(&self.options)?;
+        }
+        Ok(changed)
     }
 
     /// For sockets in lanes; the error says why there are none.
@@ -209,11 +232,6 @@ impl Gate {
     /// Whether the board tells live SPIs of ours from dead ones, which needs an engine.
     pub fn set_check_live_spi(&mut self, check: bool) -> Result<(), GateError> {
         Ok(self.maps.set_check_live_spi(check)?)
-    }
-
-    /// Whether this host masquerades the IKE of others, a little of which then passes.
-    pub fn set_masquerades(&mut self, masquerades: bool) -> Result<(), GateError> {
-        Ok(self.maps.set_masquerades(masquerades)?)
     }
 
     /// Our node in SPIs and tickets.

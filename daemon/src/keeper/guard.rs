@@ -1,7 +1,7 @@
 //! The keeper's hold on the gate: it loads it, keeps its keys and our addresses current, and lets it
 //! know that somebody is at home. A gate that fails costs speed, so nothing here stops the daemon.
 
-use std::{collections::BTreeSet, mem, net::IpAddr, os::fd::BorrowedFd, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, os::fd::BorrowedFd, time::Duration};
 
 use gate_abi::{
     board,
@@ -62,7 +62,7 @@ impl UsedSlots {
 /// A gate, or the reason for having none.
 pub(super) struct Guard {
     gate: Option<Gate>,
-    /// Where it is to be attached.
+    /// Where it is to be attached; empty for wherever one of our addresses is.
     interfaces: Vec<String>,
     /// Whether it is to be attached at all. The program for sockets is loaded either way.
     on_interfaces: bool,
@@ -111,11 +111,7 @@ impl Guard {
         guard.on_interfaces = options.mode != Mode::Off;
         match Gate::load(&options) {
             Ok(gate) => {
-                guard.interfaces = if options.interfaces.is_empty() {
-                    guard.own_interfaces()
-                } else {
-                    options.interfaces
-                };
+                guard.interfaces = options.interfaces;
                 guard.gate = Some(gate);
                 guard.tell_level();
             }
@@ -138,21 +134,31 @@ impl Guard {
         if !self.on_interfaces {
             self.trouble = Some(SWITCHED_OFF.into());
         }
-        let interfaces = mem::take(&mut self.interfaces);
+        self.follow_interfaces();
+    }
+
+    /// Interfaces come and go, and some are made anew.
+    fn follow_interfaces(&mut self) {
+        let interfaces = if self.interfaces.is_empty() {
+            self.own_interfaces()
+        } else {
+            self.interfaces.clone()
+        };
         let Some(gate) = &mut self.gate else {
             return;
         };
-        if let Err(error) = gate.stand_guard(interfaces) {
-            self.complain(&error.to_string());
-            return;
-        }
-        for attachment in gate.attachments() {
-            info!(
-                interface = attachment.interface,
-                mode = attachment.mode.name(),
-                reason = attachment.reason,
-                "gate"
-            );
+        match gate.stand_guard(interfaces) {
+            Ok(changed) => {
+                for attachment in changed {
+                    info!(
+                        interface = attachment.interface,
+                        mode = attachment.mode.name(),
+                        reason = attachment.reason,
+                        "gate"
+                    );
+                }
+            }
+            Err(error) => self.complain(&error.to_string()),
         }
     }
 
@@ -236,6 +242,7 @@ impl Guard {
         {
             self.refreshed = Some(now);
             self.refresh_addresses();
+            self.follow_interfaces();
         }
         if now.saturating_sub(self.samples[1].0) >= SAMPLE_EVERY {
             self.sample(now);
@@ -258,7 +265,11 @@ impl Guard {
             .sum();
         self.samples.swap(0, 1);
         self.samples[1] = (now, counted);
-        if self.level.observe(now, unproven) {
+        let half_open = self
+            .gate
+            .as_ref()
+            .map_or(0, |gate| gate.board().half_open());
+        if self.level.observe(now, unproven, half_open) {
             let (level, why) = (self.level.level().name(), self.level.why());
             warn!(level, why, "level of defence");
             self.tell_level();

@@ -65,6 +65,7 @@ impl Ground {
                 pin_dir: lab.bpf().join(format!("end-{}", namespace.name())),
                 interfaces: vec![CABLE.into()],
                 mode: gate::Mode::Native,
+                masquerade: false,
             };
             ends.push(namespace.within(|| Gate::attach(&options))??);
         }

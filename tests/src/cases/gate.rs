@@ -68,6 +68,10 @@ pub const CASES: &[Case] = &[
         name: "an_interface_already_taken_is_named_with_its_program",
         run: taken,
     },
+    Case {
+        name: "an_interface_that_comes_later_or_again_gets_the_gate",
+        run: come_and_go,
+    },
 ];
 
 /// Of instructions that the verifier follows, for each program.
@@ -240,6 +244,38 @@ fn restart(lab: &mut Lab) -> Result<()> {
     cable.send(corpus::LOCAL[0], &forged)?;
     let got = cable.received()?.len();
     ensure!(got == forged.len(), "the gate still stands: {got} arrived");
+    gate.detach()?;
+    Ok(())
+}
+
+fn come_and_go(lab: &mut Lab) -> Result<()> {
+    let site = Namespace::new("inside")?;
+    let options = options(lab, "come-and-go", &[])?;
+    let mut gate = site.within(|| Gate::attach(&options))??;
+    let mut look = |expected: &[(&str, Attached)]| -> Result<()> {
+        let names = ["first", "second"].map(str::to_owned).to_vec();
+        let changed = site.within(|| gate.stand_guard(names))??;
+        let seen: Vec<_> = changed
+            .iter()
+            .map(|one| (one.interface.as_str(), one.mode))
+            .collect();
+        ensure!(seen == expected, "{changed:?}");
+        let again = ["first", "second"].map(str::to_owned).to_vec();
+        let nothing = site.within(|| gate.stand_guard(again))??;
+        ensure!(nothing.is_empty(), "{nothing:?}");
+        Ok(())
+    };
+    site.ip("link add first type veth peer name first0")?;
+    look(&[("first", Attached::Native), ("second", Attached::None)])?;
+    site.ip("link add second type veth peer name second0")?;
+    look(&[("second", Attached::Native)])?;
+    site.ip("link del first")?;
+    look(&[("first", Attached::None)])?;
+    site.ip("link add first type veth peer name first0")?;
+    look(&[("first", Attached::Native)])?;
+    let changed = site.within(|| gate.stand_guard(vec!["second".to_owned()]))??;
+    ensure!(changed.is_empty() && gate.attachments().len() == 1);
+    ensure!(!options.pin_dir.join("links/first").exists());
     gate.detach()?;
     Ok(())
 }
@@ -427,6 +463,7 @@ pub(crate) fn options(lab: &Lab, name: &str, interfaces: &[&str]) -> Result<Gate
         pin_dir: lab.bpf().join(format!("gate-{name}")),
         interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
         mode: Mode::Auto,
+        masquerade: false,
     })
 }
 
