@@ -13,6 +13,8 @@
 mod bench;
 mod counters;
 mod frame;
+#[cfg(feature = "bench")]
+mod generator;
 #[cfg(not(feature = "direct"))]
 mod lanes;
 mod maps;

@@ -4,6 +4,7 @@
 //! own network. The library's unit tests need no privilege and run under plain `cargo test`.
 
 pub mod attacks;
+pub mod barrage;
 pub mod bench;
 pub mod capture;
 pub mod cases;

@@ -31,6 +31,9 @@ enum Subject {
     Resume,
     /// What the gate does with a frame, as a multiple of dropping it unseen. Needs root.
     Gate,
+    /// How many of the clients that come back are served while forged resumptions arrive as fast as
+    /// this machine can make them, with the gate and without. Needs root.
+    Storm,
 }
 
 pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
@@ -41,6 +44,7 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     let figures = match arguments.subject {
         Subject::Resume => resume(places, &mut show)?,
         Subject::Gate => gate(places, &mut show)?,
+        Subject::Storm => storm(places, &mut show)?,
     };
     if arguments.json {
         println!("{{{figures}}}");
@@ -63,6 +67,14 @@ pub(crate) fn resume(places: &Places, show: &mut dyn FnMut(&[u8]) -> Result<()>)
 pub(crate) fn gate(places: &Places, show: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<String> {
     build::gate_bench(places)?;
     let figures = in_lab(places, ["gate", ROUNDS], show)?;
+    Ok(format!(r#""bench":[{figures}]"#))
+}
+
+/// Measures what clients get at the highest forged rate; the result is the `bench` member of a JSON
+/// object.
+pub(crate) fn storm(places: &Places, show: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<String> {
+    build::gate_bench(places)?;
+    let figures = in_lab(places, ["storm", "1"], show)?;
     Ok(format!(r#""bench":[{figures}]"#))
 }
 

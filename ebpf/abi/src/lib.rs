@@ -12,6 +12,7 @@
     reason = "a call in a BPF program costs a frame of its 512 octets of stack"
 )]
 
+pub mod barrage;
 pub mod bench;
 pub mod board;
 pub mod classify;

@@ -58,6 +58,24 @@ impl Attempts {
     }
 }
 
+/// What a client does again and again.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cycle {
+    /// A login, a resumption and the goodbye.
+    Whole,
+    /// A resumption by the ticket that it sleeps on.
+    Resume,
+}
+
+impl Cycle {
+    const fn attempts(self) -> u32 {
+        match self {
+            Self::Whole => 2,
+            Self::Resume => 1,
+        }
+    }
+}
+
 /// A client and its record.
 pub(super) struct Legitimate<'a> {
     namespace: &'a Namespace,
@@ -81,7 +99,7 @@ impl<'a> Legitimate<'a> {
 
     /// A cycle in every [`PERIOD`] until told to stop, the first after `offset`; the one under way is
     /// finished.
-    pub(super) fn run(&mut self, stop: &AtomicBool, offset: Duration) -> Result<()> {
+    pub(super) fn run(&mut self, stop: &AtomicBool, kind: Cycle, offset: Duration) -> Result<()> {
         let start = Instant::now() + offset;
         let mut cycle = 0;
         loop {
@@ -96,13 +114,16 @@ impl<'a> Legitimate<'a> {
             if stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            let served = self.cycle()?;
+            let served = match kind {
+                Cycle::Whole => self.cycle()?,
+                Cycle::Resume => self.come_back()?,
+            };
             let begun = (start.elapsed().as_nanos() / PERIOD.as_nanos()) as u32 + 1;
             let missed = begun.saturating_sub(cycle + 1);
             cycle += 1 + missed;
             if !served {
                 // Whoever had called meanwhile would have met the same.
-                self.attempts.made += 2 * missed;
+                self.attempts.made += kind.attempts() * missed;
             }
         }
     }
@@ -127,6 +148,35 @@ impl<'a> Legitimate<'a> {
             }
         }
         Ok(true)
+    }
+
+    /// One resumption by the ticket that it sleeps on, and asleep again. Whether that worked; if not, it
+    /// begins anew with a login that does not count.
+    fn come_back(&mut self) -> Result<bool> {
+        self.begin()?;
+        if self.attempt(true)? {
+            thread::sleep(PAUSE);
+            self.client.command(&suspend())?;
+            let asleep = |event: &Event| matches!(event, Event::Suspended { .. }).then_some(());
+            if self.wait_for(FAREWELL, asleep)?.is_some() {
+                return Ok(true);
+            }
+        }
+        self.start_anew()?;
+        let attempts = self.attempts.clone();
+        self.fall_asleep()?;
+        self.attempts = attempts;
+        Ok(false)
+    }
+
+    /// Logs in to sleep on a ticket; whether that worked.
+    pub(super) fn fall_asleep(&mut self) -> Result<bool> {
+        self.begin()?;
+        let up = self.attempt(false)?;
+        if up {
+            self.sleep()?;
+        }
+        Ok(up)
     }
 
     /// Sends the first message of a login, by ticket if there is one.

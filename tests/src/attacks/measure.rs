@@ -246,7 +246,7 @@ fn log_of(lab: &Lab) -> PathBuf {
 }
 
 /// Why tickets are refused whose body had to be opened first.
-const OPENED: [&str; 4] = ["body", "used", "policy", "revoked"];
+const OPENED: [&str; 3] = ["body", "policy", "revoked"];
 /// Of `/proc/PID/clear_refs`: resets the peak of the resident set.
 const RESET_PEAK: &str = "5";
 /// The column in `/proc/net/dev`.

@@ -11,6 +11,7 @@ mod first;
 mod hoards;
 mod measure;
 mod parsing;
+mod peak;
 mod recorded;
 mod scene;
 mod standing;
@@ -28,12 +29,14 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use self::{
-    client::{Attempts, Legitimate, PERIOD},
+    client::{Attempts, Cycle, Legitimate, PERIOD},
     measure::{Counts, Facts, Peaks},
     scene::{GATEWAY, Ground, Scene},
     verdict::{HEADER, Metric, Mode, Row, real},
 };
 use crate::suite::Lab;
+
+pub use self::peak::measure as measure_peak;
 
 const USAGE: &str = "usage: flood list | flood FILE [ATTACK...]";
 
@@ -211,7 +214,7 @@ fn facts(lab: &Lab, attack: &Attack, mode: Mode) -> Result<Facts> {
         let (stop, mut running) = (&stop, Vec::new());
         for (number, client) in clients.iter_mut().enumerate() {
             let offset = PERIOD * number as u32 / u32::from(CLIENTS);
-            running.push(scope.spawn(move || client.run(stop, offset)));
+            running.push(scope.spawn(move || client.run(stop, Cycle::Whole, offset)));
         }
         let victim = robbed.as_mut().filter(|_| attack.loot == Loot::Stolen);
         let victim = victim.map(|robbed| {

@@ -36,6 +36,16 @@ impl Recorded {
         })
     }
 
+    /// As it was recorded.
+    pub(super) fn message(&self) -> &[u8] {
+        &self.message
+    }
+
+    /// Where the nonce is in each of them.
+    pub(super) fn nonce(&self) -> Range<usize> {
+        self.nonce.clone()
+    }
+
     /// The same request of another client: another SPIi, another nonce.
     pub(super) fn another(&self, chance: &mut Chance) -> Vec<u8> {
         let mut message = self.message.clone();

@@ -218,7 +218,7 @@ pub(super) const fn real(count: u64) -> f64 {
     count as f64
 }
 
-fn to_thousandths(number: f64) -> f64 {
+pub(super) fn to_thousandths(number: f64) -> f64 {
     (number * 1e3).round() / 1e3
 }
 

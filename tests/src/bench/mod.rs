@@ -12,9 +12,10 @@ use std::{env, fmt, fs, path::Path, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use crate::suite::Lab;
+use crate::{attacks, suite::Lab};
 
-const USAGE: &str = "usage: bench resume LOGINS FILE | bench gate ROUNDS FILE | bench wire ADDRESS";
+const USAGE: &str = "usage: bench resume LOGINS FILE | bench gate ROUNDS FILE | bench storm RUNS FILE | \
+                     bench wire ADDRESS";
 
 /// Runs the benchmark that the arguments name.
 #[must_use]
@@ -28,6 +29,7 @@ pub fn main() -> ExitCode {
         ["gate", rounds, file] => measured(Path::new(file), |lab| {
             gate::measure(lab, rounds.parse().context("ROUNDS")?)
         }),
+        ["storm", _, file] => measured(Path::new(file), attacks::measure_peak),
         ["wire", address] => wire::serve(address),
         _ => Err(anyhow::anyhow!("{USAGE}")),
     };
