@@ -50,7 +50,16 @@ pub(super) fn walk<F: Frame + ?Sized>(
         if kind == PAYLOAD_NONE {
             break;
         }
-        let [next, _, l0, l1] = frame.load::<GENERIC_HEADER_LEN>(at).ok_or(SHAPE)?;
+        // In one read with what a notification has next; only the last payload is too short for that.
+        let head = match frame.load::<NOTIFY_HEADER_LEN>(at) {
+            Some(head) => u64::from_le_bytes(head),
+            None if kind == PAYLOAD_NOTIFY => return Err(SHAPE),
+            None => {
+                let head = frame.load::<GENERIC_HEADER_LEN>(at).ok_or(SHAPE)?;
+                u64::from(u32::from_le_bytes(head))
+            }
+        };
+        let [next, _, l0, l1, _, spi_size, t0, t1] = frame.forget(head).to_le_bytes();
         let len = usize::from(u16::from_be_bytes([l0, l1]));
         if len < GENERIC_HEADER_LEN || at + len > end {
             return Err(SHAPE);
@@ -62,7 +71,6 @@ pub(super) fn walk<F: Frame + ?Sized>(
             nonce = frame.settle(at + GENERIC_HEADER_LEN);
         }
         if kind == PAYLOAD_NOTIFY {
-            let [_, spi_size, t0, t1] = frame.load::<4>(at + GENERIC_HEADER_LEN).ok_or(SHAPE)?;
             if len < NOTIFY_HEADER_LEN {
                 return Err(SHAPE);
             }
