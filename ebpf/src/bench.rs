@@ -21,6 +21,7 @@ pub fn empty_drop(_: XdpContext) -> u32 {
 }
 
 #[xdp]
+#[inline(always)]
 pub fn gate_again(context: XdpContext) -> u32 {
     if lay_down(&context).is_none() {
         return XDP_ABORTED;

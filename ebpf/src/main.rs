@@ -31,6 +31,7 @@ use crate::maps::Told;
 
 /// For interfaces whose frames lie in one buffer.
 #[xdp]
+#[inline(always)]
 pub fn gate(context: XdpContext) -> u32 {
     judge(&mut Packet::new(&context))
 }
@@ -39,6 +40,7 @@ pub fn gate(context: XdpContext) -> u32 {
 /// only the portable object has this one.
 #[cfg(not(feature = "direct"))]
 #[xdp(frags)]
+#[inline(always)]
 pub fn gate_frags(context: XdpContext) -> u32 {
     judge(&mut Packet::new(&context))
 }

@@ -42,7 +42,15 @@ pub fn siphash24(key: &SipKey, data: &[u8]) -> u64 {
 #[inline(always)]
 #[must_use]
 pub fn siphash24_words<const N: usize>(key: &SipKey, words: &[u64; N]) -> u64 {
-    let mut state = State::new(key);
+    apart(key.k0, key.k1, words)
+}
+
+/// Apart from its caller: four words in progress and what they are made from take all the registers
+/// that BPF has.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline(always))]
+fn apart<const N: usize>(k0: u64, k1: u64, words: &[u64; N]) -> u64 {
+    let mut state = State::new(&SipKey { k0, k1 });
     for &word in words {
         state.absorb(word);
     }
