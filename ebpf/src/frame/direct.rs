@@ -4,7 +4,7 @@ use aya_ebpf::programs::XdpContext;
 use gate_abi::classify::Frame;
 use gate_abi::reply::FrameMut;
 
-use super::{OFFSET_MASK, copy, cut, opaque, store, unknown_zero};
+use super::{copy, cut, opaque, store, unknown_zero};
 
 pub struct Direct<'a> {
     context: &'a XdpContext,
@@ -35,12 +35,8 @@ impl Frame for Direct<'_> {
 
     #[inline(always)]
     fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        // The verifier bounds registers, not values: the checked offset and the checked pointer
-        // must be the ones that are used, so neither may be computed anew behind its check.
-        let at = opaque(at + self.zero);
-        if at > FARTHEST {
-            return None;
-        }
+        // The verifier bounds registers, not values: the checked pointer must be the one that is
+        // used, so it may not be computed anew behind its check.
         let start = opaque(self.data + at);
         if start + N > self.end {
             return None;
@@ -57,7 +53,7 @@ impl Frame for Direct<'_> {
 
     #[inline(always)]
     fn settle(&self, at: usize) -> usize {
-        (at + self.zero) & OFFSET_MASK
+        (at + self.zero) & FARTHEST
     }
 
     #[inline(always)]
@@ -78,5 +74,6 @@ impl FrameMut for Direct<'_> {
     }
 }
 
-/// The largest offset for which the verifier keeps track of a packet pointer, with room to read.
+/// More than any offset in a frame of one buffer, which is no longer than a page. The verifier keeps
+/// track of packet pointers up to here.
 const FARTHEST: usize = 0x7fff;
