@@ -88,6 +88,7 @@ fn cut(context: &XdpContext, octets: usize, len: usize) -> bool {
 }
 
 /// More than any offset in a frame.
+#[cfg(not(feature = "direct"))]
 pub const OFFSET_MASK: usize = 0x1_ffff;
 
 /// Strict verifiers want whole words at whole places.

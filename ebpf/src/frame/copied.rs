@@ -6,7 +6,7 @@ use aya_ebpf::programs::XdpContext;
 use gate_abi::classify::Frame;
 use gate_abi::reply::FrameMut;
 
-use super::{copy, cut, store, unknown_zero};
+use super::{OFFSET_MASK, copy, cut, store, unknown_zero};
 
 pub struct Copied<'a> {
     context: &'a XdpContext,
@@ -57,6 +57,3 @@ impl FrameMut for Copied<'_> {
         cut(self.context, self.len, len)
     }
 }
-
-/// More than any offset in a frame.
-const OFFSET_MASK: usize = 0x1_ffff;

@@ -11,7 +11,7 @@ use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use gate_abi::bench::{AGAIN, Again, EMPTY_DROP, GATE_AGAIN, ONLY_AGAIN};
-use gate_abi::defence::{Budget, Level};
+use gate_abi::defence::{Budget, Level, Limit, Meter};
 use gate_abi::frames::{Around, Message, NONCE, SECURITY_ASSOCIATION};
 use gate_abi::ike::IKE_SA_INIT;
 use gate_abi::maps::{ABI_VERSION, PROGRAM};
@@ -74,6 +74,8 @@ pub(super) fn measure(lab: &Lab, rounds: usize) -> Result<Vec<Figure>> {
         for (way, taken) in ways.iter().zip(&mut taken) {
             gate.set_level(Some(way.level))?;
             gate.set_budgets([way.budget; Budget::COUNT])?;
+            // One ticket is shown a million times, and charged like any other.
+            gate.set_limits([NO_LIMIT; Meter::COUNT])?;
             let laid = if way.portable {
                 &mut portable
             } else {
@@ -296,3 +298,8 @@ const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 const REPEATS: u32 = 100_000;
 const WARM_UP: usize = 2;
+
+const NO_LIMIT: Limit = Limit {
+    interval: 0,
+    burst: u64::MAX,
+};
