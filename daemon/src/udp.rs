@@ -42,6 +42,10 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const UNPROVEN_BUFFER: usize = 2 << 20;
 /// The kernel makes it as large as it has to be, which is one datagram or two.
 const SINK_BUFFER: usize = 0;
+/// What waits for a neighbour that never says where it is stays in our buffer. The kernel lets each
+/// hold 212,992 octets (`unres_qlen_bytes`), which is its usual size: one such neighbour would silence
+/// us towards everybody. The kernel doubles this, so there is room for 39 of them.
+const SEND_BUFFER: usize = 4 << 20;
 /// The peer has repeated, or given up, what waited longer than this.
 const STALE: Duration = Duration::from_secs(5);
 const NON_ESP_MARKER: [u8; 4] = [0; 4];
@@ -214,6 +218,9 @@ impl UdpSocket {
         let buffer = share.receive_buffer();
         if setsockopt(&fd, sockopt::RcvBufForce, &buffer).is_err() {
             setsockopt(&fd, sockopt::RcvBuf, &buffer).map_err(failed("buffer"))?;
+        }
+        if setsockopt(&fd, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
+            setsockopt(&fd, sockopt::SndBuf, &SEND_BUFFER).map_err(failed("buffer"))?;
         }
         setsockopt(&fd, sockopt::ReceiveTimestamp, &true).map_err(failed("time stamps"))?;
         setsockopt(&fd, sockopt::RxqOvfl, &1).map_err(failed("overflow counter"))?;

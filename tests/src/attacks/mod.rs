@@ -14,6 +14,7 @@ mod parsing;
 mod peak;
 mod recorded;
 mod scene;
+mod silent;
 mod standing;
 mod tickets;
 mod verdict;
@@ -32,11 +33,11 @@ use self::{
     client::{Attempts, Cycle, Legitimate, PERIOD},
     measure::{Counts, Facts, Peaks},
     scene::{GATEWAY, Ground, Scene},
-    verdict::{HEADER, Metric, Mode, Row, real},
+    verdict::{HEADER, Metric, Row, real},
 };
 use crate::suite::Lab;
 
-pub use self::peak::measure as measure_peak;
+pub use self::{peak::measure as measure_peak, silent::Silence, verdict::Mode};
 
 const USAGE: &str = "usage: flood list | flood FILE [ATTACK...]";
 
@@ -159,8 +160,27 @@ fn matrix(file: &str, wanted: &[&str]) -> Result<bool> {
             }
         }
     }
+    if wanted.is_empty() {
+        good &= silence();
+    }
     fs::write(file, serde_json::to_string(&rows)?).with_context(|| file.to_owned())?;
     Ok(good)
+}
+
+/// What is no row of the matrix: a source whose neighbour entry never resolves.
+fn silence() -> bool {
+    let mut good = true;
+    for mode in [Mode::Gate, Mode::User] {
+        let measured = Lab::new("flood").and_then(|lab| Silence::measure(&lab, mode, SILENCE));
+        match measured.and_then(|silence| silence.check_times().map(|()| silence)) {
+            Ok(silence) => println!("{silence}: pass"),
+            Err(error) => {
+                println!("{error:#}: FAIL");
+                good = false;
+            }
+        }
+    }
+    good
 }
 
 fn play(attack: &Attack, mode: Mode) -> Result<Row> {
@@ -271,6 +291,8 @@ const WANTED: [u8; 22] = [
 ];
 /// Each logs in and resumes once before anything is measured, so that caches and pages are there.
 const CLIENTS: u16 = 24;
+/// How long the silent neighbour calls.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Another client's number.
 const ROBBED: u16 = 100;
 /// Into the attack before the robbed client calls again.

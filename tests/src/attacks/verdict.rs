@@ -11,7 +11,7 @@ use super::{Attack, client::Attempts, measure::Facts};
 /// What stands between the attack and the core.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Mode {
+pub enum Mode {
     /// The gate, and the daemon's own defences behind it.
     Gate,
     /// The daemon's own defences.
@@ -23,7 +23,7 @@ pub(super) enum Mode {
 impl Mode {
     pub(super) const ALL: [Self; 3] = [Self::Gate, Self::User, Self::Off];
 
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Gate => "gate",
             Self::User => "user",

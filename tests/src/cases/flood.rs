@@ -11,6 +11,7 @@ use gate_abi::defence::{Budget, Level};
 
 use super::tunnel::{client_connection, gateway_connection, two_sites};
 use crate::{
+    attacks::{Mode, Silence},
     capture::Capture,
     flood::{Forger, Pace, Sent},
     netns::Namespace,
@@ -29,6 +30,12 @@ pub const CONTROL: Case = Case {
     run: control,
 };
 
+/// Answers that can never leave.
+pub const SILENT: Case = Case {
+    name: "a_source_whose_neighbour_never_resolves_costs_other_clients_nothing",
+    run: silent,
+};
+
 const FORGED: u32 = 20_000;
 const PACE: Pace = Pace { per_second: 5000 };
 /// Into the flood before the client calls.
@@ -38,6 +45,8 @@ const RESUMES_WITHIN: Duration = Duration::from_secs(3);
 /// What the kernel has queued for the engine when the flood ends.
 const DRAINED_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(50);
+/// The long form is `cargo xtask flood`'s.
+const SILENT_FOR: Duration = Duration::from_secs(4);
 
 fn turned_away(lab: &mut Lab) -> Result<()> {
     let (client_ns, gateway_ns) = two_sites()?;
@@ -125,6 +134,15 @@ fn control(lab: &mut Lab) -> Result<()> {
         );
         thread::sleep(POLL);
     }
+}
+
+fn silent(lab: &mut Lab) -> Result<()> {
+    for mode in [Mode::Gate, Mode::User] {
+        let silence = Silence::measure(lab, mode, SILENT_FOR)?;
+        println!("      {silence}");
+        silence.check()?;
+    }
+    Ok(())
 }
 
 /// Client and gateway, up and talking without a data plane.

@@ -11,6 +11,7 @@ pub const CASES: &[Case] = &[
     flood::CONTROL,
     lanes::APART,
     lanes::TOGETHER,
+    flood::SILENT,
     challenge::COOKIE,
     challenge::COOKIE_IPV6,
     challenge::LEVEL,
