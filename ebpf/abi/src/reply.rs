@@ -76,15 +76,15 @@ impl Reply {
         let udp_len = UDP_LEN + payload + message_len;
 
         // Its halves are no whole words where a copy would lie.
-        let [m0, m1, m2, m3, m4, m5, n0, n1, n2, n3, n4, n5] = frame.load::<12>(0)?;
+        let [m0, m1, m2, m3, m4, m5, n0, n1, n2, n3, n4, n5] = frame.load::<12>(frame.settle(0))?;
         let ethernet = [
             u32::from_ne_bytes([n0, n1, n2, n3]),
             u32::from_ne_bytes([n4, n5, m0, m1]),
             u32::from_ne_bytes([m2, m3, m4, m5]),
         ];
 
-        let [spi_a, spi_b] = words(frame.copy::<8>(self.message)?);
-        let udp = frame.copy::<UDP_LEN>(udp_at)?;
+        let [spi_a, spi_b] = words(frame.load::<8>(self.message)?);
+        let udp = frame.load::<UDP_LEN>(udp_at)?;
         let [s0, s1, d0, d1, ..] = udp;
         let ports = u32::from_ne_bytes([d0, d1, s0, s1]);
         let [u0, u1] = (udp_len as u16).to_be_bytes();
@@ -98,7 +98,7 @@ impl Reply {
         }
 
         if self.ip_len == IPV4_LEN {
-            let [_, _, _, from, to] = words5(frame.copy::<IPV4_LEN>(self.ip)?);
+            let [_, _, _, from, to] = words5(frame.load::<IPV4_LEN>(self.ip)?);
             sum = add(add(sum, from), to);
             let [t0, t1] = ((IPV4_LEN + udp_len) as u16).to_be_bytes();
             let mut header = [
@@ -117,7 +117,7 @@ impl Reply {
             header[2] = u32::from_ne_bytes([HOP_LIMIT, PROTOCOL_UDP, c0, c1]);
             stored(frame.store(self.ip, header))?;
         } else {
-            let [_, _, addresses @ ..] = words10(frame.copy::<40>(self.ip)?);
+            let [_, _, addresses @ ..] = words10(frame.load::<40>(self.ip)?);
             for word in addresses {
                 sum = add(sum, word);
             }
@@ -150,7 +150,8 @@ impl Reply {
             let [t0, t1, t2, t3, t4, t5, ..] = tail;
             stored(frame.store(self.message + TAIL_AT, [t0, t1, t2, t3, t4, t5]))?;
         }
-        stored(frame.store(0, ethernet))?;
+        let start = frame.settle(0);
+        stored(frame.store(start, ethernet))?;
         stored(frame.cut(udp_at + udp_len))
     }
 
