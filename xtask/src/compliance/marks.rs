@@ -141,6 +141,37 @@ mod tests {
 ";
 
     #[test]
+    fn every_test_that_the_threat_model_names_is_there() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let page = fs::read_to_string(root.join("docs/threat-model.md")).expect("page");
+        let rows = page.lines().filter(|line| line.starts_with("| "));
+        let named: Vec<&str> = rows
+            .flat_map(|row| row.split('`').skip(1).step_by(2))
+            .filter(|name| name.contains('_') && !name.contains([' ', '.']))
+            .collect();
+        assert!(named.len() > 25, "{named:?}");
+        let mut sources = String::new();
+        for folder in ["daemon", "ebpf/abi/src", "tests/src"] {
+            gather(&root.join(folder), &mut sources);
+        }
+        for name in named {
+            let here = [format!("fn {name}("), format!("\"{name}\"")];
+            assert!(here.iter().any(|one| sources.contains(one)), "{name}");
+        }
+    }
+
+    fn gather(folder: &Path, sources: &mut String) {
+        for entry in fs::read_dir(folder).expect("folder") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                gather(&path, sources);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                sources.push_str(&fs::read_to_string(&path).expect("source"));
+            }
+        }
+    }
+
+    #[test]
     fn marks_name_the_test_or_the_file() {
         let mut marks = Marks::default();
         marks.file("src/a/b.rs", "a::b", TEXT).expect("well formed");
