@@ -73,6 +73,8 @@ pub(crate) enum Command {
     Flood,
     /// Where the gate is attached and what it has counted
     Gate,
+    /// All counters and gauges as Prometheus reads them
+    Metrics,
     /// End the daemon; SAs stay in the kernel unless --delete is given
     Shutdown {
         /// Delete all SAs with the peers' knowledge first

@@ -41,6 +41,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Trouble> {
+    if matches!(args.command, Some(Command::Metrics)) {
+        return metrics(args);
+    }
     let (request, deadline) = request(args.command.as_ref());
     let answer = ask::ask(&args.socket, &request, deadline)?;
     let failure = match &answer.reply.outcome {
@@ -57,6 +60,23 @@ fn run(args: &Args) -> Result<(), Trouble> {
         }
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Asks for everything that is counted. It is all or nothing: half a page would look like a fall.
+fn metrics(args: &Args) -> Result<(), Trouble> {
+    let deadline = Duration::from_secs(DEADLINE_SECONDS) + ROUND_TRIP;
+    let mut replies = Vec::new();
+    for request in [Request::Status, Request::Gate, Request::Flood] {
+        let reply = ask::ask(&args.socket, &request, deadline)?.reply;
+        if let Outcome::Error(failure) = reply.outcome {
+            return Err(Trouble::Refused(failure));
+        }
+        replies.push(reply);
+    }
+    if args.quiet {
+        return Ok(());
+    }
+    print(&show::metrics::text(&replies))
 }
 
 fn request(command: Option<&Command>) -> (Request, Duration) {
@@ -100,7 +120,8 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
             },
         },
         Some(Command::Flood) => Request::Flood,
-        Some(Command::Gate) => Request::Gate,
+        // Metrics are asked for in several requests.
+        Some(Command::Gate | Command::Metrics) => Request::Gate,
         Some(Command::Shutdown { delete }) => Request::Shutdown { delete: *delete },
     };
     (request, Duration::from_secs(seconds) + ROUND_TRIP)

@@ -1,6 +1,7 @@
 //! Replies as people read them.
 
 mod flood;
+pub(crate) mod metrics;
 mod ticket;
 
 use std::fmt::Write as _;

@@ -358,6 +358,7 @@ impl Guard {
             budgets: Budget::ALL
                 .iter()
                 .map(|budget| (budget.name().into(), budget.per_second(level)))
+                .filter(|(_, limit)| *limit != u64::MAX)
                 .collect(),
         });
         status

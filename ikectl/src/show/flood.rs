@@ -30,7 +30,7 @@ pub(super) fn screen(flood: &Flood) -> String {
             let budgets: Vec<_> = budgets
                 .map(|one| format!("{} {}", printable(&one.reply), one.per_cpu_per_second))
                 .collect();
-            line("Replies, CPU and s", budgets.join("  "));
+            line("Budget, CPU and s", budgets.join("  "));
         }
         None => line(
             "Level",

@@ -184,9 +184,50 @@ fn a_flood_is_shown_with_its_level_and_why() {
     assert_eq!(lines[1], "First messages      4100 a second without proof");
     assert_eq!(
         lines[2],
-        "Replies, CPU and s  cookie 100000  nack_expired 500"
+        "Budget, CPU and s   cookie 100000  nack_expired 500"
     );
     assert_eq!(lines[3], "Half-open           3");
     let none = r#""flood":{"half_open":0,"cookies_sent":0,"cookies_wrong":0}"#;
     assert!(text(&reply(none), false).starts_with("Level               no gate"));
+}
+
+#[test]
+fn metrics_have_one_family_each_and_labels_of_ours() {
+    let status = r#""status":{"uptime_seconds":7,"pid":812,"connections":1,"ike_sas_established":3,
+        "ike_sas_half_open":2,"suspended":1,"child_sas":3,"full_logins":1,"resumed_logins":5,
+        "failed_logins":0,"tickets_issued":4,"tickets_refused":6,"counters":{"ticket_hot":9},
+        "gate_mode":"native"}"#;
+    let gate = r#""gate":{"mode":"native","counters":[
+        {"verdict":"drop","reason":"tag_\"wrong","packets":11}]}"#;
+    let flood = r#""flood":{"half_open":2,"cookies_sent":8,"cookies_wrong":1,"gate":{"mode":"auto",
+        "level":"guarded","age_seconds":3,"why":"x","unproven_per_second":300,
+        "budgets":[{"reply":"cookie","per_cpu_per_second":100}]}}"#;
+    let page = metrics::text(&[reply(status), reply(gate), reply(flood)]);
+    for line in [
+        "rekindle_uptime_seconds 7",
+        "rekindle_ike_sas{state=\"half_open\"} 2",
+        "rekindle_logins_total{kind=\"resumed\"} 5",
+        "rekindle_tickets_total{what=\"refused\"} 6",
+        "rekindle_messages_total{reason=\"ticket_hot\"} 9",
+        "rekindle_gate_packets_total{verdict=\"drop\",reason=\"tag_\\\"wrong\"} 11",
+        "rekindle_attack_level 1",
+        "rekindle_gate_budget_per_cpu{budget=\"cookie\"} 100",
+    ] {
+        assert!(page.lines().any(|one| one == line), "{line}\n{page}");
+    }
+    let families: Vec<_> = page
+        .lines()
+        .filter(|line| line.starts_with("# TYPE"))
+        .collect();
+    let mut once = families.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), families.len());
+    // Every sample stands under its family.
+    let samples = page.lines().filter(|line| !line.starts_with('#'));
+    for sample in samples {
+        let name = sample.split(['{', ' ']).next().expect("a name");
+        let named = |family: &&str| family.split(' ').nth(2) == Some(name);
+        assert!(families.iter().any(named), "{sample}");
+    }
 }
