@@ -2,6 +2,7 @@
 //! that their ratios hold on a shared machine too; nothing fails for being slow.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::lab::{Kernel, Lab};
+use crate::packages::RIVAL;
 use crate::places::{Findings, Places};
 use crate::{build, setup, shell};
 
@@ -31,6 +33,9 @@ enum Subject {
     Resume,
     /// What the gate does with a frame, as a multiple of dropping it unseen. Needs root.
     Gate,
+    /// What the gate's drop of a forged resumption costs on a wire, beside xdp-filter's drop of a port.
+    /// Needs root.
+    Live,
     /// How many of the clients that come back are served while forged resumptions arrive as fast as
     /// this machine can make them, with the gate and without. Needs root.
     Storm,
@@ -44,6 +49,7 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     let figures = match arguments.subject {
         Subject::Resume => resume(places, &mut show)?,
         Subject::Gate => gate(places, &mut show)?,
+        Subject::Live => live(places, arguments.yes, &mut show)?,
         Subject::Storm => storm(places, &mut show)?,
     };
     if arguments.json {
@@ -75,6 +81,15 @@ pub(crate) fn gate(places: &Places, show: &mut dyn FnMut(&[u8]) -> Result<()>) -
 pub(crate) fn storm(places: &Places, show: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<String> {
     build::gate_bench(places)?;
     let figures = in_lab(places, ["storm", "1"], show)?;
+    Ok(format!(r#""bench":[{figures}]"#))
+}
+
+/// Measures drops on a wire; the result is the `bench` member of a JSON object.
+fn live(places: &Places, yes: bool, show: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<String> {
+    setup::ensure_only(places, &RIVAL, yes)?;
+    build::gate_bench(places)?;
+    let tools = RIVAL.found(places).unwrap_or_else(|| PathBuf::from("/"));
+    let figures = in_lab(places, ["live", &tools.display().to_string()], show)?;
     Ok(format!(r#""bench":[{figures}]"#))
 }
 

@@ -86,6 +86,15 @@ pub(crate) const MACHINE: Group = Group {
     program: None,
 };
 
+/// Another XDP program that drops packets; only for the benchmark that compares with it.
+pub(crate) const RIVAL: Group = Group {
+    name: "rival",
+    purpose: "xdp-filter, to compare with",
+    wants: &["xdp-tools"],
+    unpacked: 2,
+    program: Some("xdp-filter"),
+};
+
 /// The foreign IKE daemon.
 pub(crate) const PEERS: Group = Group {
     name: "peers",

@@ -4,6 +4,7 @@
 mod crowd;
 mod floor;
 mod gate;
+mod live;
 mod resume;
 mod wire;
 
@@ -15,7 +16,7 @@ use serde::Serialize;
 use crate::{attacks, suite::Lab};
 
 const USAGE: &str = "usage: bench resume LOGINS FILE | bench gate ROUNDS FILE | bench storm RUNS FILE | \
-                     bench wire ADDRESS";
+                     bench live TOOLS FILE | bench wire ADDRESS";
 
 /// Runs the benchmark that the arguments name.
 #[must_use]
@@ -30,6 +31,9 @@ pub fn main() -> ExitCode {
             gate::measure(lab, rounds.parse().context("ROUNDS")?)
         }),
         ["storm", _, file] => measured(Path::new(file), attacks::measure_peak),
+        ["live", tools, file] => {
+            measured(Path::new(file), |lab| live::measure(lab, Path::new(tools)))
+        }
         ["wire", address] => wire::serve(address),
         _ => Err(anyhow::anyhow!("{USAGE}")),
     };
