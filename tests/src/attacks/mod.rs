@@ -39,7 +39,7 @@ use crate::suite::Lab;
 
 pub use self::{peak::measure as measure_peak, silent::Silence, verdict::Mode};
 
-const USAGE: &str = "usage: flood list | flood FILE [ATTACK...]";
+const USAGE: &str = "usage: flood list | flood own|esp FILE [ATTACK...]";
 
 /// An attack that is played.
 struct Attack {
@@ -52,6 +52,8 @@ struct Attack {
     loot: Loot,
     /// `[flood] mode` where defences are on.
     flood: &'static str,
+    /// Whether it needs a kernel with ESP, which may be a slow one.
+    esp: bool,
     /// Sends it all, and returns how many frames that was.
     play: fn(&Scene<'_>) -> Result<u64>,
 }
@@ -74,6 +76,7 @@ const USUAL: Attack = Attack {
     success: 0.95,
     loot: Loot::Nothing,
     flood: "auto",
+    esp: false,
     play: |_| Ok(0),
 };
 /// In place of [`USUAL`]'s, where the threat model says so.
@@ -89,8 +92,8 @@ pub fn main() -> ExitCode {
             list();
             Ok(true)
         }
-        [file, attacks @ ..] => matrix(file, attacks),
-        [] => Err(anyhow!("{USAGE}")),
+        [kernel @ ("own" | "esp"), file, attacks @ ..] => matrix(*kernel == "esp", file, attacks),
+        _ => Err(anyhow!("{USAGE}")),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -130,8 +133,9 @@ fn list() {
     println!("not played yet: {}", missing.join(", "));
 }
 
-/// Plays attacks in every mode; whether all rows are as they should be.
-fn matrix(file: &str, wanted: &[&str]) -> Result<bool> {
+/// Plays in every mode the attacks that need a kernel with ESP, or those that do not; whether all rows
+/// are as they should be.
+fn matrix(esp: bool, file: &str, wanted: &[&str]) -> Result<bool> {
     let wanted: Vec<u8> = wanted
         .iter()
         .map(|word| word.parse().with_context(|| format!("attack {word:?}")))
@@ -141,7 +145,9 @@ fn matrix(file: &str, wanted: &[&str]) -> Result<bool> {
         let known = all.iter().any(|attack| attack.number == *number);
         ensure!(known, "attack {number} is not played: see --list");
     }
-    let chosen = |attack: &&Attack| wanted.is_empty() || wanted.contains(&attack.number);
+    let chosen = |attack: &&Attack| {
+        attack.esp == esp && (wanted.is_empty() || wanted.contains(&attack.number))
+    };
     let (mut rows, mut good) = (Vec::new(), true);
     println!("{HEADER}");
     for attack in all.iter().filter(chosen) {
@@ -160,7 +166,7 @@ fn matrix(file: &str, wanted: &[&str]) -> Result<bool> {
             }
         }
     }
-    if wanted.is_empty() {
+    if wanted.is_empty() && !esp {
         good &= silence();
     }
     fs::write(file, serde_json::to_string(&rows)?).with_context(|| file.to_owned())?;
@@ -204,9 +210,11 @@ fn facts(lab: &Lab, attack: &Attack, mode: Mode) -> Result<Facts> {
     } else {
         attack.flood
     };
-    let mut gateway = ground.gateway(lab, mode, flood)?;
+    let dataplane = if attack.esp { "xfrm" } else { "none" };
+    let mut gateway = ground.gateway(lab, mode, flood, dataplane)?;
+    let many = if attack.esp { FEW_CLIENTS } else { CLIENTS };
     let client = |number| Legitimate::new(&ground.client, number, GATEWAY);
-    let mut clients = (1..=CLIENTS).map(client).collect::<Result<Vec<_>>>()?;
+    let mut clients = (1..=many).map(client).collect::<Result<Vec<_>>>()?;
     let fresh = Counts::settled(lab, &ground, &gateway)?;
     for client in &mut clients {
         client.cycle()?;
@@ -233,7 +241,7 @@ fn facts(lab: &Lab, attack: &Attack, mode: Mode) -> Result<Facts> {
     let sent = thread::scope(|scope| {
         let (stop, mut running) = (&stop, Vec::new());
         for (number, client) in clients.iter_mut().enumerate() {
-            let offset = PERIOD * number as u32 / u32::from(CLIENTS);
+            let offset = PERIOD * number as u32 / u32::from(many);
             running.push(scope.spawn(move || client.run(stop, Cycle::Whole, offset)));
         }
         let victim = robbed.as_mut().filter(|_| attack.loot == Loot::Stolen);
@@ -291,6 +299,8 @@ const WANTED: [u8; 22] = [
 ];
 /// Each logs in and resumes once before anything is measured, so that caches and pages are there.
 const CLIENTS: u16 = 24;
+/// On a slow kernel.
+const FEW_CLIENTS: u16 = 3;
 /// How long the silent neighbour calls.
 const SILENCE: Duration = Duration::from_secs(10);
 /// Another client's number.

@@ -27,6 +27,15 @@ pub(super) fn attacks() -> Vec<Attack> {
             ..USUAL
         },
         Attack {
+            number: 16,
+            what: "ESP in UDP with SPIs that nobody has, from anywhere, 1,000 a second (on a kernel with \
+                   ESP; what the neighbours get is what their logins get)",
+            metric: Metric::ReachedDaemon,
+            esp: true,
+            play: unknown_esp,
+            ..USUAL
+        },
+        Attack {
             number: 18,
             what: "INFORMATIONAL with SPIs that nobody has, from anywhere, 40,000 a second",
             metric: Metric::UnknownSpiAnswers,
@@ -64,6 +73,18 @@ fn keepalives(scene: &Scene<'_>) -> Result<u64> {
         wrapping.forge_source(chance);
         wrapping.around.port = PORT_NAT_T;
         wrapping.datagram(&[KEEPALIVE])
+    })
+}
+
+fn unknown_esp(scene: &Scene<'_>) -> Result<u64> {
+    scene.flood(ESP_PER_SECOND, |wrapping, chance| {
+        wrapping.forge_source(chance);
+        wrapping.around.port = PORT_NAT_T;
+        let mut packet = [0; ESP];
+        chance.fill(&mut packet);
+        // Neither the marker of IKE nor one of the SPIs that are reserved.
+        packet[0] |= 0x80;
+        wrapping.datagram(&packet)
     })
 }
 
@@ -117,6 +138,9 @@ fn internet_checksum(octets: &[u8]) -> u16 {
 }
 
 const PER_SECOND: u32 = 40_000;
+const ESP_PER_SECOND: u32 = 1000;
+/// SPI, sequence number, an IV, an inner packet and an ICV.
+const ESP: usize = 8 + 8 + 84 + 16;
 const FRAGMENTS_PER_SECOND: u32 = 20_000;
 /// `net.ipv4.ipfrag_high_thresh`, as the kernel has it from the start.
 const IPFRAG_HIGH_THRESH: u64 = 4 << 20;

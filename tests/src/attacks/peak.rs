@@ -108,7 +108,7 @@ enum Kind {
 
 fn run(lab: &Lab, name: &'static str, mode: Mode, flood: Option<Kind>) -> Result<Figure> {
     let ground = Ground::lay(lab)?;
-    let mut gateway = ground.gateway(lab, mode, "auto")?;
+    let mut gateway = ground.gateway(lab, mode, "auto", "none")?;
     receive_in_a_thread(&ground)?;
     for process in gateway.processes()? {
         let all_threads = format!("--all-tasks --cpu-list --pid {OTHERS} {process}");

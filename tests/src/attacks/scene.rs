@@ -86,10 +86,16 @@ impl Ground {
     }
 
     /// A gateway on it that defends itself as the mode says, with this `[flood] mode`.
-    pub(super) fn gateway<'a>(&'a self, lab: &Lab, mode: Mode, flood: &str) -> Result<Site<'a>> {
+    pub(super) fn gateway<'a>(
+        &'a self,
+        lab: &Lab,
+        mode: Mode,
+        flood: &str,
+        dataplane: &str,
+    ) -> Result<Site<'a>> {
         let setting = Setting {
             gate: if mode == Mode::Gate { "native" } else { "off" },
-            dataplane: "none",
+            dataplane,
             node: NODE,
         };
         let connection = gateway_connection(LIVENESS);

@@ -45,7 +45,7 @@ impl Silence {
     /// Lets the source call for so long.
     pub fn measure(lab: &Lab, mode: Mode, lasts: Duration) -> Result<Self> {
         let ground = Ground::lay(lab)?;
-        let mut gateway = ground.gateway(lab, mode, "auto")?;
+        let mut gateway = ground.gateway(lab, mode, "auto", "none")?;
         let client = |number| Legitimate::new(&ground.client, number, GATEWAY);
         let mut clients = (1..=CLIENTS).map(client).collect::<Result<Vec<_>>>()?;
         let first = clients.first_mut().context("a client")?;
