@@ -115,6 +115,7 @@ fn options(config: &Config, engine: Vec<OsString>) -> KeeperOptions {
         run_dir: daemon.run_dir.clone(),
         listen: listen.collect(),
         gate: Some(gate),
+        steer_cpus: config.gate.steer_cpus.clone(),
         flood: config.flood.mode,
         engine,
         dataplane: match daemon.dataplane {

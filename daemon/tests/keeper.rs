@@ -258,6 +258,7 @@ fn keeper_role(folder: &Path) {
         run_dir: folder.join("run"),
         listen: vec![listen(Service::Ike), listen(Service::Natt)],
         gate: None,
+        steer_cpus: Vec::new(),
         flood: FloodMode::Auto,
         engine: vec![
             env::current_exe().expect("this program").into(),

@@ -26,7 +26,7 @@ pub fn gate_again(context: XdpContext) -> u32 {
     if lay_down(&context).is_none() {
         return XDP_ABORTED;
     }
-    judge(&mut Packet::new(&context))
+    judge(&mut Packet::new(&context)).0
 }
 
 #[xdp]

@@ -3,7 +3,7 @@
 //!
 //! A frame goes through four stages: read (`frame`), judge (`gate_abi::classify`, with what the
 //! daemon told by way of `maps`), answer where the verdict says so (`gate_abi::reply`), count
-//! (`counters`). There is no panic path: an object with one does not load.
+//! (`counters`); what passes may go to another CPU (`cpus`). There is no panic path: an object with one does not load.
 
 #![no_std]
 #![no_main]
@@ -12,6 +12,7 @@
 #[cfg(feature = "bench")]
 mod bench;
 mod counters;
+mod cpus;
 mod frame;
 #[cfg(feature = "bench")]
 mod generator;
@@ -21,19 +22,22 @@ mod maps;
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::btf_maps::CpuMap;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use gate_abi::classify::{Verdict, classify};
 use gate_abi::reply::FrameMut;
 
 use crate::frame::Packet;
-use crate::maps::Told;
+#[cfg(not(feature = "direct"))]
+use crate::maps::CPUS_FRAGS;
+use crate::maps::{CPUS, Told};
 
 /// For interfaces whose frames lie in one buffer.
 #[xdp]
 #[inline(always)]
 pub fn gate(context: XdpContext) -> u32 {
-    judge(&mut Packet::new(&context))
+    whole(&context, &CPUS)
 }
 
 /// For interfaces with an MTU beyond one page. Direct access would see the first buffer alone, so
@@ -42,11 +46,22 @@ pub fn gate(context: XdpContext) -> u32 {
 #[xdp(frags)]
 #[inline(always)]
 pub fn gate_frags(context: XdpContext) -> u32 {
-    judge(&mut Packet::new(&context))
+    whole(&context, &CPUS_FRAGS)
 }
 
 #[inline(always)]
-fn judge<F: FrameMut>(frame: &mut F) -> u32 {
+fn whole(context: &XdpContext, cpus: &CpuMap<1>) -> u32 {
+    let (action, reason) = judge(&mut Packet::new(context));
+    if action == XDP_PASS {
+        cpus::steer(context, cpus, reason)
+    } else {
+        action
+    }
+}
+
+/// What becomes of a frame, and why, by number.
+#[inline(always)]
+fn judge<F: FrameMut>(frame: &mut F) -> (u32, u32) {
     let judgement = classify(frame, &Told);
     let octets = frame.octets();
     let (reason, action) = match judgement.verdict {
@@ -63,8 +78,10 @@ fn judge<F: FrameMut>(frame: &mut F) -> u32 {
             }
         }
     };
+    // From here on nothing depends on what is known of it.
+    let reason = frame.forget(u64::from(reason)) as u32;
     counters::add(reason, octets);
-    action
+    (action, reason)
 }
 
 /// The loader insists on this symbol (`gate_abi::maps::ABI_SYMBOL`), so that a daemon and an

@@ -4,11 +4,12 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 #[cfg(not(feature = "direct"))]
 use aya_ebpf::btf_maps::ReusePortSockArray;
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, CpuMap, HashMap, PerCpuArray};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
 use gate_abi::board;
 use gate_abi::classify::{Knowledge, Reason};
+use gate_abi::cpus::{Named, STEERED_ENTRIES};
 use gate_abi::defence::{Budget, Level, Meter, Spent};
 use gate_abi::maps::{
     COOKIE_KEYS_ENTRIES, Config, Count, KEYS_ENTRIES, KeySlot, LOCAL_ENTRIES, METERS_ENTRIES,
@@ -57,6 +58,22 @@ pub static LANES: ReusePortSockArray<{ gate_abi::lane::LANES_ENTRIES }> = ReuseP
 #[cfg(not(feature = "direct"))]
 #[btf_map]
 pub static GROUPS: HashMap<[u64; 3], u64, { gate_abi::lane::MAX_GROUPS }> = HashMap::new();
+
+/// The loader makes it as large as this machine allows.
+#[btf_map]
+pub static CPUS: CpuMap<1> = CpuMap::new();
+
+/// The same for frames in several buffers: the kernel allows a map of this type to one kind of
+/// programs, those that take such frames or those that do not.
+#[cfg(not(feature = "direct"))]
+#[btf_map]
+pub static CPUS_FRAGS: CpuMap<1> = CpuMap::new();
+
+#[btf_map]
+pub static NAMED: Array<Named, 1> = Array::new();
+
+#[btf_map]
+pub static STEERED: HashMap<u32, u64, STEERED_ENTRIES> = HashMap::new();
 
 /// Nobody else reads it, so it is not pinned.
 #[btf_map]

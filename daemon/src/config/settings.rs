@@ -2,12 +2,13 @@
 //! `[flood]` and `[log]`.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     time::Duration,
 };
 
-use gate_abi::defence::Level;
+use gate_abi::{cpus::MAX_NAMED, defence::Level};
 
 use super::section::{Entry, Section};
 use crate::gate::FloodMode;
@@ -77,6 +78,8 @@ pub struct GateConfig {
     pub objects_dir: Option<PathBuf>,
     /// This host masquerades the IKE of others behind one of its own addresses.
     pub masquerade: bool,
+    /// The CPUs that work on IKE; none for whichever it comes to.
+    pub steer_cpus: Vec<u32>,
 }
 
 /// How the gate attaches.
@@ -210,7 +213,14 @@ impl DaemonConfig {
 }
 
 impl GateConfig {
-    pub(super) const KEYS: &[&str] = &["interfaces", "masquerade", "mode", "objects_dir"];
+    pub(super) const KEYS: &[&str] = &[
+        "interfaces",
+        "masquerade",
+        "mode",
+        "objects_dir",
+        "steer",
+        "steer_cpus",
+    ];
 
     pub(super) fn take(&mut self, section: &Section<'_>) {
         set(&mut self.mode, section, "mode", |entry| {
@@ -235,9 +245,30 @@ impl GateConfig {
             })
         });
         set(&mut self.masquerade, section, "masquerade", Entry::boolean);
+        self.take_steering(section);
         let mut objects_dir = self.objects_dir.clone().unwrap_or_default();
         set(&mut objects_dir, section, "objects_dir", folder);
         self.objects_dir = (!objects_dir.as_os_str().is_empty()).then_some(objects_dir);
+    }
+
+    /// Both keys belong in one file: the CPUs alone do nothing.
+    fn take_steering(&mut self, section: &Section<'_>) {
+        let mut wanted = !self.steer_cpus.is_empty();
+        set(&mut wanted, section, "steer", |entry| {
+            entry.choice(&[("off", false), ("cpumap", true)])
+        });
+        set(&mut self.steer_cpus, section, "steer_cpus", |entry| {
+            let cpus = cpu_list(entry.string()?);
+            if cpus.is_none() {
+                entry.fail(format!("takes 1 to {MAX_NAMED} CPUs, such as \"0,2-3\""));
+            }
+            cpus
+        });
+        if !wanted {
+            self.steer_cpus.clear();
+        } else if self.steer_cpus.is_empty() {
+            section.fail("steer", "needs steer_cpus, such as \"0,2-3\"");
+        }
     }
 }
 
@@ -317,6 +348,20 @@ fn folder(entry: &Entry<'_>) -> Option<PathBuf> {
         return None;
     }
     Some(path)
+}
+
+/// CPUs as the kernel lists them.
+fn cpu_list(text: &str) -> Option<Vec<u32>> {
+    let mut cpus = BTreeSet::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let bounds = first.trim().parse::<u32>().ok()?..=last.trim().parse::<u32>().ok()?;
+        cpus.extend(bounds.take(MAX_NAMED + 1));
+        if cpus.is_empty() || cpus.len() > MAX_NAMED {
+            return None;
+        }
+    }
+    Some(cpus.into_iter().collect())
 }
 
 fn listed<'a, T>(

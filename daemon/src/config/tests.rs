@@ -111,6 +111,15 @@ fn load(main: &str) -> Config {
 }
 
 #[test]
+fn cpus_are_named_as_the_kernel_lists_them() {
+    let of = |text: &str| load(text).gate.steer_cpus;
+    let steered = "[gate]\nsteer = \"cpumap\"\nsteer_cpus = \"4, 1-2,2\"";
+    assert_eq!(of(steered), [1, 2, 4]);
+    assert_eq!(of("[gate]\nsteer = \"off\"\nsteer_cpus = \"0\""), [0; 0]);
+    assert_eq!(of("[gate]\nmode = \"auto\""), [0; 0]);
+}
+
+#[test]
 fn a_full_file_is_read() {
     let folder = Folder::new(&[("rekindle.toml", GOOD), ("secrets.toml", SECRETS)]);
     let config = folder.load().expect("a good file");

@@ -7,6 +7,7 @@
 mod attach;
 mod board;
 mod counters;
+mod cpus;
 mod interface;
 mod lanes;
 mod level;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use aya::EbpfError;
 use aya::maps::MapError;
+use aya::maps::xdp::XdpMapError;
 use aya::programs::ProgramError;
 use gate_abi::defence::{Budget, Level, Limit, Meter};
 use gate_abi::maps::{ABI_VERSION, TicketKeys};
@@ -32,6 +34,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 pub use self::attach::{Attached, Attachment};
 pub use self::board::Board;
 pub use self::counters::Counted;
+use self::interface::Interface;
 pub use self::lanes::Lanes;
 pub use self::level::{FloodMode, LevelChoice, SAMPLE_EVERY};
 use self::maps::Maps;
@@ -119,6 +122,14 @@ pub enum GateError {
     /// The board could not be mapped.
     #[error("the gate's board cannot be mapped: {0}")]
     Board(io::Error),
+    /// A CPU that packets cannot be sent to.
+    #[error("steer to CPU {cpu}: {source}")]
+    Cpu {
+        /// Its number.
+        cpu: u32,
+        /// What is wrong with it.
+        source: Box<XdpMapError>,
+    },
     /// The folder for pins cannot be used.
     #[error("pin folder {path}: {source}")]
     PinFolder {
@@ -202,6 +213,23 @@ impl Gate {
             attach::discard_leftovers(&self.options)?;
         }
         Ok(changed)
+    }
+
+    /// Has IKE worked on by these CPUs, where the gate stands in the driver. Elsewhere the socket buffer
+    /// exists already, and IKE stays where it came in: those interfaces are returned.
+    pub fn name_cpus(&mut self, cpus: &[u32]) -> Result<Vec<String>, GateError> {
+        let (native, other): (Vec<_>, Vec<_>) = self
+            .attachments
+            .iter()
+            .map(|attachment| (attachment.mode, &attachment.interface))
+            .partition(|(mode, _)| *mode == Attached::Native);
+        let indexes: Vec<u32> = native
+            .iter()
+            .filter_map(|(_, interface)| Interface::find(interface).ok())
+            .map(|interface| interface.index)
+            .collect();
+        self.objects.name_cpus(&indexes, cpus)?;
+        Ok(other.into_iter().map(|(_, name)| name.clone()).collect())
     }
 
     /// For sockets in lanes; the error says why there are none.

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use gate_abi::cpus::{CPUS, CPUS_FRAGS};
 use gate_abi::lane::PROGRAM_LANES;
 use gate_abi::maps::{ABI_SYMBOL, ABI_VERSION, PROGRAM, PROGRAM_FRAGS};
 
+use super::cpus;
 use super::lanes::{self, LaneMaps, Lanes};
 use super::maps::{self, Maps};
 use super::{GateError, Mode, first_line};
@@ -109,6 +111,14 @@ impl Objects {
         }
     }
 
+    /// Has IKE from these interfaces worked on by these CPUs.
+    pub(super) fn name_cpus(&mut self, interfaces: &[u32], cpus: &[u32]) -> Result<(), GateError> {
+        let objects = [&mut self.direct, &mut self.portable].into_iter().flatten();
+        objects
+            .into_iter()
+            .try_for_each(|object| cpus::name(object, interfaces, cpus))
+    }
+
     /// A program, from the faster object that has it.
     pub(super) fn program(&mut self, name: &str) -> Option<&mut Xdp> {
         let of = |object: &Option<Ebpf>| object.as_ref().is_some_and(|o| o.program(name).is_some());
@@ -137,6 +147,9 @@ fn load_object(
 ) -> Result<(Ebpf, Vec<u32>), GateError> {
     let mut loader = EbpfLoader::new();
     loader.override_global(ABI_SYMBOL, &ABI_VERSION, true);
+    for map in [CPUS, CPUS_FRAGS] {
+        loader.map_max_entries(map, cpus::places());
+    }
     for name in maps::names() {
         loader.map_pin_path(name, folder.join(name));
     }

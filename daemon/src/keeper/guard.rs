@@ -79,6 +79,8 @@ pub(super) struct Guard {
     /// What the gate had counted at the last look and the one before, and when.
     samples: [(Duration, Vec<Counted>); 2],
     used_slots: UsedSlots,
+    /// That are to work on IKE; none for whichever it comes to.
+    cpus: Vec<u32>,
 }
 
 impl Guard {
@@ -103,6 +105,7 @@ impl Guard {
             level: LevelChoice::new(flood, boot_clock()),
             samples: Default::default(),
             used_slots: UsedSlots::default(),
+            cpus: Vec::new(),
         };
         let Some(options) = options else {
             guard.trouble = Some(SWITCHED_OFF.into());
@@ -129,11 +132,12 @@ impl Guard {
     }
 
     /// Attaches the gate as far as it goes. Without interfaces in the options it goes wherever one of
-    /// our addresses is.
-    pub(super) fn attach(&mut self) {
+    /// our addresses is. `cpus` are those that are to work on IKE; none means whichever it comes to.
+    pub(super) fn attach(&mut self, cpus: &[u32]) {
         if !self.on_interfaces {
             self.trouble = Some(SWITCHED_OFF.into());
         }
+        self.cpus = cpus.to_vec();
         self.follow_interfaces();
     }
 
@@ -147,16 +151,28 @@ impl Guard {
         let Some(gate) = &mut self.gate else {
             return;
         };
-        match gate.stand_guard(interfaces) {
-            Ok(changed) => {
-                for attachment in changed {
-                    info!(
-                        interface = attachment.interface,
-                        mode = attachment.mode.name(),
-                        reason = attachment.reason,
-                        "gate"
-                    );
-                }
+        let changed = match gate.stand_guard(interfaces) {
+            Ok(changed) => changed,
+            Err(error) => return self.complain(&error.to_string()),
+        };
+        for attachment in &changed {
+            info!(
+                interface = attachment.interface,
+                mode = attachment.mode.name(),
+                reason = attachment.reason,
+                "gate"
+            );
+        }
+        if self.cpus.is_empty() || changed.is_empty() {
+            return;
+        }
+        match gate.name_cpus(&self.cpus) {
+            Ok(left_out) if left_out.is_empty() => info!(cpus = ?self.cpus, "IKE is steered"),
+            Ok(left_out) => {
+                let left_out = left_out.join(", ");
+                self.complain(&format!(
+                    "no steering on {left_out}: the gate is not native"
+                ));
             }
             Err(error) => self.complain(&error.to_string()),
         }

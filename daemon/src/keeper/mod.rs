@@ -77,6 +77,8 @@ pub struct KeeperOptions {
     pub listen: Vec<Listen>,
     /// The gate; `None` for none.
     pub gate: Option<GateOptions>,
+    /// The CPUs that work on IKE; none for whichever it comes to.
+    pub steer_cpus: Vec<u32>,
     /// Who chooses the gate's level of defence.
     pub flood: FloodMode,
     /// What to run as engine: the program and its arguments.
@@ -202,7 +204,7 @@ impl Keeper {
         let ipsec = options.dataplane == DataplaneKind::Xfrm;
         let sockets = Sockets::open(&options.listen, ipsec, guard.lanes())?;
         // Only now: a keeper that cannot have the ports is not to guard them.
-        guard.attach();
+        guard.attach(&options.steer_cpus);
         guard.tick(now, since_epoch());
         Ok(Self {
             options,

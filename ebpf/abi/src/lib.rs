@@ -17,6 +17,7 @@ pub mod bench;
 pub mod board;
 pub mod classify;
 pub mod cookie;
+pub mod cpus;
 pub mod defence;
 #[cfg(any(test, feature = "frames"))]
 pub mod frames;

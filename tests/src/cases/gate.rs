@@ -1,6 +1,7 @@
 //! The gate's programs on a real kernel: loading, verdicts, links and pins.
 
 pub(crate) mod corpus;
+mod cpus;
 mod lanes;
 mod verdicts;
 
@@ -39,6 +40,10 @@ pub const CASES: &[Case] = &[
     Case {
         name: "every_datagram_comes_to_the_socket_of_its_lane_and_worker",
         run: lanes::places,
+    },
+    Case {
+        name: "ike_that_passes_goes_to_the_named_cpu_and_nothing_else_does",
+        run: cpus::named,
     },
     Case {
         name: "forged_resumptions_do_not_reach_a_socket_behind_the_native_gate",

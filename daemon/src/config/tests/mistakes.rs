@@ -50,6 +50,22 @@ const WRONG: &[(&str, &str)] = &[
         "rekindle.toml:2: daemon.node: must be from",
     ),
     (
+        "[gate]\nsteer = \"cpumap\"",
+        "rekindle.toml:1: gate.steer: needs steer_cpus",
+    ),
+    (
+        "[gate]\nsteer = \"rss\"",
+        "rekindle.toml:2: gate.steer: \"rss\" is none of off, cpumap",
+    ),
+    (
+        "[gate]\nsteer_cpus = \"3-1\"",
+        "rekindle.toml:2: gate.steer_cpus: takes 1 to 16 CPUs",
+    ),
+    (
+        "[gate]\nsteer_cpus = \"0-4000000000\"",
+        "rekindle.toml:2: gate.steer_cpus: takes 1 to 16 CPUs",
+    ),
+    (
         "[daemon]\nnode = \"1\"",
         "rekindle.toml:2: daemon.node: must be a number, not a string",
     ),
