@@ -9,7 +9,7 @@ use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use gate_abi::bench::{Again, MAX_FRAME};
 
-use crate::frame::Packet;
+use crate::frame::Direct;
 use crate::judge;
 
 #[btf_map]
@@ -26,7 +26,7 @@ pub fn gate_again(context: XdpContext) -> u32 {
     if lay_down(&context).is_none() {
         return XDP_ABORTED;
     }
-    judge(&mut Packet::new(&context)).0
+    judge(&mut Direct::new(&context)).0
 }
 
 #[xdp]

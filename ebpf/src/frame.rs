@@ -3,7 +3,6 @@
 
 #[cfg(not(feature = "direct"))]
 mod copied;
-#[cfg(feature = "direct")]
 mod direct;
 
 use core::arch::asm;
@@ -14,9 +13,8 @@ use aya_ebpf::helpers::{bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_b
 use aya_ebpf::programs::XdpContext;
 
 #[cfg(not(feature = "direct"))]
-pub use self::copied::Copied as Packet;
-#[cfg(feature = "direct")]
-pub use self::direct::Direct as Packet;
+pub use self::copied::Copied;
+pub use self::direct::Direct;
 
 /// The same value, in a way the optimiser cannot see through. It has to be an instruction: an
 /// empty one would give two source lines to one offset, which the kernel refuses.

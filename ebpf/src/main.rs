@@ -28,7 +28,9 @@ use aya_ebpf::programs::XdpContext;
 use gate_abi::classify::{Verdict, classify};
 use gate_abi::reply::FrameMut;
 
-use crate::frame::Packet;
+#[cfg(not(feature = "direct"))]
+use crate::frame::Copied;
+use crate::frame::Direct;
 #[cfg(not(feature = "direct"))]
 use crate::maps::CPUS_FRAGS;
 use crate::maps::{CPUS, Told};
@@ -37,7 +39,7 @@ use crate::maps::{CPUS, Told};
 #[xdp]
 #[inline(always)]
 pub fn gate(context: XdpContext) -> u32 {
-    whole(&context, &CPUS)
+    whole(&context, &mut Direct::new(&context), &CPUS)
 }
 
 /// For interfaces with an MTU beyond one page. Direct access would see the first buffer alone, so
@@ -46,12 +48,12 @@ pub fn gate(context: XdpContext) -> u32 {
 #[xdp(frags)]
 #[inline(always)]
 pub fn gate_frags(context: XdpContext) -> u32 {
-    whole(&context, &CPUS_FRAGS)
+    whole(&context, &mut Copied::new(&context), &CPUS_FRAGS)
 }
 
 #[inline(always)]
-fn whole(context: &XdpContext, cpus: &CpuMap<1>) -> u32 {
-    let (action, reason) = judge(&mut Packet::new(context));
+fn whole<F: FrameMut>(context: &XdpContext, frame: &mut F, cpus: &CpuMap<1>) -> u32 {
+    let (action, reason) = judge(frame);
     if action == XDP_PASS {
         cpus::steer(context, cpus, reason)
     } else {

@@ -1,4 +1,5 @@
-//! Copies to the stack by helper: any alignment, any number of buffers, any kernel since 5.18.
+//! Copies to the stack by helper, for frames in any number of buffers; direct access would see the
+//! first one alone.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_xdp_get_buff_len;

@@ -1,10 +1,11 @@
-//! Reads where the packet lies, save for what few packets need. Needs a kernel that allows unaligned packet loads.
+//! Reads where the packet lies, save for what few packets need. With the feature `direct` it needs a
+//! kernel that allows unaligned packet loads; without, it asks for none.
 
 use aya_ebpf::programs::XdpContext;
 use gate_abi::classify::Frame;
 use gate_abi::reply::FrameMut;
 
-use super::{copy, cut, opaque, unknown_zero};
+use super::{copy, cut, opaque, store, unknown_zero};
 
 pub struct Direct<'a> {
     context: &'a XdpContext,
@@ -35,6 +36,9 @@ impl Frame for Direct<'_> {
 
     #[inline(always)]
     fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        if N > MOST_OCTETS {
+            return copy(self.context, at);
+        }
         // The verifier bounds registers, not values: the checked pointer must be the one that is
         // used, so it may not be computed anew behind its check.
         let start = opaque(self.data + at);
@@ -65,6 +69,9 @@ impl Frame for Direct<'_> {
 impl FrameMut for Direct<'_> {
     #[inline(always)]
     fn store<const N: usize>(&mut self, at: usize, words: [u32; N]) -> bool {
+        if MOST_OCTETS < usize::MAX {
+            return store(self.context, at, words);
+        }
         let start = opaque(self.data + at);
         if start + 4 * N > self.end {
             return false;
@@ -83,3 +90,11 @@ impl FrameMut for Direct<'_> {
 /// More than any offset in a frame of one buffer, which is no longer than a page. The verifier keeps
 /// track of packet pointers up to four times as far: room for sums.
 const FARTHEST: usize = 0x3fff;
+
+/// What is longer is copied by helper. Octet by octet, as a verifier wants it that asks for natural
+/// alignment, that is faster from here on, and does not fill the registers.
+const MOST_OCTETS: usize = if cfg!(feature = "direct") {
+    usize::MAX
+} else {
+    28
+};
