@@ -60,9 +60,12 @@ impl Named {
 #[must_use]
 pub const fn is_ike(reason: u32) -> bool {
     reason == Reason::OwnSpi as u32
+        || reason == Reason::OwnSpiDead as u32
         || reason == Reason::OwnSpiUnchecked as u32
+        || reason == Reason::Masqueraded as u32
         || reason == Reason::SaInit as u32
         || reason == Reason::SaInitWithCookie as u32
+        || reason == Reason::Repetition as u32
         || reason == Reason::ResumeProven as u32
         || reason == Reason::ResumeWithCookie as u32
         || reason == Reason::ResumeUnchecked as u32
@@ -89,18 +92,20 @@ mod tests {
     }
 
     #[test]
-    fn only_what_passes_is_ever_steered() {
-        for reason in Reason::ALL {
-            let passes = matches!(reason.verdict(), Verdict::Pass(_));
-            assert!(passes || !is_ike(*reason as u32), "{reason:?}");
-        }
-        for reason in [
+    fn of_what_passes_all_is_steered_that_is_ike() {
+        // A gate that sleeps has judged nothing.
+        let others = [
             Reason::Esp,
             Reason::NotIke,
             Reason::NotLocal,
             Reason::Fragment,
-        ] {
-            assert!(!is_ike(reason as u32), "{reason:?}");
+            Reason::Options,
+            Reason::GateAsleep,
+        ];
+        for reason in Reason::ALL {
+            let passes = matches!(reason.verdict(), Verdict::Pass(_));
+            let wanted = passes && !others.contains(reason);
+            assert_eq!(is_ike(*reason as u32), wanted, "{reason:?}");
         }
     }
 }
