@@ -39,7 +39,7 @@ pub use self::lanes::Lanes;
 pub use self::level::{FloodMode, LevelChoice, SAMPLE_EVERY};
 use self::maps::Maps;
 use self::objects::Objects;
-pub use self::objects::{DIRECT_OBJECT, Loaded, PORTABLE_OBJECT, Verified};
+pub use self::objects::{DIRECT_OBJECT, Loaded, PORTABLE_OBJECT, Size, Verified};
 
 /// Where things are and what is wanted.
 #[derive(Clone, Debug)]

@@ -38,8 +38,19 @@ pub struct Verified {
     pub object: &'static str,
     /// Its name.
     pub program: &'static str,
-    /// How many instructions the verifier followed; 0 if the kernel does not say.
-    pub instructions: u32,
+    /// What it came to.
+    pub size: Size,
+}
+
+/// How large a program is to the kernel; 0 where that does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// How many instructions the verifier followed.
+    pub followed: u32,
+    /// Octets of BPF code.
+    pub bpf: u32,
+    /// Octets of machine code.
+    pub machine: u32,
 }
 
 /// The objects, and what the kernel made of their programs.
@@ -56,13 +67,11 @@ impl Objects {
     pub(super) fn load(object_dir: &Path, folder: &Path, mode: Mode) -> Result<Self, GateError> {
         let mut verified = Vec::new();
         let mut load = |file, programs: &[&'static str]| {
-            load_object(&object_dir.join(file), folder, programs).map(|(object, counts)| {
-                verified.extend(programs.iter().zip(counts).map(|(program, instructions)| {
-                    Verified {
-                        object: file,
-                        program,
-                        instructions,
-                    }
+            load_object(&object_dir.join(file), folder, programs).map(|(object, sizes)| {
+                verified.extend(programs.iter().zip(sizes).map(|(program, size)| Verified {
+                    object: file,
+                    program,
+                    size,
                 }));
                 object
             })
@@ -144,7 +153,7 @@ fn load_object(
     path: &Path,
     folder: &Path,
     programs: &[&'static str],
-) -> Result<(Ebpf, Vec<u32>), GateError> {
+) -> Result<(Ebpf, Vec<Size>), GateError> {
     let mut loader = EbpfLoader::new();
     loader.override_global(ABI_SYMBOL, &ABI_VERSION, true);
     for map in [CPUS, CPUS_FRAGS] {
@@ -163,20 +172,25 @@ fn load_object(
             source: Box::new(source),
         },
     })?;
-    let mut counts = Vec::new();
+    let mut sizes = Vec::new();
     for name in programs {
         let program = object.program_mut(name).ok_or(GateError::NoProgram(name))?;
-        let count = load_program(program).map_err(|source| GateError::Program {
+        let size = load_program(program).map_err(|source| GateError::Program {
             path: path.to_owned(),
             source: Box::new(source),
         })?;
-        counts.push(count);
+        sizes.push(size);
     }
-    Ok((object, counts))
+    Ok((object, sizes))
 }
 
-fn load_program(program: &mut aya::programs::Program) -> Result<u32, ProgramError> {
+fn load_program(program: &mut aya::programs::Program) -> Result<Size, ProgramError> {
     let program: &mut Xdp = program.try_into()?;
     program.load()?;
-    Ok(program.info()?.verified_instruction_count().unwrap_or(0))
+    let info = program.info()?;
+    Ok(Size {
+        followed: info.verified_instruction_count().unwrap_or(0),
+        bpf: info.size_translated().unwrap_or(0),
+        machine: info.size_jitted(),
+    })
 }

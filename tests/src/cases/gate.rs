@@ -79,8 +79,10 @@ pub const CASES: &[Case] = &[
     },
 ];
 
-/// Of instructions that the verifier follows, for each program.
+/// Of each program: instructions that the verifier follows, octets of BPF code and of machine code.
 const VERIFIER_BUDGET: u32 = 200_000;
+const BPF_BUDGET: u32 = 80_000;
+const MACHINE_BUDGET: u32 = 40_000;
 
 fn within_budget(lab: &mut Lab) -> Result<()> {
     let gate = Gate::attach(&options(lab, "budget", &[])?)?;
@@ -88,15 +90,22 @@ fn within_budget(lab: &mut Lab) -> Result<()> {
     gate.detach()?;
     for program in &loaded.verified {
         println!(
-            "      {} {}: {} verifier instructions",
-            program.object, program.program, program.instructions
+            "      {} {}: {} verifier instructions, {} octets of BPF, {} of machine code",
+            program.object,
+            program.program,
+            program.size.followed,
+            program.size.bpf,
+            program.size.machine
         );
     }
     let lanes = loaded.lanes.context("the program for lanes did not load")?;
     println!("      {PORTABLE_OBJECT} lanes: {lanes} verifier instructions");
     ensure!(lanes < VERIFIER_BUDGET, "lanes: {lanes}");
     for program in &loaded.verified {
-        ensure!(program.instructions < VERIFIER_BUDGET, "{program:?}");
+        let within = program.size.followed < VERIFIER_BUDGET
+            && program.size.bpf < BPF_BUDGET
+            && program.size.machine < MACHINE_BUDGET;
+        ensure!(within, "{program:?}");
     }
     let has = |object| {
         loaded
