@@ -31,28 +31,18 @@ pub fn gate_again(context: XdpContext) -> u32 {
 
 #[xdp]
 pub fn only_again(context: XdpContext) -> u32 {
-    let Some(left) = lay_down(&context) else {
-        return XDP_ABORTED;
-    };
-    match resize(&context, left) {
+    match lay_down(&context) {
         Some(()) => XDP_TX,
         None => XDP_ABORTED,
     }
 }
 
-/// Makes the frame what it was; the result is what the map says shall be left of it.
+/// Makes the frame what it was.
 #[inline(always)]
-fn lay_down(context: &XdpContext) -> Option<u64> {
+fn lay_down(context: &XdpContext) -> Option<()> {
     let again = AGAIN.get_ptr_mut(0)?;
     // SAFETY: the value stays in place, and one test run at a time uses it.
-    let (octets, left, mask, count) = unsafe {
-        (
-            (*again).octets,
-            (*again).left,
-            (*again).source_mask,
-            (*again).count,
-        )
-    };
+    let (octets, mask, count) = unsafe { ((*again).octets, (*again).source_mask, (*again).count) };
     resize(context, octets)?;
     // SAFETY: the helper reads at most MAX_FRAME octets, which is what `frame` holds.
     let error = unsafe {
@@ -79,7 +69,7 @@ fn lay_down(context: &XdpContext) -> Option<u64> {
             4,
         )
     };
-    (error == 0).then_some(left)
+    (error == 0).then_some(())
 }
 
 #[inline(always)]

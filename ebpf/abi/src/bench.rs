@@ -7,7 +7,7 @@ pub const AGAIN: &str = "AGAIN";
 pub const EMPTY_DROP: &str = "empty_drop";
 /// Program: lays the frame down, and judges it as the gate does.
 pub const GATE_AGAIN: &str = "gate_again";
-/// Program: lays the frame down, makes it shorter as an answer would, and sends it.
+/// Program: lays the frame down and sends it.
 pub const ONLY_AGAIN: &str = "only_again";
 /// Octets of the longest frame.
 pub const MAX_FRAME: usize = 512;
@@ -19,8 +19,6 @@ const FRAME_WORDS: usize = MAX_FRAME / 8;
 pub struct Again {
     /// Octets of the frame.
     pub octets: u64,
-    /// Octets that [`ONLY_AGAIN`] leaves of it.
-    pub left: u64,
     /// Which bits of the IPv4 source differ from frame to frame.
     pub source_mask: u64,
     /// Frames so far, which chooses the source.
@@ -31,15 +29,15 @@ pub struct Again {
 
 impl Again {
     /// How many words it has.
-    pub const WORDS: usize = 4 + FRAME_WORDS;
+    pub const WORDS: usize = 3 + FRAME_WORDS;
 
     /// The value as it is written to the map; `None` if the frame is too long.
     #[must_use]
-    pub fn words(frame: &[u8], left: usize, source_mask: u32) -> Option<[u64; Self::WORDS]> {
+    pub fn words(frame: &[u8], source_mask: u32) -> Option<[u64; Self::WORDS]> {
         let mut octets = [0; MAX_FRAME];
         octets.get_mut(..frame.len())?.copy_from_slice(frame);
         let mut words = [0; Self::WORDS];
-        let told = [frame.len() as u64, left as u64, u64::from(source_mask), 0];
+        let told = [frame.len() as u64, u64::from(source_mask), 0];
         let (chunks, _) = octets.as_chunks::<8>();
         let frame = chunks.iter().map(|chunk| u64::from_ne_bytes(*chunk));
         for (word, value) in words.iter_mut().zip(told.into_iter().chain(frame)) {
