@@ -51,6 +51,8 @@ counters! {
     TicketRefused => "ticket_refused",
     /// Showed a ticket that was shown too often of late; asked for a cookie, or not answered at all.
     TicketHot => "ticket_hot",
+    /// Half-open, and gave way to another when no slot was left.
+    HalfOpenEvicted => "half_open_evicted",
     /// Half-open for too long.
     HalfOpenTimeout => "half_open_timeout",
     /// Answered with a token that proves the loss of an SA (RFC 6290).

@@ -20,7 +20,7 @@ pub enum Room {
     Free,
     /// Go on if it brings a cookie.
     CookieFirst,
-    /// No slot left at all.
+    /// No slot left at all, unless another gives way to a cookie.
     Full,
 }
 
@@ -40,11 +40,10 @@ impl HalfOpenBudget {
     /// What a first message from this address meets.
     #[must_use]
     pub fn room(&self, from: IpAddr) -> Room {
-        if self.total >= self.limit {
+        if self.is_full() {
             return Room::Full;
         }
-        let of_network = self.networks.get(&network(from)).copied().unwrap_or(0);
-        if self.total >= self.soft_total || of_network >= self.soft_network {
+        if self.total >= self.soft_total || self.of_network(from) >= self.soft_network {
             Room::CookieFirst
         } else {
             Room::Free
@@ -67,6 +66,16 @@ impl HalfOpenBudget {
                 self.networks.remove(&key);
             }
         }
+    }
+
+    /// Whether one has to give way before there can be another.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.total >= self.limit
+    }
+
+    /// Half-open SAs of an address's network now.
+    pub(crate) fn of_network(&self, of: IpAddr) -> u32 {
+        self.networks.get(&network(of)).copied().unwrap_or(0)
     }
 
     /// Half-open SAs now.

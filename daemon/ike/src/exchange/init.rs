@@ -35,6 +35,11 @@ const SHA2_256: [u8; 2] = [0, 2];
 /// How long an unauthenticated error may be contradicted by a genuine answer.
 const HINT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Half-open SAs that are compared when one has to give way.
+const CANDIDATES: usize = 64;
+/// SAs that are looked at to find them.
+const MAX_LOOKED_AT: usize = 1024;
+
 impl Endpoint {
     /// Initiator: sends the first message of a full exchange.
     pub(crate) fn start_full(
@@ -176,7 +181,7 @@ impl Endpoint {
                 suite,
             },
         }));
-        self.keep_half_open(sa, ni, key, response);
+        self.keep_half_open(sa, ni, key, response, cx);
     }
 
     /// Initiator: goes on to IKE_AUTH, or round again with a cookie or another group.
@@ -336,7 +341,10 @@ impl Endpoint {
         cx: &mut Context<'_>,
     ) -> bool {
         let room = self.budget.room(path.remote.ip());
-        if room == Room::Full || self.table.len() >= self.settings.max_sas {
+        // Who is never asked for a cookie cannot show that another should give way to him.
+        let asked = self.settings.cookie_from <= self.settings.max_half_open;
+        let full = room == Room::Full && !asked;
+        if full || self.table.len() >= self.settings.max_sas {
             self.counters.add(Counter::Full);
             return false;
         }
@@ -369,13 +377,21 @@ impl Endpoint {
     }
 
     /// Keeps a half-open SA and sends its first answer.
+    /// If there is no slot left, another gives way.
     pub(crate) fn keep_half_open(
         &mut self,
         sa: IkeSa,
         ni: &[u8],
         key: FirstKey,
         response: Vec<u8>,
+        cx: &mut Context<'_>,
     ) {
+        if self.budget.is_full()
+            && let Some(other) = self.gives_way().and_then(|id| self.table.check_out(id))
+        {
+            self.counters.add(Counter::HalfOpenEvicted);
+            self.close(other, Closed::Limit, cx);
+        }
         if let Some(nonce_head) = ni.first_chunk() {
             self.output(Output::Admitted {
                 spi_i: sa.spi_i,
@@ -387,6 +403,21 @@ impl Endpoint {
         self.table.remember_first(key, sa.id);
         self.send(sa.path, response);
         self.check_in(sa);
+    }
+
+    /// Of the half-open SAs that end soonest, the one in the network with most of them: many hosts of
+    /// one attacker crowd out each other. To look at a few is as good as to look at all, since each
+    /// eviction looks at other few.
+    fn gives_way(&self) -> Option<u64> {
+        let half_open = |sa: &&IkeSa| matches!(sa.state, State::HalfOpen(_));
+        self.table
+            .soonest()
+            .take(MAX_LOOKED_AT)
+            .filter(half_open)
+            .take(CANDIDATES)
+            // Of those that are alike, the oldest: it has had the longest to prove itself.
+            .min_by_key(|sa| u32::MAX - self.budget.of_network(sa.path.remote.ip()))
+            .map(|sa| sa.id)
     }
 
     /// The first message need not be recognised any more.

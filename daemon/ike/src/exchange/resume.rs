@@ -198,7 +198,7 @@ impl Endpoint {
                 kept: opened.kept.map(Box::new),
             },
         }));
-        self.keep_half_open(sa, ni, key, response);
+        self.keep_half_open(sa, ni, key, response, cx);
     }
 
     /// Whether the ticket's body may be opened: its envelope alone can be sent again and again, with

@@ -162,6 +162,11 @@ impl SaTable {
         ids(self.tickets.range((ticket, 0)..=(ticket, u64::MAX)))
     }
 
+    /// SAs by their deadlines, the next one first.
+    pub(crate) fn soonest(&self) -> impl Iterator<Item = &IkeSa> {
+        self.deadlines.iter().filter_map(|(_, id)| self.sas.get(id))
+    }
+
     /// Attempts of ours at this connection, oldest first.
     pub(crate) fn attempts_at(&self, connection: &Arc<str>) -> Vec<u64> {
         let of = |id| (Arc::clone(connection), id);

@@ -3,9 +3,9 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use ike::counters::Counter;
+use ike::{Settings, counters::Counter};
 
-use crate::bed::{InFlight, Pair, Rng};
+use crate::bed::{InFlight, Pair, Rng, client_side, gateway_side};
 
 const SOON: Duration = Duration::from_secs(1);
 
@@ -178,4 +178,40 @@ fn junk_in_place_of_ike_auth_derives_no_key_twice() {
         pair.run(SOON);
         assert!(pair.keys_agree(), "seed {seed}: {:?}", pair.client.events);
     }
+}
+
+#[test]
+fn when_all_slots_are_taken_the_network_with_most_gives_way_to_a_client_with_a_cookie() {
+    const SLOTS: usize = 8;
+    let settings = Settings {
+        max_half_open: SLOTS,
+        cookie_from: SLOTS,
+        ..Settings::default()
+    };
+    let mut pair = Pair::with(6, client_side, gateway_side, settings);
+    pair.up();
+    let request = pair.flying.remove(0);
+    let hoarder = "198.51.100.66:500".parse().expect("address");
+    for number in 1..=SLOTS as u8 + 4 {
+        let mut message = request.message.clone();
+        message[..8].fill(number);
+        pair.deliver(hoarder, request.to, &message);
+    }
+    pair.flying.clear();
+    // Who has not shown that he receives what is sent to him moves nobody.
+    let evicted = |pair: &Pair| {
+        pair.gateway
+            .endpoint
+            .counters()
+            .count(Counter::HalfOpenEvicted)
+    };
+    assert_eq!(
+        (pair.gateway.endpoint.half_open(), evicted(&pair)),
+        (SLOTS, 0)
+    );
+    pair.deliver(request.from, request.to, &request.message);
+    pair.run(SOON);
+    assert!(pair.keys_agree(), "{:?}", pair.client.events);
+    assert_eq!(evicted(&pair), 1);
+    assert_eq!(pair.gateway.endpoint.half_open(), SLOTS - 1);
 }
