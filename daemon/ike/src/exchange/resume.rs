@@ -202,7 +202,7 @@ impl Endpoint {
     }
 
     /// Whether the ticket's body may be opened: its envelope alone can be sent again and again, with
-    /// another body each time. A used one is refused without being opened.
+    /// another body each time. One that is used, over or of another node is refused without that.
     fn may_open(
         &mut self,
         ticket: &[u8],
@@ -214,7 +214,8 @@ impl Endpoint {
         let name = self.keyring.name_of(ticket);
         let used = name.is_some_and(|name| cx.ledger.is_used(name.key_id, name.index));
         let now = cx.now.boot;
-        if used || !self.keyring.is_sealed(ticket) || self.openings.take(bound.ticket_tag, now) {
+        let opened = !used && self.keyring.opens_body(ticket, cx.now.wall);
+        if !opened || self.openings.take(bound.ticket_tag, now) {
             return true;
         }
         self.counters.add(Counter::TicketHot);

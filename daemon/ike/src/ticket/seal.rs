@@ -330,9 +330,12 @@ impl Keyring {
         })
     }
 
-    /// Whether the envelope was sealed with a key of ours, on whatever node.
-    pub(crate) fn is_sealed(&self, ticket: &[u8]) -> bool {
-        self.envelope_of(ticket).is_some()
+    /// Whether the envelope is good, so that the body would be opened.
+    pub(crate) fn opens_body(&self, ticket: &[u8], wall: u64) -> bool {
+        let good = |envelope: &Envelope| {
+            envelope.node == self.node && wall < u64::from(envelope.expiry_minutes) * 60
+        };
+        self.envelope_of(ticket).as_ref().is_some_and(good)
     }
 
     fn envelope_of(&self, ticket: &[u8]) -> Option<Envelope> {

@@ -124,6 +124,13 @@ fn c_expired_gateway() {
     let request = self::request(&mut pair);
     pair.advance_to(pair.now.boot + Duration::from_mins(61));
     assert_refused(&mut pair, &request, &request.message, "expired");
+    // However often it is shown, it is refused and never asked for a cookie instead.
+    for number in 0..50 {
+        let mut message = request.message.clone();
+        message[..8].fill(number + 1);
+        assert_refused(&mut pair, &request, &message, "expired");
+        pair.now.boot -= Duration::from_secs(5);
+    }
 }
 
 // RFC 5723: N14, N15, N55, A3
