@@ -215,8 +215,7 @@ fn no_ticket(lab: &mut Lab) -> Result<()> {
 
 fn mangled(lab: &mut Lab) -> Result<()> {
     let sides = Sides::on_one_cable(Auth::Certificate)?;
-    // No gate: all of them are for the daemon.
-    let site = sides.rekindle_behind(lab, Role::Gateway, "off", "")?;
+    let site = sides.rekindle_alone(lab, Role::Gateway)?;
     let swan = sides.strongswan(lab, Role::Client, "", "")?;
     let watch = sides.watch()?;
     swan.swanctl(INITIATE)?;

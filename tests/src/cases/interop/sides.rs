@@ -127,17 +127,20 @@ impl Sides {
 
     /// Starts Rekindle in a role; `settings` go into its one connection, [`NAME`].
     pub(super) fn rekindle(&self, lab: &Lab, role: Role, settings: &str) -> Result<Site<'_>> {
-        self.rekindle_behind(lab, role, REAL.gate, settings)
+        let mut site = self.prepare_rekindle(lab, role, settings)?;
+        site.start(lab)?;
+        Ok(site)
     }
 
-    /// The same with the gate in a mode of the caller's choice.
-    pub(super) fn rekindle_behind(
-        &self,
-        lab: &Lab,
-        role: Role,
-        gate: &str,
-        settings: &str,
-    ) -> Result<Site<'_>> {
+    /// The same without gate and lanes: whatever is sent is for the engine.
+    pub(super) fn rekindle_alone(&self, lab: &Lab, role: Role) -> Result<Site<'_>> {
+        let mut site = self.prepare_rekindle(lab, role, "")?;
+        site.without_objects()?;
+        site.start(lab)?;
+        Ok(site)
+    }
+
+    fn prepare_rekindle(&self, lab: &Lab, role: Role, settings: &str) -> Result<Site<'_>> {
         let (own, other) = ends(role);
         let addresses = match role {
             Role::Client => format!(
@@ -167,14 +170,12 @@ impl Sides {
             own.id, other.id, own.network, other.network
         );
         let setting = Setting {
-            gate,
             node: role as u8,
             ..REAL
         };
-        let mut site = Site::prepare(lab, self.namespace(role), setting, &text)?;
+        let site = Site::prepare(lab, self.namespace(role), setting, &text)?;
         self.authorities[0].equip(site.folder(), own.id)?;
         self.authorities[0].be_trusted_in(site.folder())?;
-        site.start(lab)?;
         Ok(site)
     }
 
