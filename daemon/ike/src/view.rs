@@ -11,7 +11,7 @@ use crate::{
     io::{Path, Stamp},
     peer::Suspend,
     sa::ike_sa::{IkeSa, Issued, Live, Purpose, State},
-    ticket::{SessionRecord, seal::TicketName},
+    ticket::{SessionRecord, TicketName},
     trust::TrustError,
     wire::{id::Identity, ts::TrafficSelector},
 };

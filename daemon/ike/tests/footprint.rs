@@ -18,10 +18,7 @@ use ike::{
     Settings,
     crypto::Secret,
     io::TicketRoot,
-    ticket::{
-        Keyring,
-        seal::{Label, TicketName},
-    },
+    ticket::{Keyring, TicketName, seal::Label},
 };
 use stats_alloc::{Region, StatsAlloc};
 

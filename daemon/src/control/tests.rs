@@ -7,7 +7,7 @@ use std::{
 };
 
 use ike::{
-    ticket::seal::TicketName,
+    ticket::TicketName,
     view::{
         ChildView, Closed, HeldTicket, SaState, SaView,
         origin::{Item, SaOrigin, Source},

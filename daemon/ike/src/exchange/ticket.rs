@@ -8,7 +8,7 @@ use crate::{
     io::{Event, Path, Stamp, StoreId},
     peer::Compat,
     sa::ike_sa::{IkeSa, Issued, Live, State},
-    ticket::{Kept, Label, Reference, SessionRecord, TicketState, seal::TicketName},
+    ticket::{Kept, Label, Reference, SessionRecord, TicketName, TicketState},
     view::{self, HeldTicket},
     wire::{
         cursor::Cursor,

@@ -16,8 +16,7 @@ use crate::{
     kernel::{EspCipher, Owner},
     peer::Connection,
     ticket::{
-        Kept, Opened, Reference, SessionRecord,
-        seal::TicketName,
+        Kept, Opened, Reference, SessionRecord, TicketName,
         state::{AuthMethod, CertificateFacts},
     },
     view::Closed,

@@ -15,7 +15,7 @@ use super::ike_sa::IkeSa;
 use crate::{
     io::{Path, StoreId},
     kernel::{OpId, Owner},
-    ticket::seal::TicketName,
+    ticket::TicketName,
     wire::header::Spi,
 };
 

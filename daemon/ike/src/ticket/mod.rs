@@ -8,3 +8,12 @@ pub mod state;
 pub use record::SessionRecord;
 pub use seal::{Kept, Keyring, Label, Opened, Reference, Refused};
 pub use state::TicketState;
+
+/// What names a ticket.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct TicketName {
+    /// Epoch.
+    pub key_id: u8,
+    /// Index within it.
+    pub index: u32,
+}

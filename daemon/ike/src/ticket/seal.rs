@@ -12,7 +12,7 @@ use gate_abi::{
 use ring::hkdf;
 use zeroize::Zeroize;
 
-use super::state::TicketState;
+use super::{TicketName, state::TicketState};
 use crate::{
     crypto::{
         Encryption, Secret,
@@ -21,15 +21,6 @@ use crate::{
     },
     io::TicketRoot,
 };
-
-/// What names a ticket.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct TicketName {
-    /// Epoch.
-    pub key_id: u8,
-    /// Index within it.
-    pub index: u32,
-}
 
 /// What a ticket's envelope says in the gate's hearing, besides its nonce.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,8 @@ use ike::{
     crypto::Secret,
     io::{Command, TicketRoot},
     ticket::{
-        seal::{Keyring, Label, TicketName},
+        TicketName,
+        seal::{Keyring, Label},
         state::TicketState,
     },
     wire::{
