@@ -3,7 +3,8 @@
 //!
 //! A frame goes through four stages: read (`frame`), judge (`gate_abi::classify`, with what the
 //! daemon told by way of `maps`), answer where the verdict says so (`gate_abi::reply`), count
-//! (`counters`); what passes may go to another CPU (`cpus`). There is no panic path: an object with one does not load.
+//! (`counters`); what passes may go to another CPU (`cpus`). There is no panic path: an object with
+//! one does not load.
 
 #![no_std]
 #![no_main]

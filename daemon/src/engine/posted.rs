@@ -9,7 +9,7 @@ use gate_abi::{
     spi::OurSpi,
 };
 
-use crate::gate::Board;
+use crate::gate::{Board, mapped};
 
 /// The engine's part of the board.
 #[derive(Debug)]
@@ -63,14 +63,10 @@ impl Posted {
         let Some(board) = &self.board else {
             return;
         };
-        let source = match source {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-            IpAddr::V6(v6) => v6,
-        };
         // Of a cookie's input, only the first three tell a repetition.
         let message = CookieInput {
             spi_i,
-            source: source.octets(),
+            source: mapped(&source),
             nonce_head,
             ticket_tag: 0,
             exchange: 0,

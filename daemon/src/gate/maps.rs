@@ -234,7 +234,7 @@ where
     map.set(slot, wanted, 0)
 }
 
-pub(super) fn mapped(address: &IpAddr) -> [u8; 16] {
+pub(crate) fn mapped(address: &IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),

@@ -34,10 +34,10 @@ use ring::rand::{SecureRandom, SystemRandom};
 pub use self::attach::{Attached, Attachment};
 pub use self::board::Board;
 pub use self::counters::Counted;
-use self::interface::Interface;
 pub use self::lanes::Lanes;
 pub use self::level::{FloodMode, LevelChoice, SAMPLE_EVERY};
 use self::maps::Maps;
+pub(crate) use self::maps::mapped;
 use self::objects::Objects;
 pub use self::objects::{DIRECT_OBJECT, Loaded, PORTABLE_OBJECT, Size, Verified};
 
@@ -221,15 +221,10 @@ impl Gate {
         let (native, other): (Vec<_>, Vec<_>) = self
             .attachments
             .iter()
-            .map(|attachment| (attachment.mode, &attachment.interface))
-            .partition(|(mode, _)| *mode == Attached::Native);
-        let indexes: Vec<u32> = native
-            .iter()
-            .filter_map(|(_, interface)| Interface::find(interface).ok())
-            .map(|interface| interface.index)
-            .collect();
+            .partition(|attachment| attachment.mode == Attached::Native);
+        let indexes: Vec<u32> = native.iter().map(|one| one.index).collect();
         self.objects.name_cpus(&indexes, cpus)?;
-        Ok(other.into_iter().map(|(_, name)| name.clone()).collect())
+        Ok(other.iter().map(|one| one.interface.clone()).collect())
     }
 
     /// For sockets in lanes; the error says why there are none.

@@ -211,10 +211,9 @@ impl Endpoint {
         bound: &Bound<'_>,
         cx: &mut Context<'_>,
     ) -> bool {
-        let name = self.keyring.name_of(ticket);
-        let used = name.is_some_and(|name| cx.ledger.is_used(name.key_id, name.index));
         let now = cx.now.boot;
-        let opened = !used && self.keyring.opens_body(ticket, cx.now.wall);
+        let live = self.keyring.live_name_of(ticket, cx.now.wall);
+        let opened = live.is_some_and(|name| !cx.ledger.is_used(name.key_id, name.index));
         if !opened || self.openings.take(bound.ticket_tag, now) {
             return true;
         }

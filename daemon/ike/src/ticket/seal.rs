@@ -290,12 +290,8 @@ impl Keyring {
         if state.issued > wall + CLOCK_TOLERANCE_SECS {
             return Err(Refused::Expired);
         }
-        let name = TicketName {
-            key_id: envelope.key_id,
-            index: envelope.index,
-        };
         Ok(Opened {
-            name,
+            name: name_in(&envelope),
             expiry,
             no_cookie: envelope.flags & NO_COOKIE != 0,
             state,
@@ -315,18 +311,14 @@ impl Keyring {
     #[must_use]
     pub fn name_of(&self, ticket: &[u8]) -> Option<TicketName> {
         let envelope = self.envelope_of(ticket)?;
-        (envelope.node == self.node).then_some(TicketName {
-            key_id: envelope.key_id,
-            index: envelope.index,
-        })
+        (envelope.node == self.node).then_some(name_in(&envelope))
     }
 
-    /// Whether the envelope is good, so that the body would be opened.
-    pub(crate) fn opens_body(&self, ticket: &[u8], wall: u64) -> bool {
-        let good = |envelope: &Envelope| {
-            envelope.node == self.node && wall < u64::from(envelope.expiry_minutes) * 60
-        };
-        self.envelope_of(ticket).as_ref().is_some_and(good)
+    /// The same of a ticket whose time is not over, so that its body would be opened.
+    pub(crate) fn live_name_of(&self, ticket: &[u8], wall: u64) -> Option<TicketName> {
+        let envelope = self.envelope_of(ticket)?;
+        let live = wall < u64::from(envelope.expiry_minutes) * 60;
+        (live && envelope.node == self.node).then_some(name_in(&envelope))
     }
 
     fn envelope_of(&self, ticket: &[u8]) -> Option<Envelope> {
@@ -349,6 +341,13 @@ impl Keyring {
 
     fn epoch(&self, key_id: u8) -> Option<&Epoch> {
         self.epochs.iter().find(|epoch| epoch.key_id == key_id)
+    }
+}
+
+const fn name_in(envelope: &Envelope) -> TicketName {
+    TicketName {
+        key_id: envelope.key_id,
+        index: envelope.index,
     }
 }
 
