@@ -19,6 +19,11 @@ use rekindled::{
 };
 use tracing_subscriber::EnvFilter;
 
+/// A login makes and frees some sixty small buffers and a few of one or two KiB, for which this
+/// allocator takes a third of the time that the C library's takes (decision 0003).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "usage: rekindled [--config FILE]";
 const DEFAULT_CONFIG: &str = "/etc/rekindle/rekindle.toml";
 /// Where packages put the gate's objects.

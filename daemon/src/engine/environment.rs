@@ -9,22 +9,60 @@ use ike::{
 };
 use ring::{
     agreement::{self, EphemeralPrivateKey, UnparsedPublicKey, agree_ephemeral},
+    error::Unspecified,
     rand::{SecureRandom, SystemRandom},
 };
 use tracing::error;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::config::PrivateKey;
 
 /// `ring`'s randomness and the connections' private keys.
 pub(super) struct Environment {
     random: SystemRandom,
+    stock: Stock,
     keys: BTreeMap<Arc<str>, PrivateKey>,
+}
+
+/// Octets of randomness asked for at once. A login takes some 80 in half a dozen small pieces, and
+/// each would be a system call.
+const STOCK: usize = 1024;
+
+/// Randomness that is not used yet; what is handed out is wiped here.
+struct Stock {
+    octets: Zeroizing<[u8; STOCK]>,
+    used: usize,
+}
+
+impl Stock {
+    fn empty() -> Self {
+        Self {
+            octets: Zeroizing::new([0; STOCK]),
+            used: STOCK,
+        }
+    }
+
+    fn hand_out(&mut self, random: &SystemRandom, out: &mut [u8]) -> Result<(), Unspecified> {
+        if out.len() > STOCK {
+            return random.fill(out);
+        }
+        if out.len() > STOCK - self.used {
+            random.fill(self.octets.as_mut_slice())?;
+            self.used = 0;
+        }
+        let taken = &mut self.octets[self.used..][..out.len()];
+        out.copy_from_slice(taken);
+        taken.zeroize();
+        self.used += out.len();
+        Ok(())
+    }
 }
 
 impl Environment {
     pub(super) fn new(keys: BTreeMap<Arc<str>, PrivateKey>) -> Self {
         Self {
             random: SystemRandom::new(),
+            stock: Stock::empty(),
             keys,
         }
     }
@@ -32,7 +70,7 @@ impl Environment {
 
 impl Env for Environment {
     fn random(&mut self, out: &mut [u8]) {
-        if self.random.fill(out).is_err() {
+        if self.stock.hand_out(&self.random, out).is_err() {
             // A gateway that goes on with known nonces is worse than one that stops; the keeper
             // starts another engine.
             error!("the system gives no randomness");
@@ -121,6 +159,22 @@ mod tests {
                 "{group:?}"
             );
         }
+    }
+
+    #[test]
+    fn no_randomness_is_given_twice_or_kept() {
+        let mut environment = Environment::new(BTreeMap::new());
+        let mut seen = std::collections::BTreeSet::new();
+        for length in (8..=64).cycle().take(1000) {
+            let mut octets = vec![0; length];
+            environment.random(&mut octets);
+            assert!(seen.insert(octets[..8].to_vec()));
+            let stock = &environment.stock;
+            assert!(stock.octets[..stock.used].iter().all(|octet| *octet == 0));
+        }
+        let mut long = vec![0; 3 * STOCK];
+        environment.random(&mut long);
+        assert!(long.chunks(8).all(|octets| seen.insert(octets.to_vec())));
     }
 
     #[test]
