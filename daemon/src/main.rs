@@ -24,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: rekindled [--config FILE]";
+const USAGE: &str = "usage: rekindled [--check] [--config FILE]";
 const DEFAULT_CONFIG: &str = "/etc/rekindle/rekindle.toml";
 /// Where packages put the gate's objects.
 const OBJECTS: &str = "/usr/lib/rekindle";
@@ -35,6 +35,10 @@ fn main() -> ExitCode {
     if is_engine {
         arguments.remove(0);
     }
+    let is_check = arguments.first().is_some_and(|first| first == "--check");
+    if is_check {
+        arguments.remove(0);
+    }
     let file = match arguments.as_slice() {
         [] => PathBuf::from(DEFAULT_CONFIG),
         [flag, file] if flag == "--config" => file.into(),
@@ -43,7 +47,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let outcome = if is_engine {
+    let outcome = if is_check {
+        check(&file)
+    } else if is_engine {
         engine(&file)
     } else {
         keeper(&file)
@@ -55,6 +61,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Reads the configuration with all that it names, and starts nothing.
+fn check(file: &Path) -> Result<()> {
+    let config = Config::load(file)?;
+    println!(
+        "{}: good, {} connections",
+        file.display(),
+        config.connections.len()
+    );
+    Ok(())
 }
 
 fn keeper(file: &Path) -> Result<()> {

@@ -35,7 +35,11 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Health, counts and what needs attention (the default)
-    Status,
+    Status {
+        /// One line for a monitor; exit status 0 well, 1 needs attention, 2 not running, 3 unknown
+        #[arg(long)]
+        check: bool,
+    },
     /// IKE SAs and suspended connections
     Sa {
         #[command(subcommand)]

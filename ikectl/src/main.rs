@@ -28,6 +28,9 @@ fn main() -> ExitCode {
     let at_terminal = std::io::stdout().is_terminal();
     let matches = Args::command().infer_subcommands(at_terminal).get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if matches!(args.command, Some(Command::Status { check: true })) {
+        return check(&args);
+    }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => {
@@ -62,6 +65,17 @@ fn run(args: &Args) -> Result<(), Trouble> {
     failure.map_or(Ok(()), Err)
 }
 
+/// Says how the daemon is as monitoring plug-ins do: one line, and the status for what it means.
+fn check(args: &Args) -> ExitCode {
+    let deadline = Duration::from_secs(DEADLINE_SECONDS) + ROUND_TRIP;
+    let answer = ask::ask(&args.socket, &Request::Status, deadline);
+    let (line, status) = show::check(answer.map(|answer| answer.reply.outcome));
+    if !args.quiet {
+        let _unheard = writeln!(std::io::stdout(), "{line}");
+    }
+    ExitCode::from(status)
+}
+
 /// Asks for everything that is counted. It is all or nothing: half a page would look like a fall.
 fn metrics(args: &Args) -> Result<(), Trouble> {
     let deadline = Duration::from_secs(DEADLINE_SECONDS) + ROUND_TRIP;
@@ -82,7 +96,7 @@ fn metrics(args: &Args) -> Result<(), Trouble> {
 fn request(command: Option<&Command>) -> (Request, Duration) {
     let mut seconds = DEADLINE_SECONDS;
     let request = match command {
-        None | Some(Command::Status) => Request::Status,
+        None | Some(Command::Status { .. }) => Request::Status,
         Some(Command::Sa {
             command: None | Some(SaCommand::List),
         }) => Request::SaList,

@@ -1,5 +1,6 @@
 //! Replies as people read them.
 
+mod check;
 mod flood;
 pub(crate) mod metrics;
 mod ticket;
@@ -8,6 +9,7 @@ use std::fmt::Write as _;
 
 use ikectl_api::{ChildSa, Done, Endpoint, IkeSa, Outcome, Pfs, Reply, Status};
 
+pub(crate) use self::check::check;
 use crate::{
     ask::{Trouble, printable},
     table::Table,

@@ -147,3 +147,34 @@ fn a_silent_daemon_costs_the_deadline_and_no_more() {
     assert_eq!(output.status.code(), Some(5));
     assert!(start.elapsed() < Duration::from_secs(30));
 }
+
+#[test]
+fn a_monitor_is_told_in_one_line_and_by_the_status() {
+    let status = |attention: &str| {
+        format!(
+            r#""status":{{"uptime_seconds":9,"pid":8,"connections":1,"ike_sas_established":3,
+            "ike_sas_half_open":0,"suspended":1,"child_sas":3,"full_logins":1,"resumed_logins":3,
+            "failed_logins":0,"tickets_issued":4,"tickets_refused":0,"gate_mode":"native",
+            "attention":[{attention}]}}"#
+        )
+        .replace('\n', "")
+    };
+    let error = r#""error":{"code":"busy","message":"too many"}"#;
+    for (outcome, line, code) in [
+        (status(""), "OK - 3 IKE SAs, 1 suspended, gate native\n", 0),
+        (
+            status(r#"{"text":"no lanes"},{"text":"clock"}"#),
+            "WARNING - no lanes; clock\n",
+            1,
+        ),
+        (error.to_owned(), "UNKNOWN - too many\n", 3),
+    ] {
+        let (_, output) = with_daemon(&outcome, &["status", "--check"]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), line);
+        assert_eq!(output.status.code(), Some(code), "{line}");
+    }
+    let nowhere = TempDir::new().expect("temporary folder");
+    let output = ikectl(&nowhere.path().join("s"), &["status", "--check"]);
+    assert!(output.stdout.starts_with(b"CRITICAL - "));
+    assert_eq!(output.status.code(), Some(2));
+}

@@ -3,6 +3,7 @@
 pub mod asleep;
 pub mod challenge;
 pub mod dataplane;
+pub mod deploy;
 pub mod esp;
 pub mod flood;
 pub mod gate;

@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod compliance;
 mod demo;
+mod deploy;
 mod flood;
 mod lab;
 mod packages;
@@ -38,6 +39,8 @@ enum Verb {
     Compliance(compliance::Arguments),
     /// Suspend a tunnel, kill the gateway, flood it with forgeries, and resume.
     Demo(demo::Arguments),
+    /// Put Rekindle on a router over ssh, and the former version back if the new one is not well.
+    Deploy(deploy::Arguments),
     /// Play the attacks of the threat model: with the gate, in user space only, and with defences off.
     Flood(flood::Arguments),
     /// Run a command or a shell in fresh namespaces on a chosen kernel.
@@ -64,6 +67,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Build(arguments) => build::run(&places, &arguments),
         Verb::Compliance(arguments) => compliance::run(&places, &arguments),
         Verb::Demo(arguments) => demo::run(&places, &arguments),
+        Verb::Deploy(arguments) => deploy::run(&places, &arguments),
         Verb::Flood(arguments) => flood::run(&places, &arguments),
         Verb::Lab(arguments) => lab::run(&places, &arguments),
         Verb::Test(arguments) => test::run(&places, &arguments),

@@ -54,7 +54,7 @@ pub(crate) const BPF_LINKER_ONLY: Group = Group {
 /// A kernel with ESP, and the tools of the tests.
 pub(crate) const LAB: Group = Group {
     name: "lab",
-    purpose: "user-mode Linux, network tools",
+    purpose: "user-mode Linux, network tools, sshd",
     wants: &[
         "user-mode-linux",
         "iproute2",
@@ -62,6 +62,8 @@ pub(crate) const LAB: Group = Group {
         "kmod",
         "iptables",
         "ethtool",
+        "openssh-server",
+        "openssh-client",
     ],
     unpacked: 190,
     program: Some("linux.uml"),
@@ -81,6 +83,8 @@ pub(crate) const MACHINE: Group = Group {
         "kmod",
         "iptables",
         "ethtool",
+        "openssh-server",
+        "openssh-client",
     ],
     unpacked: 250,
     program: None,

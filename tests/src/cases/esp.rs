@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{asleep, dataplane, suspend, tunnel};
+use super::{asleep, dataplane, deploy, suspend, tunnel};
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
 use crate::ping::ping;
@@ -25,6 +25,7 @@ pub const CASES: &[Case] = &[
     asleep::FORGOTTEN,
     suspend::ON_DISK,
     suspend::BY_REFERENCE,
+    deploy::DEPLOYS,
 ];
 
 const LEFT: &str = "192.0.2.1";

@@ -1,0 +1,93 @@
+# Puts what was staged in place and starts it, or what was there before.
+# Arguments: install or restore, the prefix, the configuration file, the control socket.
+set -eu
+verb=$1 prefix=$2 config=$3 socket=$4
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin
+lib=$prefix/lib/rekindle
+files='sbin/rekindled bin/ikectl lib/rekindle/gate-direct.o lib/rekindle/gate-portable.o'
+
+# The keepers that run from this prefix; a file that was replaced is marked as deleted.
+daemons() {
+    ls -l /proc/[0-9]*/exe 2>/dev/null | awk -v "ours=$prefix/sbin/rekindled" '
+        $(NF - 1) == "->" && $NF == ours || $(NF - 1) == ours && $NF == "(deleted)" {
+            split(substr($0, index($0, "/proc/")), path, "/")
+            print path[3]
+        }'
+}
+
+# Without a DELETE to anybody: the kernel goes on protecting, and sessions outlive the change.
+stop() {
+    "$prefix/bin/ikectl" --socket "$socket" --quiet shutdown 2>/dev/null || true
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        [ -n "$(daemons)" ] || return 0
+        sleep 1
+    done
+    # It does not listen. Sessions outlive this too.
+    kill -9 $(daemons) 2>/dev/null || true
+    sleep 1
+}
+
+start() {
+    if [ -d /run/systemd/system ]; then
+        unit=/etc/systemd/system/rekindled.service
+        [ -f "$unit" ] || cat >"$unit" <<END
+[Unit]
+Description=IKEv2 gateway
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+ExecStart=$prefix/sbin/rekindled --config $config
+Restart=on-failure
+
+[Install]
+WantedBy=multi-user.target
+END
+        systemctl daemon-reload
+        systemctl enable --quiet rekindled
+        systemctl start rekindled
+        return
+    fi
+    mkdir -p /var/log
+    (
+        cd /
+        exec "$prefix/sbin/rekindled" --config "$config" </dev/null >>/var/log/rekindled.log 2>&1
+    ) &
+}
+
+# cp and mv, so that there is never half a file under a name that runs.
+place() {
+    mkdir -p "$(dirname "$2")"
+    cp -p "$1" "$2.new"
+    mv -f "$2.new" "$2"
+}
+
+case $verb in
+install)
+    rm -rf "$lib/previous"
+    mkdir -p "$lib/previous"
+    for file in $files; do
+        [ ! -f "$prefix/$file" ] || cp -p "$prefix/$file" "$lib/previous/"
+    done
+    sync
+    stop
+    for file in $files; do
+        staged=$lib/next/$(basename "$file")
+        [ ! -f "$staged" ] || place "$staged" "$prefix/$file"
+    done
+    rm -rf "$lib/next"
+    start
+    ;;
+restore)
+    stop
+    for file in $files; do
+        kept=$lib/previous/$(basename "$file")
+        if [ -f "$kept" ]; then
+            place "$kept" "$prefix/$file"
+        else
+            rm -f "$prefix/$file"
+        fi
+    done
+    [ ! -x "$prefix/sbin/rekindled" ] || start
+    ;;
+esac
