@@ -1,6 +1,7 @@
 //! One IKEv2 endpoint: all its connections and IKE SAs, in both roles. Inputs are routed to the
 //! exchange they belong to; outputs queue up until the caller takes them.
 
+mod settings;
 mod spi;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
 
 use gate_abi::sip::SipKey;
 
+pub use self::{settings::Settings, spi::MAX_WORKERS};
 use crate::{
     counters::{Counter, Counters},
     crypto::Secret,
@@ -38,42 +40,6 @@ use crate::{
         payload::{Chain, ChainWriter, PayloadKind},
     },
 };
-
-/// Bounds and numbers of one endpoint. Configuration may lower the bounds.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// This gateway's number among those that share ticket keys.
-    pub node: u8,
-    /// This worker's number on the gateway.
-    pub worker: u8,
-    /// Port of first messages.
-    pub ike_port: u16,
-    /// Port once NAT is found.
-    pub natt_port: u16,
-    /// IKE SAs in all.
-    pub max_sas: usize,
-    /// Half-open SAs in all; each is a slot of about 1 KB.
-    pub max_half_open: usize,
-    /// Half-open SAs in all from which on everybody needs a cookie.
-    pub cookie_from: usize,
-    /// Half-open SAs of one network from which on it needs a cookie.
-    pub cookie_from_network: u32,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            node: 1,
-            worker: 0,
-            ike_port: 500,
-            natt_port: 4500,
-            max_sas: 100_000,
-            max_half_open: 8192,
-            cookie_from: 1024,
-            cookie_from_network: 32,
-        }
-    }
-}
 
 /// What a node keeps over restarts besides its ticket roots, so that it knows its own SPIs again.
 #[derive(Debug)]
@@ -159,7 +125,7 @@ pub struct Endpoint {
     pub(crate) refusals: Allowance,
     /// Of these, to addresses that have proved nothing.
     pub(crate) blind_refusals: Allowance,
-    pub(crate) openings: Openings,
+    pub(crate) openings: Arc<Openings>,
     spi_order: SipKey,
     spi_count: u32,
     pub(crate) first_key: SipKey,
@@ -170,7 +136,7 @@ impl Endpoint {
     #[must_use]
     pub fn new(
         settings: Settings,
-        connections: Vec<Connection>,
+        connections: Vec<impl Into<Arc<Connection>>>,
         keys: NodeKeys,
         roots: &[TicketRoot],
         now: Stamp,
@@ -180,15 +146,17 @@ impl Endpoint {
         for root in roots {
             keyring.add(root);
         }
-        let slot = |config| Slot {
-            config: Arc::new(config),
+        let slot = |config: Arc<Connection>| Slot {
+            config,
             record: None,
             suspended: false,
             wanted: false,
             retries: 0,
             dial_from: None,
         };
-        let slots: Vec<_> = connections.into_iter().map(slot).collect();
+        let workers = u32::from(settings.workers.max(1));
+        let allowance = |whole: u32| Allowance::new(whole.div_ceil(workers));
+        let slots: Vec<_> = connections.into_iter().map(Into::into).map(slot).collect();
         let names = slots.iter().enumerate();
         Self {
             slot_by_name: names
@@ -197,7 +165,7 @@ impl Endpoint {
             slots,
             sleepers: BTreeSet::new(),
             retries: BTreeMap::new(),
-            table: SaTable::default(),
+            table: SaTable::new(settings.worker, settings.workers),
             keyring,
             cookies: CookieJar::new(keys.cookies, now),
             budget: HalfOpenBudget::new(
@@ -209,10 +177,10 @@ impl Endpoint {
             outputs: VecDeque::new(),
             spi_keys: keys.spi,
             qcd_secret: keys.qcd,
-            confessions: Allowance::new(TOKENS_PER_SECOND),
-            refusals: Allowance::new(REFUSALS_PER_SECOND),
-            blind_refusals: Allowance::new(BLIND_REFUSALS_PER_SECOND),
-            openings: Openings::new(sip_key(env)),
+            confessions: allowance(TOKENS_PER_SECOND),
+            refusals: allowance(REFUSALS_PER_SECOND),
+            blind_refusals: allowance(BLIND_REFUSALS_PER_SECOND),
+            openings: Arc::new(Openings::new(sip_key(env))),
             spi_order: sip_key(env),
             spi_count: 0,
             first_key: sip_key(env),
@@ -263,6 +231,12 @@ impl Endpoint {
         self.table.next_deadline().into_iter().chain(others).min()
     }
 
+    /// Counts the openings of each ticket together with whoever has the same: a captured ticket comes to
+    /// whichever worker it likes.
+    pub fn share_openings(&mut self, openings: Arc<Openings>) {
+        self.openings = openings;
+    }
+
     /// A new epoch of ticket keys.
     pub fn add_ticket_root(&mut self, root: &TicketRoot) {
         self.keyring.add(root);
@@ -299,6 +273,13 @@ impl Endpoint {
             .iter()
             .map(|slot| Arc::clone(&slot.config.name))
             .collect()
+    }
+
+    /// Whether the configuration says where the connection's peer is.
+    #[must_use]
+    pub fn may_dial(&self, connection: &str) -> bool {
+        let config = self.config_of(connection);
+        config.is_some_and(|config| config.remote_addr.is_some())
     }
 
     /// Whether there is no IKE SA that anybody would miss.

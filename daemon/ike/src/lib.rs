@@ -23,5 +23,5 @@ pub mod trust;
 pub mod view;
 pub mod wire;
 
-pub use endpoint::{CommandRefused, Context, Endpoint, NodeKeys, Settings};
+pub use endpoint::{CommandRefused, Context, Endpoint, MAX_WORKERS, NodeKeys, Settings};
 pub use session::SessionRefused;

@@ -3,4 +3,4 @@
 pub mod allowance;
 pub mod budget;
 pub mod cookie;
-pub(crate) mod openings;
+pub mod openings;

@@ -1,8 +1,13 @@
 //! How often the body of one ticket is opened. Only the envelope is known to be ours before that: a
 //! captured ticket with another body in every message would make us decrypt each of them. The gate
-//! has the same meters; these are for those it does not stand in front of.
+//! has the same meters; these are for those it does not stand in front of. All workers of a gateway charge
+//! the same cells.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use gate_abi::{
     defence::Meter,
@@ -17,15 +22,17 @@ const CELLS: usize = 1 << 16;
 
 /// Meters of openings by ticket, and by ticket and network.
 #[derive(Debug)]
-pub(crate) struct Openings {
+pub struct Openings {
     key: SipKey,
-    unproven: Box<[u64]>,
-    proven: Box<[u64]>,
+    unproven: Box<[AtomicU64]>,
+    proven: Box<[AtomicU64]>,
 }
 
 impl Openings {
-    pub(crate) fn new(key: SipKey) -> Self {
-        let cells = || vec![0; CELLS].into_boxed_slice();
+    /// No ticket opened yet. The key is drawn, so that nobody chooses who shares a cell.
+    #[must_use]
+    pub fn new(key: SipKey) -> Self {
+        let cells = || (0..CELLS).map(|_| AtomicU64::new(0)).collect();
         Self {
             key,
             unproven: cells(),
@@ -35,29 +42,29 @@ impl Openings {
 
     /// Takes one opening that anybody may ask for, of the ticket with this envelope tag. If there is
     /// none, the ticket is hot.
-    pub(crate) fn take(&mut self, ticket: u64, now: Duration) -> bool {
+    pub(crate) fn take(&self, ticket: u64, now: Duration) -> bool {
         let hash = siphash24_words(&self.key, &[ticket]);
-        charge(&mut self.unproven, Meter::Ticket, hash, now)
+        charge(&self.unproven, Meter::Ticket, hash, now)
     }
 
     /// Takes one for an address that has shown a cookie: its network's share, which nobody elsewhere
     /// can use up.
-    pub(crate) fn take_proven(&mut self, ticket: u64, from: IpAddr, now: Duration) -> bool {
+    pub(crate) fn take_proven(&self, ticket: u64, from: IpAddr, now: Duration) -> bool {
         let hash = siphash24_words(&self.key, &[ticket, network(from)]);
-        charge(&mut self.proven, Meter::TicketNetwork, hash, now)
+        charge(&self.proven, Meter::TicketNetwork, hash, now)
     }
 }
 
-fn charge(cells: &mut [u64], meter: Meter, hash: u64, now: Duration) -> bool {
+fn charge(cells: &[AtomicU64], meter: Meter, hash: u64, now: Duration) -> bool {
     let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
     let mut taken = false;
     for row in [hash, hash >> 32] {
-        if let Some(cell) = cells.get_mut(row as usize % CELLS)
-            && let Some(used_until) = meter.limit().charge(*cell, now)
-        {
-            *cell = used_until;
-            taken = true;
-        }
+        let charged = cells.get(row as usize % CELLS).is_some_and(|cell| {
+            let charge = |used_until| meter.limit().charge(used_until, now);
+            let charged = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge);
+            charged.is_ok()
+        });
+        taken |= charged;
     }
     taken
 }
@@ -68,24 +75,24 @@ mod tests {
 
     #[test]
     fn a_ticket_is_opened_three_times_and_then_once_in_five_seconds() {
-        let mut openings = Openings::new(SipKey { k0: 1, k1: 2 });
+        let openings = Openings::new(SipKey { k0: 1, k1: 2 });
         let ticket = 99;
         let at = |second: u64| Duration::from_secs(1000 + second);
-        let taken = |openings: &mut Openings, second| {
+        let taken = |openings: &Openings, second| {
             (0..10)
                 .filter(|_| openings.take(ticket, at(second)))
                 .count()
         };
-        assert_eq!(taken(&mut openings, 0), 3);
-        assert_eq!(taken(&mut openings, 4), 0);
-        assert_eq!(taken(&mut openings, 5), 1);
+        assert_eq!(taken(&openings, 0), 3);
+        assert_eq!(taken(&openings, 4), 0);
+        assert_eq!(taken(&openings, 5), 1);
         let [here, there] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().expect("address"));
-        let of = |openings: &mut Openings, from| {
+        let of = |openings: &Openings, from| {
             (0..10)
                 .filter(|_| openings.take_proven(ticket, from, at(5)))
                 .count()
         };
-        assert_eq!(of(&mut openings, here), 3);
-        assert_eq!(of(&mut openings, there), 3, "another network's share");
+        assert_eq!(of(&openings, here), 3);
+        assert_eq!(of(&openings, there), 3, "another network's share");
     }
 }

@@ -29,6 +29,10 @@ impl Env for Counting {
 }
 
 fn endpoint() -> Endpoint {
+    worker(0, 1)
+}
+
+fn worker(number: u8, of: u8) -> Endpoint {
     let keys = NodeKeys {
         spi: [SipKey { k0: 1, k1: 2 }, SipKey { k0: 3, k1: 4 }],
         cookies: CookieSecrets::new(&Secret::new(vec![5; 32]), [6; 16]),
@@ -39,8 +43,8 @@ fn endpoint() -> Endpoint {
         wall: 1_800_000_000,
     };
     Endpoint::new(
-        Settings::default(),
-        Vec::new(),
+        Settings::default().part_of(number, of),
+        Vec::<Connection>::new(),
         keys,
         &[],
         now,
@@ -90,4 +94,37 @@ fn an_spi_in_use_is_passed_over_when_the_counter_comes_round() {
         assert_eq!(endpoint.new_spi(), *free);
     }
     assert!(!first.contains(&endpoint.new_spi()));
+}
+
+#[test]
+fn what_workers_hand_out_at_once_is_never_the_same() {
+    const EACH: usize = 2000;
+    let (mut spis, mut esp_spis, mut numbers) = (HashSet::new(), HashSet::new(), HashSet::new());
+    for number in 0..MAX_WORKERS {
+        let mut worker = worker(number, MAX_WORKERS);
+        // The same chance for all: only the number keeps them apart.
+        let mut env = Counting(0);
+        for _ in 0..EACH {
+            let spi = worker.new_spi();
+            assert_eq!(spi[1], number);
+            assert!(spis.insert(spi));
+            let esp_spi = worker.new_esp_spi(&mut env);
+            assert!(esp_spi > 255 && esp_spis.insert(esp_spi), "{esp_spi:08x}");
+            let id = worker.table.next_id();
+            assert_eq!(Settings::worker_of(id, MAX_WORKERS), number);
+            assert!(numbers.insert(id));
+        }
+    }
+}
+
+#[test]
+fn a_worker_alone_numbers_its_sas_one_by_one() {
+    let mut endpoint = endpoint();
+    let numbers: Vec<_> = (0..3).map(|_| endpoint.table.next_id()).collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    assert!(
+        numbers
+            .into_iter()
+            .all(|id| Settings::worker_of(id, 1) == 0)
+    );
 }

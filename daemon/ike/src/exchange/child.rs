@@ -324,6 +324,21 @@ impl Endpoint {
         }
     }
 
+    /// Another worker's Child SA has taken the place of the one with this inbound SPI: its SA goes without
+    /// a word on the wire, and what the kernel has of the owner is the other's now.
+    pub fn taken_over(&mut self, owner: &Owner, inbound: u32, cx: &mut Context<'_>) {
+        for id in self.table.of_owner(owner) {
+            let Some(sa) = self.table.check_out(id) else {
+                continue;
+            };
+            if sa.child_spi() == Some(inbound) {
+                self.close(sa, Closed::Replaced, cx);
+            } else {
+                self.check_in(sa);
+            }
+        }
+    }
+
     /// Drops older SAs of the same owner without a word on the wire (RFC 5723, 4.3.4): their kernel
     /// states went when the new ones came.
     fn replace_others(&mut self, owner: &Owner, newest: u64, cx: &mut Context<'_>) {

@@ -38,7 +38,7 @@ impl FirstKey {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SaTable {
     sas: BTreeMap<u64, IkeSa>,
     by_spi: HashMap<Spi, u64>,
@@ -50,15 +50,37 @@ pub(crate) struct SaTable {
     tickets: BTreeSet<(TicketName, u64)>,
     attempts: BTreeSet<(Arc<str>, u64)>,
     esp_spis: HashSet<u32>,
-    last_id: u64,
+    next_id: u64,
+    /// Between two numbers: those in between are of other workers' SAs.
+    id_step: u64,
     last_op: u64,
 }
 
 impl SaTable {
+    /// An empty table of this worker among so many.
+    pub(crate) fn new(worker: u8, workers: u8) -> Self {
+        Self {
+            sas: BTreeMap::new(),
+            by_spi: HashMap::new(),
+            firsts: HashMap::new(),
+            ops: HashMap::new(),
+            stores: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            owners: BTreeSet::new(),
+            tickets: BTreeSet::new(),
+            attempts: BTreeSet::new(),
+            esp_spis: HashSet::new(),
+            next_id: u64::from(worker) + 1,
+            id_step: u64::from(workers.max(1)),
+            last_op: 0,
+        }
+    }
+
     /// A number for the next SA.
     pub(crate) const fn next_id(&mut self) -> u64 {
-        self.last_id += 1;
-        self.last_id
+        let id = self.next_id;
+        self.next_id += self.id_step;
+        id
     }
 
     /// A number for a kernel operation nobody waits for.

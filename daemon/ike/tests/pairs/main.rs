@@ -19,3 +19,4 @@ mod seeds;
 mod stored;
 mod suspend;
 mod tap;
+mod workers;
