@@ -26,8 +26,10 @@ use super::{
 };
 use crate::gate::Board;
 
-/// With fewer indexes than this the keeper is asked for more.
-const LOW: u32 = 1024;
+/// Indexes that a worker takes from the common store at a time.
+const BLOCK: u32 = 1024;
+/// With fewer indexes than this in the store the keeper is asked for more: one block for every worker.
+const LOW: u32 = BLOCK * ike::MAX_WORKERS as u32;
 
 /// All live epochs, oldest first.
 #[derive(Debug, Default)]
@@ -82,6 +84,8 @@ impl IndexSource {
 /// Ticket indexes and used bits, as the core asks for them.
 pub struct Ledger {
     source: Arc<IndexSource>,
+    /// Taken from the store and not issued yet.
+    block: Option<IndexRange>,
     ask: Box<dyn Fn() -> bool + Send>,
     bits: Vec<(u8, Arc<UsedBits>)>,
     /// Without it no ticket by reference is issued or honoured.
@@ -105,6 +109,7 @@ impl Ledger {
     pub fn new(source: Arc<IndexSource>, ask: impl Fn() -> bool + Send + 'static) -> Self {
         Self {
             source,
+            block: None,
             ask: Box::new(ask),
             bits: Vec::new(),
             references: None,
@@ -174,6 +179,43 @@ impl Ledger {
         }
     }
 
+    /// Some indexes of the newest epoch, for this worker alone. Has the store filled up when there is little
+    /// left for the others.
+    fn take_block(&self, newest: u8) -> Option<IndexRange> {
+        let (block, left) = {
+            let mut ranges = self
+                .source
+                .ranges
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            ranges.retain(|range| {
+                let known = self.bits.iter().any(|(key_id, _)| *key_id == range.key_id);
+                range.first < range.end && (range.key_id == newest || !known)
+            });
+            let block = ranges
+                .iter_mut()
+                .find(|range| range.key_id == newest)
+                .map(|range| {
+                    let first = range.first;
+                    range.first = first.saturating_add(BLOCK).min(range.end);
+                    IndexRange {
+                        end: range.first,
+                        first,
+                        ..*range
+                    }
+                });
+            let left = ranges
+                .iter()
+                .map(|range| range.end - range.first)
+                .fold(0_u32, u32::saturating_add);
+            (block, left)
+        };
+        if left < LOW {
+            self.ask_for_indexes();
+        }
+        block
+    }
+
     fn bits(&self, key_id: u8) -> Option<&UsedBits> {
         let (_, bits) = self.bits.iter().find(|(id, _)| *id == key_id)?;
         Some(bits)
@@ -182,37 +224,16 @@ impl Ledger {
 
 impl TicketLedger for Ledger {
     fn next_index(&mut self) -> Option<(u8, u32)> {
-        let newest = self.bits.last().map(|(key_id, _)| *key_id);
-        let known: Vec<u8> = self.bits.iter().map(|(key_id, _)| *key_id).collect();
-        let (index, left) = {
-            let mut ranges = self
-                .source
-                .ranges
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            // What an older epoch left over is not issued: its time to issue is over.
-            ranges.retain(|range| {
-                range.first < range.end
-                    && (Some(range.key_id) == newest || !known.contains(&range.key_id))
-            });
-            let index = ranges
-                .iter_mut()
-                .find(|range| Some(range.key_id) == newest)
-                .map(|range| {
-                    let index = range.first;
-                    range.first += 1;
-                    (range.key_id, index)
-                });
-            let left = ranges
-                .iter()
-                .map(|range| range.end - range.first)
-                .fold(0_u32, u32::saturating_add);
-            (index, left)
-        };
-        if left < LOW {
-            self.ask_for_indexes();
+        let newest = self.bits.last().map(|(key_id, _)| *key_id)?;
+        // What an older epoch left over is not issued: its time to issue is over.
+        let has_some = |block: &IndexRange| block.key_id == newest && block.first < block.end;
+        if !self.block.as_ref().is_some_and(has_some) {
+            self.block = self.take_block(newest);
         }
-        index
+        let block = self.block.as_mut()?;
+        let index = block.first;
+        block.first += 1;
+        Some((newest, index))
     }
 
     fn is_used(&self, key_id: u8, index: u32) -> bool {
@@ -300,12 +321,42 @@ mod tests {
         assert_eq!(ledger.next_index(), None);
         assert_eq!(ledger.next_index(), None);
         assert_eq!(asked.load(Ordering::Relaxed), 1, "one question at a time");
-        let range = ring.grant(1025, 0).expect("grant");
+        let range = ring.grant(LOW + BLOCK, 0).expect("grant");
         source.deliver(Some(range));
-        assert_eq!(ledger.next_index(), Some((range.key_id, 0)));
+        for index in 0..BLOCK {
+            assert_eq!(ledger.next_index(), Some((range.key_id, index)));
+        }
         assert_eq!(asked.load(Ordering::Relaxed), 1);
-        assert_eq!(ledger.next_index(), Some((range.key_id, 1)));
-        assert_eq!(asked.load(Ordering::Relaxed), 2);
+        assert_eq!(ledger.next_index(), Some((range.key_id, BLOCK)));
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "little is left");
+    }
+
+    #[test]
+    fn two_workers_never_issue_the_same_index() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut ring = ring(folder.path());
+        let source = Arc::new(IndexSource::default());
+        let range = ring.grant(3 * BLOCK + 5, 0).expect("grant");
+        source.deliver(Some(range));
+        let mut workers: Vec<_> = (0..2)
+            .map(|_| {
+                let mut ledger = Ledger::new(Arc::clone(&source), || true);
+                ledger.set_epochs(&epochs(&ring));
+                ledger
+            })
+            .collect();
+        let mut issued = std::collections::BTreeSet::new();
+        let mut dry = 0;
+        while dry < workers.len() {
+            dry = 0;
+            for ledger in &mut workers {
+                match ledger.next_index() {
+                    Some(name) => assert!(issued.insert(name), "{name:?}"),
+                    None => dry += 1,
+                }
+            }
+        }
+        assert_eq!(issued.len(), 3 * BLOCK as usize + 5, "and none is lost");
     }
 
     #[test]

@@ -416,6 +416,15 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// Another one of the same store.
+    pub(super) fn without_seals(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            database: Arc::clone(&self.database),
+            seals: Seals::default(),
+        }
+    }
+
     pub(super) fn set_seals(&mut self, seals: Seals) {
         self.seals = seals;
     }

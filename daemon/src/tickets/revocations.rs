@@ -68,6 +68,8 @@ pub struct Revocation {
 #[derive(Debug)]
 pub struct Revocations {
     path: PathBuf,
+    /// The first worker's writes the file.
+    copy: bool,
     entries: Vec<Revocation>,
     /// Where to look: every login asks. By identity, and by what is shown of one that has no other text.
     by_id: HashMap<Identity, u64>,
@@ -84,6 +86,7 @@ impl Revocations {
         let path = folder.join(FILE);
         let mut opened = Self {
             path,
+            copy: false,
             entries: Vec::new(),
             by_id: HashMap::new(),
             by_text: HashMap::new(),
@@ -100,6 +103,19 @@ impl Revocations {
         }
         opened.index();
         opened
+    }
+
+    /// The same once more, for a worker. All are told of every revocation; only the first one's goes on disk.
+    #[must_use]
+    pub fn for_worker(&self, worker: u8) -> Self {
+        Self {
+            path: self.path.clone(),
+            copy: worker > 0,
+            entries: self.entries.clone(),
+            by_id: self.by_id.clone(),
+            by_text: self.by_text.clone(),
+            unreadable: self.unreadable.clone(),
+        }
     }
 
     /// What an operator should know of the file.
@@ -183,6 +199,9 @@ impl Revocations {
     }
 
     fn save(&self) -> Result<(), DurableError> {
+        if self.copy {
+            return Ok(());
+        }
         durable::write_up_to(MAX_FILE, &self.path, MAGIC, &self.entries)
     }
 }
@@ -221,6 +240,19 @@ mod tests {
         assert_eq!(list.entries().len(), 1);
         assert_eq!(list.until(&id("a@b")), Some(NOW + 7));
         assert_eq!(list.entries()[0].forget_at, NOW + 100);
+    }
+
+    #[test]
+    fn a_copy_refuses_the_same_and_leaves_the_file_alone() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut list = Revocations::open(folder.path(), NOW);
+        list.revoke("a@b", NOW, NOW + 100).expect("revoke");
+        let mut copy = list.for_worker(1);
+        assert_eq!(copy.until(&id("a@b")), Some(NOW));
+        copy.revoke("c@d", NOW, NOW + 100).expect("revoke");
+        assert_eq!(copy.until(&id("c@d")), Some(NOW));
+        let opened = Revocations::open(folder.path(), NOW);
+        assert_eq!(opened.until(&id("c@d")), None);
     }
 
     #[test]

@@ -7,7 +7,10 @@
 
 use std::{
     io,
-    sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -24,13 +27,28 @@ const MAX_QUEUED: usize = 4096;
 /// Changes in one commit; more would make the first of them wait for the last.
 const MAX_BATCH: usize = 512;
 
-/// The engine's side: reads at once, and queues what is to be written.
+/// Where a change's number says whose it is.
+const WORKER_SHIFT: u32 = 56;
+
+/// One worker's side: reads at once, and queues what is to be written.
 pub struct ReferenceQueue {
     reader: Reader,
     last: u64,
-    /// Gone when the queue is to end.
-    sender: Option<SyncSender<Order>>,
-    thread: Option<JoinHandle<()>>,
+    sender: SyncSender<Order>,
+    /// Goes after the sender: the last of them waits until what has queued is on disk.
+    thread: Arc<Joined>,
+}
+
+/// A thread that ends when nobody can send to it any more, and is waited for.
+struct Joined(Option<JoinHandle<()>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            // Its panic, if any, has been reported there.
+            let _ = thread.join();
+        }
+    }
 }
 
 /// For the thread.
@@ -70,18 +88,33 @@ impl ReferenceQueue {
         Ok(Self {
             reader,
             last: 0,
-            sender: Some(sender),
-            thread: Some(thread),
+            sender,
+            thread: Arc::new(Joined(Some(thread))),
         })
+    }
+
+    /// The same for another worker, without epochs yet.
+    #[must_use]
+    pub fn for_worker(&self, worker: u8) -> Self {
+        Self {
+            reader: self.reader.without_seals(),
+            last: u64::from(worker) << WORKER_SHIFT,
+            sender: self.sender.clone(),
+            thread: Arc::clone(&self.thread),
+        }
+    }
+
+    /// The worker that began a change.
+    #[must_use]
+    pub const fn worker_of(change: StoreId) -> u8 {
+        (change.0 >> WORKER_SHIFT) as u8
     }
 
     /// The live epochs. A record of another one cannot be opened any more.
     pub fn set_epochs(&mut self, roots: &[TicketRoot]) {
         self.reader.set_seals(Seals::of(roots));
-        if let Some(sender) = &self.sender {
-            // Waits for room: without it no record could be sealed. Fails if the thread has died.
-            let _ = sender.send(Order::Epochs(Seals::of(roots)));
-        }
+        // Waits for room: without it no record could be sealed. Fails if the thread has died.
+        let _ = self.sender.send(Order::Epochs(Seals::of(roots)));
     }
 
     /// Begins to keep a state; `None` if the queue is full. `expiry` is in Unix seconds.
@@ -125,24 +158,13 @@ impl ReferenceQueue {
     }
 
     fn order(&self, order: Order) -> bool {
-        match self.sender.as_ref().map(|sender| sender.try_send(order)) {
-            Some(Ok(())) => true,
-            Some(Err(TrySendError::Full(_))) => {
+        match self.sender.try_send(order) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
                 warn!("{MAX_QUEUED} changes of the references wait for the disk: no more for now");
                 false
             }
-            Some(Err(TrySendError::Disconnected(_))) | None => false,
-        }
-    }
-}
-
-impl Drop for ReferenceQueue {
-    /// Waits until what has queued is on disk.
-    fn drop(&mut self) {
-        self.sender = None;
-        if let Some(thread) = self.thread.take() {
-            // Its panic, if any, has been reported there.
-            let _ = thread.join();
+            Err(TrySendError::Disconnected(_)) => false,
         }
     }
 }
