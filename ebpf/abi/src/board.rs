@@ -30,7 +30,8 @@ const USED_AT: u32 = HEADER_WORDS;
 const USED_WORDS: u32 = INDEXES / 64;
 
 const LIVE_AT: u32 = USED_AT + USED_SLOTS * USED_WORDS;
-const LIVE_BITS: u32 = 1 << 20;
+/// Bits of live SPIs.
+pub const LIVE_BITS: u32 = 1 << 20;
 const LIVE_WORDS: u32 = LIVE_BITS / 64;
 
 const ADMISSIONS_AT: u32 = LIVE_AT + LIVE_WORDS;
@@ -72,7 +73,14 @@ pub const fn used_words(slot: u32) -> core::ops::Range<u32> {
 #[inline(always)]
 #[must_use]
 pub const fn live_bit(spi: OurSpi) -> Bit {
-    bit(LIVE_AT, (spi.0 >> 16) as u32 & (LIVE_BITS - 1))
+    bit(LIVE_AT, live_index(spi))
+}
+
+/// Which of [`LIVE_BITS`] that is.
+#[inline(always)]
+#[must_use]
+pub const fn live_index(spi: OurSpi) -> u32 {
+    (spi.0 >> 16) as u32 & (LIVE_BITS - 1)
 }
 
 /// The words of all live bits and all admissions: what an engine that begins makes empty.

@@ -43,12 +43,17 @@ pub fn steer<D: Datagram + ?Sized, K: Knowledge>(datagram: &D, marked: bool, kno
         Ok(Opening::First(header)) => header,
         Ok(Opening::Ours(spi)) => {
             return match check_is_right(spi, known) {
-                Some(true) if may_be_live(spi, known) => {
-                    Place::Lane(Lane::Existing, Some(spi.worker()))
+                Some(true) => {
+                    // The peer of an SA that is gone waits among those who have proved nothing.
+                    let lane = if may_be_live(spi, known) {
+                        Lane::Existing
+                    } else {
+                        Lane::Unproven
+                    };
+                    Place::Lane(lane, Some(spi.worker()))
                 }
                 Some(false) => Place::Sink,
-                // The peer of an SA that is gone waits among those who have proved nothing.
-                Some(true) | None => UNPROVEN,
+                None => UNPROVEN,
             };
         }
         Err(_) => return Place::Sink,
