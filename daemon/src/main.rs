@@ -136,6 +136,7 @@ fn options(config: &Config, engine: Vec<OsString>) -> KeeperOptions {
         state_dir: daemon.state_dir.clone(),
         run_dir: daemon.run_dir.clone(),
         listen: listen.collect(),
+        workers: daemon.workers,
         gate: Some(gate),
         steer_cpus: config.gate.steer_cpus.clone(),
         flood: config.flood.mode,

@@ -250,6 +250,30 @@ impl UdpSocket {
         Self::adopt(fd, listen.service, share)
     }
 
+    /// Leaves it one part of so many of the memory for what waits to be read: the others have the rest.
+    pub fn divide_queue(&self, by: u8) -> Result<(), UdpError> {
+        let buffer = self.share.receive_buffer() / usize::from(by.max(1));
+        if setsockopt(&self.fd, sockopt::RcvBufForce, &buffer).is_err() {
+            setsockopt(&self.fd, sockopt::RcvBuf, &buffer).map_err(|errno| UdpError {
+                address: self.bound,
+                step: "buffer",
+                source: errno.into(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The same socket once more, to send by.
+    pub fn outlet(&self) -> io::Result<Self> {
+        Ok(Self {
+            fd: self.fd.try_clone()?,
+            bound: self.bound,
+            service: self.service,
+            share: Share::Sink,
+            counters: Cell::default(),
+        })
+    }
+
     /// Takes over a socket that somebody else has opened this way.
     pub fn adopt(fd: OwnedFd, service: Service, share: Share) -> Result<Self, UdpError> {
         let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));

@@ -70,12 +70,19 @@ fn an_engine_gets_sockets_and_no_privileges() {
     let house = House::new();
     let _keeper = house.keeper();
     house.wait_for("ready 1");
+    assert_eq!(house.all("workers"), ["2"]);
     assert_eq!(house.all("socket").len(), 2);
+    assert_eq!(
+        house.all("socket"),
+        house.all("outlet"),
+        "one reads, both send"
+    );
     assert_eq!(house.all("node"), ["9"]);
     assert_eq!(house.all("effective"), ["0000000000000000"]);
     assert_eq!(house.all("permitted"), ["0000000000000000"]);
     assert_eq!(house.all("new_privileges_barred"), ["1"]);
-    assert_eq!(house.all("kernel"), ["5 Ok(())"]);
+    let each = "5 Ok(())";
+    assert_eq!(house.all("kernel"), [each; 2], "each its own");
     assert_eq!(house.all("first_use"), ["true"]);
 }
 
@@ -257,6 +264,7 @@ fn keeper_role(folder: &Path) {
         state_dir: folder.join("state"),
         run_dir: folder.join("run"),
         listen: vec![listen(Service::Ike), listen(Service::Natt)],
+        workers: 2,
         gate: None,
         steer_cpus: Vec::new(),
         flood: FloodMode::Auto,
@@ -279,7 +287,7 @@ fn keeper_role(folder: &Path) {
 }
 
 fn engine_role(folder: &Path) {
-    let mut start = EngineStart::from_keeper().expect("a keeper");
+    let start = EngineStart::from_keeper().expect("a keeper");
     let listener = start.listener;
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -289,10 +297,17 @@ fn engine_role(folder: &Path) {
     });
     let diary = Diary(folder.join("said"));
     diary.say("pid", std::process::id());
+    diary.say("workers", start.workers.len());
     diary.say("node", start.node);
     diary.say("engines_before", start.boot.engines_before);
-    for socket in &start.sockets {
+    let mut workers = start.workers.into_iter();
+    let mut first = workers.next().expect("a worker");
+    let mut second = workers.next().expect("another");
+    for socket in &first.sockets {
         diary.say("socket", socket.listen().address);
+    }
+    for outlet in &second.sockets {
+        diary.say("outlet", outlet.listen().address);
     }
     let status = fs::read_to_string("/proc/self/status").expect("status");
     for (field, word) in [
@@ -307,7 +322,7 @@ fn engine_role(folder: &Path) {
         diary.say(word, value.trim());
     }
     let index = (0..200).find_map(|_| {
-        let index = start.ledger.next_index();
+        let index = first.ledger.next_index();
         if index.is_none() {
             sleep(Duration::from_millis(20));
         }
@@ -315,17 +330,20 @@ fn engine_role(folder: &Path) {
     });
     let (key_id, index) = index.expect("an index within four seconds");
     diary.say("index", format_args!("{key_id} {index}"));
-    diary.say("was_used", start.ledger.is_used(key_id, 0));
-    diary.say("first_use", start.ledger.mark_used(key_id, 0));
+    diary.say("was_used", first.ledger.is_used(key_id, 0));
+    diary.say("first_use", second.ledger.mark_used(key_id, 0));
     let owner = Owner("test/net/peer".into());
-    start
-        .client
-        .kernel(OpId(5), KernelOp::Release { owner })
-        .expect("send");
-    start.client.flush().expect("send");
-    if let Some(KeeperEvent::Kernel(ended)) = start.events.blocking_recv() {
-        for (op, result) in ended {
-            diary.say("kernel", format_args!("{} {result:?}", op.0));
+    for worker in [&first, &second] {
+        let owner = owner.clone();
+        let release = KernelOp::Release { owner };
+        worker.client.kernel(OpId(5), release).expect("send");
+        worker.client.flush().expect("send");
+    }
+    for worker in [&mut first, &mut second] {
+        if let Some(KeeperEvent::Kernel(ended)) = worker.events.blocking_recv() {
+            for (op, result) in ended {
+                diary.say("kernel", format_args!("{} {result:?}", op.0));
+            }
         }
     }
     let lives = fs::read_to_string(folder.join("said")).expect("diary");
@@ -338,13 +356,13 @@ fn engine_role(folder: &Path) {
     );
     let mut buffer = vec![0; MAX_DATAGRAM];
     loop {
-        for socket in &start.sockets {
+        for socket in &first.sockets {
             let received = socket.receive(BATCH, &mut buffer, |_, message| {
                 diary.say("datagram", String::from_utf8_lossy(message));
             });
             received.expect("receive");
         }
-        match start.events.try_recv() {
+        match first.events.try_recv() {
             Ok(KeeperEvent::Stop { goodbye }) => {
                 diary.say("stop", goodbye);
                 if !folder.join("stubborn").exists() {

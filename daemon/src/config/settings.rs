@@ -9,6 +9,7 @@ use std::{
 };
 
 use gate_abi::{cpus::MAX_NAMED, defence::Level};
+use ike::MAX_WORKERS;
 
 use super::section::{Entry, Section};
 use crate::gate::FloodMode;
@@ -39,6 +40,8 @@ pub struct DaemonConfig {
     pub natt_port: u16,
     /// Our number among gateways that share ticket keys.
     pub node: u8,
+    /// Threads of the engine.
+    pub workers: u8,
     /// Who protects the packets.
     pub dataplane: DataplaneChoice,
 }
@@ -152,6 +155,7 @@ impl Default for DaemonConfig {
             ike_port: 500,
             natt_port: 4500,
             node: 0,
+            workers: 1,
             dataplane: DataplaneChoice::Xfrm,
         }
     }
@@ -177,6 +181,7 @@ impl DaemonConfig {
         "node",
         "run_dir",
         "state_dir",
+        "workers",
     ];
 
     pub(super) fn take(&mut self, section: &Section<'_>) {
@@ -193,6 +198,10 @@ impl DaemonConfig {
         }
         set(&mut self.node, section, "node", |entry| {
             entry.integer(0..=255).map(|node| node as u8)
+        });
+        set(&mut self.workers, section, "workers", |entry| {
+            let workers = entry.integer(1..=u64::from(MAX_WORKERS));
+            workers.map(|workers| workers as u8)
         });
         set(&mut self.dataplane, section, "dataplane", |entry| {
             entry.choice(&[

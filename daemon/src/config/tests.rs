@@ -17,6 +17,7 @@ const GOOD: &str = r#"
 [daemon]
 listen = ["192.0.2.1"]
 node = 7
+workers = 2
 [resume]
 ticket_lifetime = "2h"
 [gate]
@@ -128,6 +129,7 @@ fn a_full_file_is_read() {
         ["192.0.2.1".parse::<IpAddr>().expect("address")]
     );
     assert_eq!((config.daemon.node, config.daemon.ike_port), (7, 500));
+    assert_eq!(config.daemon.workers, 2);
     assert_eq!(config.gate.mode, GateMode::Generic);
     assert_eq!(config.gate.interfaces, ["eth0"]);
     assert_eq!(config.log.level, LogLevel::Debug);

@@ -21,7 +21,7 @@ use crate::config::PrivateKey;
 pub(super) struct Environment {
     random: SystemRandom,
     stock: Stock,
-    keys: BTreeMap<Arc<str>, PrivateKey>,
+    keys: Arc<BTreeMap<Arc<str>, PrivateKey>>,
 }
 
 /// Octets of randomness asked for at once. A login takes some 80 in half a dozen small pieces, and
@@ -59,7 +59,7 @@ impl Stock {
 }
 
 impl Environment {
-    pub(super) fn new(keys: BTreeMap<Arc<str>, PrivateKey>) -> Self {
+    pub(super) fn new(keys: Arc<BTreeMap<Arc<str>, PrivateKey>>) -> Self {
         Self {
             random: SystemRandom::new(),
             stock: Stock::empty(),
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn two_shares_of_one_group_agree() {
-        let mut environment = Environment::new(BTreeMap::new());
+        let mut environment = Environment::new(Arc::default());
         for group in [Group::X25519, Group::P256, Group::P384] {
             let mut share = || environment.new_key_share(group).expect("randomness");
             let (a, b) = (share(), share());
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn no_randomness_is_given_twice_or_kept() {
-        let mut environment = Environment::new(BTreeMap::new());
+        let mut environment = Environment::new(Arc::default());
         let mut seen = std::collections::BTreeSet::new();
         for length in (8..=64).cycle().take(1000) {
             let mut octets = vec![0; length];
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_point_off_the_curve_is_refused() {
-        let mut environment = Environment::new(BTreeMap::new());
+        let mut environment = Environment::new(Arc::default());
         for group in [Group::X25519, Group::P256, Group::P384] {
             let share = environment.new_key_share(group).expect("randomness");
             assert!(

@@ -35,26 +35,34 @@ const fn share_of_turn(share: Share) -> usize {
     }
 }
 
-/// All sockets, first lane first.
+/// All sockets of a worker, first lane first.
 pub(super) struct Inlets {
     sockets: Vec<AsyncFd<UdpSocket>>,
+    /// What others read, to send by.
+    outlets: Vec<UdpSocket>,
     turns: usize,
 }
 
 impl Inlets {
     pub(super) fn new(mut sockets: Vec<UdpSocket>) -> io::Result<Self> {
         sockets.sort_by_key(UdpSocket::share);
+        let (sockets, outlets): (Vec<_>, Vec<_>) = sockets
+            .into_iter()
+            .partition(|socket| socket.share() != Share::Sink);
         Ok(Self {
             sockets: sockets
                 .into_iter()
                 .map(UdpSocket::watched)
                 .collect::<io::Result<_>>()?,
+            outlets,
             turns: 0,
         })
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.sockets.len()
+    /// Whether one of the sockets gets everything that comes to its port.
+    pub(super) fn has_whole(&self) -> bool {
+        let whole = |socket: &AsyncFd<UdpSocket>| socket.get_ref().share() == Share::Whole;
+        self.sockets.iter().any(whole)
     }
 
     /// Waits until there is something to read. A socket that failed counts as well: its read says why.
@@ -98,8 +106,9 @@ impl Inlets {
 
     /// The socket that datagrams from a local address leave by.
     pub(super) fn outlet(&self, local: &SocketAddr) -> Option<&UdpSocket> {
-        let mut sockets = self.sockets.iter().map(AsyncFd::get_ref);
-        sockets.find(|socket| socket.serves(local))
+        let read = self.sockets.iter().map(AsyncFd::get_ref);
+        read.chain(&self.outlets)
+            .find(|socket| socket.serves(local))
     }
 }
 

@@ -1,51 +1,43 @@
-//! The engine: one thread that feeds the core with datagrams, deadlines, the kernel's answers and the
-//! operator's commands, and carries out what comes back. It has no privileges; what needs some, the
-//! keeper does.
+//! The engine: workers that serve peers, each a thread with a core of its own, and in front of them
+//! whoever listens to the keeper and to operators. It has no privileges; what needs some, the keeper
+//! does.
+//!
+//! The first worker's thread is the front's as well.
 
+mod dispatch;
 mod environment;
+mod front;
 mod inlets;
 mod logins;
 mod operator;
 mod posted;
 mod stores;
+mod worker;
 
-use std::{
-    collections::BTreeSet,
-    io,
-    net::{IpAddr, SocketAddr, UdpSocket as StdUdpSocket},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, sync::Arc, thread};
 
 use gate_abi::{defence::Level, sip::SipKey};
-use ike::{
-    Context, Endpoint, NodeKeys, Settings,
-    defence::cookie::CookieSecrets,
-    io::{Command, Event, Input, Output, Path, Stamp, StoreId},
-    view::SaState,
+use ike::{Settings, defence::openings::Openings, io::Env};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::mpsc,
 };
-use tokio::sync::mpsc;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use self::{
-    environment::Environment, inlets::Inlets, logins::Logins, operator::Waiting, posted::Posted,
+    environment::Environment,
+    front::Front,
+    posted::Notices,
     stores::SessionDesk,
+    worker::{Common, Part, Worker, now},
 };
 use crate::{
     config::Config,
-    control::{self, ControlError, ControlRequest, QUEUE},
+    control::{self, ControlError, QUEUE},
     gate::FloodMode,
-    keeper::{Client, EngineStart, KeeperEvent, STOP_SECONDS},
-    tickets::{EpochTimes, Ledger},
-    udp::{MAX_DATAGRAM, UdpSocket},
+    keeper::{EngineStart, Listener},
+    tickets::ReferenceQueue,
 };
-
-/// How long the last DELETEs may take; the keeper waits a little longer.
-const GOODBYE: Duration = Duration::from_secs(STOP_SECONDS - 1);
-/// Before a connection that is to be up is tried again.
-const RETRY_START: Duration = Duration::from_secs(5);
-/// Between two looks for references whose time is over.
-const PURGE_EVERY: Duration = Duration::from_mins(1);
 
 /// Why an engine cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -59,397 +51,179 @@ pub enum EngineError {
     /// The keeper is gone, and with it the sockets' owner and the kernel.
     #[error("the keeper is gone")]
     KeeperLost,
+    /// A thread has panicked, which has been reported there.
+    #[error("a worker is gone")]
+    WorkerLost,
 }
 
 /// Runs until the keeper says otherwise.
 pub fn run(start: EngineStart, config: Config) -> Result<(), EngineError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let control = config.daemon.run_dir.join("control.sock");
+    let Crew {
+        front,
+        listener,
+        workers,
+    } = assemble(start, config)?;
+    let mut workers = workers.into_iter();
+    let Some((runtime, first)) = workers.next() else {
+        return Err(EngineError::WorkerLost);
+    };
     runtime.block_on(async {
-        let control = control::bind(&config.daemon.run_dir.join("control.sock"))?;
+        let control = control::bind(&control)?;
         let (ask, requests) = mpsc::channel(QUEUE);
-        let listener = control.listener()?;
+        let accepted = control.listener()?;
         tokio::spawn(async move {
-            let Err(error) = control::serve(listener, ask).await;
+            let Err(error) = control::serve(accepted, ask).await;
             warn!("control socket: {error}");
         });
-        let mut engine = Engine::new(start, config)?;
-        engine.adopt().await;
-        engine.serve(requests).await
+        tokio::spawn(listener.run());
+        tokio::spawn(front.serve(requests));
+        // One for each thread.
+        let (tell, mut ends) = mpsc::unbounded_channel();
+        for (number, (runtime, worker)) in (1..).zip(workers) {
+            let end = End(tell.clone(), None);
+            let thread = thread::Builder::new().name(format!("worker-{number}"));
+            thread.spawn(move || {
+                let mut end = end;
+                end.1 = Some(runtime.block_on(worker.serve()));
+            })?;
+        }
+        drop(tell);
+        let others = async {
+            while let Some(ended) = ends.recv().await {
+                ended?;
+            }
+            Ok(())
+        };
+        tokio::try_join!(first.serve(), others)?;
+        Ok(())
     })
 }
 
-struct Engine {
-    endpoint: Endpoint,
-    environment: Environment,
-    ledger: Ledger,
-    sessions: SessionDesk,
-    purge_at: Duration,
-    /// Of all live ticket epochs, oldest first.
-    epochs: Vec<(u8, EpochTimes)>,
-    client: Client,
-    inlets: Inlets,
-    buffer: Vec<u8>,
-    waiting: Waiting,
-    logins: Logins,
-    posted: Posted,
-    start_up: Vec<Arc<str>>,
-    /// Connections to be started, and when.
-    starts: Vec<(Duration, Arc<str>)>,
-    /// Peers of connections without a local address of their own, which the routing table chooses.
-    dialled: Vec<(Arc<str>, SocketAddr)>,
-    events: mpsc::UnboundedReceiver<KeeperEvent>,
-    /// What became of changes to the references.
-    stored: mpsc::UnboundedReceiver<(StoreId, bool)>,
-    stop_at: Option<Duration>,
-    started: Duration,
-}
+/// Says how a worker has ended, also if it panics.
+struct End(
+    mpsc::UnboundedSender<Result<(), EngineError>>,
+    Option<Result<(), EngineError>>,
+);
 
-impl Engine {
-    fn new(start: EngineStart, config: Config) -> io::Result<Self> {
-        let now = now();
-        tokio::spawn(start.listener.run());
-        let sessions = SessionDesk::open(&config);
-        let mut ledger = start.ledger;
-        // The queue in front of the store bounds this one.
-        let (tell, stored) = mpsc::unbounded_channel();
-        let tell = move |id, done| {
-            // Fails if the engine is ending.
-            let _ = tell.send((id, done));
-        };
-        if let Some(references) = stores::open_references(&config, tell) {
-            ledger.set_references(references, &start.epochs);
-        }
-        ledger.set_revocations(stores::open_revocations(&config, now));
-        let Config {
-            daemon,
-            flood,
-            connections,
-            private_keys,
-            start_up,
-            ..
-        } = config;
-        let (cookie_from, cookie_from_network) = match flood.mode {
-            // Without a gate to ask for cookies, the core does.
-            FloodMode::Fixed(Level::Attack) => (0, 0),
-            FloodMode::Off => (usize::MAX, u32::MAX),
-            FloodMode::Auto | FloodMode::Fixed(Level::Calm | Level::Guarded) => {
-                let usual = Settings::default();
-                (usual.cookie_from, usual.cookie_from_network)
-            }
-        };
-        let settings = Settings {
-            node: start.node,
-            ike_port: daemon.ike_port,
-            natt_port: daemon.natt_port,
-            cookie_from,
-            cookie_from_network,
-            ..Settings::default()
-        };
-        let dialled = connections
-            .iter()
-            .filter(|connection| connection.local_addr.is_none())
-            .filter_map(|connection| {
-                let remote = SocketAddr::new(connection.remote_addr?, connection.remote_port);
-                Some((Arc::clone(&connection.name), remote))
-            })
-            .collect();
-        let mut environment = Environment::new(private_keys);
-        let keys = NodeKeys {
-            spi: start.spi_keys.0.map(SipKey::from_octets),
-            cookies: CookieSecrets::new(&start.qcd, start.boot.boot_id),
-            qcd: start.qcd,
-        };
-        let logins = Logins::new(connections.len());
-        let roots = &start.epochs.roots;
-        let endpoint = Endpoint::new(settings, connections, keys, roots, now, &mut environment);
-        let inlets = Inlets::new(start.sockets)?;
-        info!(
-            sockets = inlets.len(),
-            epochs = roots.len(),
-            orphans = start.boot.orphans,
-            engines_before = start.boot.engines_before,
-            "engine started"
-        );
-        Ok(Self {
-            endpoint,
-            environment,
-            ledger,
-            sessions,
-            purge_at: now.boot,
-            epochs: start.epochs.times,
-            client: start.client,
-            inlets,
-            buffer: vec![0; MAX_DATAGRAM],
-            waiting: Waiting::default(),
-            logins,
-            posted: Posted::new(start.board),
-            starts: start_up
-                .iter()
-                .map(|name| (now.boot, Arc::clone(name)))
-                .collect(),
-            start_up,
-            dialled,
-            events: start.events,
-            stored,
-            stop_at: None,
-            started: now.boot,
-        })
-    }
-
-    /// Takes back what an earlier engine left: the sessions that slept on disk, and what it had blocked,
-    /// for its operator has not said `down`.
-    async fn adopt(&mut self) {
-        self.sessions.restore(&mut self.endpoint, now());
-        self.carry_out();
-        match self.client.orphans().await {
-            Ok(orphans) => {
-                let owners: Vec<_> = orphans.into_iter().map(|orphan| orphan.owner).collect();
-                self.endpoint.keep_blocked(&owners);
-                self.carry_out();
-            }
-            Err(error) => warn!("what is in the kernel could not be asked: {error}"),
-        }
-    }
-
-    /// The loop. Order of trust: what the keeper says, what the operator says, then the network.
-    async fn serve(
-        mut self,
-        mut requests: mpsc::Receiver<ControlRequest>,
-    ) -> Result<(), EngineError> {
-        loop {
-            let wake = self.next_wake();
-            tokio::select! {
-                biased;
-                event = self.events.recv() => match event {
-                    Some(KeeperEvent::Lost) | None => return Err(EngineError::KeeperLost),
-                    Some(event) => self.keeper_says(event),
-                },
-                Some((id, done)) = self.stored.recv() => self.feed(Input::Stored { id, done }),
-                Some(request) = requests.recv() => self.operator_says(request),
-                () = tokio::time::sleep(wake) => self.deadlines(),
-                () = self.inlets.ready() => self.receive()?,
-            }
-            self.carry_out();
-            if self.may_leave() {
-                return Ok(());
-            }
-            // What is ready is asked of the kernel only while nobody runs. Without this pause, a lane
-            // that never ends would keep the lanes before it from being noticed.
-            tokio::task::yield_now().await;
-        }
-    }
-
-    fn next_wake(&self) -> Duration {
-        let starts = self.starts.iter().map(|(at, _)| *at);
-        let next = self
-            .endpoint
-            .next_deadline()
-            .into_iter()
-            .chain(starts)
-            .chain(self.stop_at);
-        // Once a second at the latest, so that a clock that jumps costs no more than that.
-        let longest = Duration::from_secs(1);
-        next.min()
-            .map_or(longest, |at| at.saturating_sub(now().boot).min(longest))
-    }
-
-    fn receive(&mut self) -> io::Result<()> {
-        let Self {
-            endpoint,
-            environment,
-            ledger,
-            inlets,
-            buffer,
-            ..
-        } = self;
-        let stamp = now();
-        inlets.turn(buffer, |path, message| {
-            let mut cx = Context {
-                now: stamp,
-                env: environment,
-                ledger,
-            };
-            endpoint.handle(Input::Datagram { path, message }, &mut cx);
-        })
-    }
-
-    fn deadlines(&mut self) {
-        self.feed(Input::Deadline);
-        let now = now().boot;
-        let due: Vec<_> = self.starts.extract_if(.., |(at, _)| *at <= now).collect();
-        for (_, connection) in due {
-            self.command(Command::Up(connection))
-                .unwrap_or_else(|refused| debug!("{refused}"));
-        }
-        if self.purge_at <= now {
-            self.ledger.purge();
-            self.purge_at = now + PURGE_EVERY;
-        }
-    }
-
-    fn keeper_says(&mut self, event: KeeperEvent) {
-        match event {
-            KeeperEvent::Kernel(ended) => {
-                for (op, result) in ended {
-                    self.feed(Input::Kernel { op, result });
-                }
-            }
-            KeeperEvent::Epochs(epochs) => {
-                let live: Vec<u8> = epochs.roots.iter().map(|root| root.key_id).collect();
-                for root in &epochs.roots {
-                    self.endpoint.add_ticket_root(root);
-                }
-                self.endpoint.retain_ticket_roots(&live);
-                self.ledger.set_epochs(&epochs);
-                self.epochs = epochs.times;
-            }
-            KeeperEvent::SpiKeys(keys) => {
-                self.endpoint.set_spi_keys(keys.0.map(SipKey::from_octets));
-            }
-            KeeperEvent::Stop { goodbye } => {
-                let now = now().boot;
-                self.starts.clear();
-                self.start_up.clear();
-                self.stop_at = Some(if goodbye { now + GOODBYE } else { now });
-                if goodbye {
-                    self.say_goodbye();
-                }
-            }
-            KeeperEvent::Lost => {}
-        }
-    }
-
-    fn say_goodbye(&mut self) {
-        // One that sleeps has no SA to delete. What it sleeps on stays: a reboot starts like this too.
-        let views = self.endpoint.sas(now());
-        let awake = views.iter().filter(|view| view.state != SaState::Suspended);
-        let names: BTreeSet<_> = awake.filter_map(|view| view.connection.clone()).collect();
-        for connection in names {
-            // Refused for whatever is not up.
-            let _not_up = self.command(Command::Down(connection));
-        }
-    }
-
-    fn may_leave(&self) -> bool {
-        self.stop_at
-            .is_some_and(|at| at <= now().boot || self.endpoint.is_idle())
-    }
-
-    fn feed(&mut self, input: Input<'_>) {
-        let (env, ledger) = (&mut self.environment, &mut self.ledger);
-        self.endpoint.handle(
-            input,
-            &mut Context {
-                now: now(),
-                env,
-                ledger,
-            },
-        );
-    }
-
-    fn command(&mut self, command: Command) -> Result<(), ike::CommandRefused> {
-        if let Command::Up(name) = &command {
-            self.choose_local_address(&name.clone());
-        }
-        let (env, ledger) = (&mut self.environment, &mut self.ledger);
-        self.endpoint.command(
-            &command,
-            &mut Context {
-                now: now(),
-                env,
-                ledger,
-            },
-        )
-    }
-
-    /// Asks the routing table which of our addresses the peer would see. Nothing is sent.
-    fn choose_local_address(&mut self, name: &Arc<str>) {
-        let Some((_, remote)) = self.dialled.iter().find(|(dialled, _)| dialled == name) else {
-            return;
-        };
-        if let Ok(local) = source_address(*remote) {
-            self.endpoint.set_local_address(name, local);
-        }
-    }
-
-    fn carry_out(&mut self) {
-        while let Some(output) = self.endpoint.poll_output() {
-            match output {
-                Output::Datagram { path, message } => {
-                    if self.sessions.may_leave(&message) {
-                        self.send(&path, |socket, path| {
-                            socket.send(path, &message);
-                        });
-                    }
-                }
-                Output::Session { connection, record } => {
-                    self.sessions.carry_out(&connection, record.as_ref());
-                }
-                Output::OwnSpi { spi, live } => self.posted.own_spi(spi, live),
-                Output::Admitted {
-                    spi_i,
-                    source,
-                    nonce_head,
-                } => {
-                    self.posted.admitted(spi_i, source, nonce_head, now().boot);
-                }
-                Output::Keepalive { path } => self.send(&path, UdpSocket::send_keepalive),
-                Output::Kernel { op, what } => {
-                    if let Err(error) = self.client.kernel(op, what) {
-                        let result = Err(ike::kernel::KernelFailed {
-                            text: error.to_string(),
-                        });
-                        self.feed(Input::Kernel { op, result });
-                    }
-                }
-                Output::Event(event) => self.happened(event),
-            }
-        }
-        self.posted.half_open(self.endpoint.half_open());
-        if let Err(error) = self.client.flush() {
-            // The listener meets the same end, and says so.
-            debug!("{error}");
-        }
-        self.sessions.turn_over();
-    }
-
-    fn send(&self, path: &Path, how: impl Fn(&UdpSocket, &Path)) {
-        match self.inlets.outlet(&path.local) {
-            Some(socket) => how(socket, path),
-            None => debug!(local = %path.local, "no socket for this address"),
-        }
-    }
-
-    fn happened(&mut self, event: Event) {
-        self.logins.count(&event);
-        logins::log(&event);
-        if let Event::UpFailed { connection, .. } = &event
-            && self.start_up.contains(connection)
-        {
-            self.starts
-                .push((now().boot + RETRY_START, Arc::clone(connection)));
-        }
-        self.waiting.resolve(&event);
+impl Drop for End {
+    fn drop(&mut self) {
+        // Fails if the engine is ending anyway.
+        let _ = self
+            .0
+            .send(self.1.take().unwrap_or(Err(EngineError::WorkerLost)));
     }
 }
 
-fn source_address(remote: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = match remote {
-        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+/// All workers, each in a runtime of its own, and what stands in front of them.
+struct Crew {
+    front: Front,
+    listener: Listener,
+    workers: Vec<(Runtime, Worker)>,
+}
+
+fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
+    let EngineStart {
+        workers: starts,
+        listener,
+        epochs,
+        node,
+        spi_keys,
+        qcd,
+        boot,
+        board,
+    } = start;
+    let workers = starts.len() as u8;
+    let (tell, stored): (Vec<_>, Vec<_>) = starts.iter().map(|_| mpsc::unbounded_channel()).unzip();
+    // The queue in front of the store bounds these.
+    let tell = move |id, done| {
+        let tell = tell.get(usize::from(ReferenceQueue::worker_of(id)));
+        // Fails if the worker is ending.
+        let _ended = tell.map(|tell| tell.send((id, done)));
     };
-    let probe = StdUdpSocket::bind((any, 0))?;
-    probe.connect(remote)?;
-    Ok(probe.local_addr()?.ip())
+    let references = stores::open_references(&config, tell);
+    let revocations = stores::open_revocations(&config, now());
+    let sessions = SessionDesk::open(&config);
+    let settings = settings(&config, node);
+    let mut chance = Environment::new(Arc::default());
+    let mut key = || {
+        let mut octets = [0; 16];
+        chance.random(&mut octets);
+        SipKey::from_octets(octets)
+    };
+    let common = Common {
+        workers,
+        settings,
+        connections: config.connections.into_iter().map(Arc::new).collect(),
+        private_keys: Arc::new(config.private_keys),
+        start_up: config.start_up,
+        spi_keys,
+        qcd,
+        boot_id: boot.boot_id,
+        epochs,
+        openings: Arc::new(Openings::new(key())),
+        spread: key(),
+        notices: board.map(Notices::begin),
+    };
+    info!(
+        workers,
+        sockets = starts.iter().map(|one| one.sockets.len()).sum::<usize>(),
+        epochs = common.epochs.roots.len(),
+        orphans = boot.orphans,
+        engines_before = boot.engines_before,
+        "engine started"
+    );
+    let (mut asks, mut workers) = (Vec::new(), Vec::new());
+    let queues = dispatch::between(usize::from(common.workers));
+    for (((number, mut start), stored), (hands_on, handed_on)) in
+        (0_u8..).zip(starts).zip(stored).zip(queues)
+    {
+        if let Some(references) = &references {
+            let own = references.for_worker(number);
+            start.ledger.set_references(own, &common.epochs);
+        }
+        start.ledger.set_revocations(revocations.for_worker(number));
+        let (ask, questions) = mpsc::channel(QUEUE);
+        asks.push(ask);
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let worker = {
+            let _inside = runtime.enter();
+            let part = Part {
+                number,
+                start,
+                sessions: sessions.clone(),
+                stored,
+                questions,
+                handed_on,
+                hands_on,
+            };
+            Worker::new(&common, part)?
+        };
+        workers.push((runtime, worker));
+    }
+    Ok(Crew {
+        front: Front::new(asks),
+        listener,
+        workers,
+    })
 }
 
-/// Both clocks, now.
-fn now() -> Stamp {
-    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Stamp {
-        boot: crate::gate::boot_clock(),
-        wall: wall.map_or(0, |wall| wall.as_secs()),
+fn settings(config: &Config, node: u8) -> Settings {
+    let (cookie_from, cookie_from_network) = match config.flood.mode {
+        // Without a gate to ask for cookies, the core does.
+        FloodMode::Fixed(Level::Attack) => (0, 0),
+        FloodMode::Off => (usize::MAX, u32::MAX),
+        FloodMode::Auto | FloodMode::Fixed(Level::Calm | Level::Guarded) => {
+            let usual = Settings::default();
+            (usual.cookie_from, usual.cookie_from_network)
+        }
+    };
+    Settings {
+        node,
+        ike_port: config.daemon.ike_port,
+        natt_port: config.daemon.natt_port,
+        cookie_from,
+        cookie_from_network,
+        ..Settings::default()
     }
 }

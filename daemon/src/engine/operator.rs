@@ -1,4 +1,4 @@
-//! What operators ask through the control socket, and who waits for which event of the core.
+//! What operators ask a worker through the control socket, and who waits for which event of its core.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use nix::{
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
-use super::{Engine, now};
+use super::worker::{Worker, now};
 use crate::{
     control::{
         CommandError, ControlRequest, EpochReport, FloodReport, GateReport, GateVerdict, RekeyDone,
@@ -26,6 +26,20 @@ use crate::{
     keeper::GateStatus,
     tickets::{EpochTimes, Revocation, Revocations},
 };
+
+/// What a worker is asked.
+#[derive(Debug)]
+pub(super) enum Question {
+    /// By an operator. What it knows of itself, or what only one is to do.
+    Operator(ControlRequest),
+    /// Whether a connection that can be brought up is up here.
+    IsUp {
+        connection: Arc<str>,
+        reply: oneshot::Sender<Option<UpDone>>,
+    },
+    /// To honour no ticket until the keeper has said what is new.
+    Forget { done: oneshot::Sender<()> },
+}
 
 /// Commands that end with an event. Each belongs to a client of the control socket, whose number and
 /// patience are bounded there.
@@ -115,8 +129,23 @@ fn answer<T: Clone>(
     }
 }
 
-impl Engine {
-    pub(super) fn operator_says(&mut self, request: ControlRequest) {
+impl Worker {
+    pub(super) fn asked(&mut self, question: Question) {
+        match question {
+            Question::Operator(request) => self.operator_says(request),
+            Question::IsUp { connection, reply } => {
+                let done = self.up_already(&connection);
+                let done = done.filter(|_| self.endpoint.may_dial(&connection));
+                let _gone = reply.send(done);
+            }
+            Question::Forget { done } => {
+                self.forget_epochs();
+                let _gone = done.send(());
+            }
+        }
+    }
+
+    fn operator_says(&mut self, request: ControlRequest) {
         match request {
             ControlRequest::Status { reply } => self.status(reply),
             ControlRequest::Sas { id, reply } => self.sas(id, reply),
@@ -217,10 +246,7 @@ impl Engine {
             tickets_issued: self.logins.tickets_issued,
             tickets_refused: self.logins.tickets_refused,
             ticket_key_id: self.endpoint.newest_ticket_root(),
-            counters: Counter::ALL
-                .iter()
-                .map(|counter| (counter.word(), self.endpoint.counters().count(*counter)))
-                .collect(),
+            counters: self.counters(),
             ..StatusReport::default()
         };
         let trouble = self.ledger.revocations().and_then(Revocations::trouble);
@@ -237,6 +263,16 @@ impl Engine {
             report.attention.extend(gate.into_iter().chain(lanes));
             let _gone = reply.send(report);
         });
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let (handed_on, lost) = self.hands_on.counts();
+        let of_core = |counter: &Counter| {
+            let count = self.endpoint.counters().count(*counter);
+            (counter.word(), count)
+        };
+        let between = [("handed_on", handed_on), ("handed_on_lost", lost)];
+        Counter::ALL.iter().map(of_core).chain(between).collect()
     }
 
     fn sas(&self, id: Option<u64>, reply: oneshot::Sender<Vec<SaReport>>) {
@@ -285,8 +321,7 @@ impl Engine {
         info!(alone, "new ticket epoch on the operator's word");
         if alone {
             // At once, and not when the keeper has answered: what is revoked opens nothing any more.
-            self.endpoint.retain_ticket_roots(&[]);
-            self.epochs.clear();
+            self.forget_epochs();
         }
         let client = self.client.clone();
         tokio::spawn(async move {
@@ -294,6 +329,11 @@ impl Engine {
             let made = made.unwrap_or_else(|error| Err(error.to_string()));
             let _gone = reply.send(made);
         });
+    }
+
+    fn forget_epochs(&mut self) {
+        self.endpoint.retain_ticket_roots(&[]);
+        self.epochs.clear();
     }
 
     /// What the peer got on SAs that are here, by their used bits; whatever else it may hold, by an

@@ -2,7 +2,7 @@
 //! reference, and whose tickets are revoked. Each store can be out of order without keeping the engine
 //! from its work; what that costs is full exchanges.
 
-use std::{collections::VecDeque, env, path::PathBuf};
+use std::{collections::VecDeque, env, path::PathBuf, sync::Arc};
 
 use ike::{
     Endpoint,
@@ -63,9 +63,9 @@ pub(super) fn open_revocations(config: &Config, now: Stamp) -> Revocations {
 }
 
 /// A client's sessions on disk, and what to do when they will not go from there.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct SessionDesk {
-    store: Option<Sessions>,
+    store: Option<Arc<Sessions>>,
     /// A session of this turn could not be erased.
     stuck: bool,
     /// SPIi of attempts whose RESUME must not leave: a crash would present the ticket once more.
@@ -86,13 +86,19 @@ impl SessionDesk {
             })
             .ok();
         Self {
-            store,
+            store: store.map(Arc::new),
             ..Self::default()
         }
     }
 
-    /// Gives the core every session of an earlier run, and erases those it has no use for.
-    pub(super) fn restore(&self, endpoint: &mut Endpoint, now: Stamp) {
+    /// Gives the core every session of an earlier run whose connection is the worker's, and erases those it
+    /// has no use for.
+    pub(super) fn restore(
+        &self,
+        endpoint: &mut Endpoint,
+        is_home: impl Fn(&str) -> bool,
+        now: Stamp,
+    ) {
         let Some(store) = &self.store else {
             return;
         };
@@ -101,6 +107,9 @@ impl SessionDesk {
             Err(error) => return error!("suspended sessions could not be read: {error}"),
         };
         for (connection, record) in sessions {
+            if !is_home(&connection) {
+                continue;
+            }
             let name = connection.escape_debug();
             let refused = match record {
                 Ok(record) => endpoint
@@ -184,7 +193,7 @@ mod tests {
     fn a_ticket_that_cannot_be_taken_off_the_disk_is_not_presented() {
         let state = tempfile::tempdir().expect("folder");
         let mut desk = SessionDesk {
-            store: Some(Sessions::open(state.path(), None).expect("open")),
+            store: Some(Arc::new(Sessions::open(state.path(), None).expect("open"))),
             ..SessionDesk::default()
         };
         let resume = |spi| message(spi, IKE_SESSION_RESUME, 0x08);

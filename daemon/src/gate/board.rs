@@ -81,10 +81,14 @@ impl Board {
     /// Marks an SPI of ours live or dead. Who shares its bit is for the caller to know.
     pub fn set_live(&self, spi: OurSpi, live: bool) {
         let bit = live_bit(spi);
+        let Some(word) = self.place(bit.word) else {
+            return;
+        };
+        // In one order with the counts of who shares it.
         if live {
-            self.set(bit);
-        } else if let Some(word) = self.place(bit.word) {
-            word.fetch_and(!bit.mask, Ordering::Relaxed);
+            word.fetch_or(bit.mask, Ordering::SeqCst);
+        } else {
+            word.fetch_and(!bit.mask, Ordering::SeqCst);
         }
     }
 
@@ -101,12 +105,14 @@ impl Board {
         self.set_word(Admission::word(hash), Admission::new(hash, boot_seconds).0);
     }
 
-    /// Half-open IKE SAs now.
-    pub fn set_half_open(&self, count: u64) {
-        self.set_word(HALF_OPEN_AT, count);
+    /// A worker has so many half-open IKE SAs now, and had so many when it said so last.
+    pub fn set_half_open(&self, count: u64, before: u64) {
+        if let Some(word) = self.place(HALF_OPEN_AT) {
+            word.fetch_add(count.wrapping_sub(before), Ordering::Relaxed);
+        }
     }
 
-    /// The same, as the engine said last.
+    /// Half-open IKE SAs of all workers.
     #[must_use]
     pub fn half_open(&self) -> u64 {
         self.word(HALF_OPEN_AT)
@@ -114,7 +120,7 @@ impl Board {
 
     /// Forgets what an engine said that is gone.
     pub fn clear_engine(&self) {
-        self.set_half_open(0);
+        self.set_word(HALF_OPEN_AT, 0);
         self.clear(abi::words_of_an_engine());
     }
 
@@ -212,7 +218,9 @@ mod tests {
         let live = || board.is_live(spi);
         board.set_live(spi, true);
         board.admit(&message, 99);
-        board.set_half_open(4);
+        board.set_half_open(3, 0);
+        board.set_half_open(5, 0);
+        board.set_half_open(1, 5);
         assert!(live() && admitted().is_some());
         board.clear_engine();
         assert!(!live() && admitted().is_none() && board.half_open() == 0);

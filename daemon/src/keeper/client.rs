@@ -1,5 +1,5 @@
-//! The engine's side of the pair. One task listens and hands everything on; requests can be made
-//! from any thread, and none of them waits for the keeper unless it is awaited.
+//! The engine's side of the pair. One task listens and hands everything on to the workers; requests can be
+//! made from any thread, and none of them waits for the keeper unless it is awaited.
 //!
 //! Kernel operations leave in batches, few of which are on their way at a time: what comes up
 //! meanwhile goes with the next. Neither side can then wait for the other to read.
@@ -27,8 +27,8 @@ use tracing::warn;
 use super::{
     channel::{Channel, ChannelError, Received},
     protocol::{
-        self, Answer, BootInfo, EpochKey, FromKeeper, GateStatus, Hello, Operation, Request,
-        SpiKeys, ToKeeper,
+        self, Answer, BootInfo, Ended, EpochKey, FromKeeper, GateStatus, Hello, Inlet, Operation,
+        Request, SpiKeys, Taken, ToKeeper,
     },
     sandbox::{self, SandboxError},
 };
@@ -36,7 +36,7 @@ use crate::{
     gate::Board,
     kernel::{Orphan, Usage},
     tickets::{Epochs, IndexSource, Ledger, UsedBits},
-    udp::{UdpError, UdpSocket},
+    udp::{Share, UdpError, UdpSocket},
 };
 
 /// Kernel operations under way; the engine answers no more logins than the keeper can follow.
@@ -45,13 +45,20 @@ pub const MAX_IN_FLIGHT: usize = 4096;
 const MAX_BATCHES: usize = 4;
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
-/// What reaches the engine from the keeper by itself.
+/// What reaches a worker from the keeper by itself.
 #[derive(Debug)]
 pub enum KeeperEvent {
     /// Kernel operations have ended: feed each to the core as `Input::Kernel`.
     Kernel(Vec<(OpId, Result<(), KernelFailed>)>),
+    /// Another worker has installed a Child SA of this owner, in the place of the one with this inbound SPI.
+    Taken {
+        /// Whose.
+        owner: Owner,
+        /// Which.
+        inbound: u32,
+    },
     /// The live epochs have changed: give the core their roots, then the ledger the whole.
-    Epochs(Epochs),
+    Epochs(Arc<Epochs>),
     /// The SPI keys have changed: give them to the core.
     SpiKeys(SpiKeys),
     /// End soon, with or without DELETEs.
@@ -66,18 +73,12 @@ pub enum KeeperEvent {
 /// Everything an engine starts with.
 #[derive(Debug)]
 pub struct EngineStart {
-    /// For requests.
-    pub client: Client,
+    /// What each worker has for itself, at least one.
+    pub workers: Vec<WorkerStart>,
     /// To be run beside everything else: without it the keeper is not heard.
     pub listener: Listener,
-    /// What the keeper says by itself.
-    pub events: mpsc::UnboundedReceiver<KeeperEvent>,
-    /// The UDP sockets, non-blocking.
-    pub sockets: Vec<UdpSocket>,
-    /// Roots for the core. The ledger knows these epochs already.
+    /// Roots for the core. The ledgers know these epochs already.
     pub epochs: Epochs,
-    /// For the core, as its `TicketLedger`.
-    pub ledger: Ledger,
     /// Our octet in SPIs and tickets.
     pub node: u8,
     /// The present `k_spi`, then the one before.
@@ -88,6 +89,19 @@ pub struct EngineStart {
     pub boot: BootInfo,
     /// The gate's board, if there is a gate.
     pub board: Option<Arc<Board>>,
+}
+
+/// What one worker starts with.
+#[derive(Debug)]
+pub struct WorkerStart {
+    /// For requests.
+    pub client: Client,
+    /// What the keeper says by itself.
+    pub events: mpsc::UnboundedReceiver<KeeperEvent>,
+    /// The UDP sockets, non-blocking: those to be read, or outlets with the share of nobody.
+    pub sockets: Vec<UdpSocket>,
+    /// For the core, as its `TicketLedger`.
+    pub ledger: Ledger,
 }
 
 /// Why the engine and its keeper cannot work together.
@@ -113,9 +127,10 @@ pub enum ClientError {
     Io(#[from] io::Error),
 }
 
-/// Makes requests to the keeper.
+/// Makes requests to the keeper, in the name of a worker.
 #[derive(Clone, Debug)]
 pub struct Client {
+    worker: u8,
     shared: Arc<Shared>,
 }
 
@@ -124,7 +139,7 @@ pub struct Client {
 pub struct Listener {
     shared: Arc<Shared>,
     channel: Channel,
-    tell: mpsc::UnboundedSender<KeeperEvent>,
+    tell: Vec<mpsc::UnboundedSender<KeeperEvent>>,
 }
 
 #[derive(Debug)]
@@ -163,14 +178,28 @@ impl EngineStart {
             request: Request::Hello,
         };
         channel.send(&hello, &[])?;
-        let Some((message, descriptors)) = channel.receive::<FromKeeper>()? else {
-            return Err(ClientError::Unexpected);
-        };
-        let Answer::Hello(hello) = message.answer else {
-            return Err(ClientError::Unexpected);
+        let mut sockets = Vec::new();
+        let (hello, mut descriptors) = loop {
+            let Some((message, descriptors)) = channel.receive::<FromKeeper>()? else {
+                return Err(ClientError::Unexpected);
+            };
+            match message.answer {
+                Answer::Sockets(inlets) if inlets.len() == descriptors.len() => {
+                    for (inlet, fd) in inlets.into_iter().zip(descriptors) {
+                        let Inlet {
+                            service,
+                            share,
+                            worker,
+                        } = inlet;
+                        sockets.push((worker, UdpSocket::adopt(fd, service, share)?));
+                    }
+                }
+                Answer::Hello(hello) => break (hello, descriptors),
+                _ => return Err(ClientError::Unexpected),
+            }
         };
         let Hello {
-            sockets,
+            workers,
             epochs,
             node,
             spi_keys,
@@ -178,19 +207,9 @@ impl EngineStart {
             boot,
             board,
         } = hello;
-        let mut descriptors = descriptors;
         let board = if board { descriptors.pop() } else { None };
-        if descriptors.len() != sockets.len() + epochs.len() {
-            return Err(ClientError::Unexpected);
-        }
         let board = board.map(Board::map).transpose()?.map(Arc::new);
-        let mut descriptors = descriptors.into_iter();
-        let sockets = sockets
-            .into_iter()
-            .zip(descriptors.by_ref())
-            .map(|((service, share), fd)| UdpSocket::adopt(fd, service, share))
-            .collect::<Result<_, _>>()?;
-        let mut epochs = map_epochs(epochs, descriptors.collect(), board.as_ref())?;
+        let mut epochs = map_epochs(epochs, descriptors, board.as_ref())?;
 
         let indexes = Arc::new(IndexSource::default());
         let shared = Arc::new(Shared {
@@ -203,32 +222,42 @@ impl EngineStart {
             board: board.clone(),
         });
         shared.watch(&mut epochs);
-        let client = Client { shared };
-        let (tell, events) = mpsc::unbounded_channel();
+        thread::Builder::new().name("used-sync".into()).spawn({
+            let shared = Arc::downgrade(&shared);
+            move || sync_bitmaps(&shared)
+        })?;
+        // The first login should not be the one that finds the store empty.
+        shared.post(0, Request::ReserveIndexes)?;
+        let (mut parts, mut tell) = (Vec::new(), Vec::new());
+        let sockets = share_out(sockets, workers.max(1))?;
+        for (worker, sockets) in (0_u8..).zip(sockets) {
+            let client = Client {
+                worker,
+                shared: Arc::clone(&shared),
+            };
+            let asker = client.clone();
+            let mut ledger = Ledger::new(Arc::clone(&indexes), move || {
+                asker.post(0, Request::ReserveIndexes).is_ok()
+            });
+            ledger.set_epochs(&epochs);
+            let (teller, events) = mpsc::unbounded_channel();
+            tell.push(teller);
+            parts.push(WorkerStart {
+                client,
+                events,
+                sockets,
+                ledger,
+            });
+        }
         let listener = Listener {
-            shared: Arc::clone(&client.shared),
+            shared,
             channel,
             tell,
         };
-        thread::Builder::new().name("used-sync".into()).spawn({
-            let shared = Arc::downgrade(&client.shared);
-            move || sync_bitmaps(&shared)
-        })?;
-
-        let asker = client.clone();
-        let mut ledger = Ledger::new(indexes, move || {
-            asker.post(0, Request::ReserveIndexes).is_ok()
-        });
-        ledger.set_epochs(&epochs);
-        // The first login should not be the one that finds the store empty.
-        client.post(0, Request::ReserveIndexes)?;
         Ok(Self {
-            client,
+            workers: parts,
             listener,
-            events,
-            sockets,
             epochs,
-            ledger,
             node,
             spi_keys,
             qcd,
@@ -247,7 +276,11 @@ impl Client {
             return Err(ClientError::Busy);
         }
         operations.in_flight += 1;
-        operations.waiting.push_back(Operation { op: op.0, what });
+        operations.waiting.push_back(Operation {
+            worker: self.worker,
+            op: op.0,
+            what,
+        });
         Ok(())
     }
 
@@ -333,8 +366,10 @@ impl Listener {
             warn!("{error}");
         }
         shared.waiting().clear();
-        // Fails if the engine is ending already.
-        let _ = tell.send(KeeperEvent::Lost);
+        for tell in &tell {
+            // Fails if the worker is ending already.
+            let _ = tell.send(KeeperEvent::Lost);
+        }
     }
 }
 
@@ -380,8 +415,14 @@ impl Shared {
     async fn listen(
         &self,
         mut channel: Channel,
-        tell: &mpsc::UnboundedSender<KeeperEvent>,
+        tell: &[mpsc::UnboundedSender<KeeperEvent>],
     ) -> Result<(), ClientError> {
+        // A worker that is done hears nothing any more. The others may go on.
+        let tell_all = |event: &dyn Fn() -> KeeperEvent| {
+            for tell in tell {
+                let _ended = tell.send(event());
+            }
+        };
         let readiness = channel.readiness()?;
         loop {
             // The guard comes before the read, or what arrives in between would be overlooked.
@@ -394,43 +435,83 @@ impl Shared {
                 }
                 Received::Closed => return Ok(()),
             };
-            // The queue's bound is MAX_IN_FLIGHT: all but a handful of events answer an operation.
-            let event = match message.answer {
+            // The queues' bound is MAX_IN_FLIGHT: all but a handful of events answer an operation.
+            match message.answer {
                 Answer::Done(results) => {
                     let mut operations = self.operations();
                     operations.in_flight = operations.in_flight.saturating_sub(results.len());
                     operations.batches = operations.batches.saturating_sub(1);
                     drop(operations);
                     self.flush()?;
-                    let ended = |(op, result): (u64, Result<(), String>)| {
-                        (OpId(op), result.map_err(|text| KernelFailed { text }))
-                    };
-                    KeeperEvent::Kernel(results.into_iter().map(ended).collect())
+                    for (worker, event) in events_of(results) {
+                        let _ended = tell.get(usize::from(worker)).map(|tell| tell.send(event));
+                    }
                 }
                 Answer::Epochs(epochs) => {
                     let mut epochs = map_epochs(epochs, descriptors, self.board.as_ref())?;
                     self.watch(&mut epochs);
-                    KeeperEvent::Epochs(epochs)
+                    let epochs = Arc::new(epochs);
+                    tell_all(&|| KeeperEvent::Epochs(Arc::clone(&epochs)));
                 }
-                Answer::SpiKeys(keys) => KeeperEvent::SpiKeys(keys),
-                Answer::Stop { goodbye } => KeeperEvent::Stop { goodbye },
-                Answer::Indexes(range) => {
-                    self.indexes.deliver(range);
-                    continue;
-                }
+                Answer::SpiKeys(keys) => tell_all(&|| KeeperEvent::SpiKeys(keys.clone())),
+                Answer::Stop { goodbye } => tell_all(&|| KeeperEvent::Stop { goodbye }),
+                Answer::Indexes(range) => self.indexes.deliver(range),
                 answer => {
                     if let Some(waiting) = self.waiting().remove(&message.id) {
                         // Whoever asked may have stopped waiting.
                         let _ = waiting.send(answer);
                     }
-                    continue;
                 }
-            };
-            if tell.send(event).is_err() {
-                return Ok(());
             }
         }
     }
+}
+
+/// What the workers have to know of ended operations, in their order: whoever has lost a Child SA to another
+/// worker hears of its own operations on it first.
+fn events_of(results: Vec<Ended>) -> Vec<(u8, KeeperEvent)> {
+    let mut events: Vec<(u8, KeeperEvent)> = Vec::new();
+    for ended in results {
+        let result = ended.result.map_err(|text| KernelFailed { text });
+        let ended_op = (OpId(ended.op), result);
+        match events.last_mut() {
+            Some((worker, KeeperEvent::Kernel(ops))) if *worker == ended.worker => {
+                ops.push(ended_op);
+            }
+            _ => events.push((ended.worker, KeeperEvent::Kernel(vec![ended_op]))),
+        }
+        if let Some(Taken {
+            worker,
+            owner,
+            inbound,
+        }) = ended.taken
+        {
+            let owner = Owner(Arc::from(owner));
+            events.push((worker, KeeperEvent::Taken { owner, inbound }));
+        }
+    }
+    events
+}
+
+/// The sockets that each worker reads, and for what only one reads an outlet to all others.
+fn share_out(
+    sockets: Vec<(u8, UdpSocket)>,
+    workers: u8,
+) -> Result<Vec<Vec<UdpSocket>>, ClientError> {
+    let mut parts: Vec<Vec<UdpSocket>> = (0..workers).map(|_| Vec::new()).collect();
+    for (reader, socket) in sockets {
+        if socket.share() == Share::Whole {
+            for (_, part) in (0_u8..)
+                .zip(&mut parts)
+                .filter(|(worker, _)| *worker != reader)
+            {
+                part.push(socket.outlet()?);
+            }
+        }
+        let part = parts.get_mut(usize::from(reader));
+        part.ok_or(ClientError::Unexpected)?.push(socket);
+    }
+    Ok(parts)
 }
 
 fn map_epochs(

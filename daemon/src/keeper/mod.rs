@@ -11,6 +11,7 @@ mod client;
 mod engine;
 mod folder;
 mod guard;
+mod holders;
 pub mod protocol;
 mod sandbox;
 mod sockets;
@@ -41,20 +42,24 @@ use tracing::{error, info, warn};
 
 pub use self::{
     channel::ChannelError,
-    client::{Client, ClientError, EngineStart, KeeperEvent, Listener, MAX_IN_FLIGHT},
+    client::{Client, ClientError, EngineStart, KeeperEvent, Listener, MAX_IN_FLIGHT, WorkerStart},
     protocol::{BootInfo, FloodStatus, GateAttachment, GateCount, GateStatus, SpiKeys},
 };
 use self::{
     engine::{BackOff, Engine},
     guard::Guard,
-    protocol::{Answer, EpochKey, FromKeeper, Hello, Operation, OrphanShape, Request, ToKeeper},
+    holders::Holders,
+    protocol::{
+        Answer, Ended, EpochKey, FromKeeper, Hello, Inlet, Operation, OrphanShape, Request,
+        ToKeeper,
+    },
     sockets::Sockets,
 };
 use crate::{
     gate::{FloodMode, GateOptions},
     kernel::{Dataplane, DataplaneError, NoOp, ORPHAN_LIFE, Orphan, Xfrm},
     tickets::{Node, Notice, Ring, RingError, RingOptions},
-    udp::{Listen, UdpError},
+    udp::{Listen, UdpError, UdpSocket},
 };
 
 /// How long an engine has to end after [`Answer::Stop`].
@@ -63,6 +68,8 @@ pub const STOP_SECONDS: u64 = 5;
 const GRANT: u32 = 4096;
 /// Heartbeat of the gate; everything else that is due waits for the next one.
 const TICK: Duration = Duration::from_millis(200);
+/// Sockets in one message.
+const SOCKETS_AT_A_TIME: usize = 128;
 /// Octets of orphans in one message, well within what a message holds.
 const ORPHAN_PAGE: usize = 32 << 10;
 
@@ -75,6 +82,8 @@ pub struct KeeperOptions {
     pub run_dir: PathBuf,
     /// The UDP sockets.
     pub listen: Vec<Listen>,
+    /// Threads of the engine: 1 to [`ike::MAX_WORKERS`].
+    pub workers: u8,
     /// The gate; `None` for none.
     pub gate: Option<GateOptions>,
     /// The CPUs that work on IKE; none for whichever it comes to.
@@ -137,6 +146,7 @@ pub fn run(options: KeeperOptions) -> Result<(), KeeperError> {
 struct Keeper {
     options: KeeperOptions,
     dataplane: Box<dyn Dataplane>,
+    holders: Holders,
     sockets: Sockets,
     ring: Ring,
     node: Node,
@@ -202,13 +212,14 @@ impl Keeper {
         guard.set_keys(&ring, &node);
         guard.set_cookies(CookieSecrets::new(&node.qcd_secret(), boot_id));
         let ipsec = options.dataplane == DataplaneKind::Xfrm;
-        let sockets = Sockets::open(&options.listen, ipsec, guard.lanes())?;
+        let sockets = Sockets::open(&options.listen, ipsec, options.workers, guard.lanes())?;
         // Only now: a keeper that cannot have the ports is not to guard them.
         guard.attach(&options.steer_cpus);
         guard.tick(now, since_epoch());
         Ok(Self {
             options,
             dataplane,
+            holders: Holders::default(),
             sockets,
             ring,
             node,
@@ -342,6 +353,7 @@ impl Keeper {
         let (lived, status) = engine.finish(now);
         self.engines = self.engines.saturating_add(1);
         self.dataplane.orphan_all(now + ORPHAN_LIFE);
+        self.holders.clear();
         if self.stopping.is_none() {
             let pause = self.back_off.after(lived);
             self.start_engine_at = now + pause;
@@ -373,11 +385,8 @@ impl Keeper {
         let answer = match request {
             Request::Hello => return self.hello(id),
             Request::Kernel(operations) => {
-                let apply = |Operation { op, what }| {
-                    let result = self.dataplane.apply(&what);
-                    (op, result.map_err(|failed| failed.text))
-                };
-                Answer::Done(operations.into_iter().map(apply).collect())
+                let ended = operations.into_iter().map(|one| self.apply(&one));
+                Answer::Done(ended.collect())
             }
             Request::Usage { owner } => {
                 Answer::Usage(self.dataplane.usage(&ike::kernel::Owner(owner.into())))
@@ -391,6 +400,24 @@ impl Keeper {
             }),
         };
         self.tell(id, answer);
+    }
+
+    fn apply(&mut self, operation: &Operation) -> Ended {
+        let Operation { worker, op, what } = operation;
+        let (worker, op) = (*worker, *op);
+        let mut ended = Ended {
+            worker,
+            op,
+            result: Ok(()),
+            taken: None,
+        };
+        if !self.holders.is_void(worker, what) {
+            match self.dataplane.apply(what) {
+                Ok(()) => ended.taken = self.holders.changed(worker, what),
+                Err(failed) => ended.result = Err(failed.text),
+            }
+        }
+        ended
     }
 
     fn new_epoch(&mut self, alone: bool) -> Result<u8, String> {
@@ -426,14 +453,26 @@ impl Keeper {
     }
 
     fn hello(&mut self, id: u64) {
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let mut pages = self.sockets.read().chunks(SOCKETS_AT_A_TIME);
+        let sent = pages.try_for_each(|some| {
+            let inlet = |(worker, socket): &(u8, UdpSocket)| Inlet {
+                service: socket.listen().service,
+                share: socket.share(),
+                worker: *worker,
+            };
+            let answer = Answer::Sockets(some.iter().map(inlet).collect());
+            let descriptors: Vec<_> = some.iter().map(|(_, socket)| socket.as_fd()).collect();
+            engine
+                .channel
+                .send(&FromKeeper { id, answer }, &descriptors)
+        });
+        self.check(Some(sent));
         let orphans = u32::try_from(self.dataplane.orphans().len()).unwrap_or(u32::MAX);
         let hello = Answer::Hello(Hello {
-            sockets: self
-                .sockets
-                .read()
-                .iter()
-                .map(|socket| (socket.listen().service, socket.share()))
-                .collect(),
+            workers: self.options.workers,
             epochs: self.epoch_keys(),
             node: self.node.id(),
             spi_keys: SpiKeys(*self.node.spi_keys()),
@@ -446,14 +485,7 @@ impl Keeper {
             board: self.guard.board().is_some(),
         });
         let bitmaps = self.ring.epochs().map(|(_, _, file)| file.as_fd());
-        let descriptors: Vec<BorrowedFd<'_>> = self
-            .sockets
-            .read()
-            .iter()
-            .map(AsFd::as_fd)
-            .chain(bitmaps)
-            .chain(self.guard.board())
-            .collect();
+        let descriptors: Vec<BorrowedFd<'_>> = bitmaps.chain(self.guard.board()).collect();
         let sent = self.engine.as_mut().map(|engine| {
             engine
                 .channel

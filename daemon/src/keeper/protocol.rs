@@ -3,7 +3,7 @@
 //!
 //! | engine asks                | keeper answers                                                  |
 //! |----------------------------|-----------------------------------------------------------------|
-//! | `Hello`                    | `Hello`, with sockets, bitmaps and the board as descriptors     |
+//! | `Hello`                    | `Sockets`, with them as descriptors, as often as it takes; then `Hello`, with bitmaps and the board |
 //! | `Kernel`                   | `Done` with the same operation numbers                          |
 //! | `Usage`, `Orphans`         | the same word; orphans come in pages                            |
 //! | `ReserveIndexes`           | `Indexes`; after the two below, if the epoch changed on the way |
@@ -31,8 +31,7 @@ use crate::{
 pub const MAX_MESSAGE: usize = 64 << 10;
 /// Operations in one message: the logins of one turn of the engine.
 const MAX_BATCH: usize = 64;
-/// Descriptors beside one message: two sockets for each listening address, or as many as have lanes, and
-/// the bitmaps.
+/// Descriptors beside one message, of which the kernel takes 253: sockets, or all bitmaps and the board.
 pub const MAX_DESCRIPTORS: usize = 192;
 
 /// Engine to keeper.
@@ -84,6 +83,8 @@ pub enum Request {
 /// One change of SAs or policies.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Operation {
+    /// Whose: every worker numbers its own.
+    pub worker: u8,
     /// The core's number of it.
     pub op: u64,
     /// What to do.
@@ -119,13 +120,51 @@ const LONGEST_BARE: usize = 256;
 /// Octets of a selector, at most.
 const LONGEST_SELECTOR: usize = 44;
 
+/// How an operation has ended.
+#[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Ended {
+    /// As in the operation.
+    pub worker: u8,
+    /// As in the operation.
+    pub op: u64,
+    /// In the kernel's own words.
+    pub result: Result<(), String>,
+    /// What it has taken from another worker.
+    pub taken: Option<Taken>,
+}
+
+/// An owner's Child SA that another worker's has replaced.
+#[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Taken {
+    /// Who had put it into the kernel.
+    pub worker: u8,
+    /// Whose it was.
+    pub owner: String,
+    /// The SPI of its inbound state.
+    pub inbound: u32,
+}
+
+/// One UDP socket and who reads what there.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Inlet {
+    /// Which of the ports.
+    pub service: Service,
+    /// Which datagrams.
+    pub share: Share,
+    /// Which worker.
+    pub worker: u8,
+}
+
 /// What a keeper can say.
 #[derive(Debug, Deserialize, Serialize)]
 pub enum Answer {
+    /// To [`Request::Hello`], before the last of the answer: some of the sockets, in the order of their
+    /// descriptors.
+    Sockets(Vec<Inlet>),
     /// To [`Request::Hello`].
     Hello(Hello),
-    /// To [`Request::Kernel`]: each operation's number, and how it ended, in the kernel's own words.
-    Done(Vec<(u64, Result<(), String>)>),
+    /// To [`Request::Kernel`].
+    Done(Vec<Ended>),
     /// To [`Request::Usage`].
     Usage(Option<Usage>),
     /// The SPI keys have been rotated.
@@ -155,9 +194,9 @@ pub enum Answer {
 /// All an engine needs to begin.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Hello {
-    /// What the descriptors of the sockets are, in order.
-    pub sockets: Vec<(Service, Share)>,
-    /// All live epochs, oldest first, whose bitmaps follow the sockets.
+    /// Threads to share the work among.
+    pub workers: u8,
+    /// All live epochs, oldest first, whose bitmaps come beside it.
     pub epochs: Vec<EpochKey>,
     /// Our octet in SPIs and tickets.
     pub node: u8,

@@ -1,5 +1,5 @@
-//! The UDP sockets: for each address and port one socket in each lane, or one for everything where the
-//! kernel will not steer. They outlive every engine, and ESP flows through them meanwhile.
+//! The UDP sockets: for each address and port one socket in each lane for each worker, or one for everything
+//! where the kernel will not steer. They outlive every engine, and ESP flows through them meanwhile.
 
 use std::{io, os::fd::BorrowedFd};
 
@@ -11,12 +11,10 @@ use crate::{
     udp::{Listen, Service, Share, UdpError, UdpSocket},
 };
 
-/// Sockets in each lane of an address and port: one for each thread that reads.
-const WORKERS: u8 = 1;
-
 /// All sockets, and why they are not in lanes, if they are not.
 pub(super) struct Sockets {
-    read: Vec<UdpSocket>,
+    /// Each with the worker that reads it.
+    read: Vec<(u8, UdpSocket)>,
     /// One for each address and port, which keep what nobody is to read.
     _sinks: Vec<UdpSocket>,
     trouble: Option<String>,
@@ -27,6 +25,7 @@ impl Sockets {
     pub(super) fn open(
         listen: &[Listen],
         ipsec: bool,
+        workers: u8,
         lanes: Result<Lanes<'_>, String>,
     ) -> Result<Self, UdpError> {
         let whole = Self::whole(listen, ipsec)?;
@@ -37,7 +36,7 @@ impl Sockets {
         // A shared port would be shared with another daemon just as well. That it could be had alone
         // proves that nobody else is there.
         drop(whole);
-        match Self::in_lanes(listen, ipsec, &mut lanes) {
+        match Self::in_lanes(listen, ipsec, workers, &mut lanes) {
             Ok(sockets) => {
                 info!(groups = listen.len(), "sockets in lanes");
                 Ok(sockets)
@@ -46,8 +45,8 @@ impl Sockets {
         }
     }
 
-    /// Those that an engine reads.
-    pub(super) fn read(&self) -> &[UdpSocket] {
+    /// Those that an engine reads, each with the worker that does.
+    pub(super) fn read(&self) -> &[(u8, UdpSocket)] {
         &self.read
     }
 
@@ -57,7 +56,8 @@ impl Sockets {
     }
 
     fn whole(listen: &[Listen], ipsec: bool) -> Result<Self, UdpError> {
-        let open = |listen: &Listen| UdpSocket::open(*listen, ipsec);
+        // One worker reads them, and hands on what is not for itself.
+        let open = |listen: &Listen| Ok((0, UdpSocket::open(*listen, ipsec)?));
         Ok(Self {
             read: listen.iter().map(open).collect::<Result<_, _>>()?,
             _sinks: Vec::new(),
@@ -73,11 +73,16 @@ impl Sockets {
         }
     }
 
-    fn in_lanes(listen: &[Listen], ipsec: bool, lanes: &mut Lanes<'_>) -> Result<Self, LanesError> {
+    fn in_lanes(
+        listen: &[Listen],
+        ipsec: bool,
+        workers: u8,
+        lanes: &mut Lanes<'_>,
+    ) -> Result<Self, LanesError> {
         let (mut read, mut sinks) = (Vec::new(), Vec::new());
         for listen in listen {
             let marked = listen.service == Service::Natt;
-            let group = lanes.open(listen.address, marked, WORKERS)?;
+            let group = lanes.open(listen.address, marked, workers)?;
             let mut open = |share, slot| -> Result<UdpSocket, LanesError> {
                 let steer = |socket: BorrowedFd<'_>| {
                     // The first one of the group brings all that follow under the program.
@@ -87,12 +92,14 @@ impl Sockets {
                     Ok(())
                 };
                 let socket = UdpSocket::open_share(*listen, ipsec, share, steer)?;
+                socket.divide_queue(workers)?;
                 lanes.place(slot, &socket)?;
                 Ok(socket)
             };
             for lane in Lane::ALL {
                 for worker in 0..group.workers {
-                    read.push(open(Share::Lane(lane), group.slot(lane, worker))?);
+                    let socket = open(Share::Lane(lane), group.slot(lane, worker))?;
+                    read.push((worker, socket));
                 }
             }
             sinks.push(open(Share::Sink, group.sink())?);

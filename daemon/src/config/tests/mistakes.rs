@@ -42,6 +42,14 @@ const WRONG: &[(&str, &str)] = &[
         "rekindle.toml:2: daemon.node: must be from 0 to 255",
     ),
     (
+        "[daemon]\nworkers = 0",
+        "rekindle.toml:2: daemon.workers: must be from 1 to 8",
+    ),
+    (
+        "[daemon]\nworkers = 9",
+        "rekindle.toml:2: daemon.workers: must be from 1 to 8",
+    ),
+    (
         "[daemon]\nnode = -1",
         "rekindle.toml:2: daemon.node: must be from 0 to 255",
     ),

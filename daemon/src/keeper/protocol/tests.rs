@@ -57,7 +57,12 @@ fn every_kernel_operation_survives_the_pair() {
     ];
     let sent = format!("{operations:?}");
     let numbered = (9..).zip(operations);
-    let operations = numbered.map(|(op, what)| Operation { op, what }).collect();
+    let numbered = numbered.map(|(op, what)| Operation {
+        worker: 3,
+        op,
+        what,
+    });
+    let operations = numbered.collect();
     let request = Request::Kernel(operations);
     engine
         .send(&ToKeeper { id: 5, request }, &[])
@@ -94,11 +99,13 @@ fn a_batch_of_any_operations_fits_one_message() {
         child.local_ts = vec![TrafficSelector::from_text("ffff::/16").expect("network"); 16];
         child.remote_ts.clone_from(&child.local_ts);
         Operation {
+            worker: u8::MAX,
             op: u64::MAX,
             what: KernelOp::Install(child),
         }
     };
     let shortest = || Operation {
+        worker: 0,
         op: 0,
         what: KernelOp::Release {
             owner: Owner(Arc::from("o")),

@@ -1,0 +1,387 @@
+//! Between operators and workers: a question goes to the worker that can answer it, or to all of them, and
+//! what they say becomes one answer.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ike::Settings;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{dispatch::home_of, operator::Question};
+use crate::control::{
+    CommandError, ControlRequest, FloodReport, RekeyDone, RevokeDone, StatusReport, TicketReport,
+    UpDone,
+};
+
+/// The way to all workers.
+#[derive(Clone, Debug)]
+pub(super) struct Front {
+    workers: Arc<[mpsc::Sender<Question>]>,
+}
+
+impl Front {
+    pub(super) fn new(workers: Vec<mpsc::Sender<Question>>) -> Self {
+        Self {
+            workers: workers.into(),
+        }
+    }
+
+    /// Answers as many at a time as the control socket has clients.
+    pub(super) async fn serve(self, mut requests: mpsc::Receiver<ControlRequest>) {
+        while let Some(request) = requests.recv().await {
+            let front = self.clone();
+            tokio::spawn(async move { front.answer(request).await });
+        }
+    }
+
+    /// An answer that nobody can give any more is not given: the engine is ending.
+    async fn answer(&self, request: ControlRequest) {
+        match request {
+            ControlRequest::Status { reply } => {
+                let parts = self.ask_all(|reply| ControlRequest::Status { reply });
+                deliver(reply, async {
+                    parts.await.into_iter().reduce(both_statuses)
+                })
+                .await;
+            }
+            ControlRequest::Sas { id, reply } => {
+                let parts = self.ask_all(|reply| ControlRequest::Sas { id, reply });
+                deliver(reply, async { Some(parts.await.concat()) }).await;
+            }
+            ControlRequest::Tickets { reply } => {
+                let parts = self.ask_all(|reply| ControlRequest::Tickets { reply });
+                deliver(reply, async {
+                    parts.await.into_iter().reduce(both_tickets)
+                })
+                .await;
+            }
+            ControlRequest::Flood { reply } => {
+                let parts = self.ask_all(|reply| ControlRequest::Flood { reply });
+                deliver(reply, async { parts.await.into_iter().reduce(both_floods) }).await;
+            }
+            ControlRequest::Up { connection, reply } => self.up(connection, reply).await,
+            ControlRequest::Down { connection, reply } => {
+                let parts = self.ask_all(|reply| ControlRequest::Down {
+                    connection: Arc::clone(&connection),
+                    reply,
+                });
+                deliver(reply, async { parts.await.into_iter().reduce(both_downs) }).await;
+            }
+            ControlRequest::Rekey { connection, reply } => {
+                deliver(reply, self.rekey(&connection)).await;
+            }
+            ControlRequest::Revoke { peer, reply } => {
+                let parts = self.ask_all(|reply| ControlRequest::Revoke {
+                    peer: peer.clone(),
+                    reply,
+                });
+                deliver(reply, async {
+                    parts.await.into_iter().reduce(both_revoked)
+                })
+                .await;
+            }
+            ControlRequest::NewEpoch { alone, reply } => {
+                if alone {
+                    self.forget().await;
+                }
+                self.tell(0, ControlRequest::NewEpoch { alone, reply })
+                    .await;
+            }
+            // Only where it was brought up is there a session to be kept.
+            ControlRequest::Suspend { connection, reply } => {
+                let home = self.home_of(&connection);
+                self.tell(home, ControlRequest::Suspend { connection, reply })
+                    .await;
+            }
+            ControlRequest::Origin { id, reply } => {
+                let worker = Settings::worker_of(id, self.workers.len() as u8);
+                self.tell(worker, ControlRequest::Origin { id, reply })
+                    .await;
+            }
+            request @ (ControlRequest::Gate { .. } | ControlRequest::Shutdown { .. }) => {
+                self.tell(0, request).await;
+            }
+        }
+    }
+
+    fn home_of(&self, connection: &str) -> u8 {
+        home_of(connection, self.workers.len() as u8)
+    }
+
+    async fn tell(&self, worker: u8, request: ControlRequest) {
+        if let Some(worker) = self.workers.get(usize::from(worker)) {
+            // One that is gone has dropped the reply with it.
+            let _gone = worker.send(Question::Operator(request)).await;
+        }
+    }
+
+    /// What the workers say that are there, the first one's words first.
+    async fn ask_all<T>(&self, request: impl Fn(oneshot::Sender<T>) -> ControlRequest) -> Vec<T> {
+        let mut answers = Vec::with_capacity(self.workers.len());
+        for worker in 0..self.workers.len() as u8 {
+            let (reply, answer) = oneshot::channel();
+            self.tell(worker, request(reply)).await;
+            answers.push(answer);
+        }
+        let mut parts = Vec::with_capacity(answers.len());
+        for answer in answers {
+            parts.extend(answer.await.ok());
+        }
+        parts
+    }
+
+    /// The peer may have called, and that came to another worker than the one that would call the peer.
+    async fn up(&self, connection: Arc<str>, reply: oneshot::Sender<Result<UpDone, CommandError>>) {
+        let home = self.home_of(&connection);
+        for (_, worker) in (0..).zip(&*self.workers).filter(|(at, _)| *at != home) {
+            let (ask, is_up) = oneshot::channel();
+            let question = Question::IsUp {
+                connection: Arc::clone(&connection),
+                reply: ask,
+            };
+            let _gone = worker.send(question).await;
+            if let Ok(Some(done)) = is_up.await {
+                let _gone = reply.send(Ok(done));
+                return;
+            }
+        }
+        self.tell(home, ControlRequest::Up { connection, reply })
+            .await;
+    }
+
+    /// By whoever has the SA.
+    async fn rekey(&self, connection: &Arc<str>) -> Option<Result<RekeyDone, CommandError>> {
+        let home = self.home_of(connection);
+        let others = (0..self.workers.len() as u8).filter(|worker| *worker != home);
+        let mut last = None;
+        for worker in std::iter::once(home).chain(others) {
+            let (reply, answer) = oneshot::channel();
+            let connection = Arc::clone(connection);
+            self.tell(worker, ControlRequest::Rekey { connection, reply })
+                .await;
+            last = answer.await.ok();
+            if !matches!(last, Some(Err(CommandError::NotUp))) {
+                break;
+            }
+        }
+        last
+    }
+
+    /// No worker honours a ticket when this returns.
+    async fn forget(&self) {
+        for worker in &*self.workers {
+            let (done, forgotten) = oneshot::channel();
+            let _gone = worker.send(Question::Forget { done }).await;
+            let _gone = forgotten.await;
+        }
+    }
+}
+
+/// Waits for an answer for as long as somebody wants it.
+async fn deliver<T>(mut reply: oneshot::Sender<T>, answer: impl Future<Output = Option<T>>) {
+    tokio::select! {
+        answer = answer => {
+            let _gone = answer.map(|answer| reply.send(answer));
+        }
+        () = reply.closed() => {}
+    }
+}
+
+fn both_statuses(mut all: StatusReport, part: StatusReport) -> StatusReport {
+    all.established += part.established;
+    all.half_open += part.half_open;
+    all.suspended += part.suspended;
+    all.child_sas += part.child_sas;
+    all.full_logins += part.full_logins;
+    all.resumed_logins += part.resumed_logins;
+    all.failed_logins += part.failed_logins;
+    all.tickets_issued += part.tickets_issued;
+    all.tickets_refused += part.tickets_refused;
+    add(&mut all.counters, part.counters);
+    for line in part.attention {
+        if !all.attention.contains(&line) {
+            all.attention.push(line);
+        }
+    }
+    all
+}
+
+fn both_tickets(mut all: TicketReport, part: TicketReport) -> TicketReport {
+    all.issued += part.issued;
+    all.honoured += part.honoured;
+    all.outstanding += part.outstanding;
+    all.held.extend(part.held);
+    add(&mut all.refused, part.refused);
+    all
+}
+
+fn both_floods(all: FloodReport, part: FloodReport) -> FloodReport {
+    FloodReport {
+        half_open: all.half_open + part.half_open,
+        cookies_sent: all.cookies_sent + part.cookies_sent,
+        cookies_wrong: all.cookies_wrong + part.cookies_wrong,
+        flood: all.flood.or(part.flood),
+    }
+}
+
+/// A failure counts more than a success, and that more than having had nothing to do.
+fn both_downs(
+    one: Result<(), CommandError>,
+    other: Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    match (one, other) {
+        (Err(CommandError::NotUp), other) => other,
+        (one, Err(CommandError::NotUp)) | (one @ Err(_), _) => one,
+        (Ok(()), other) => other,
+    }
+}
+
+fn both_revoked(
+    one: Result<RevokeDone, String>,
+    other: Result<RevokeDone, String>,
+) -> Result<RevokeDone, String> {
+    let (one, other) = (one?, other?);
+    Ok(RevokeDone {
+        tickets: one.tickets + other.tickets,
+        refused_for: one.refused_for.max(other.refused_for),
+    })
+}
+
+/// Adds counts under the same words.
+fn add(all: &mut Vec<(&'static str, u64)>, part: Vec<(&'static str, u64)>) {
+    let mut more: BTreeMap<_, _> = part.into_iter().collect();
+    for (word, count) in all.iter_mut() {
+        *count += more.remove(word).unwrap_or(0);
+    }
+    all.extend(more);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ike::view::Closed;
+
+    use super::*;
+
+    /// A front, and what each of its workers is asked.
+    fn front(workers: usize) -> (Front, Vec<mpsc::Receiver<Question>>) {
+        let (ask, questions) = (0..workers).map(|_| mpsc::channel(8)).unzip();
+        (Front::new(ask), questions)
+    }
+
+    fn asked(questions: &mut mpsc::Receiver<Question>) -> ControlRequest {
+        match questions.try_recv() {
+            Ok(Question::Operator(request)) => request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Runs until everybody waits.
+    async fn settle() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_down_reaches_every_worker_and_has_one_answer() {
+        let (front, mut workers) = front(3);
+        let (reply, mut done) = oneshot::channel();
+        let connection: Arc<str> = "rw".into();
+        let request = ControlRequest::Down { connection, reply };
+        tokio::spawn(async move { front.answer(request).await });
+        settle().await;
+        for (worker, questions) in workers.iter_mut().enumerate() {
+            let ControlRequest::Down { reply, .. } = asked(questions) else {
+                panic!("another request");
+            };
+            assert!(done.try_recv().is_err(), "before all have answered");
+            let outcome = match worker {
+                1 => Ok(()),
+                _ => Err(CommandError::NotUp),
+            };
+            reply.send(outcome).expect("waited for");
+            settle().await;
+        }
+        assert_eq!(done.try_recv(), Ok(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_rekey_is_done_by_whoever_has_the_sa() {
+        let (front, mut workers) = front(2);
+        let connection: Arc<str> = "rw".into();
+        let home = usize::from(front.home_of(&connection));
+        let (reply, mut done) = oneshot::channel();
+        let request = ControlRequest::Rekey { connection, reply };
+        tokio::spawn(async move { front.answer(request).await });
+        settle().await;
+        let ControlRequest::Rekey { reply, .. } = asked(&mut workers[home]) else {
+            panic!("another request");
+        };
+        reply.send(Err(CommandError::NotUp)).expect("waited for");
+        settle().await;
+        let ControlRequest::Rekey { reply, .. } = asked(&mut workers[1 - home]) else {
+            panic!("another request");
+        };
+        let rekeyed = RekeyDone { old: 1, sa: 3 };
+        reply.send(Ok(rekeyed)).expect("waited for");
+        settle().await;
+        assert_eq!(done.try_recv(), Ok(Ok(rekeyed)));
+    }
+
+    #[tokio::test]
+    async fn an_sa_is_asked_of_the_worker_that_numbered_it() {
+        let (front, mut workers) = front(2);
+        for (id, worker) in [(1, 0), (2, 1), (3, 0), (4, 1)] {
+            let (reply, _answer) = oneshot::channel();
+            front.answer(ControlRequest::Origin { id, reply }).await;
+            let request = asked(&mut workers[worker]);
+            assert!(matches!(request, ControlRequest::Origin { id: asked, .. } if asked == id));
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_what_nobody_wants_to_know() {
+        let (front, mut workers) = front(1);
+        let (reply, done) = oneshot::channel();
+        let connection: Arc<str> = "rw".into();
+        let request = ControlRequest::Down { connection, reply };
+        let waits = tokio::spawn(async move { front.answer(request).await });
+        settle().await;
+        let ControlRequest::Down { reply, .. } = asked(&mut workers[0]) else {
+            panic!("another request");
+        };
+        drop(done);
+        settle().await;
+        assert!(waits.is_finished() && reply.is_closed());
+    }
+
+    #[test]
+    fn counts_of_all_workers_are_added_under_their_words() {
+        let part = |established, word, trouble: &str| StatusReport {
+            uptime: Duration::from_secs(9),
+            connections: 2,
+            established,
+            counters: vec![("stray", 1), (word, 5)],
+            attention: vec!["the same".to_owned(), trouble.to_owned()],
+            gate_mode: "none",
+            ..StatusReport::default()
+        };
+        let all = both_statuses(part(3, "a", "x"), part(4, "b", "y"));
+        assert_eq!((all.connections, all.established), (2, 7));
+        assert_eq!(all.counters, [("stray", 2), ("a", 5), ("b", 5)]);
+        assert_eq!(all.attention, ["the same", "x", "y"]);
+    }
+
+    #[test]
+    fn a_down_that_failed_somewhere_has_failed() {
+        let failed = || Err(CommandError::Ended(Closed::Crashed));
+        let idle = || Err(CommandError::NotUp);
+        assert_eq!(both_downs(Ok(()), idle()), Ok(()));
+        assert_eq!(both_downs(idle(), Ok(())), Ok(()));
+        assert_eq!(both_downs(idle(), idle()), idle());
+        assert_eq!(both_downs(Ok(()), failed()), failed());
+        assert_eq!(both_downs(failed(), Ok(())), failed());
+        assert_eq!(both_downs(failed(), idle()), failed());
+    }
+}

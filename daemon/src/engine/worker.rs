@@ -1,0 +1,487 @@
+//! One worker: a thread that feeds its core with datagrams, deadlines, the kernel's answers and the
+//! operator's commands, and carries out what comes back. It shares no state with the others but what the
+//! gateway as a whole has one of (`docs/decisions/0006`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket as StdUdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use gate_abi::sip::SipKey;
+use ike::{
+    Context, Endpoint, NodeKeys, Settings,
+    crypto::Secret,
+    defence::{cookie::CookieSecrets, openings::Openings},
+    io::{Command, Event, Input, Output, Path, Stamp, StoreId},
+    peer::Connection,
+    view::SaState,
+};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::{
+    EngineError,
+    dispatch::{Dispatch, HandedOn, HandsOn, home_of},
+    environment::Environment,
+    inlets::Inlets,
+    logins::{self, Logins},
+    operator::{Question, Waiting},
+    posted::{Notices, Posted},
+    stores::SessionDesk,
+};
+use crate::{
+    config::PrivateKey,
+    keeper::{Client, KeeperEvent, STOP_SECONDS, SpiKeys, WorkerStart},
+    tickets::{EpochTimes, Epochs, Ledger},
+    udp::{BATCH, MAX_DATAGRAM, UdpSocket},
+};
+
+/// How long the last DELETEs may take; the keeper waits a little longer.
+const GOODBYE: Duration = Duration::from_secs(STOP_SECONDS - 1);
+/// Before a connection that is to be up is tried again.
+const RETRY_START: Duration = Duration::from_secs(5);
+/// Between two looks for references whose time is over.
+const PURGE_EVERY: Duration = Duration::from_mins(1);
+
+/// What all workers of an engine are made of.
+pub(super) struct Common {
+    pub(super) workers: u8,
+    /// Of all workers together.
+    pub(super) settings: Settings,
+    pub(super) connections: Vec<Arc<Connection>>,
+    pub(super) private_keys: Arc<BTreeMap<Arc<str>, PrivateKey>>,
+    /// Connections that are to be up.
+    pub(super) start_up: Vec<Arc<str>>,
+    pub(super) spi_keys: SpiKeys,
+    pub(super) qcd: Secret,
+    pub(super) boot_id: [u8; 16],
+    pub(super) epochs: Epochs,
+    pub(super) openings: Arc<Openings>,
+    /// What first messages are spread by where the kernel does not do it.
+    pub(super) spread: SipKey,
+    pub(super) notices: Option<Arc<Notices>>,
+}
+
+/// What one worker has for itself.
+pub(super) struct Part {
+    pub(super) number: u8,
+    pub(super) start: WorkerStart,
+    pub(super) sessions: SessionDesk,
+    /// What became of changes to the references.
+    pub(super) stored: mpsc::UnboundedReceiver<(StoreId, bool)>,
+    pub(super) questions: mpsc::Receiver<Question>,
+    pub(super) handed_on: mpsc::Receiver<HandedOn>,
+    pub(super) hands_on: HandsOn,
+}
+
+pub(super) struct Worker {
+    pub(super) number: u8,
+    workers: u8,
+    pub(super) endpoint: Endpoint,
+    pub(super) environment: Environment,
+    pub(super) ledger: Ledger,
+    sessions: SessionDesk,
+    purge_at: Duration,
+    /// Of all live ticket epochs, oldest first.
+    pub(super) epochs: Vec<(u8, EpochTimes)>,
+    pub(super) client: Client,
+    inlets: Inlets,
+    dispatch: Dispatch,
+    pub(super) hands_on: HandsOn,
+    handed_on: mpsc::Receiver<HandedOn>,
+    buffer: Vec<u8>,
+    pub(super) waiting: Waiting,
+    pub(super) logins: Logins,
+    posted: Posted,
+    start_up: Vec<Arc<str>>,
+    /// Connections to be started, and when.
+    starts: Vec<(Duration, Arc<str>)>,
+    /// Peers of connections without a local address of their own, which the routing table chooses.
+    dialled: Vec<(Arc<str>, SocketAddr)>,
+    events: mpsc::UnboundedReceiver<KeeperEvent>,
+    stored: mpsc::UnboundedReceiver<(StoreId, bool)>,
+    questions: mpsc::Receiver<Question>,
+    stop_at: Option<Duration>,
+    pub(super) started: Duration,
+}
+
+impl Worker {
+    /// Must be called within the runtime that will run it.
+    pub(super) fn new(common: &Common, part: Part) -> io::Result<Self> {
+        let now = now();
+        let Part {
+            number,
+            start,
+            sessions,
+            stored,
+            questions,
+            handed_on,
+            hands_on,
+        } = part;
+        let Common {
+            workers,
+            connections,
+            ..
+        } = common;
+        let is_home = |name: &Arc<str>| home_of(name, *workers) == number;
+        let dialled = connections
+            .iter()
+            .filter(|connection| connection.local_addr.is_none())
+            .filter_map(|connection| {
+                let remote = SocketAddr::new(connection.remote_addr?, connection.remote_port);
+                Some((Arc::clone(&connection.name), remote))
+            })
+            .collect();
+        let keys = NodeKeys {
+            spi: common.spi_keys.0.map(SipKey::from_octets),
+            cookies: CookieSecrets::new(&common.qcd, common.boot_id),
+            qcd: common.qcd.duplicate(),
+        };
+        let mut environment = Environment::new(Arc::clone(&common.private_keys));
+        let mut endpoint = Endpoint::new(
+            common.settings.part_of(number, *workers),
+            connections.clone(),
+            keys,
+            &common.epochs.roots,
+            now,
+            &mut environment,
+        );
+        endpoint.share_openings(Arc::clone(&common.openings));
+        let inlets = Inlets::new(start.sockets)?;
+        let dispatch = Dispatch {
+            worker: number,
+            workers: *workers,
+            node: common.settings.node,
+            keys: common.spi_keys.0.map(SipKey::from_octets),
+            spread: inlets.has_whole().then_some(common.spread),
+        };
+        let start_up = common.start_up.iter().filter(|name| is_home(name));
+        let start_up: Vec<_> = start_up.cloned().collect();
+        Ok(Self {
+            number,
+            workers: *workers,
+            endpoint,
+            environment,
+            ledger: start.ledger,
+            sessions,
+            purge_at: now.boot,
+            epochs: common.epochs.times.clone(),
+            client: start.client,
+            inlets,
+            dispatch,
+            hands_on,
+            handed_on,
+            buffer: vec![0; MAX_DATAGRAM],
+            waiting: Waiting::default(),
+            logins: Logins::new(connections.len()),
+            posted: Posted::new(common.notices.clone()),
+            starts: start_up
+                .iter()
+                .map(|name| (now.boot, Arc::clone(name)))
+                .collect(),
+            start_up,
+            dialled,
+            events: start.events,
+            stored,
+            questions,
+            stop_at: None,
+            started: now.boot,
+        })
+    }
+
+    /// Takes back what an earlier engine left: the sessions that slept on disk, each worker its own, and what
+    /// it had blocked, for its operator has not said `down`.
+    async fn adopt(&mut self) {
+        let (number, workers) = (self.number, self.workers);
+        let is_home = |name: &str| home_of(name, workers) == number;
+        self.sessions.restore(&mut self.endpoint, is_home, now());
+        self.carry_out();
+        if self.number != 0 {
+            return;
+        }
+        match self.client.orphans().await {
+            Ok(orphans) => {
+                let owners: Vec<_> = orphans.into_iter().map(|orphan| orphan.owner).collect();
+                self.endpoint.keep_blocked(&owners);
+                self.carry_out();
+            }
+            Err(error) => warn!("what is in the kernel could not be asked: {error}"),
+        }
+    }
+
+    /// The loop. Order of trust: what the keeper says, what the operator says, then the network.
+    pub(super) async fn serve(mut self) -> Result<(), EngineError> {
+        self.adopt().await;
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                event = self.events.recv() => match event {
+                    Some(KeeperEvent::Lost) | None => return Err(EngineError::KeeperLost),
+                    Some(event) => self.keeper_says(event),
+                },
+                Some((id, done)) = self.stored.recv() => self.feed(Input::Stored { id, done }),
+                Some(question) = self.questions.recv() => self.asked(question),
+                () = tokio::time::sleep(wake) => self.deadlines(),
+                Some(handed_on) = self.handed_on.recv() => {
+                    self.take_in(handed_on);
+                    self.receive()?;
+                }
+                () = self.inlets.ready() => self.receive()?,
+            }
+            self.carry_out();
+            if self.may_leave() {
+                return Ok(());
+            }
+            // What is ready is asked of the kernel only while nobody runs. Without this pause, a lane
+            // that never ends would keep the lanes before it from being noticed.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn next_wake(&self) -> Duration {
+        let starts = self.starts.iter().map(|(at, _)| *at);
+        let next = self
+            .endpoint
+            .next_deadline()
+            .into_iter()
+            .chain(starts)
+            .chain(self.stop_at);
+        // Once a second at the latest, so that a clock that jumps costs no more than that.
+        let longest = Duration::from_secs(1);
+        next.min()
+            .map_or(longest, |at| at.saturating_sub(now().boot).min(longest))
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        let Self {
+            endpoint,
+            environment,
+            ledger,
+            inlets,
+            dispatch,
+            hands_on,
+            buffer,
+            ..
+        } = self;
+        let stamp = now();
+        inlets.turn(buffer, |path, message| {
+            if let Some(worker) = dispatch.elsewhere(&path, message) {
+                return hands_on.send(worker, path, message);
+            }
+            let mut cx = Context {
+                now: stamp,
+                env: environment,
+                ledger,
+            };
+            endpoint.handle(Input::Datagram { path, message }, &mut cx);
+        })
+    }
+
+    /// What other workers have read for this one, no more of it than of the network in one turn.
+    fn take_in(&mut self, first: HandedOn) {
+        let mut next = Some(first);
+        for left in (0..BATCH).rev() {
+            let Some(HandedOn { path, message }) = next else {
+                break;
+            };
+            self.feed(Input::Datagram {
+                path,
+                message: &message,
+            });
+            next = (left > 0).then(|| self.handed_on.try_recv().ok()).flatten();
+        }
+    }
+
+    fn deadlines(&mut self) {
+        self.feed(Input::Deadline);
+        let now = now().boot;
+        let due: Vec<_> = self.starts.extract_if(.., |(at, _)| *at <= now).collect();
+        for (_, connection) in due {
+            self.command(Command::Up(connection))
+                .unwrap_or_else(|refused| debug!("{refused}"));
+        }
+        if self.purge_at <= now {
+            self.ledger.purge();
+            self.purge_at = now + PURGE_EVERY;
+        }
+    }
+
+    fn keeper_says(&mut self, event: KeeperEvent) {
+        match event {
+            KeeperEvent::Kernel(ended) => {
+                for (op, result) in ended {
+                    self.feed(Input::Kernel { op, result });
+                }
+            }
+            KeeperEvent::Taken { owner, inbound } => {
+                debug!(
+                    worker = self.number,
+                    "an SA has been resumed on another worker"
+                );
+                let (env, ledger) = (&mut self.environment, &mut self.ledger);
+                let now = now();
+                let cx = &mut Context { now, env, ledger };
+                self.endpoint.taken_over(&owner, inbound, cx);
+            }
+            KeeperEvent::Epochs(epochs) => {
+                let live: Vec<u8> = epochs.roots.iter().map(|root| root.key_id).collect();
+                for root in &epochs.roots {
+                    self.endpoint.add_ticket_root(root);
+                }
+                self.endpoint.retain_ticket_roots(&live);
+                self.ledger.set_epochs(&epochs);
+                self.epochs.clone_from(&epochs.times);
+            }
+            KeeperEvent::SpiKeys(keys) => {
+                self.dispatch.keys = keys.0.map(SipKey::from_octets);
+                self.endpoint.set_spi_keys(self.dispatch.keys);
+            }
+            KeeperEvent::Stop { goodbye } => {
+                let now = now().boot;
+                self.starts.clear();
+                self.start_up.clear();
+                self.stop_at = Some(if goodbye { now + GOODBYE } else { now });
+                if goodbye {
+                    self.say_goodbye();
+                }
+            }
+            KeeperEvent::Lost => {}
+        }
+    }
+
+    fn say_goodbye(&mut self) {
+        // One that sleeps has no SA to delete. What it sleeps on stays: a reboot starts like this too.
+        let views = self.endpoint.sas(now());
+        let awake = views.iter().filter(|view| view.state != SaState::Suspended);
+        let names: BTreeSet<_> = awake.filter_map(|view| view.connection.clone()).collect();
+        for connection in names {
+            // Refused for whatever is not up.
+            let _not_up = self.command(Command::Down(connection));
+        }
+    }
+
+    fn may_leave(&self) -> bool {
+        self.stop_at
+            .is_some_and(|at| at <= now().boot || self.endpoint.is_idle())
+    }
+
+    fn feed(&mut self, input: Input<'_>) {
+        let (env, ledger) = (&mut self.environment, &mut self.ledger);
+        self.endpoint.handle(
+            input,
+            &mut Context {
+                now: now(),
+                env,
+                ledger,
+            },
+        );
+    }
+
+    pub(super) fn command(&mut self, command: Command) -> Result<(), ike::CommandRefused> {
+        if let Command::Up(name) = &command {
+            self.choose_local_address(&name.clone());
+        }
+        let (env, ledger) = (&mut self.environment, &mut self.ledger);
+        self.endpoint.command(
+            &command,
+            &mut Context {
+                now: now(),
+                env,
+                ledger,
+            },
+        )
+    }
+
+    /// Asks the routing table which of our addresses the peer would see. Nothing is sent.
+    fn choose_local_address(&mut self, name: &Arc<str>) {
+        let Some((_, remote)) = self.dialled.iter().find(|(dialled, _)| dialled == name) else {
+            return;
+        };
+        if let Ok(local) = source_address(*remote) {
+            self.endpoint.set_local_address(name, local);
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.endpoint.poll_output() {
+            match output {
+                Output::Datagram { path, message } => {
+                    if self.sessions.may_leave(&message) {
+                        self.send(&path, |socket, path| {
+                            socket.send(path, &message);
+                        });
+                    }
+                }
+                Output::Session { connection, record } => {
+                    self.sessions.carry_out(&connection, record.as_ref());
+                }
+                Output::OwnSpi { spi, live } => self.posted.own_spi(spi, live),
+                Output::Admitted {
+                    spi_i,
+                    source,
+                    nonce_head,
+                } => {
+                    self.posted.admitted(spi_i, source, nonce_head, now().boot);
+                }
+                Output::Keepalive { path } => self.send(&path, UdpSocket::send_keepalive),
+                Output::Kernel { op, what } => {
+                    if let Err(error) = self.client.kernel(op, what) {
+                        let result = Err(ike::kernel::KernelFailed {
+                            text: error.to_string(),
+                        });
+                        self.feed(Input::Kernel { op, result });
+                    }
+                }
+                Output::Event(event) => self.happened(event),
+            }
+        }
+        self.posted.half_open(self.endpoint.half_open());
+        if let Err(error) = self.client.flush() {
+            // The listener meets the same end, and says so.
+            debug!("{error}");
+        }
+        self.sessions.turn_over();
+    }
+
+    fn send(&self, path: &Path, how: impl Fn(&UdpSocket, &Path)) {
+        match self.inlets.outlet(&path.local) {
+            Some(socket) => how(socket, path),
+            None => debug!(local = %path.local, "no socket for this address"),
+        }
+    }
+
+    fn happened(&mut self, event: Event) {
+        self.logins.count(&event);
+        logins::log(&event);
+        if let Event::UpFailed { connection, .. } = &event
+            && self.start_up.contains(connection)
+        {
+            self.starts
+                .push((now().boot + RETRY_START, Arc::clone(connection)));
+        }
+        self.waiting.resolve(&event);
+    }
+}
+
+fn source_address(remote: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = match remote {
+        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let probe = StdUdpSocket::bind((any, 0))?;
+    probe.connect(remote)?;
+    Ok(probe.local_addr()?.ip())
+}
+
+/// Both clocks, now.
+pub(super) fn now() -> Stamp {
+    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Stamp {
+        boot: crate::gate::boot_clock(),
+        wall: wall.map_or(0, |wall| wall.as_secs()),
+    }
+}
