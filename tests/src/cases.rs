@@ -14,3 +14,4 @@ pub mod namespaces;
 pub mod storm;
 pub mod suspend;
 pub mod tunnel;
+pub mod workers;

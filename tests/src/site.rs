@@ -89,6 +89,19 @@ impl<'a> Site<'a> {
         self.log_level = Some(level);
     }
 
+    /// Gives a number of `[daemon]` another value, from the next start on.
+    pub fn set(&self, key: &str, value: u16) -> Result<()> {
+        let file = self.folder.join("rekindle.toml");
+        let text = fs::read_to_string(&file)?;
+        let other = |line: &&str| !line.starts_with(&format!("{key} = "));
+        let lines: Vec<_> = text.lines().filter(other).collect();
+        let text =
+            lines
+                .join("\n")
+                .replacen("[daemon]\n", &format!("[daemon]\n{key} = {value}\n"), 1);
+        Ok(fs::write(&file, text)?)
+    }
+
     /// Leaves it without the kernel's programs, as on a kernel that takes none: one socket for each port.
     pub fn without_objects(&self) -> Result<()> {
         let file = self.folder.join("rekindle.toml");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{asleep, dataplane, deploy, suspend, tunnel};
+use super::{asleep, dataplane, deploy, suspend, tunnel, workers};
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
 use crate::ping::ping;
@@ -26,6 +26,7 @@ pub const CASES: &[Case] = &[
     suspend::ON_DISK,
     suspend::BY_REFERENCE,
     deploy::DEPLOYS,
+    workers::MOVES_ESP,
 ];
 
 const LEFT: &str = "192.0.2.1";

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rekindled::gate::boot_clock;
 use serde_json::Value;
 
+use super::workers::by_worker;
 use crate::{
     process::run_time,
     site::{Setting, Site},
@@ -21,7 +22,12 @@ use crate::{
 /// What fits any machine and any patience.
 pub const HUNDRED: Case = Case {
     name: "a_hundred_clients_resume_after_the_gateway_was_killed",
-    run: |lab| storm(lab, FEW),
+    run: |lab| storm(lab, FEW, 1),
+};
+/// The same with the work shared out.
+pub const HUNDRED_OF_TWO: Case = Case {
+    name: "a_hundred_clients_of_two_workers_resume_after_the_gateway_was_killed",
+    run: |lab| storm(lab, FEW, 2),
 };
 /// The long variant.
 pub const THOUSAND: Case = Case {
@@ -30,7 +36,7 @@ pub const THOUSAND: Case = Case {
         if env::var_os(FULL).is_none() {
             return Err(Skip("a long variant: `cargo xtask test --full`".into()).into());
         }
-        storm(lab, MANY)
+        storm(lab, MANY, 2)
     },
 };
 
@@ -49,7 +55,7 @@ const RESUMED_WITHIN: Duration = Duration::from_secs(20);
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(LIVENESS.as_secs() + 45);
 const POLL: Duration = Duration::from_millis(250);
 
-fn storm(lab: &mut Lab, count: u16) -> Result<()> {
+fn storm(lab: &mut Lab, count: u16, workers: u16) -> Result<()> {
     let (clients_ns, gateway_ns) = two_namespaces()?;
     let setting = Setting {
         gate: "native",
@@ -57,6 +63,7 @@ fn storm(lab: &mut Lab, count: u16) -> Result<()> {
         node: 1,
     };
     let mut gateway = Site::prepare(lab, &gateway_ns, setting, &gateway_connection(LIVENESS))?;
+    gateway.set("workers", workers)?;
     gateway.log_at("warn");
     gateway.start(lab)?;
     let fresh = run_time(&gateway.processes()?)?;
@@ -84,8 +91,9 @@ fn storm(lab: &mut Lab, count: u16) -> Result<()> {
 
     let status = gateway.ikectl("status")?;
     let asked = Instant::now();
-    let listed = gateway.ikectl("sa")?.as_array().map_or(0, Vec::len);
+    let of_workers = by_worker(&gateway)?;
     let listing = asked.elapsed();
+    let listed = of_workers.values().map(Vec::len).sum::<usize>();
     let lost = [&gateway_ns, &clients_ns].map(|namespace| namespace.udp_count("RcvbufErrors"));
     let [lost_gateway, lost_clients] = lost;
     let (lost_gateway, lost_clients) = (lost_gateway?, lost_clients?);
@@ -111,6 +119,11 @@ fn storm(lab: &mut Lab, count: u16) -> Result<()> {
     );
     ensure!(number(&status, "tickets_refused")? == 0, "{status}");
     ensure!(listed == usize::from(count), "{listed} SAs");
+    ensure!(
+        of_workers.len() == usize::from(workers),
+        "SAs of {} workers",
+        of_workers.len()
+    );
     drop(swarm);
     if count == MANY {
         forgotten(&gateway)?;
@@ -118,7 +131,8 @@ fn storm(lab: &mut Lab, count: u16) -> Result<()> {
     gateway.stop()
 }
 
-fn log_in(swarm: &mut Swarm<'_>, count: usize) -> Result<()> {
+/// Starts so many clients and waits until they are up.
+pub(super) fn log_in(swarm: &mut Swarm<'_>, count: usize) -> Result<()> {
     let mut up = 0;
     while up < count {
         while swarm.len() < count && swarm.len() < up + AT_ONCE {
