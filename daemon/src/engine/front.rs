@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{dispatch::home_of, operator::Question};
 use crate::control::{
-    CommandError, ControlRequest, FloodReport, RekeyDone, RevokeDone, StatusReport, TicketReport,
-    UpDone,
+    CommandError, ControlRequest, FloodReport, RekeyDone, RevokeDone, SaReport, StatusReport,
+    TicketReport, UpDone,
 };
 
 /// The way to all workers.
@@ -45,7 +45,7 @@ impl Front {
             }
             ControlRequest::Sas { id, reply } => {
                 let parts = self.ask_all(|reply| ControlRequest::Sas { id, reply });
-                deliver(reply, async { Some(parts.await.concat()) }).await;
+                deliver(reply, async { Some(in_order(parts.await.concat())) }).await;
             }
             ControlRequest::Tickets { reply } => {
                 let parts = self.ask_all(|reply| ControlRequest::Tickets { reply });
@@ -184,6 +184,12 @@ async fn deliver<T>(mut reply: oneshot::Sender<T>, answer: impl Future<Output = 
         }
         () = reply.closed() => {}
     }
+}
+
+/// By number, as one worker would have them; sleepers have none and come last.
+fn in_order(mut all: Vec<SaReport>) -> Vec<SaReport> {
+    all.sort_by_key(|report| (report.view.id == 0, report.view.id));
+    all
 }
 
 fn both_statuses(mut all: StatusReport, part: StatusReport) -> StatusReport {

@@ -556,3 +556,6 @@ fn sync_bitmaps(shared: &Weak<Shared>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

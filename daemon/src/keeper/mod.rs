@@ -12,18 +12,16 @@ mod engine;
 mod folder;
 mod guard;
 mod holders;
+mod options;
 pub mod protocol;
 mod sandbox;
 mod sockets;
 mod wall;
 
 use std::{
-    ffi::OsString,
     fs::{self, File},
-    io,
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
-    path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -43,6 +41,7 @@ use tracing::{error, info, warn};
 pub use self::{
     channel::ChannelError,
     client::{Client, ClientError, EngineStart, KeeperEvent, Listener, MAX_IN_FLIGHT, WorkerStart},
+    options::{DataplaneKind, KeeperError, KeeperOptions},
     protocol::{BootInfo, FloodStatus, GateAttachment, GateCount, GateStatus, SpiKeys},
 };
 use self::{
@@ -56,10 +55,9 @@ use self::{
     sockets::Sockets,
 };
 use crate::{
-    gate::{FloodMode, GateOptions},
-    kernel::{Dataplane, DataplaneError, NoOp, ORPHAN_LIFE, Orphan, Xfrm},
-    tickets::{Node, Notice, Ring, RingError, RingOptions},
-    udp::{Listen, UdpError, UdpSocket},
+    kernel::{Dataplane, NoOp, ORPHAN_LIFE, Orphan, Xfrm},
+    tickets::{Node, Notice, Ring},
+    udp::UdpSocket,
 };
 
 /// How long an engine has to end after [`Answer::Stop`].
@@ -72,70 +70,6 @@ const TICK: Duration = Duration::from_millis(200);
 const SOCKETS_AT_A_TIME: usize = 128;
 /// Octets of orphans in one message, well within what a message holds.
 const ORPHAN_PAGE: usize = 32 << 10;
-
-/// What the keeper has to know.
-#[derive(Clone, Debug)]
-pub struct KeeperOptions {
-    /// Ticket ring, used bits, SPI keys, reqid journal.
-    pub state_dir: PathBuf,
-    /// For the engine's control socket and the gate's pins.
-    pub run_dir: PathBuf,
-    /// The UDP sockets.
-    pub listen: Vec<Listen>,
-    /// Threads of the engine: 1 to [`ike::MAX_WORKERS`].
-    pub workers: u8,
-    /// The gate; `None` for none.
-    pub gate: Option<GateOptions>,
-    /// The CPUs that work on IKE; none for whichever it comes to.
-    pub steer_cpus: Vec<u32>,
-    /// Who chooses the gate's level of defence.
-    pub flood: FloodMode,
-    /// What to run as engine: the program and its arguments.
-    pub engine: Vec<OsString>,
-    /// Who carries the packets.
-    pub dataplane: DataplaneKind,
-    /// Our octet in SPIs and tickets; `None` for a random one.
-    pub node: Option<u8>,
-    /// How tickets are kept.
-    pub ring: RingOptions,
-}
-
-/// Who carries the packets.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum DataplaneKind {
-    /// The kernel's IPsec.
-    Xfrm,
-    /// Nobody; for measurements.
-    None,
-}
-
-/// Why the keeper cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum KeeperError {
-    /// A folder or file of ours is out of reach.
-    #[error("{path}: {source}", path = path.display())]
-    Folder {
-        /// Which.
-        path: PathBuf,
-        /// What went wrong.
-        source: io::Error,
-    },
-    /// Another keeper uses the same state.
-    #[error("{}: another rekindled is running with this folder", .0.display())]
-    Running(PathBuf),
-    /// A UDP socket.
-    #[error(transparent)]
-    Socket(#[from] UdpError),
-    /// The kernel's IPsec.
-    #[error(transparent)]
-    Dataplane(#[from] DataplaneError),
-    /// The ticket ring or the SPI keys.
-    #[error(transparent)]
-    Ring(#[from] RingError),
-    /// Signals, clocks, poll.
-    #[error("{0}")]
-    System(#[from] Errno),
-}
 
 /// Runs until a signal says otherwise. Must be called before any other thread exists, since it blocks
 /// signals for all that come after.
