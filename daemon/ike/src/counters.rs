@@ -1,6 +1,8 @@
 //! Counts of what came in and was not acted on, one for each reason, so that noise and attacks can be
 //! told apart without a log line for each packet.
 
+use crate::wire::encrypted::OpenError;
+
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $variant:ident => $word:literal,)*) => {
         /// A reason to do nothing with a message, or to refuse it.
@@ -35,6 +37,8 @@ counters! {
     Stray => "stray",
     /// Did not open under the SA's keys.
     BadIntegrity => "bad_integrity",
+    /// A fragment of no message that is waited for, seen before, or of one that is too long.
+    FragmentRefused => "fragment_refused",
     /// A request seen before, answered again from memory.
     Repeated => "repeated",
     /// Answered with COOKIE.
@@ -59,6 +63,16 @@ counters! {
     TokenSent => "token_sent",
     /// Answered with AUTHENTICATION_FAILED.
     AuthFailed => "auth_failed",
+}
+
+impl Counter {
+    /// Why a protected message was not opened.
+    pub(crate) const fn of(error: OpenError) -> Self {
+        match error {
+            OpenError::Shape(_) | OpenError::Corrupt => Self::BadIntegrity,
+            OpenError::Unfit | OpenError::TooLong => Self::FragmentRefused,
+        }
+    }
 }
 
 /// The counts.

@@ -30,6 +30,7 @@ use crate::{
     sa::{
         ike_sa::{IkeSa, State},
         table::SaTable,
+        window::Datagrams,
     },
     ticket::{Keyring, SessionRecord},
     view::{Closed, SaView},
@@ -391,7 +392,7 @@ impl Endpoint {
             State::HalfOpen(_) if !header.response && header.exchange == Exchange::IkeAuth => {
                 self.auth_request(sa, path, header, message, cx);
             }
-            State::Up(_) if header.response && header.next != PayloadKind::SK => {
+            State::Up(_) if header.response && !header.next.is_protected() => {
                 match Chain::parse(header.next, payloads) {
                     Ok(chain) => self.unprotected(sa, &chain, cx),
                     Err(_) => self.stray(sa),
@@ -400,8 +401,8 @@ impl Endpoint {
             State::Up(_) if header.response => self.response(sa, header, message, cx),
             State::Up(_) => self.request(sa, path, header, message, cx),
             State::Lingering(old) if old.request == message => {
-                let (path, message) = (sa.path, old.response.clone());
-                self.outputs.push_back(Output::Datagram { path, message });
+                let (path, response) = (sa.path, old.response.clone());
+                self.send_all(path, &response);
                 self.check_in(sa);
             }
             _ => self.stray(sa),
@@ -489,6 +490,13 @@ impl Endpoint {
 
     pub(crate) fn send(&mut self, path: Path, message: Vec<u8>) {
         self.outputs.push_back(Output::Datagram { path, message });
+    }
+
+    /// Sends a message, whole or in its fragments.
+    pub(crate) fn send_all(&mut self, path: Path, message: &Datagrams) {
+        for datagram in message.iter() {
+            self.send(path, datagram.to_vec());
+        }
     }
 
     pub(crate) fn keepalive(&mut self, path: Path) {

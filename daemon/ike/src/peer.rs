@@ -27,6 +27,9 @@ pub struct Connection {
     pub remote: RemoteAuth,
     /// IKE suites, best first.
     pub ike_suites: Vec<IkeSuite>,
+    /// Longest IP datagram, in octets, in which a protected IKE message goes out whole; a longer one goes
+    /// in fragments if the peer takes them (RFC 7383). `None`: fragments are neither sent nor offered.
+    pub fragment_size: Option<u16>,
     /// The Child SA.
     pub child: Child,
     /// Lifetime of an IKE SA without re-authentication.

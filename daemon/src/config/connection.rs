@@ -28,6 +28,11 @@ pub const DEFAULT_LIVENESS: Duration = Duration::from_secs(30);
 /// Bounds of `ike_lifetime` and `life_time`.
 pub const LIFETIME_BOUNDS: (Duration, Duration) =
     (Duration::from_mins(1), Duration::from_hours(720));
+/// `fragment_size` when it is not given: what every IPv6 link carries, as strongSwan has it for both
+/// families (RFC 7383, 2.5.1).
+const DEFAULT_FRAGMENT_SIZE: u16 = 1280;
+/// Bounds of `fragment_size`; any host takes an IPv4 datagram of the lower one.
+const FRAGMENT_SIZE_BOUNDS: (u16, u16) = (576, 9000);
 /// Bounds of `dpd_delay`; zero means never.
 pub const LIVENESS_BOUNDS: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(24));
 
@@ -36,6 +41,8 @@ pub(super) const KEYS: &[&str] = &[
     "children",
     "compat",
     "dpd_delay",
+    "fragment_size",
+    "fragmentation",
     "ike_lifetime",
     "local",
     "local_addrs",
@@ -95,6 +102,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         LIFETIME_BOUNDS,
     );
     let liveness = time(&section, "dpd_delay", DEFAULT_LIVENESS, LIVENESS_BOUNDS);
+    let fragment_size = fragment_size(&section);
     let reauth = optional(&section, "reauth_time", None, |entry| {
         let (least, most) = LIFETIME_BOUNDS;
         entry.duration(least, most).map(Some)
@@ -151,6 +159,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
             proof: proof?,
         },
         ike_suites: ike_suites?,
+        fragment_size: fragment_size?,
         child: child?,
         ike_lifetime,
         reauth: reauth?,
@@ -195,6 +204,26 @@ pub(super) fn time(
     (least, most): (Duration, Duration),
 ) -> Option<Duration> {
     optional(section, key, default, |entry| entry.duration(least, most))
+}
+
+/// Longest IP datagram that an IKE message goes out whole in; none at all without fragmentation.
+#[expect(
+    clippy::option_option,
+    reason = "switched off and wrong are different answers here"
+)]
+fn fragment_size(section: &Section<'_>) -> Option<Option<u16>> {
+    let on = optional(section, "fragmentation", true, Entry::boolean);
+    let size = optional(section, "fragment_size", DEFAULT_FRAGMENT_SIZE, |entry| {
+        let (least, most) = FRAGMENT_SIZE_BOUNDS;
+        let size = entry.integer(u64::from(least)..=u64::from(most));
+        size.map(|size| size as u16)
+    });
+    if let Some(entry) = section.entry("fragment_size").filter(|_| on == Some(false)) {
+        entry.fail("means nothing with fragmentation = false; drop one");
+        return None;
+    }
+    let (on, size) = (on?, size?);
+    Some(on.then_some(size))
 }
 
 fn optional<'a, T>(

@@ -28,6 +28,8 @@ fn canonical(connection: &Connection) -> String {
         local,
         remote,
         ike_suites,
+        // How messages travel is agreed on anew each time, and voids nothing.
+        fragment_size: _,
         child,
         ike_lifetime,
         reauth,

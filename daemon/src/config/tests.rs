@@ -31,6 +31,7 @@ local_addrs = "192.0.2.1"
 remote_addrs = ["198.51.100.7"]
 proposals = ["aes128gcm16-prfsha256-x25519-ecp256"]
 dpd_delay = "10s"
+fragment_size = 1400
 start = "up"
 local = { auth = "psk", id = "gw.example" }
 remote = { auth = "psk", id = "client.example" }
@@ -167,6 +168,7 @@ fn a_full_file_is_read() {
     );
     assert_eq!(rw.child.remote_ts.len(), 1);
     assert_eq!(rw.liveness, Duration::from_secs(10));
+    assert_eq!(rw.fragment_size, Some(1400));
     assert_eq!(rw.resume.ticket_lifetime, Duration::from_hours(2));
     assert!(rw.resume.enabled);
 }

@@ -526,6 +526,7 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
             ciphers: vec![EspCipher::AesGcm256],
             lifetime: Duration::from_hours(24),
         },
+        fragment_size: Some(1280),
         ike_lifetime: Duration::from_hours(24),
         reauth: None,
         // Nobody waits for signs of life between two waves.

@@ -2,6 +2,7 @@
 //! failure of ours is told from one of theirs.
 
 mod detours;
+mod fragments;
 mod logins;
 mod rekeys;
 mod sides;
@@ -45,6 +46,8 @@ pub const CASES: &[Case] = &[
     detours::NO_TICKET,
     detours::MANGLED,
     rekeys::THEIRS,
+    fragments::CALLED,
+    fragments::CALLING,
 ];
 
 fn strongswan_starts(lab: &mut Lab) -> Result<()> {

@@ -248,6 +248,7 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
             ciphers: vec![EspCipher::AesGcm256],
             lifetime: LIFETIME,
         },
+        fragment_size: Some(1280),
         ike_lifetime: LIFETIME,
         reauth: None,
         liveness: LIVENESS,

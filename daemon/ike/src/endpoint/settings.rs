@@ -17,6 +17,8 @@ pub struct Settings {
     pub max_sas: usize,
     /// Half-open SAs in all; each is a slot of about 1 KB.
     pub max_half_open: usize,
+    /// Octets of fragments that half-open SAs wait with, in all.
+    pub max_half_open_octets: usize,
     /// Half-open SAs in all from which on everybody needs a cookie.
     pub cookie_from: usize,
     /// Half-open SAs of one network from which on it needs a cookie.
@@ -33,6 +35,8 @@ impl Default for Settings {
             natt_port: 4500,
             max_sas: 100_000,
             max_half_open: 8192,
+            // A thousand messages of the longest kind.
+            max_half_open_octets: 16 << 20,
             cookie_from: 1024,
             cookie_from_network: 32,
         }
@@ -50,6 +54,7 @@ impl Settings {
             workers,
             max_sas: part(self.max_sas),
             max_half_open: part(self.max_half_open),
+            max_half_open_octets: part(self.max_half_open_octets),
             cookie_from: part(self.cookie_from),
             cookie_from_network: self.cookie_from_network.div_ceil(u32::from(workers.max(1))),
             ..self

@@ -17,17 +17,20 @@ use crate::{
     sa::{
         first::FirstExchange,
         ike_sa::{
-            AuthSent, HalfOpen, IkeSa, Installing, Lingering, Live, Origin, Protection, Proven,
-            Ripe, Ripeness, State,
+            AuthSent, HalfOpen, IkeSa, Installing, Lingering, Live, Origin, Proven, Ripe, Ripeness,
+            State,
         },
         nat::Nat,
         proposal::IkeSuite,
-        window::{Due, Outstanding, Window},
+        protection::Protection,
+        reassembly::Received,
+        window::{Datagrams, Due, Outstanding, Window},
     },
     ticket::{Keyring, SessionRecord},
     trust,
     view::Closed,
     wire::{
+        encrypted::OpenError,
         header::{Exchange, Header},
         notify::NotifyKind,
         payload::{ChainWriter, PayloadKind},
@@ -46,6 +49,8 @@ pub(crate) struct Opening {
     pub nat: Nat,
     /// Whether the peer can check RFC 7427 signatures with SHA-256.
     pub peer_hashes_sha256: bool,
+    /// Whether both sides take fragments.
+    pub fragments: bool,
     /// The record whose ticket was accepted.
     pub resumed: Option<SessionRecord>,
 }
@@ -64,10 +69,12 @@ impl Endpoint {
             nat,
             resumed,
             peer_hashes_sha256,
+            fragments,
         } = opening;
-        let Some(mut protection) = Protection::new(suite, &keys, true) else {
+        let Some(mut protection) = Protection::new(suite, &keys, true, fragments) else {
             return self.attempt_failed(sa, &connection, Closed::Protocol, cx);
         };
+        protection.fit_into(connection.fragment_size);
         if nat.found() {
             // RFC 7296, 2.23: the initiator floats, both ports.
             sa.path.local.set_port(self.settings.natt_port);
@@ -104,7 +111,8 @@ impl Endpoint {
         let child_spi = self.new_esp_spi(cx.env);
         super::child::emit_offer(&mut chain, &connection.child, child_spi);
         let message = protection.seal(&sa.header(Exchange::IkeAuth, false, 1), chain);
-        let out = Outstanding::new(message.clone(), cx.now.boot);
+        self.send_all(sa.path, &message);
+        let out = Outstanding::new(message, cx.now.boot);
         sa.state = State::AuthSent(Box::new(AuthSent {
             connection,
             first,
@@ -116,7 +124,6 @@ impl Endpoint {
             resumed,
             out,
         }));
-        self.send(sa.path, message);
         self.check_in(sa);
     }
 
@@ -135,15 +142,31 @@ impl Endpoint {
         let State::HalfOpen(mut half) = std::mem::replace(&mut sa.state, State::Gone) else {
             return self.stray(sa);
         };
-        half.ripen(&sa, &self.keyring);
-        let opened = match &half.ripeness {
-            Ripeness::Ripe(ripe) => ripe.protection.open(header, message).ok(),
-            _ => None,
-        };
-        let Some(plain) = opened else {
-            self.counters.add(Counter::BadIntegrity);
+        if header.next == PayloadKind::SKF && !half.fragments {
             sa.state = State::HalfOpen(half);
-            return self.check_in(sa);
+            return self.stray(sa);
+        }
+        half.ripen(&sa, &self.keyring);
+        let opened = match &mut half.ripeness {
+            Ripeness::Ripe(ripe) => ripe.protection.open(header, message, cx.now.boot),
+            _ => Err(OpenError::Corrupt),
+        };
+        let Received { plain, known_by } = match opened {
+            Ok(Some(received)) => received,
+            Ok(None) => {
+                sa.state = State::HalfOpen(half);
+                self.check_in(sa);
+                return self.bound_fragments(cx);
+            }
+            Err(error) => {
+                self.counters.add(Counter::of(error));
+                sa.state = State::HalfOpen(half);
+                return match error {
+                    // RFC 7383, 5: whoever sends so much is not to be waited for.
+                    OpenError::TooLong => self.close(sa, Closed::Limit, cx),
+                    _ => self.check_in(sa),
+                };
+            }
         };
         // Whoever holds the keys is the peer; its address counts from here on (RFC 7296, 2.23).
         let from = sa.path.remote.ip();
@@ -160,6 +183,7 @@ impl Endpoint {
         let Ripeness::Ripe(ripe) = ripeness else {
             return self.forget(&sa);
         };
+        let message = &*known_by;
         let asked = Asked {
             first,
             nat,
@@ -191,7 +215,7 @@ impl Endpoint {
     ) {
         let Ripe {
             keys,
-            protection,
+            mut protection,
             suite,
             ticket,
         } = ripe;
@@ -205,6 +229,7 @@ impl Endpoint {
             token,
         } = accepted;
         let (now, first) = (cx.now, &asked.first);
+        protection.fit_into(connection.fragment_size);
         let header = sa.header(Exchange::IkeAuth, true, 1);
         let mut consume = None;
         if let Some(ticket) = &ticket {
@@ -289,7 +314,7 @@ impl Endpoint {
             window: Window {
                 next_request: 0,
                 expected: 1,
-                last_response: Vec::new(),
+                last_response: Datagrams::none(),
             },
             child: Some(child),
             nat: asked.nat,
@@ -326,15 +351,19 @@ impl Endpoint {
         message: &[u8],
         cx: &mut Context<'_>,
     ) {
-        let State::AuthSent(sent) = &sa.state else {
+        let State::AuthSent(sent) = &mut sa.state else {
             return self.stray(sa);
         };
         if header.message_id != 1 {
             return self.stray(sa);
         }
-        let Ok(plain) = sent.protection.open(header, message) else {
-            self.counters.add(Counter::BadIntegrity);
-            return self.check_in(sa);
+        let plain = match sent.protection.open(header, message, cx.now.boot) {
+            Ok(Some(received)) => received.plain,
+            Ok(None) => return self.check_in(sa),
+            Err(error) => {
+                self.counters.add(Counter::of(error));
+                return self.check_in(sa);
+            }
         };
         let judged = self.judge_response(sa.path, sent, &plain, cx.now);
         let State::AuthSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
@@ -425,7 +454,7 @@ impl Endpoint {
             window: Window {
                 next_request: 2,
                 expected: 0,
-                last_response: Vec::new(),
+                last_response: Datagrams::none(),
             },
             child: Some(child),
             nat,
@@ -452,7 +481,7 @@ impl Endpoint {
             Due::Wait => {}
             Due::Resend => {
                 let message = sent.out.message.clone();
-                self.send(sa.path, message);
+                self.send_all(sa.path, &message);
             }
             Due::Dead => return self.close(sa, Closed::Timeout, cx),
         }
@@ -471,7 +500,7 @@ impl Endpoint {
     ) {
         let header = sa.header(header.exchange, true, header.message_id);
         let response = protection.seal(&header, chain);
-        self.send(sa.path, response.clone());
+        self.send_all(sa.path, &response);
         let until = cx.now.boot + LINGER;
         sa.state = State::Lingering(Box::new(Lingering {
             request: request.to_vec(),
@@ -483,7 +512,7 @@ impl Endpoint {
 }
 
 impl HalfOpen {
-    /// Derives the keys on the first IKE_AUTH; a second one finds them.
+    /// Derives the keys on the first IKE_AUTH, or the first fragment of it; the next one finds them.
     fn ripen(&mut self, sa: &IkeSa, keyring: &Keyring) {
         let raw = std::mem::replace(&mut self.ripeness, Ripeness::Dead);
         self.ripeness = match raw {
@@ -496,7 +525,7 @@ impl HalfOpen {
                 .ok()
                 .map_or(Ripeness::Dead, |shared| {
                     let keys = super::init::derive(suite, &shared, &self.first, sa);
-                    Ripeness::ripe(suite, keys, None)
+                    Ripeness::ripe(suite, keys, self.fragments, None)
                 }),
             Ripeness::Ticket { at, kept, .. } => {
                 let ticket = self.first.ticket().unwrap_or_default();
@@ -508,7 +537,7 @@ impl HalfOpen {
                     let old = &opened.state.sk_d;
                     let keys =
                         KeyMaterial::from_ticket(suite.prf, suite.encryption, old, &exchanged);
-                    Ripeness::ripe(suite, keys, Some(Box::new(opened)))
+                    Ripeness::ripe(suite, keys, self.fragments, Some(Box::new(opened)))
                 })
             }
             ripe @ (Ripeness::Ripe(_) | Ripeness::Dead) => ripe,
@@ -520,9 +549,10 @@ impl Ripeness {
     fn ripe(
         suite: IkeSuite,
         keys: KeyMaterial,
+        fragments: bool,
         ticket: Option<Box<crate::ticket::Opened>>,
     ) -> Self {
-        Protection::new(suite, &keys, false).map_or(Self::Dead, |protection| {
+        Protection::new(suite, &keys, false, fragments).map_or(Self::Dead, |protection| {
             Self::Ripe(Box::new(Ripe {
                 keys,
                 protection,

@@ -288,7 +288,7 @@ impl Endpoint {
                     );
                 }
                 let response = live.protection.seal(&header, works);
-                self.send(sa.path, response.clone());
+                self.send_all(sa.path, &response);
                 live.window.answered(response);
             }
             // The kernel has not been asked yet.

@@ -244,8 +244,8 @@ impl Endpoint {
                 ..header
             };
             let response = live.protection.seal(&header, chain);
-            live.window.answered(response.clone());
-            self.send(sa.path, response);
+            self.send_all(sa.path, &response);
+            live.window.answered(response);
             self.check_in(sa);
         } else if let Some(old) = old {
             // We began, so the old one is ours to delete (RFC 7296, 2.8).

@@ -10,8 +10,10 @@ use crate::{
     io::Path,
     kernel::KernelOp,
     sa::{
-        ike_sa::{IkeSa, Lingering, Live, PendingChild, Protection, Purpose, State},
+        ike_sa::{IkeSa, Lingering, Live, PendingChild, Purpose, State},
         proposal::offers_ike,
+        protection::Protection,
+        reassembly::Received,
         window::{Arrival, Due, Outstanding},
     },
     view::Closed,
@@ -72,8 +74,8 @@ impl Endpoint {
             ..header
         };
         let message = live.protection.seal(&header, chain);
-        live.outstanding = Some((purpose, Outstanding::new(message.clone(), cx.now.boot)));
-        self.send(sa.path, message);
+        self.send_all(sa.path, &message);
+        live.outstanding = Some((purpose, Outstanding::new(message, cx.now.boot)));
         self.check_in(sa);
     }
 
@@ -96,21 +98,22 @@ impl Endpoint {
         if arrival == Arrival::Stray {
             return self.stray(sa);
         }
-        let Ok(plain) = live.protection.open(header, message) else {
-            self.counters.add(Counter::BadIntegrity);
-            return self.check_in(sa);
+        if arrival == Arrival::Repeated || live.answers_later(header.message_id) {
+            return self.repeated(sa, path, header, message, cx);
+        }
+        let Received { plain, known_by } = match live.protection.open(header, message, cx.now.boot)
+        {
+            Ok(Some(received)) => received,
+            Ok(None) => {
+                live.heard = cx.now.boot;
+                return self.check_in(sa);
+            }
+            Err(error) => {
+                self.counters.add(Counter::of(error));
+                return self.check_in(sa);
+            }
         };
         live.heard = cx.now.boot;
-        if live.answers_later(header.message_id) {
-            // The kernel has not answered yet; then the peer gets its answer.
-            return self.check_in(sa);
-        }
-        if arrival == Arrival::Repeated {
-            self.counters.add(Counter::Repeated);
-            let response = live.window.last_response.clone();
-            self.send(path, response);
-            return self.check_in(sa);
-        }
         if live.nat.remote {
             // The NAT may have moved the peer; a new authenticated message says where to (2.23). A
             // repeated one may have been repeated by anybody.
@@ -156,10 +159,10 @@ impl Endpoint {
             Ok(_) => return self.stray(sa),
         }
         let response = live.protection.seal(&answer_header, chain);
-        self.send(path, response.clone());
+        self.send_all(path, &response);
         if gone {
             let lingering = Lingering {
-                request: message.to_vec(),
+                request: known_by.into_owned(),
                 response,
                 until: cx.now.boot + LINGER,
             };
@@ -168,6 +171,32 @@ impl Endpoint {
         live.window.answered(response);
         if let Some(successor) = successor {
             self.moved(&sa, successor);
+        }
+        self.check_in(sa);
+    }
+
+    /// A request that we have answered, or whose answer waits for the kernel.
+    fn repeated(
+        &mut self,
+        mut sa: IkeSa,
+        path: Path,
+        header: &Header,
+        message: &[u8],
+        cx: &Context<'_>,
+    ) {
+        let State::Up(live) = &mut sa.state else {
+            return self.stray(sa);
+        };
+        match live.protection.asks_again(header, message) {
+            Err(error) => self.counters.add(Counter::of(error)),
+            Ok(asks) => {
+                live.heard = cx.now.boot;
+                self.counters.add(Counter::Repeated);
+                if asks && !live.answers_later(header.message_id) {
+                    let response = live.window.last_response.clone();
+                    self.send_all(path, &response);
+                }
+            }
         }
         self.check_in(sa);
     }
@@ -201,9 +230,16 @@ impl Endpoint {
         if live.outstanding.is_none() || header.message_id != live.window.next_request {
             return self.stray(sa);
         }
-        let Ok(plain) = live.protection.open(header, message) else {
-            self.counters.add(Counter::BadIntegrity);
-            return self.check_in(sa);
+        let plain = match live.protection.open(header, message, cx.now.boot) {
+            Ok(Some(received)) => received.plain,
+            Ok(None) => {
+                live.heard = cx.now.boot;
+                return self.check_in(sa);
+            }
+            Err(error) => {
+                self.counters.add(Counter::of(error));
+                return self.check_in(sa);
+            }
         };
         live.heard = cx.now.boot;
         live.window.next_request = live.window.next_request.wrapping_add(1);
@@ -242,12 +278,13 @@ impl Endpoint {
             live.last_keepalive = now;
             self.keepalive(path);
         }
+        live.protection.forget_incomplete(now);
         if let Some((purpose, out)) = &mut live.outstanding {
             match out.due(now) {
                 Due::Wait => {}
                 Due::Resend => {
                     let message = out.message.clone();
-                    self.send(path, message);
+                    self.send_all(path, &message);
                 }
                 Due::Dead => {
                     let reason = match purpose {
@@ -290,7 +327,7 @@ impl Endpoint {
         let mut chain = ChainWriter::new();
         chain.payload(PayloadKind::DELETE, |out| Delete::IkeSa.emit(out));
         let message = protection.seal(&sa.header(Exchange::Informational, false, 2), chain);
-        self.send(sa.path, message);
+        self.send_all(sa.path, &message);
     }
 }
 
@@ -328,6 +365,7 @@ impl Live {
             .nat
             .local
             .then_some(self.last_keepalive + KEEPALIVE_EVERY);
-        work.into_iter().chain(keepalive).min()
+        let incomplete = self.protection.incomplete_until();
+        work.into_iter().chain(keepalive).chain(incomplete).min()
     }
 }

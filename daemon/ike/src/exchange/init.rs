@@ -9,7 +9,7 @@ use crate::{
     crypto::{Group, KeyShare, Secret, keymat::KeyMaterial},
     defence::{budget::Room, cookie::Bound},
     endpoint::{CommandRefused, Context, Endpoint},
-    io::{Output, Path},
+    io::Path,
     peer::Connection,
     sa::{
         first::FirstExchange,
@@ -17,7 +17,7 @@ use crate::{
         nat::Nat,
         proposal::{IkeSuite, answer_ike, choose_ike, offer_ike},
         table::FirstKey,
-        window::{Due, Outstanding},
+        window::{Datagrams, Due, Outstanding},
     },
     trust,
     view::Closed,
@@ -35,11 +35,6 @@ const SHA2_256: [u8; 2] = [0, 2];
 /// How long an unauthenticated error may be contradicted by a genuine answer.
 const HINT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Half-open SAs that are compared when one has to give way.
-const CANDIDATES: usize = 64;
-/// SAs that are looked at to find them.
-const MAX_LOOKED_AT: usize = 1024;
-
 impl Endpoint {
     /// Initiator: sends the first message of a full exchange.
     pub(crate) fn start_full(
@@ -53,7 +48,7 @@ impl Endpoint {
         let key_share = key_share.ok_or(CommandRefused::CannotInitiate)?;
         let mut ni = vec![0; NONCE_LEN];
         cx.env.random(&mut ni);
-        let out = Outstanding::new(Vec::new(), cx.now.boot);
+        let out = Outstanding::new(Datagrams::none(), cx.now.boot);
         let (cookie, rounds, hint) = (Vec::new(), 0, None);
         let sent = InitSent {
             connection,
@@ -92,8 +87,9 @@ impl Endpoint {
         chain.octets(PayloadKind::NONCE, &sent.ni);
         Nat::announce(&mut chain, header.spi_i, header.spi_r, &sa.path);
         chain.notify(NotifyKind::SIGNATURE_HASH_ALGORITHMS, &SHA2_256);
+        offer_fragments(&sent.connection, &mut chain);
         let message = encrypted::clear(&header, chain);
-        sent.out = Outstanding::new(message.clone(), cx.now.boot);
+        sent.out = Outstanding::new(message.clone().into(), cx.now.boot);
         self.send(sa.path, message);
         self.check_in(sa);
     }
@@ -165,6 +161,12 @@ impl Endpoint {
         if hashes.is_some() {
             answer.notify(NotifyKind::SIGNATURE_HASH_ALGORITHMS, &SHA2_256);
         }
+        // Who the peer turns out to be is not known yet, so any of them may want it.
+        let fragments =
+            takes_fragments(chain) && self.slots_at(&path).any(|c| c.fragment_size.is_some());
+        if fragments {
+            answer.notify(NotifyKind::IKEV2_FRAGMENTATION_SUPPORTED, &[]);
+        }
         let response = encrypted::clear(&sa.header(Exchange::IkeSaInit, true, 0), answer);
         let first = FirstExchange {
             request: message.to_vec(),
@@ -175,6 +177,7 @@ impl Endpoint {
             first,
             nat: Nat::detect(chain, header, &path),
             peer_hashes_sha256: speaks_sha256(hashes),
+            fragments,
             ripeness: Ripeness::Exchanged {
                 key_share,
                 peer_public,
@@ -245,6 +248,7 @@ impl Endpoint {
         let peer_hashes_sha256 =
             speaks_sha256(notify_data(chain, NotifyKind::SIGNATURE_HASH_ALGORITHMS));
         let nat = Nat::detect(chain, header, &path);
+        let fragments = sent.connection.fragment_size.is_some() && takes_fragments(chain);
         let peer_public = peer_public.to_vec();
         let State::InitSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
             return self.check_in(sa);
@@ -256,7 +260,7 @@ impl Endpoint {
             ..
         } = *sent;
         let first = FirstExchange {
-            request: out.message,
+            request: out.message.into_message(),
             response: message.to_vec(),
         };
         sa.spi_r = header.spi_r;
@@ -272,6 +276,7 @@ impl Endpoint {
             keys,
             nat,
             peer_hashes_sha256,
+            fragments,
             resumed: None,
         };
         self.send_auth(sa, opening, cx);
@@ -290,7 +295,7 @@ impl Endpoint {
             Due::Wait => {}
             Due::Resend => {
                 let message = sent.out.message.clone();
-                self.send(sa.path, message);
+                self.send_all(sa.path, &message);
             }
             Due::Dead => return self.close(sa, Closed::Timeout, cx),
         }
@@ -376,50 +381,6 @@ impl Endpoint {
         }
     }
 
-    /// Keeps a half-open SA and sends its first answer.
-    /// If there is no slot left, another gives way.
-    pub(crate) fn keep_half_open(
-        &mut self,
-        sa: IkeSa,
-        ni: &[u8],
-        key: FirstKey,
-        response: Vec<u8>,
-        cx: &mut Context<'_>,
-    ) {
-        if self.budget.is_full()
-            && let Some(other) = self.gives_way().and_then(|id| self.table.check_out(id))
-        {
-            self.counters.add(Counter::HalfOpenEvicted);
-            self.close(other, Closed::Limit, cx);
-        }
-        if let Some(nonce_head) = ni.first_chunk() {
-            self.output(Output::Admitted {
-                spi_i: sa.spi_i,
-                source: sa.path.remote.ip(),
-                nonce_head: *nonce_head,
-            });
-        }
-        self.budget.take(sa.path.remote.ip());
-        self.table.remember_first(key, sa.id);
-        self.send(sa.path, response);
-        self.check_in(sa);
-    }
-
-    /// Of the half-open SAs that end soonest, the one in the network with most of them: many hosts of
-    /// one attacker crowd out each other. To look at a few is as good as to look at all, since each
-    /// eviction looks at other few.
-    fn gives_way(&self) -> Option<u64> {
-        let half_open = |sa: &&IkeSa| matches!(sa.state, State::HalfOpen(_));
-        self.table
-            .soonest()
-            .take(MAX_LOOKED_AT)
-            .filter(half_open)
-            .take(CANDIDATES)
-            // Of those that are alike, the oldest: it has had the longest to prove itself.
-            .min_by_key(|sa| u32::MAX - self.budget.of_network(sa.path.remote.ip()))
-            .map(|sa| sa.id)
-    }
-
     /// The first message need not be recognised any more.
     pub(crate) fn forget_first(&mut self, path: &Path, first: &FirstExchange) {
         let key = FirstKey::new(&self.first_key, path, &first.request);
@@ -482,6 +443,19 @@ pub(super) fn emit_ke(key_share: &dyn KeyShare, out: &mut Vec<u8>) {
 pub(super) fn parse_ke(body: &[u8]) -> Option<(u16, &[u8])> {
     let (&[g0, g1, _, _], public) = body.split_first_chunk()?;
     Some((u16::from_be_bytes([g0, g1]), public))
+}
+
+// RFC 5723: X1
+/// Says that fragments are taken, if that is wanted (RFC 7383, 2.3).
+pub(super) fn offer_fragments(connection: &Connection, chain: &mut ChainWriter) {
+    if connection.fragment_size.is_some() {
+        chain.notify(NotifyKind::IKEV2_FRAGMENTATION_SUPPORTED, &[]);
+    }
+}
+
+/// Whether the sender of a first message takes fragments.
+pub(super) fn takes_fragments(chain: &Chain<'_>) -> bool {
+    notify_data(chain, NotifyKind::IKEV2_FRAGMENTATION_SUPPORTED).is_some()
 }
 
 fn speaks_sha256(hashes: Option<&[u8]>) -> bool {

@@ -34,6 +34,7 @@ pub(super) struct Asked<'a> {
     pub first: FirstExchange,
     pub nat: Nat,
     pub peer_hashes_sha256: bool,
+    /// What a repetition of the request is known by.
     pub message: &'a [u8],
 }
 

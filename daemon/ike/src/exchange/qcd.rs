@@ -13,7 +13,7 @@ use crate::{
         encrypted,
         header::{Header, Spi},
         notify::NotifyKind,
-        payload::{Chain, ChainWriter, PayloadKind},
+        payload::{Chain, ChainWriter},
     },
 };
 use gate_abi::spi::OurSpi;
@@ -41,7 +41,7 @@ impl Endpoint {
         } else {
             header.spi_i
         };
-        let asks = !header.response && header.next == PayloadKind::SK;
+        let asks = !header.response && header.next.is_protected();
         let spi = OurSpi::from_wire(ours);
         let made_here = spi.node() == self.settings.node
             && self.spi_keys.iter().any(|key| spi.check_is_right(key));

@@ -18,9 +18,10 @@ use crate::{
     endpoint::{CommandRefused, Context, Endpoint},
     io::{Event, Path},
     sa::{
-        ike_sa::{IkeSa, Live, Protection, Proven, Purpose, Rekeying, State},
+        ike_sa::{IkeSa, Live, Proven, Purpose, Rekeying, State},
         proposal::{IkeSuite, answer_ike, choose_ike, offer_ike, rekey_spi},
-        window::Window,
+        protection::Protection,
+        window::{Datagrams, Window},
     },
     view::Closed,
     wire::{
@@ -254,7 +255,10 @@ impl Endpoint {
         keys: KeyMaterial,
         cx: &mut Context<'_>,
     ) -> Option<IkeSa> {
-        let protection = Protection::new(suite, &keys, initiator)?;
+        // What was agreed in the first exchange holds for all SAs that follow it (RFC 7296, 2.8).
+        let fragments = old.protection.takes_fragments();
+        let mut protection = Protection::new(suite, &keys, initiator, fragments)?;
+        protection.fit_into(old.connection.fragment_size);
         let proven = Proven {
             connection: Arc::clone(&old.connection),
             peer: old.peer.clone(),
@@ -265,7 +269,7 @@ impl Endpoint {
             window: Window {
                 next_request: 0,
                 expected: 0,
-                last_response: Vec::new(),
+                last_response: Datagrams::none(),
             },
             child: old.child.take(),
             nat: old.nat,

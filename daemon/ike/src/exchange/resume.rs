@@ -6,7 +6,11 @@ use std::{sync::Arc, time::Duration};
 
 use gate_abi::ticket::TAG_OFFSET;
 
-use super::{MAX_ROUNDS, NONCE_LEN, Opening, chance_between, cookie_first, nonce, notify_data};
+use super::{
+    MAX_ROUNDS, NONCE_LEN, Opening, chance_between, cookie_first,
+    init::{offer_fragments, takes_fragments},
+    nonce, notify_data,
+};
 use crate::{
     counters::Counter,
     crypto::keymat::KeyMaterial,
@@ -22,7 +26,7 @@ use crate::{
         nat::Nat,
         proposal::IkeSuite,
         table::FirstKey,
-        window::{Due, Outstanding},
+        window::{Datagrams, Due, Outstanding},
     },
     ticket::{Opened, Reference, Refused, SessionRecord},
     view::Closed,
@@ -81,7 +85,7 @@ impl Endpoint {
             rounds: 0,
             race_at: Some(cx.now.boot + chance_between(RACE_AFTER, cx.env)),
             give_up_at: None,
-            out: Outstanding::new(Vec::new(), cx.now.boot),
+            out: Outstanding::new(Datagrams::none(), cx.now.boot),
         };
         let sa = IkeSa {
             id: self.table.next_id(),
@@ -108,8 +112,9 @@ impl Endpoint {
         chain.octets(PayloadKind::NONCE, &sent.ni);
         chain.notify(NotifyKind::TICKET_OPAQUE, &sent.record.ticket);
         Nat::announce(&mut chain, header.spi_i, header.spi_r, &sa.path);
+        offer_fragments(&sent.connection, &mut chain);
         let message = encrypted::clear(&header, chain);
-        sent.out = Outstanding::new(message.clone(), cx.now.boot);
+        sent.out = Outstanding::new(message.clone().into(), cx.now.boot);
         self.send(sa.path, message);
         self.check_in(sa);
     }
@@ -183,6 +188,11 @@ impl Endpoint {
         let mut answer = ChainWriter::new();
         answer.octets(PayloadKind::NONCE, &nr);
         Nat::announce(&mut answer, sa.spi_i, sa.spi_r, &path);
+        let config = self.config_of(&opened.state.connection);
+        let fragments = takes_fragments(chain) && config.is_some_and(|c| c.fragment_size.is_some());
+        if fragments {
+            answer.notify(NotifyKind::IKEV2_FRAGMENTATION_SUPPORTED, &[]);
+        }
         let response = encrypted::clear(&sa.header(Exchange::IkeSessionResume, true, 0), answer);
         let first = FirstExchange {
             request: message.to_vec(),
@@ -192,6 +202,7 @@ impl Endpoint {
             first,
             nat: Nat::detect(chain, header, &path),
             peer_hashes_sha256: false,
+            fragments,
             ripeness: Ripeness::Ticket {
                 name: opened.name,
                 at: cx.now.wall,
@@ -317,6 +328,7 @@ impl Endpoint {
                 return self.abandon(sa);
             }
             let nat = Nat::detect(chain, header, &path);
+            let fragments = sent.connection.fragment_size.is_some() && takes_fragments(chain);
             let State::ResumeSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
                 return self.check_in(sa);
             };
@@ -327,7 +339,7 @@ impl Endpoint {
                 ..
             } = *sent;
             let first = FirstExchange {
-                request: out.message,
+                request: out.message.into_message(),
                 response: message.to_vec(),
             };
             sa.spi_r = header.spi_r;
@@ -342,6 +354,7 @@ impl Endpoint {
                 nat,
                 // No signatures follow a resumption.
                 peer_hashes_sha256: false,
+                fragments,
                 resumed: Some(record),
             };
             return self.send_auth(sa, opening, cx);
@@ -387,7 +400,7 @@ impl Endpoint {
             Due::Wait => {}
             Due::Resend => {
                 let message = sent.out.message.clone();
-                self.send(sa.path, message);
+                self.send_all(sa.path, &message);
             }
             Due::Dead => return self.close(sa, Closed::Timeout, cx),
         }

@@ -7,10 +7,11 @@ use super::{
     first::FirstExchange,
     nat::Nat,
     proposal::IkeSuite,
-    window::{Outstanding, Window},
+    protection::Protection,
+    window::{Datagrams, Outstanding, Window},
 };
 use crate::{
-    crypto::{Group, KeyShare, Secret, aead::Aead, keymat::KeyMaterial},
+    crypto::{Group, KeyShare, Secret, keymat::KeyMaterial},
     exchange::{Storing, TicketAnswer},
     io::{Past, Path, Stamp, TicketLedger},
     kernel::{EspCipher, Owner},
@@ -21,7 +22,6 @@ use crate::{
     },
     view::Closed,
     wire::{
-        encrypted::{self, OpenError, Plain},
         header::{Exchange, Header, Spi},
         id::Identity,
         payload::{ChainWriter, PayloadKind},
@@ -112,6 +112,8 @@ pub(crate) struct HalfOpen {
     pub nat: Nat,
     /// Whether the peer can check RFC 7427 signatures with SHA-256.
     pub peer_hashes_sha256: bool,
+    /// Whether both sides have said that they take fragments (RFC 7383).
+    pub fragments: bool,
     pub ripeness: Ripeness,
 }
 
@@ -359,8 +361,9 @@ pub(crate) struct ChildSa {
 
 #[derive(Debug)]
 pub(crate) struct Lingering {
+    /// What a repetition of the last request is known by.
     pub request: Vec<u8>,
-    pub response: Vec<u8>,
+    pub response: Datagrams,
     pub until: Duration,
 }
 
@@ -430,6 +433,17 @@ impl IkeSa {
             .map(|connection| &connection.name)
     }
 
+    /// Octets of fragments that a half-open SA waits with.
+    pub(crate) fn half_open_octets(&self) -> usize {
+        let State::HalfOpen(half) = &self.state else {
+            return 0;
+        };
+        match &half.ripeness {
+            Ripeness::Ripe(ripe) => ripe.protection.held_octets(),
+            _ => 0,
+        }
+    }
+
     /// The ticket that a half-open SA was opened with.
     pub(crate) fn presented_ticket(&self) -> Option<TicketName> {
         let State::HalfOpen(half) = &self.state else {
@@ -440,39 +454,5 @@ impl IkeSa {
             Ripeness::Ripe(ripe) => ripe.ticket.as_ref().map(|opened| opened.name),
             Ripeness::Exchanged { .. } | Ripeness::Dead => None,
         }
-    }
-}
-
-/// Both directions' ciphers of an IKE SA.
-#[derive(Debug)]
-pub(crate) struct Protection {
-    sealing: Aead,
-    opening: Aead,
-    /// Sent as the explicit IV: a counter never comes twice under one key (RFC 5282, 3.1).
-    next_iv: u64,
-}
-
-impl Protection {
-    pub(crate) fn new(suite: IkeSuite, keys: &KeyMaterial, initiator: bool) -> Option<Self> {
-        let (ours, theirs) = if initiator {
-            (&keys.sk_ei, &keys.sk_er)
-        } else {
-            (&keys.sk_er, &keys.sk_ei)
-        };
-        Some(Self {
-            sealing: Aead::new(suite.encryption, ours)?,
-            opening: Aead::new(suite.encryption, theirs)?,
-            next_iv: 0,
-        })
-    }
-
-    pub(crate) fn seal(&mut self, header: &Header, chain: ChainWriter) -> Vec<u8> {
-        let iv = self.next_iv;
-        self.next_iv += 1;
-        encrypted::seal(header, chain, iv, &self.sealing)
-    }
-
-    pub(crate) fn open(&self, header: &Header, message: &[u8]) -> Result<Plain, OpenError> {
-        encrypted::open(header, message, &self.opening)
     }
 }

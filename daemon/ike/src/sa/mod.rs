@@ -4,5 +4,7 @@ pub(crate) mod first;
 pub mod ike_sa;
 pub mod nat;
 pub mod proposal;
+pub(crate) mod protection;
+pub(crate) mod reassembly;
 pub(crate) mod table;
 pub mod window;

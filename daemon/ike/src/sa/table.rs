@@ -50,6 +50,7 @@ pub(crate) struct SaTable {
     tickets: BTreeSet<(TicketName, u64)>,
     attempts: BTreeSet<(Arc<str>, u64)>,
     esp_spis: HashSet<u32>,
+    half_open_octets: usize,
     next_id: u64,
     /// Between two numbers: those in between are of other workers' SAs.
     id_step: u64,
@@ -70,6 +71,7 @@ impl SaTable {
             tickets: BTreeSet::new(),
             attempts: BTreeSet::new(),
             esp_spis: HashSet::new(),
+            half_open_octets: 0,
             next_id: u64::from(worker) + 1,
             id_step: u64::from(workers.max(1)),
             last_op: 0,
@@ -126,6 +128,7 @@ impl SaTable {
             self.attempts.insert((Arc::clone(name), sa.id));
         }
         self.esp_spis.extend(sa.child_spi());
+        self.half_open_octets += sa.half_open_octets();
         self.sas.insert(sa.id, sa);
         new
     }
@@ -148,6 +151,7 @@ impl SaTable {
         if let Some(spi) = sa.child_spi() {
             self.esp_spis.remove(&spi);
         }
+        self.half_open_octets -= sa.half_open_octets();
         Some(sa)
     }
 
@@ -197,6 +201,11 @@ impl SaTable {
 
     pub(crate) fn has_esp_spi(&self, spi: u32) -> bool {
         self.esp_spis.contains(&spi)
+    }
+
+    /// Octets of fragments that half-open SAs wait with.
+    pub(crate) const fn half_open_octets(&self) -> usize {
+        self.half_open_octets
     }
 
     pub(crate) fn get(&self, id: u64) -> Option<&IkeSa> {

@@ -14,11 +14,52 @@ pub const RETRANSMIT_AFTER: [Duration; 7] = [
     Duration::from_secs(8),
 ];
 
+/// One IKE message as datagrams: itself, or its fragments in their order (RFC 7383).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Datagrams(Vec<Vec<u8>>);
+
+impl From<Vec<u8>> for Datagrams {
+    fn from(message: Vec<u8>) -> Self {
+        Self(vec![message])
+    }
+}
+
+impl From<Vec<Vec<u8>>> for Datagrams {
+    fn from(fragments: Vec<Vec<u8>>) -> Self {
+        Self(fragments)
+    }
+}
+
+impl Datagrams {
+    /// No message at all.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Whether there is no message.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The datagrams, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(Vec::as_slice)
+    }
+
+    /// The message, which is in one piece: it was sent in clear.
+    #[must_use]
+    pub fn into_message(self) -> Vec<u8> {
+        self.0.into_iter().next().unwrap_or_default()
+    }
+}
+
 /// A request on its way. Retransmissions are bitwise identical (RFC 7296, 2.1).
 #[derive(Debug)]
 pub struct Outstanding {
-    /// Its octets.
-    pub message: Vec<u8>,
+    /// It as it is sent.
+    pub message: Datagrams,
     sent: usize,
     next: Duration,
 }
@@ -37,7 +78,7 @@ pub enum Due {
 impl Outstanding {
     /// A request that has just been sent for the first time.
     #[must_use]
-    pub fn new(message: Vec<u8>, now: Duration) -> Self {
+    pub fn new(message: Datagrams, now: Duration) -> Self {
         let [first, ..] = RETRANSMIT_AFTER;
         Self {
             message,
@@ -74,7 +115,7 @@ pub struct Window {
     /// ID of the peer's next request.
     pub expected: u32,
     /// Our answer to the peer's last request, for its retransmission.
-    pub last_response: Vec<u8>,
+    pub last_response: Datagrams,
 }
 
 /// What a request's message ID says about it.
@@ -102,7 +143,7 @@ impl Window {
     }
 
     /// Remembers the answer to the expected request and waits for the next one.
-    pub fn answered(&mut self, response: Vec<u8>) {
+    pub fn answered(&mut self, response: Datagrams) {
         self.expected = self.expected.wrapping_add(1);
         self.last_response = response;
     }
@@ -114,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_request_is_repeated_six_times_and_then_given_up() {
-        let mut outstanding = Outstanding::new(vec![1], Duration::ZERO);
+        let mut outstanding = Outstanding::new(vec![1].into(), Duration::ZERO);
         let mut resent = 0;
         loop {
             let at = outstanding.deadline();
@@ -136,10 +177,10 @@ mod tests {
         let mut window = Window {
             next_request: 0,
             expected: 2,
-            last_response: Vec::new(),
+            last_response: Datagrams::none(),
         };
         assert_eq!(window.arrival(1), Arrival::Stray, "no answer kept yet");
-        window.answered(vec![1]);
+        window.answered(vec![1].into());
         assert_eq!(window.arrival(3), Arrival::New);
         assert_eq!(window.arrival(2), Arrival::Repeated);
         assert_eq!(window.arrival(4), Arrival::Stray);

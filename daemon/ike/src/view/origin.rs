@@ -232,6 +232,10 @@ pub const ROWS: &[Row] = &[
         rekeyed: both(&[Source::Ticket, Source::Config]),
         value: |_, live, now| format!("in {} s", live.end.saturating_sub(now.boot).as_secs()),
     },
+    anew("X1", "fragmentation", EXCHANGE, |_, live, _| {
+        let agreed = live.protection.takes_fragments();
+        if agreed { "agreed" } else { "not agreed" }.to_owned()
+    }),
     anew("X6", "crash_token", EXCHANGE, |_, live, _| {
         if live.token.is_empty() {
             none()

@@ -7,8 +7,10 @@ use super::{
 };
 use crate::crypto::aead::{Aead, Corrupt, TAG_LEN};
 
-const GENERIC_HEADER: usize = 4;
+pub(super) const GENERIC_HEADER: usize = 4;
 const IV_LEN: usize = 8;
+/// Octets that protection adds to a text: IV, Pad Length, tag.
+pub(super) const PROTECTION_LEN: usize = IV_LEN + 1 + TAG_LEN;
 
 /// The plain payload chain of a message, with the kind of its first payload.
 #[derive(Debug)]
@@ -26,6 +28,10 @@ pub enum OpenError {
     Shape(WireError),
     /// Not made with our keys, or changed.
     Corrupt,
+    /// A fragment of no message that is waited for, or seen before.
+    Unfit,
+    /// Genuine, but more fragments' octets than a message may have.
+    TooLong,
 }
 
 impl From<WireError> for OpenError {
@@ -51,19 +57,36 @@ pub fn open(header: &Header, message: &[u8], aead: &Aead) -> Result<Plain, OpenE
         }
         .into());
     }
-    let (aad, protected) = message
-        .split_at_checked(HEADER_LEN + GENERIC_HEADER)
-        .ok_or(WireError::Truncated {
-            at: HEADER_LEN,
-            needed: GENERIC_HEADER,
-        })?;
+    let (first, aad, protected) = split(message, GENERIC_HEADER)?;
+    let octets = open_text(aad, protected, aead)?;
+    Ok(Plain { first, octets })
+}
+
+/// Takes a message apart behind its only payload's fixed fields, of `fixed` octets: the kind of what is
+/// inside, what is authenticated, what is encrypted too.
+pub(super) fn split(
+    message: &[u8],
+    fixed: usize,
+) -> Result<(PayloadKind, &[u8], &[u8]), WireError> {
+    let (aad, protected) =
+        message
+            .split_at_checked(HEADER_LEN + fixed)
+            .ok_or(WireError::Truncated {
+                at: HEADER_LEN,
+                needed: fixed,
+            })?;
     let (first, length) = match aad.get(HEADER_LEN..) {
-        Some(&[first, _, l0, l1]) => (PayloadKind(first), u16::from_be_bytes([l0, l1])),
-        _ => return Err(WireError::Length { at: HEADER_LEN }.into()),
+        Some(&[first, _, l0, l1, ..]) => (PayloadKind(first), u16::from_be_bytes([l0, l1])),
+        _ => return Err(WireError::Length { at: HEADER_LEN }),
     };
-    if usize::from(length) != protected.len() + GENERIC_HEADER {
-        return Err(WireError::Length { at: HEADER_LEN }.into());
+    if usize::from(length) != fixed + protected.len() {
+        return Err(WireError::Length { at: HEADER_LEN });
     }
+    Ok((first, aad, protected))
+}
+
+/// Opens IV, ciphertext and tag; what is left is the text without its padding.
+pub(super) fn open_text(aad: &[u8], protected: &[u8], aead: &Aead) -> Result<Vec<u8>, OpenError> {
     let (iv, ciphertext) = protected
         .split_first_chunk::<IV_LEN>()
         .ok_or(WireError::Length { at: HEADER_LEN })?;
@@ -81,23 +104,43 @@ pub fn open(header: &Header, message: &[u8], aead: &Aead) -> Result<Plain, OpenE
             value: padding as u32,
         })?;
     octets.truncate(keep);
-    Ok(Plain { first, octets })
+    Ok(octets)
+}
+
+/// Octets of the protected message that [`seal`] makes of a chain.
+#[must_use]
+pub const fn sealed_len(chain: &ChainWriter) -> usize {
+    HEADER_LEN + GENERIC_HEADER + chain.len() + PROTECTION_LEN
 }
 
 /// Builds a protected message: `header.next` is set to SK, the chain goes inside.
 #[must_use]
 pub fn seal(header: &Header, chain: ChainWriter, iv: u64, aead: &Aead) -> Vec<u8> {
-    let (first, mut text) = chain.finish();
+    let (first, text) = chain.finish();
+    protect(header, PayloadKind::SK, (first, &[]), text, iv, aead)
+}
+
+/// Builds a message of one payload that protects `text`. In clear stand the kind of what is inside and
+/// the payload's `fixed` fields behind its generic header.
+pub(super) fn protect(
+    header: &Header,
+    kind: PayloadKind,
+    (inside, fixed): (PayloadKind, &[u8]),
+    mut text: Vec<u8>,
+    iv: u64,
+    aead: &Aead,
+) -> Vec<u8> {
+    let payload_len = GENERIC_HEADER + fixed.len() + text.len() + PROTECTION_LEN;
     text.push(0);
-    let sk_len = GENERIC_HEADER + IV_LEN + text.len() + TAG_LEN;
     let header = Header {
-        next: PayloadKind::SK,
+        next: kind,
         ..*header
     };
-    let mut message = Vec::with_capacity(HEADER_LEN + sk_len);
-    message.extend_from_slice(&header.emit(HEADER_LEN + sk_len));
-    message.extend_from_slice(&[first.0, 0]);
-    message.extend_from_slice(&(sk_len as u16).to_be_bytes());
+    let mut message = Vec::with_capacity(HEADER_LEN + payload_len);
+    message.extend_from_slice(&header.emit(HEADER_LEN + payload_len));
+    message.extend_from_slice(&[inside.0, 0]);
+    message.extend_from_slice(&(payload_len as u16).to_be_bytes());
+    message.extend_from_slice(fixed);
     let iv = iv.to_be_bytes();
     aead.seal(iv, &message, &mut text);
     message.extend_from_slice(&iv);

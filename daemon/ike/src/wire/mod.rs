@@ -4,6 +4,7 @@
 pub mod cursor;
 pub mod delete;
 pub mod encrypted;
+pub mod fragment;
 pub mod header;
 pub mod id;
 pub mod notify;

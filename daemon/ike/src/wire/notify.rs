@@ -88,6 +88,8 @@ notifies! {
     TICKET_OPAQUE = 16413, NewExchange;
     /// Token that proves the loss of an SA (RFC 6290, 4.1).
     QCD_TOKEN = 16419, NewExchange;
+    /// The sender takes messages in fragments (RFC 7383, 2.3).
+    IKEV2_FRAGMENTATION_SUPPORTED = 16430, NewExchange;
     /// Hash functions for signatures (RFC 7427, 4).
     SIGNATURE_HASH_ALGORITHMS = 16431, NotApplicable;
 }

@@ -45,6 +45,14 @@ impl PayloadKind {
     pub const CP: Self = Self(47);
     /// Extensible Authentication.
     pub const EAP: Self = Self(48);
+    /// Encrypted and authenticated, a piece of it (RFC 7383, 2.5).
+    pub const SKF: Self = Self(53);
+
+    /// Whether what it holds is protected by the keys of an IKE SA.
+    #[must_use]
+    pub const fn is_protected(self) -> bool {
+        matches!(self, Self::SK | Self::SKF)
+    }
 
     /// Types the RFC defines; only others may be refused for their critical bit (RFC 7296, 2.5).
     const fn is_defined(self) -> bool {
@@ -238,6 +246,18 @@ impl ChainWriter {
     /// Appends a notification about the IKE SA: protocol 0, no SPI.
     pub fn notify(&mut self, kind: super::notify::NotifyKind, data: &[u8]) -> &mut Self {
         self.payload(PayloadKind::NOTIFY, |out| Notify::emit(kind, data, out))
+    }
+
+    /// Octets of the chain so far.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Whether it has no payload yet.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.out.is_empty()
     }
 
     /// Kind of the first payload, and the chain's octets.

@@ -540,6 +540,7 @@ pub(crate) fn side(
             ciphers: vec![EspCipher::AesGcm256, EspCipher::AesGcm128],
             lifetime: Duration::from_hours(1),
         },
+        fragment_size: Some(1280),
         ike_lifetime: Duration::from_hours(4),
         liveness: Duration::from_secs(30),
         reauth: None,

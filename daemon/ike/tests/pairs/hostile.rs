@@ -32,7 +32,7 @@ fn fix_length(message: &mut [u8]) {
 }
 
 /// Variants of one message.
-fn variants(message: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
+pub(crate) fn variants(message: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     let mut out = Vec::new();
     for end in 0..message.len() {
         let mut cut = message[..end].to_vec();

@@ -6,6 +6,7 @@ mod chains;
 mod child_rekey;
 mod conformance;
 mod env;
+mod fragments;
 mod handshake;
 mod hostile;
 mod lifetime;

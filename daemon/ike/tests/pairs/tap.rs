@@ -13,7 +13,7 @@ use ike::{
     io::TicketRoot,
     ticket::{Keyring, Opened, TicketState},
     wire::{
-        encrypted,
+        encrypted, fragment,
         header::Header,
         notify::NotifyKind,
         payload::{Chain, ChainWriter, PayloadKind},
@@ -81,6 +81,22 @@ impl Tap {
     /// A protected message of either side.
     pub(crate) fn forge(&self, header: &Header, payloads: Payloads) -> Vec<u8> {
         encrypted::seal(header, chain_of(payloads), 77, self.aead(header))
+    }
+
+    /// The same in fragments, each a message of at most so many octets.
+    pub(crate) fn forge_fragments(
+        &self,
+        header: &Header,
+        payloads: Payloads,
+        limit: usize,
+    ) -> Vec<Vec<u8>> {
+        fragment::seal(
+            header,
+            chain_of(payloads),
+            limit,
+            &mut 77,
+            self.aead(header),
+        )
     }
 
     /// Makes the AUTH payload of a resumption fit the identity beside it (RFC 5723, 4.3.3).

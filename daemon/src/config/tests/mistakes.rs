@@ -198,6 +198,15 @@ const WRONG_IN_CONNECTION: &[(&str, &str)] = &[
     ),
     ("proposals = \"\"", "proposals: \"\" is unknown"),
     ("dpd_delay = \"2d\"", "dpd_delay: must be from 0s to 1d"),
+    ("fragmentation = 1", "fragmentation: must be true or false"),
+    (
+        "fragment_size = 500",
+        "fragment_size: must be from 576 to 9000",
+    ),
+    (
+        "fragment_size = 1280\nfragmentation = false",
+        "fragment_size: means nothing with fragmentation = false",
+    ),
     ("ike_lifetime = 0", "ike_lifetime: must be from 1m to 30d"),
     (
         "rekey_time = \"4h\"",

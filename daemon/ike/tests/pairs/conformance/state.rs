@@ -322,7 +322,7 @@ fn t_note6_registry() {
         assert!(kind.resumption().is_some(), "{kind:?} has no class");
     }
     assert_eq!(
-        NotifyKind(16430).resumption(),
+        NotifyKind(16438).resumption(),
         None,
         "what we do not know has none"
     );
