@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use nix::unistd::Uid;
 
-use crate::packages::{Group, LAB, MACHINE, PEERS};
+use crate::packages::{Group, LAB, LIBRESWAN, MACHINE, STRONGSWAN};
 use crate::places::Places;
 use crate::{setup, shell};
 
@@ -256,11 +256,12 @@ impl Folder {
             Kernel::Host | Kernel::Uml => &LAB,
         };
         let path = |folder: Option<PathBuf>| folder.unwrap_or_default().display().to_string();
+        let peers = [&STRONGSWAN, &LIBRESWAN].map(|group| path(group.found(places)));
         let directory = env::current_dir()?.display().to_string();
         for (name, value) in [
             ("LAB_KERNEL", kernel.name()),
             ("LAB_PACKAGES", &path(tools.found(places))),
-            ("LAB_PEERS", &path(PEERS.found(places))),
+            ("LAB_PEERS", &peers.join(" ")),
             ("LAB_DIRECTORY", &directory),
             ("LAB_MARK", mark),
             ("LAB_TERMINAL", if lab.interactive { "yes" } else { "" }),

@@ -99,8 +99,8 @@ pub(crate) const RIVAL: Group = Group {
     program: Some("xdp-filter"),
 };
 
-/// The foreign IKE daemon.
-pub(crate) const PEERS: Group = Group {
+/// A foreign IKE daemon.
+pub(crate) const STRONGSWAN: Group = Group {
     name: "peers",
     purpose: "strongSwan as a peer",
     wants: &[
@@ -112,6 +112,15 @@ pub(crate) const PEERS: Group = Group {
     ],
     unpacked: 10,
     program: Some("charon-systemd"),
+};
+
+/// Another one, which keeps its keys in NSS; openssl makes the files that NSS reads.
+pub(crate) const LIBRESWAN: Group = Group {
+    name: "libreswan",
+    purpose: "libreswan as a peer",
+    wants: &["libreswan", "libnss3-tools", "openssl"],
+    unpacked: 30,
+    program: None,
 };
 
 impl Group {

@@ -9,7 +9,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 
 use crate::lab::Kernel;
-use crate::packages::{BPF_LINKER_ONLY, BPF_WITH_COMPILER, Group, LAB, MACHINE, PEERS};
+use crate::packages::{
+    BPF_LINKER_ONLY, BPF_WITH_COMPILER, Group, LAB, LIBRESWAN, MACHINE, STRONGSWAN,
+};
 use crate::places::Places;
 use crate::shell;
 use crate::toolchain::{self, Compiler, Way};
@@ -139,7 +141,8 @@ fn needs(places: &Places) -> Vec<Need> {
             Source::Linker,
         ),
         packages(places, &LAB),
-        packages(places, &PEERS),
+        packages(places, &STRONGSWAN),
+        packages(places, &LIBRESWAN),
         machine,
     ]
 }

@@ -42,13 +42,16 @@ if [ "$LAB_KERNEL" = uml ]; then
 fi
 
 lower=/usr
-for packages in "$LAB_PACKAGES" "$LAB_PEERS"; do
-    [ -n "$packages" ] && [ -d "$packages/usr" ] && lower="$packages/usr:$lower"
+# No path of the cache has blanks.
+for packages in $LAB_PACKAGES $LAB_PEERS; do
+    [ -d "$packages/usr" ] && lower="$packages/usr:$lower"
 done
 [ "$lower" = /usr ] || mount -t overlay -o "lowerdir=$lower" lab-usr /usr ||
     echo "lab: no overlay on this kernel, so no peers and no cached tools" >&2
 lower=/etc
-[ -n "$LAB_PEERS" ] && lower="$LAB_PEERS/etc:/etc"
+for packages in $LAB_PEERS; do
+    [ -d "$packages/etc" ] && lower="$packages/etc:$lower"
+done
 mount -t overlay -o "lowerdir=$lower,upperdir=/run/lab/etc,workdir=/run/lab/work" lab-etc /etc ||
     echo "lab: /etc is not writable" >&2
 

@@ -1,0 +1,196 @@
+//! libreswan's pluto, driven by whack; its keys lie in an NSS database of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::{
+    netns::Namespace,
+    process::Daemon,
+    suite::{Lab, Skip},
+};
+
+/// libreswan's pluto, with files, keys and control socket of its own.
+pub struct Libreswan<'a> {
+    namespace: &'a Namespace,
+    folder: PathBuf,
+    /// The daemon itself, for its log and its signals.
+    pub daemon: Daemon,
+}
+
+impl<'a> Libreswan<'a> {
+    /// Starts pluto with further `options` of its command line, split at blanks. It listens once
+    /// something is loaded.
+    pub fn start(lab: &Lab, namespace: &'a Namespace, options: &str) -> Result<Self> {
+        if !Path::new(PLUTO).is_file() {
+            return Err(Skip("libreswan is not in the cache: `cargo xtask setup`".into()).into());
+        }
+        let folder = lab.work().join(format!("libreswan-{}", namespace.name()));
+        for name in ["run", "nss", "ipsec.d"] {
+            fs::create_dir_all(folder.join(name))?;
+        }
+        fs::write(folder.join(CONFIGURATION), "config setup\n")?;
+        fs::write(folder.join(SECRETS), "")?;
+        let nss = format!("sql:{}", folder.join("nss").display());
+        tool(Command::new("certutil").args(["-N", "--empty-password", "-d", &nss]))?;
+        let mut command = namespace.command(PLUTO);
+        command.args(["--nofork", "--stderrlog", "--log-no-time", "--log-no-audit"]);
+        // No DNS here, and one thread for everything: the lab has one processor.
+        command.args(["--no-dnssec", "--nhelpers", "0", "--use-xfrm"]);
+        for (option, name) in [
+            ("--config", CONFIGURATION),
+            ("--secretsfile", SECRETS),
+            ("--rundir", "run"),
+            ("--nssdir", "nss"),
+            ("--ipsecdir", "ipsec.d"),
+        ] {
+            command.arg(option).arg(folder.join(name));
+        }
+        command.args(options.split_whitespace());
+        let mut daemon = Daemon::start(lab, &format!("pluto-{}", namespace.name()), &mut command)?;
+        daemon.wait_for_path(&folder.join(SOCKET), START)?;
+        let peer = Self {
+            namespace,
+            folder,
+            daemon,
+        };
+        peer.whack("--listen")?;
+        Ok(peer)
+    }
+
+    /// Its folder, which is nobody else's.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Takes a certificate and its private key, both in DER, under a name.
+    pub fn own(&self, name: &str, certificate: &Path, key: &Path) -> Result<()> {
+        let [certificate, key] = [certificate, key].map(Path::as_os_str);
+        let pem = self.folder.join(format!("{name}.pem"));
+        let key_pem = self.folder.join(format!("{name}.key.pem"));
+        let bundle = self.folder.join(format!("{name}.p12"));
+        let openssl = || Command::new("openssl");
+        let der = ["-inform", "DER", "-in"];
+        tool(
+            openssl()
+                .arg("x509")
+                .args(der)
+                .arg(certificate)
+                .arg("-out")
+                .arg(&pem),
+        )?;
+        tool(
+            openssl()
+                .arg("pkey")
+                .args(der)
+                .arg(key)
+                .arg("-out")
+                .arg(&key_pem),
+        )?;
+        tool(
+            openssl()
+                .args(["pkcs12", "-export", "-passout", "pass:", "-name", name])
+                .arg("-in")
+                .arg(&pem)
+                .arg("-inkey")
+                .arg(&key_pem)
+                .arg("-out")
+                .arg(&bundle),
+        )?;
+        tool(
+            Command::new("pk12util")
+                .args(["-W", "", "-d", &self.nss(), "-i"])
+                .arg(&bundle),
+        )
+    }
+
+    /// Trusts an authority, by its certificate in DER.
+    pub fn trust(&self, name: &str, certificate: &Path) -> Result<()> {
+        self.add(name, certificate, "CT,,")
+    }
+
+    /// Takes a certificate that stands between its own and an authority's.
+    pub fn intermediate(&self, name: &str, certificate: &Path) -> Result<()> {
+        self.add(name, certificate, ",,")
+    }
+
+    fn add(&self, name: &str, certificate: &Path, trusted: &str) -> Result<()> {
+        tool(
+            Command::new("certutil")
+                .args(["-A", "-d", &self.nss(), "-n", name, "-t", trusted, "-i"])
+                .arg(certificate),
+        )
+    }
+
+    fn nss(&self) -> String {
+        format!("sql:{}", self.folder.join("nss").display())
+    }
+
+    /// Loads secrets and the connection `name` from the texts of an `ipsec.secrets` and an
+    /// `ipsec.conf`.
+    pub fn load(&self, name: &str, secrets: &str, configuration: &str) -> Result<()> {
+        fs::write(self.folder.join(SECRETS), secrets)?;
+        fs::write(self.folder.join(CONFIGURATION), configuration)?;
+        self.whack("--rereadsecrets")?;
+        let mut command = self.namespace.command(format!("{PROGRAMS}/addconn"));
+        command.arg("--config").arg(self.folder.join(CONFIGURATION));
+        command.arg("--ctlsocket").arg(self.folder.join(SOCKET));
+        tool(command.arg(name))
+    }
+
+    /// Runs whack, with arguments split at blanks, and returns what it printed. It ends when the daemon
+    /// has no more to say about what was asked, or after [`PATIENCE`].
+    pub fn whack(&self, arguments: &str) -> Result<String> {
+        let output = self
+            .namespace
+            .command("timeout")
+            .arg(PATIENCE)
+            .arg(format!("{PROGRAMS}/whack"))
+            .arg("--ctlsocket")
+            .arg(self.folder.join(SOCKET))
+            .args(arguments.split_whitespace())
+            .stdin(Stdio::null())
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr);
+            bail!("whack {arguments}: {} {}", said.trim(), why.trim());
+        }
+        Ok(said)
+    }
+}
+
+/// Runs a tool to its end, which it has to reach by itself within [`PATIENCE`].
+fn tool(command: &Command) -> Result<()> {
+    let mut bounded = Command::new("timeout");
+    bounded
+        .arg(PATIENCE)
+        .arg(command.get_program())
+        .args(command.get_args());
+    let output = bounded.stdin(Stdio::null()).output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stdout);
+        let why = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "{} ended with {}: {} {}",
+            command.get_program().display(),
+            output.status,
+            said.trim(),
+            why.trim()
+        );
+    }
+    Ok(())
+}
+
+const PROGRAMS: &str = "/usr/libexec/ipsec";
+const PLUTO: &str = "/usr/libexec/ipsec/pluto";
+const CONFIGURATION: &str = "ipsec.conf";
+const SECRETS: &str = "ipsec.secrets";
+const SOCKET: &str = "run/pluto.ctl";
+const START: Duration = Duration::from_secs(30);
+/// In seconds.
+const PATIENCE: &str = "30";
