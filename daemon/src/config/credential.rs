@@ -9,7 +9,10 @@ use std::{
 use ike::crypto::{Secret, SignError, SignatureScheme};
 use ring::{
     rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _},
+    signature::{
+        ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair,
+        Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding, RsaKeyPair,
+    },
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -23,43 +26,80 @@ pub const MAX_CERTIFICATES: usize = 64;
 /// Longest pre-shared key, in octets.
 pub const MAX_PSK_OCTETS: usize = 1024;
 
-/// PKCS#8 around the SEC1 key of a P-256 pair: version, algorithm and the OCTET STRING's tag.
+/// PKCS#8 around a SEC1 key: version, and algorithm with curve.
 const PKCS8_VERSION: &[u8] = &[0x02, 0x01, 0x00];
 const P256_ALGORITHM: &[u8] = &[
     0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
     0xce, 0x3d, 0x03, 0x01, 0x07,
 ];
+const P384_ALGORITHM: &[u8] = &[
+    0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04,
+    0x00, 0x22,
+];
 
-/// An ECDSA P-256 key that signs for one connection.
+/// A key that signs for one connection.
 ///
-/// `ring` holds the private scalar and does not wipe it.
+/// `ring` holds the private part and does not wipe it.
 pub struct PrivateKey {
-    pair: EcdsaKeyPair,
+    pair: Pair,
     random: SystemRandom,
+}
+
+enum Pair {
+    P256(EcdsaKeyPair),
+    P384(EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+    Rsa(RsaKeyPair),
 }
 
 impl PrivateKey {
     /// Signs `octets`; what [`ike::io::Env::sign`] asks for.
     pub fn sign(&self, scheme: SignatureScheme, octets: &[u8]) -> Result<Vec<u8>, SignError> {
-        match scheme {
-            SignatureScheme::EcdsaP256Sha256 => self
-                .pair
+        match (scheme, &self.pair) {
+            (SignatureScheme::EcdsaP256Sha256, Pair::P256(pair))
+            | (SignatureScheme::EcdsaP384Sha384, Pair::P384(pair)) => pair
                 .sign(&self.random, octets)
                 .map(|signature| signature.as_ref().to_vec())
                 .map_err(|_| SignError),
+            (SignatureScheme::Ed25519, Pair::Ed25519(pair)) => {
+                Ok(pair.sign(octets).as_ref().to_vec())
+            }
+            (SignatureScheme::RsaPssSha256, Pair::Rsa(pair)) => {
+                self.sign_rsa(pair, &RSA_PSS_SHA256, octets)
+            }
+            (SignatureScheme::RsaPkcs1Sha256, Pair::Rsa(pair)) => {
+                self.sign_rsa(pair, &RSA_PKCS1_SHA256, octets)
+            }
+            _ => Err(SignError),
         }
     }
 
-    /// Whether the certificate holds this key's public half. The point is looked for as octets: a
-    /// certificate without it is certainly another key's, which is the mistake to catch.
-    pub(super) fn belongs_to(&self, certificate: &[u8]) -> bool {
-        let point = self.pair.public_key().as_ref();
-        certificate
-            .windows(point.len())
-            .any(|window| window == point)
+    fn sign_rsa(
+        &self,
+        pair: &RsaKeyPair,
+        padding: &'static dyn RsaEncoding,
+        octets: &[u8],
+    ) -> Result<Vec<u8>, SignError> {
+        let mut signature = vec![0; pair.public().modulus_len()];
+        pair.sign(padding, &self.random, octets, &mut signature)
+            .map_err(|_| SignError)?;
+        Ok(signature)
     }
 
-    /// From PKCS#8 or SEC1, in PEM or DER.
+    /// Whether the certificate holds this key's public half. That is looked for as octets: a
+    /// certificate without it is certainly another key's, which is the mistake to catch.
+    pub(super) fn belongs_to(&self, certificate: &[u8]) -> bool {
+        let public = match &self.pair {
+            Pair::P256(pair) | Pair::P384(pair) => pair.public_key().as_ref(),
+            Pair::Ed25519(pair) => pair.public_key().as_ref(),
+            Pair::Rsa(pair) => pair.public().as_ref(),
+        };
+        certificate
+            .windows(public.len())
+            .any(|window| window == public)
+    }
+
+    /// From PKCS#8, SEC1 or PKCS#1, in PEM or DER.
     fn parse(octets: &[u8]) -> Result<Self, String> {
         let mut key = if is_pem(octets) {
             PrivateKeyDer::from_pem_slice(octets).map_err(|_| {
@@ -70,27 +110,49 @@ impl PrivateKey {
                 .map_err(|_| "is neither PEM nor the DER of a private key".to_owned())?
                 .clone_key()
         };
-        let pkcs8 = match &key {
-            PrivateKeyDer::Pkcs8(key) => Some(Zeroizing::new(key.secret_pkcs8_der().to_vec())),
-            PrivateKeyDer::Sec1(key) => Some(pkcs8_of_sec1(key.secret_sec1_der())),
+        let random = SystemRandom::new();
+        let pair = match &key {
+            PrivateKeyDer::Pkcs8(key) => Pair::from_pkcs8(key.secret_pkcs8_der(), &random),
+            PrivateKeyDer::Sec1(key) => [P256_ALGORITHM, P384_ALGORITHM].iter().find_map(|curve| {
+                Pair::from_pkcs8(&pkcs8_of_sec1(key.secret_sec1_der(), curve), &random)
+            }),
+            PrivateKeyDer::Pkcs1(key) => RsaKeyPair::from_der(key.secret_pkcs1_der())
+                .ok()
+                .map(Pair::Rsa),
             _ => None,
         };
         key.zeroize();
-        let random = SystemRandom::new();
-        let pair = pkcs8.and_then(|key| {
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &key, &random).ok()
-        });
         let pair = pair.ok_or(
-            "is not an ECDSA P-256 key, the only kind of this release; make one with \
-             openssl ecparam -name prime256v1 -genkey",
+            "is no ECDSA key on P-256 or P-384, no Ed25519 key and no RSA key of 2048 bits or more; \
+             make one with openssl ecparam -name prime256v1 -genkey",
         )?;
         Ok(Self { pair, random })
     }
 }
 
+impl Pair {
+    fn from_pkcs8(key: &[u8], random: &SystemRandom) -> Option<Self> {
+        let ecdsa = |algorithm| EcdsaKeyPair::from_pkcs8(algorithm, key, random).ok();
+        ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING)
+            .map(Self::P256)
+            .or_else(|| ecdsa(&ECDSA_P384_SHA384_ASN1_SIGNING).map(Self::P384))
+            // OpenSSL writes no public half beside an Ed25519 key.
+            .or_else(|| {
+                let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(key).ok();
+                pair.map(Self::Ed25519)
+            })
+            .or_else(|| RsaKeyPair::from_pkcs8(key).ok().map(Self::Rsa))
+    }
+}
+
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PrivateKey(ECDSA P-256)")
+        f.write_str(match self.pair {
+            Pair::P256(_) => "PrivateKey(ECDSA P-256)",
+            Pair::P384(_) => "PrivateKey(ECDSA P-384)",
+            Pair::Ed25519(_) => "PrivateKey(Ed25519)",
+            Pair::Rsa(_) => "PrivateKey(RSA)",
+        })
     }
 }
 
@@ -184,9 +246,9 @@ fn is_one_sequence(der: &[u8]) -> bool {
 }
 
 /// `ring` reads EC keys in PKCS#8 only (RFC 5958, 2); SEC1 (RFC 5915) is its innermost part.
-fn pkcs8_of_sec1(sec1: &[u8]) -> Zeroizing<Vec<u8>> {
+fn pkcs8_of_sec1(sec1: &[u8], algorithm: &[u8]) -> Zeroizing<Vec<u8>> {
     let key = Zeroizing::new(der(0x04, &[sec1]));
-    Zeroizing::new(der(0x30, &[PKCS8_VERSION, P256_ALGORITHM, &key]))
+    Zeroizing::new(der(0x30, &[PKCS8_VERSION, algorithm, &key]))
 }
 
 fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
@@ -196,7 +258,7 @@ fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     match u8::try_from(length) {
         Ok(short @ 0..=0x7f) => out.push(short),
         Ok(long) => out.extend_from_slice(&[0x81, long]),
-        // A P-256 key has about 120 octets; whatever gets here is refused as a key.
+        // A P-384 key has about 170 octets; whatever gets here is refused as a key.
         Err(_) => out.extend_from_slice(&[0x82, (length >> 8) as u8, length as u8]),
     }
     for part in parts {

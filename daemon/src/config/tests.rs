@@ -355,6 +355,9 @@ const AUTHORITY: &[u8] = include_bytes!("fixtures/ca.pem");
 const KEY_SEC1: &[u8] = include_bytes!("fixtures/gw.sec1.pem");
 const KEY_PKCS8: &[u8] = include_bytes!("fixtures/gw.pkcs8.pem");
 const KEY_P384: &[u8] = include_bytes!("fixtures/p384.pem");
+const KEY_P521: &[u8] = include_bytes!("fixtures/p521.pem");
+const KEY_ED25519: &[u8] = include_bytes!("fixtures/ed25519.pem");
+const KEY_RSA: &[u8] = include_bytes!("fixtures/rsa.pem");
 
 #[test]
 fn certificates_and_both_key_formats_are_read() {
@@ -406,7 +409,14 @@ fn bad_certificate_files_are_named() {
     folder.put("ca.pem", AUTHORITY, 0o644);
     for (octets, mode, word) in [
         (KEY_SEC1, 0o644, "chmod"),
-        (KEY_P384, 0o600, "is not an ECDSA P-256 key"),
+        (KEY_P521, 0o600, "is no ECDSA key on P-256 or P-384"),
+        (KEY_P384, 0o600, "does not belong to the first certificate"),
+        (
+            KEY_ED25519,
+            0o600,
+            "does not belong to the first certificate",
+        ),
+        (KEY_RSA, 0o600, "does not belong to the first certificate"),
         (CERTIFICATE, 0o600, "holds no private key"),
         (&b"hello"[..], 0o600, "is neither PEM nor the DER"),
     ] {

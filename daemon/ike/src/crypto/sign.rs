@@ -3,11 +3,14 @@
 
 use der::{
     Decode as _, Encode as _, Reader as _, Tag,
-    asn1::{AnyRef, UintRef},
+    asn1::{AnyRef, ObjectIdentifier, UintRef},
 };
 use ring::{
     digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest},
-    signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey},
+    signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, EcdsaVerificationAlgorithm,
+        UnparsedPublicKey,
+    },
 };
 use rustls_pki_types::{
     AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm,
@@ -15,13 +18,35 @@ use rustls_pki_types::{
 };
 use thiserror::Error;
 use webpki::ring as algorithms;
+use x509_cert::Certificate;
 
-/// How an AUTH payload was signed.
+/// How an AUTH payload is signed. ECDSA signatures are in the DER of RFC 3279, 2.2.3; AUTH methods that
+/// want another form are served from it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum SignatureScheme {
-    /// ecdsa-with-SHA256 on P-256. The signature is the DER of RFC 3279, 2.2.3; AUTH methods that
-    /// want another form are served from it.
+    /// ecdsa-with-SHA256 on P-256.
     EcdsaP256Sha256,
+    /// ecdsa-with-SHA384 on P-384.
+    EcdsaP384Sha384,
+    /// Ed25519 (RFC 8420).
+    Ed25519,
+    /// RSASSA-PSS with SHA2-256 and a salt of 32 octets.
+    RsaPssSha256,
+    /// RSASSA-PKCS1-v1_5 with SHA2-256, for peers that do not know RFC 7427.
+    RsaPkcs1Sha256,
+}
+
+/// Kinds of keys that sign for us.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum KeyKind {
+    /// ECDSA on P-256.
+    P256,
+    /// ECDSA on P-384.
+    P384,
+    /// Ed25519.
+    Ed25519,
+    /// RSA, 2048 bits or more.
+    Rsa,
 }
 
 /// The environment could not sign.
@@ -34,6 +59,26 @@ pub struct SignError;
 pub struct CertificateChain {
     /// DER certificates.
     pub certificates: Vec<Vec<u8>>,
+}
+
+impl CertificateChain {
+    /// What kind of key the leaf certifies; `None` if it cannot be read or the kind is none of ours.
+    #[must_use]
+    pub fn key(&self) -> Option<KeyKind> {
+        let leaf = Certificate::from_der(self.certificates.first()?).ok()?;
+        let algorithm = &leaf.tbs_certificate().subject_public_key_info().algorithm;
+        let curve = || algorithm.parameters.as_ref()?.decode_as().ok();
+        match algorithm.oid {
+            ED25519_KEY => Some(KeyKind::Ed25519),
+            RSA_KEY => Some(KeyKind::Rsa),
+            EC_KEY => match curve()? {
+                CURVE_P256 => Some(KeyKind::P256),
+                CURVE_P384 => Some(KeyKind::P384),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
 }
 
 /// The authorities a peer's certificate must lead to. Their names and keys count, and what else
@@ -111,36 +156,68 @@ pub(crate) const CHAIN_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     algorithms::RSA_PKCS1_2048_8192_SHA512,
 ];
 
-/// ecdsa-with-SHA256 on P-256, signature in DER.
-pub(crate) const P256_DER: &dyn SignatureVerificationAlgorithm = algorithms::ECDSA_P256_SHA256;
-/// The same with the signature as r and s, 32 octets each (RFC 4754, 7).
-pub(crate) const P256_FIXED: &dyn SignatureVerificationAlgorithm = &FixedP256;
+/// What may sign an AUTH payload under RFC 7427, where the algorithm is named before the signature.
+pub(crate) const NAMED_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
+    algorithms::ECDSA_P256_SHA256,
+    algorithms::ECDSA_P384_SHA256,
+    algorithms::ECDSA_P256_SHA384,
+    algorithms::ECDSA_P384_SHA384,
+    algorithms::ED25519,
+    algorithms::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
+    algorithms::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
+    algorithms::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
+    algorithms::RSA_PKCS1_2048_8192_SHA256,
+    algorithms::RSA_PKCS1_2048_8192_SHA384,
+    algorithms::RSA_PKCS1_2048_8192_SHA512,
+];
+/// RSASSA-PKCS1-v1_5, whose hash stands in the signature (RFC 7296, 3.8); never SHA-1.
+pub(crate) const PKCS1: &[&dyn SignatureVerificationAlgorithm] = &[
+    algorithms::RSA_PKCS1_2048_8192_SHA256,
+    algorithms::RSA_PKCS1_2048_8192_SHA384,
+    algorithms::RSA_PKCS1_2048_8192_SHA512,
+];
+/// ECDSA with the signature as r and s of fixed length (RFC 4754, 7).
+pub(crate) const P256_FIXED: &[&dyn SignatureVerificationAlgorithm] = &[&Fixed {
+    key: alg_id::ECDSA_P256,
+    signature: alg_id::ECDSA_SHA256,
+    algorithm: &ECDSA_P256_SHA256_FIXED,
+}];
+/// The same on P-384.
+pub(crate) const P384_FIXED: &[&dyn SignatureVerificationAlgorithm] = &[&Fixed {
+    key: alg_id::ECDSA_P384,
+    signature: alg_id::ECDSA_SHA384,
+    algorithm: &ECDSA_P384_SHA384_FIXED,
+}];
 
-/// An ECDSA signature of P-256 as r and s of 32 octets each, from its DER.
-pub(crate) fn fixed_from_der(signature: &[u8]) -> Option<[u8; 2 * SCALAR_LEN]> {
+/// An ECDSA signature as r and s of `scalar` octets each, from its DER.
+pub(crate) fn fixed_from_der(signature: &[u8], scalar: usize) -> Option<Vec<u8>> {
     let scalars: der::Result<(UintRef<'_>, UintRef<'_>)> = AnyRef::from_der(signature)
         .and_then(|any| any.sequence(|reader| Ok((reader.decode()?, reader.decode()?))));
     let (r, s) = scalars.ok()?;
-    let mut out = [0; 2 * SCALAR_LEN];
-    let (high, low) = out.split_at_mut(SCALAR_LEN);
-    for (half, scalar) in [(high, r), (low, s)] {
-        let scalar = scalar.as_bytes();
-        let at = SCALAR_LEN.checked_sub(scalar.len())?;
-        half.get_mut(at..)?.copy_from_slice(scalar);
+    let mut out = vec![0; 2 * scalar];
+    let (high, low) = out.split_at_mut(scalar);
+    for (half, number) in [(high, r), (low, s)] {
+        let number = number.as_bytes();
+        let at = scalar.checked_sub(number.len())?;
+        half.get_mut(at..)?.copy_from_slice(number);
     }
     Some(out)
 }
 
 #[derive(Debug)]
-struct FixedP256;
+struct Fixed {
+    key: AlgorithmIdentifier,
+    signature: AlgorithmIdentifier,
+    algorithm: &'static EcdsaVerificationAlgorithm,
+}
 
-impl SignatureVerificationAlgorithm for FixedP256 {
+impl SignatureVerificationAlgorithm for Fixed {
     fn public_key_alg_id(&self) -> AlgorithmIdentifier {
-        alg_id::ECDSA_P256
+        self.key
     }
 
     fn signature_alg_id(&self) -> AlgorithmIdentifier {
-        alg_id::ECDSA_SHA256
+        self.signature
     }
 
     fn verify_signature(
@@ -149,16 +226,25 @@ impl SignatureVerificationAlgorithm for FixedP256 {
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), InvalidSignature> {
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public_key)
+        UnparsedPublicKey::new(self.algorithm, public_key)
             .verify(message, signature)
             .map_err(|_| InvalidSignature)
     }
 }
 
+/// Octets of a scalar of P-256.
+pub(crate) const P256_SCALAR: usize = 32;
+/// Octets of a scalar of P-384.
+pub(crate) const P384_SCALAR: usize = 48;
+
+const EC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const CURVE_P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const CURVE_P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+const RSA_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const ED25519_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+
 /// Octets of SHA-1, which RFC 7296, 3.7 fixes; nothing here depends on its strength.
 pub const KEY_HASH_LEN: usize = 20;
-
-const SCALAR_LEN: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -171,14 +257,22 @@ mod tests {
         der.extend_from_slice(&[0x80; 32]);
         der.extend_from_slice(&[0x02, 0x01, 0x07]);
         der[1] = (der.len() - 2) as u8;
-        let fixed = fixed_from_der(&der).expect("well formed");
+        let fixed = fixed_from_der(&der, P256_SCALAR).expect("well formed");
         assert_eq!(&fixed[..32], &[0x80; 32]);
         assert_eq!((&fixed[32..63], fixed[63]), (&[0; 31][..], 7));
         for end in 0..der.len() {
-            assert_eq!(fixed_from_der(&der[..end]), None, "cut at {end}");
+            assert_eq!(
+                fixed_from_der(&der[..end], P256_SCALAR),
+                None,
+                "cut at {end}"
+            );
         }
         der[4] = 1;
-        assert_eq!(fixed_from_der(&der), None, "33 octets are no scalar");
+        assert_eq!(
+            fixed_from_der(&der, P256_SCALAR),
+            None,
+            "33 octets are no scalar"
+        );
     }
 
     #[test]

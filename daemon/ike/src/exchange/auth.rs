@@ -27,7 +27,7 @@ use crate::{
         window::{Datagrams, Due, Outstanding, Window},
     },
     ticket::{Keyring, SessionRecord},
-    trust,
+    trust::{self, Hashes},
     view::Closed,
     wire::{
         encrypted::OpenError,
@@ -47,8 +47,8 @@ pub(crate) struct Opening {
     pub suite: IkeSuite,
     pub keys: KeyMaterial,
     pub nat: Nat,
-    /// Whether the peer can check RFC 7427 signatures with SHA-256.
-    pub peer_hashes_sha256: bool,
+    /// What the peer can check signatures of RFC 7427 with.
+    pub peer_hashes: Hashes,
     /// Whether both sides take fragments.
     pub fragments: bool,
     /// The record whose ticket was accepted.
@@ -68,7 +68,7 @@ impl Endpoint {
             keys,
             nat,
             resumed,
-            peer_hashes_sha256,
+            peer_hashes,
             fragments,
         } = opening;
         let Some(mut protection) = Protection::new(suite, &keys, true, fragments) else {
@@ -91,7 +91,7 @@ impl Endpoint {
         } else {
             trust::emit_chain(&connection, &mut chain);
             trust::emit_request(std::iter::once(&*connection), &mut chain);
-            prove(&connection, suite, &octets, peer_hashes_sha256, cx)
+            prove(&connection, suite, &octets, peer_hashes, cx)
         };
         let Some((method, proof)) = proof else {
             return self.attempt_failed(sa, &connection, Closed::AuthenticationFailed, cx);
@@ -176,7 +176,7 @@ impl Endpoint {
         let HalfOpen {
             first,
             nat,
-            peer_hashes_sha256,
+            peer_hashes,
             ripeness,
             ..
         } = *half;
@@ -187,7 +187,7 @@ impl Endpoint {
         let asked = Asked {
             first,
             nat,
-            peer_hashes_sha256,
+            peer_hashes,
             message,
         };
         match self.judge_request(&sa, &ripe, &asked, &plain, cx) {
@@ -256,7 +256,7 @@ impl Endpoint {
             Some((SHARED_KEY_MIC, mic))
         } else {
             trust::emit_chain(&connection, &mut proof_chain);
-            prove(&connection, suite, &octets, asked.peer_hashes_sha256, cx)
+            prove(&connection, suite, &octets, asked.peer_hashes, cx)
         };
         let Some((method, proof)) = proof else {
             let mut chain = ChainWriter::new();

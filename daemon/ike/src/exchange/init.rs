@@ -19,7 +19,7 @@ use crate::{
         table::FirstKey,
         window::{Datagrams, Due, Outstanding},
     },
-    trust,
+    trust::{self, Hashes},
     view::Closed,
     wire::{
         encrypted,
@@ -28,9 +28,6 @@ use crate::{
         payload::{Chain, ChainWriter, PayloadKind},
     },
 };
-
-/// SHA2-256 in SIGNATURE_HASH_ALGORITHMS (RFC 7427, 7).
-const SHA2_256: [u8; 2] = [0, 2];
 
 /// How long an unauthenticated error may be contradicted by a genuine answer.
 const HINT_PATIENCE: Duration = Duration::from_secs(2);
@@ -86,7 +83,7 @@ impl Endpoint {
         chain.payload(PayloadKind::KE, |out| emit_ke(sent.key_share.as_ref(), out));
         chain.octets(PayloadKind::NONCE, &sent.ni);
         Nat::announce(&mut chain, header.spi_i, header.spi_r, &sa.path);
-        chain.notify(NotifyKind::SIGNATURE_HASH_ALGORITHMS, &SHA2_256);
+        chain.notify(NotifyKind::SIGNATURE_HASH_ALGORITHMS, &Hashes::OURS);
         offer_fragments(&sent.connection, &mut chain);
         let message = encrypted::clear(&header, chain);
         sent.out = Outstanding::new(message.clone().into(), cx.now.boot);
@@ -159,7 +156,7 @@ impl Endpoint {
         trust::emit_request(candidates, &mut answer);
         let hashes = notify_data(chain, NotifyKind::SIGNATURE_HASH_ALGORITHMS);
         if hashes.is_some() {
-            answer.notify(NotifyKind::SIGNATURE_HASH_ALGORITHMS, &SHA2_256);
+            answer.notify(NotifyKind::SIGNATURE_HASH_ALGORITHMS, &Hashes::OURS);
         }
         // Who the peer turns out to be is not known yet, so any of them may want it.
         let fragments =
@@ -176,7 +173,7 @@ impl Endpoint {
         sa.state = State::HalfOpen(Box::new(HalfOpen {
             first,
             nat: Nat::detect(chain, header, &path),
-            peer_hashes_sha256: speaks_sha256(hashes),
+            peer_hashes: Hashes::parse(hashes),
             fragments,
             ripeness: Ripeness::Exchanged {
                 key_share,
@@ -245,8 +242,7 @@ impl Endpoint {
         if self.attempt_in_auth(&sent.connection.name, sa.id) {
             return self.abandon(sa);
         }
-        let peer_hashes_sha256 =
-            speaks_sha256(notify_data(chain, NotifyKind::SIGNATURE_HASH_ALGORITHMS));
+        let peer_hashes = Hashes::parse(notify_data(chain, NotifyKind::SIGNATURE_HASH_ALGORITHMS));
         let nat = Nat::detect(chain, header, &path);
         let fragments = sent.connection.fragment_size.is_some() && takes_fragments(chain);
         let peer_public = peer_public.to_vec();
@@ -275,7 +271,7 @@ impl Endpoint {
             suite,
             keys,
             nat,
-            peer_hashes_sha256,
+            peer_hashes,
             fragments,
             resumed: None,
         };
@@ -456,8 +452,4 @@ pub(super) fn offer_fragments(connection: &Connection, chain: &mut ChainWriter) 
 /// Whether the sender of a first message takes fragments.
 pub(super) fn takes_fragments(chain: &Chain<'_>) -> bool {
     notify_data(chain, NotifyKind::IKEV2_FRAGMENTATION_SUPPORTED).is_some()
-}
-
-fn speaks_sha256(hashes: Option<&[u8]>) -> bool {
-    hashes.is_some_and(|hashes| hashes.chunks_exact(2).any(|hash| hash == SHA2_256))
 }

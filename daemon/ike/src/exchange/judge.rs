@@ -20,6 +20,7 @@ use crate::{
         nat::Nat,
     },
     ticket::state::{AuthMethod, CertificateFacts},
+    trust::Hashes,
     view::{Closed, Unproven},
     wire::{
         encrypted::Plain,
@@ -33,7 +34,7 @@ use crate::{
 pub(super) struct Asked<'a> {
     pub first: FirstExchange,
     pub nat: Nat,
-    pub peer_hashes_sha256: bool,
+    pub peer_hashes: Hashes,
     /// What a repetition of the request is known by.
     pub message: &'a [u8],
 }

@@ -8,7 +8,7 @@ use crate::{
     peer::{Compat, Connection, Credential, Proof},
     sa::proposal::IkeSuite,
     ticket::state::{AuthMethod, CertificateFacts},
-    trust,
+    trust::{self, Hashes},
     view::Unproven,
     wire::{
         id::Identity,
@@ -33,13 +33,14 @@ pub(super) fn prove(
     connection: &Connection,
     suite: IkeSuite,
     octets: &[u8],
-    peer_hashes_sha256: bool,
+    peer_hashes: Hashes,
     cx: &mut Context<'_>,
 ) -> Option<(u8, Secret)> {
     match &connection.local.credential {
         Credential::PreShared(key) => Some((SHARED_KEY_MIC, pre_shared_mic(suite, key, octets))),
-        Credential::Certificate(_) => {
-            let (method, auth) = trust::sign(&connection.name, octets, peer_hashes_sha256, cx.env)?;
+        Credential::Certificate(chain) => {
+            let name = &connection.name;
+            let (method, auth) = trust::sign(name, chain.key()?, octets, peer_hashes, cx.env)?;
             Some((method, Secret::new(auth)))
         }
     }

@@ -29,6 +29,7 @@ use crate::{
         window::{Datagrams, Due, Outstanding},
     },
     ticket::{Opened, Reference, Refused, SessionRecord},
+    trust::Hashes,
     view::Closed,
     wire::{
         encrypted,
@@ -201,7 +202,7 @@ impl Endpoint {
         sa.state = State::HalfOpen(Box::new(HalfOpen {
             first,
             nat: Nat::detect(chain, header, &path),
-            peer_hashes_sha256: false,
+            peer_hashes: Hashes::default(),
             fragments,
             ripeness: Ripeness::Ticket {
                 name: opened.name,
@@ -353,7 +354,7 @@ impl Endpoint {
                 keys,
                 nat,
                 // No signatures follow a resumption.
-                peer_hashes_sha256: false,
+                peer_hashes: Hashes::default(),
                 fragments,
                 resumed: Some(record),
             };

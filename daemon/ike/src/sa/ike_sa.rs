@@ -20,6 +20,7 @@ use crate::{
         Kept, Opened, Reference, SessionRecord, TicketName,
         state::{AuthMethod, CertificateFacts},
     },
+    trust::Hashes,
     view::Closed,
     wire::{
         header::{Exchange, Header, Spi},
@@ -110,8 +111,8 @@ pub(crate) struct AuthSent {
 pub(crate) struct HalfOpen {
     pub first: FirstExchange,
     pub nat: Nat,
-    /// Whether the peer can check RFC 7427 signatures with SHA-256.
-    pub peer_hashes_sha256: bool,
+    /// What the peer can check signatures of RFC 7427 with.
+    pub peer_hashes: Hashes,
     /// Whether both sides have said that they take fragments (RFC 7383).
     pub fragments: bool,
     pub ripeness: Ripeness,

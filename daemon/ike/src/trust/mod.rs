@@ -9,7 +9,7 @@ use ring::digest::{SHA256, digest};
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
-pub(crate) use self::proof::sign;
+pub(crate) use self::proof::{Hashes, sign};
 use crate::{
     crypto::{TrustAnchors, sign::KEY_HASH_LEN},
     peer::{Connection, Credential, Proof},
@@ -19,7 +19,7 @@ use crate::{
 
 /// Certificates looked at in one IKE_AUTH message, the leaf included.
 pub const MAX_CERTIFICATES: usize = 4;
-/// Longest certificate looked at, in octets; P-256 ones have about 500.
+/// Longest certificate looked at, in octets; P-256 ones have about 500, RSA ones up to 2,000.
 pub const MAX_CERTIFICATE_OCTETS: usize = 8192;
 /// Authorities named in one CERTREQ. The list goes to strangers, so it must not grow with the
 /// configuration.
@@ -52,7 +52,7 @@ pub enum TrustError {
     #[error("the certificate is malformed")]
     Malformed,
     /// An authentication method, algorithm or key that we do not do.
-    #[error("the signature is not ECDSA on P-256 with SHA2-256")]
+    #[error("the signature is of no kind that goes with the certificate's key, or of one too old")]
     Algorithm,
     /// No path leads to an authority of the connection.
     #[error("no configured authority stands behind the certificate")]

@@ -19,6 +19,7 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 
 use crate::{
     bed::{Pair, client_side, gateway_side},
+    env::Signer,
     pki::{self, Authority, Holder, PKI},
     tap::{Payloads, auth_messages, body, clear, meddle, ticket_of},
 };
@@ -27,14 +28,14 @@ const SOON: Duration = Duration::from_secs(1);
 const DIGITAL_SIGNATURE: u8 = 14;
 const SHARED_KEY_MIC: u8 = 2;
 
-fn anchors(authority: &Authority) -> TrustAnchors {
+pub(crate) fn anchors(authority: &Authority) -> TrustAnchors {
     let mut anchors = TrustAnchors::default();
     anchors.add(&authority.der).expect("an authority");
     anchors
 }
 
 /// This side proves itself by these certificates.
-fn shows(mut side: Vec<Connection>, certificates: Vec<Vec<u8>>) -> Vec<Connection> {
+pub(crate) fn shows(mut side: Vec<Connection>, certificates: Vec<Vec<u8>>) -> Vec<Connection> {
     side[0].local.credential = Credential::Certificate(CertificateChain { certificates });
     side
 }
@@ -64,8 +65,9 @@ fn gateway() -> Vec<Connection> {
 /// Two sides with their keys, at rest.
 fn with_keys(seed: u64, client: fn() -> Vec<Connection>, gateway: fn() -> Vec<Connection>) -> Pair {
     let mut pair = Pair::with(seed, client, gateway, Settings::default());
-    pair.client.env.keys.insert("home", PKI.client.signer());
-    pair.gateway.env.keys.insert("rw", PKI.gateway.signer());
+    let [home, rw] = [&PKI.client, &PKI.gateway].map(|holder| Signer::Ecdsa(holder.signer()));
+    pair.client.env.keys.insert("home", home);
+    pair.gateway.env.keys.insert("rw", rw);
     pair
 }
 
@@ -256,7 +258,10 @@ fn a_gateway_with_a_bad_certificate_is_refused() {
 #[test]
 fn without_the_private_key_there_is_no_login() {
     let mut pair = Pair::with(30, client, gateway, Settings::default());
-    pair.client.env.keys.insert("home", PKI.gateway.signer());
+    pair.client
+        .env
+        .keys
+        .insert("home", Signer::Ecdsa(PKI.gateway.signer()));
     pair.up();
     pair.run(SOON);
     assert!(refused(&pair));
@@ -365,8 +370,14 @@ fn with_names_of_32_octets_a_ticket_has_352_octets_at_most() {
         side
     }
     let mut pair = Pair::with(61, long_client, any_client, Settings::default());
-    pair.client.env.keys.insert("home", LONG.signer());
-    pair.gateway.env.keys.insert("rw", PKI.gateway.signer());
+    pair.client
+        .env
+        .keys
+        .insert("home", Signer::Ecdsa(LONG.signer()));
+    pair.gateway
+        .env
+        .keys
+        .insert("rw", Signer::Ecdsa(PKI.gateway.signer()));
     pair.up();
     pair.run(SOON);
     let issued = pair.gateway.events.iter().find_map(|event| match event {

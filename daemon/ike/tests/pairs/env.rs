@@ -17,7 +17,10 @@ use ike::{
 };
 use ring::{
     digest::{SHA256, digest},
-    signature::{EcdsaKeyPair, EcdsaSigningAlgorithm},
+    signature::{
+        EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, RSA_PKCS1_SHA256, RSA_PSS_SHA256,
+        RsaEncoding, RsaKeyPair,
+    },
 };
 
 /// SplitMix64: small, seedable, good enough to shuffle datagrams.
@@ -47,7 +50,7 @@ impl Rng {
 #[derive(Debug)]
 pub(crate) struct SeedEnv {
     pub(crate) rng: Rng,
-    pub(crate) keys: BTreeMap<&'static str, EcdsaKeyPair>,
+    pub(crate) keys: BTreeMap<&'static str, Signer>,
     /// Shared secrets that were made.
     pub(crate) agreed: Arc<AtomicU32>,
 }
@@ -108,9 +111,55 @@ impl Env for SeedEnv {
         scheme: SignatureScheme,
         octets: &[u8],
     ) -> Result<Vec<u8>, SignError> {
-        let SignatureScheme::EcdsaP256Sha256 = scheme;
-        let key = self.keys.get(connection).ok_or(SignError)?;
-        Ok(sign(key, octets))
+        self.keys
+            .get(connection)
+            .ok_or(SignError)?
+            .sign(scheme, octets)
+    }
+}
+
+/// A private key of any kind.
+#[derive(Debug)]
+pub(crate) enum Signer {
+    Ecdsa(EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+    Rsa(RsaKeyPair),
+}
+
+impl Signer {
+    #[expect(
+        clippy::disallowed_types,
+        reason = "ring takes the salt of a signature from nowhere else"
+    )]
+    pub(crate) fn sign(
+        &self,
+        scheme: SignatureScheme,
+        octets: &[u8],
+    ) -> Result<Vec<u8>, SignError> {
+        let padding: &dyn RsaEncoding = match (scheme, self) {
+            (
+                SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaP384Sha384,
+                Self::Ecdsa(key),
+            ) => return Ok(sign(key, octets)),
+            (SignatureScheme::Ed25519, Self::Ed25519(key)) => {
+                return Ok(key.sign(octets).as_ref().to_vec());
+            }
+            (SignatureScheme::RsaPssSha256, _) => &RSA_PSS_SHA256,
+            (SignatureScheme::RsaPkcs1Sha256, _) => &RSA_PKCS1_SHA256,
+            _ => return Err(SignError),
+        };
+        let Self::Rsa(key) = self else {
+            return Err(SignError);
+        };
+        let mut signature = vec![0; key.public().modulus_len()];
+        key.sign(
+            padding,
+            &ring::rand::SystemRandom::new(),
+            octets,
+            &mut signature,
+        )
+        .map_err(|_| SignError)?;
+        Ok(signature)
     }
 }
 

@@ -9,6 +9,7 @@ mod env;
 mod fragments;
 mod handshake;
 mod hostile;
+mod kinds;
 mod lifetime;
 mod operator;
 mod pki;

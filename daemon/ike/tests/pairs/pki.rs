@@ -5,8 +5,7 @@ use std::sync::LazyLock;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, SanType,
-    date_time_ymd,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, date_time_ymd,
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 
@@ -82,10 +81,9 @@ impl Authority {
         certificate.expect("signs").der().to_vec()
     }
 
-    /// A certificate for a key on another curve.
-    pub(crate) fn certify_p384(&self, name: &str) -> Vec<u8> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("generates");
-        let certificate = leaf_params(name).signed_by(&key, &self.issuer);
+    /// An ordinary certificate for a key of any kind.
+    pub(crate) fn certify_key(&self, name: &str, key: &KeyPair) -> Vec<u8> {
+        let certificate = leaf_params(name).signed_by(key, &self.issuer);
         certificate.expect("signs").der().to_vec()
     }
 }
