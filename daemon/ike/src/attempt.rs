@@ -248,6 +248,18 @@ impl Endpoint {
             }
     }
 
+    /// Whether no SA stands between a connection's two identities, so that whatever the peer still has
+    /// is left over from before we lost our memory (RFC 7296, 2.4).
+    pub(crate) fn is_first_contact(&self, connection: &Connection) -> bool {
+        let same = |live: &Live| {
+            let peer = connection.remote.id.as_ref();
+            live.connection.local.id == connection.local.id
+                && peer.is_none_or(|peer| *peer == live.peer)
+        };
+        let mut all = self.table.iter();
+        !all.any(|sa| matches!(&sa.state, State::Up(live) if same(live)))
+    }
+
     /// Ends an SA and everything that hangs on it.
     pub(crate) fn close(&mut self, sa: IkeSa, reason: Closed, cx: &mut Context<'_>) {
         self.forget(&sa);

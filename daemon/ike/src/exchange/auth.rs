@@ -104,6 +104,9 @@ impl Endpoint {
             chain.octets(PayloadKind::ID_R, &id_r.body());
         }
         emit_auth(&mut chain, method, &proof);
+        if resumed.is_none() && self.is_first_contact(&connection) {
+            chain.notify(NotifyKind::INITIAL_CONTACT, &[]);
+        }
         if connection.resume.enabled {
             chain.notify(NotifyKind::TICKET_REQUEST, &[]);
         }
