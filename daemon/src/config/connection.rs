@@ -293,8 +293,8 @@ pub(super) fn identity(entry: &Entry<'_>) -> Option<Identity> {
     let id = Identity::from_text(text);
     if id.is_none() {
         entry.fail(format!(
-            "{} cannot be an identity; write a host name, name@host, an address or keyid:NAME \
-             (distinguished names are not supported)",
+            "{} cannot be an identity; write a host name, name@host, an address, keyid:NAME or a \
+             distinguished name such as O=Example, CN=gw",
             quoted(text)
         ));
     }

@@ -351,8 +351,10 @@ impl Worker {
             None => Ok(()),
         };
         let configured = Identity::from_text(peer);
-        // A distinguished name has no other text than the one it is shown by.
-        let is_meant = |id: &Identity| Some(id) == configured.as_ref() || id.to_string() == peer;
+        // What cannot be read as text is known by how it is shown.
+        let is_meant = |id: &Identity| {
+            configured.as_ref().is_some_and(|meant| meant.is(id)) || id.to_string() == peer
+        };
         let (env, ledger) = (&mut self.environment, &mut self.ledger);
         let now = now();
         let revoked = self

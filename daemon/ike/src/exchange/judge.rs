@@ -115,8 +115,8 @@ impl Endpoint {
                 let mut unproven = None;
                 let mut candidates = self.slots_at(&sa.path).filter(|config| {
                     config.ike_suites.contains(&ripe.suite)
-                        && id_r.as_ref().is_none_or(|id_r| *id_r == config.local.id)
-                        && config.remote.id.as_ref().is_none_or(|id| *id == id_i)
+                        && id_r.as_ref().is_none_or(|id_r| id_r.is(&config.local.id))
+                        && config.remote.id.as_ref().is_none_or(|id| id.is(&id_i))
                 });
                 let found = candidates.find_map(|config| {
                     match proven(config, ripe.suite, &claim, &chain, cx.now) {
@@ -208,7 +208,7 @@ impl Endpoint {
                     .remote
                     .id
                     .as_ref()
-                    .is_some_and(|id| *id != id_r)
+                    .is_some_and(|id| !id.is(&id_r))
                 {
                     return Err(refused);
                 }

@@ -1,14 +1,17 @@
 //! What the peer's own certificate says about its holder: until when, for what, and whom it names.
 //! Nothing in it is true before the path to an authority has been walked.
 
-use der::{Decode as _, Tag, asn1::AnyRef};
+use der::{Decode as _, Encode as _, Tag, asn1::AnyRef};
 use x509_cert::{
     Certificate,
     ext::pkix::{KeyUsage, SubjectAltName, name::GeneralName},
 };
 
 use super::TrustError;
-use crate::wire::id::{IdKind, Identity};
+use crate::wire::{
+    id::{IdKind, Identity},
+    name,
+};
 
 /// The first certificate of a peer, read.
 #[derive(Debug)]
@@ -51,8 +54,8 @@ impl Leaf {
     }
 
     /// Whether the certificate names the identity (RFC 4945, 3.1 and 5.1.3.6): names and addresses
-    /// in the subjectAltName, where a wildcard is not a name; distinguished names octet for octet
-    /// in the subject. The common name is never read as a host name, and a KEY_ID is in no
+    /// in the subjectAltName, where a wildcard is not a name; distinguished names in
+    /// the subject. The common name is never read as a host name, and a KEY_ID is in no
     /// certificate. `subject` is the content of the subject's SEQUENCE.
     pub(super) fn names(&self, id: &Identity, subject: &[u8]) -> bool {
         let claimed = id.data();
@@ -70,11 +73,9 @@ impl Leaf {
             IdKind::Ipv4 | IdKind::Ipv6 => has(
                 &|name| matches!(name, GeneralName::IpAddress(octets) if octets.as_bytes() == claimed),
             ),
-            IdKind::Dn => AnyRef::from_der(claimed).is_ok_and(|name| {
-                name.header().tag() == Tag::Sequence
-                    && !subject.is_empty()
-                    && name.value() == subject
-            }),
+            IdKind::Dn => AnyRef::new(Tag::Sequence, subject)
+                .and_then(|subject| subject.to_der())
+                .is_ok_and(|subject| name::same(claimed, &subject)),
             IdKind::KeyId => false,
         }
     }

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use super::{WireError, cursor::Cursor};
+use super::{WireError, cursor::Cursor, name};
 
 /// ID types (RFC 7296, 3.5).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -78,8 +78,8 @@ impl Identity {
     }
 
     /// Reads an identity as operators of other gateways write it: an address, `name@host`,
-    /// `keyid:NAME`, else a host name (a leading `@` is dropped). Distinguished names come from
-    /// certificates, not from text.
+    /// `keyid:NAME`, a distinguished name such as `O=Example, CN=gw`, else a host name (a leading `@` is
+    /// dropped).
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
         if let Ok(address) = text.parse::<IpAddr>() {
@@ -90,8 +90,10 @@ impl Identity {
         }
         match text.strip_prefix('@') {
             Some(name) => Self::new(IdKind::Fqdn, name.as_bytes()),
-            None if text.contains('@') => Self::new(IdKind::Email, text.as_bytes()),
-            None if text.contains('=') => None,
+            None if text.contains('@') && !text.contains('=') => {
+                Self::new(IdKind::Email, text.as_bytes())
+            }
+            None if text.contains('=') => Self::new(IdKind::Dn, &name::from_text(text)?),
             None => Self::new(IdKind::Fqdn, text.as_bytes()),
         }
     }
@@ -114,6 +116,14 @@ impl Identity {
         let mut body = vec![self.kind.number(), 0, 0, 0];
         body.extend_from_slice(&self.data);
         body
+    }
+
+    /// Whether both are the same: distinguished names may be encoded in different ways, all else is
+    /// compared octet for octet.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        let same_name = || self.kind == IdKind::Dn && name::same(&self.data, &other.data);
+        self.kind == other.kind && (self.data == other.data || same_name())
     }
 
     /// What kind of name this is.
@@ -157,12 +167,10 @@ impl fmt::Display for Identity {
             },
             // Peer-controlled text never reaches a terminal or a log unescaped.
             IdKind::Fqdn | IdKind::Email => write!(f, "{}", self.data.escape_ascii()),
-            IdKind::Dn => {
-                f.write_str("dn:")?;
-                self.data
-                    .iter()
-                    .try_for_each(|octet| write!(f, "{octet:02x}"))
-            }
+            IdKind::Dn => match name::to_text(&self.data) {
+                Some(text) => f.write_str(&text),
+                None => f.write_str("?"),
+            },
             IdKind::KeyId => write!(f, "keyid:{}", self.data.escape_ascii()),
         }
     }
@@ -186,7 +194,8 @@ mod tests {
         assert_eq!(kind("alice@example.net"), Some(IdKind::Email));
         assert_eq!(kind("192.0.2.1"), Some(IdKind::Ipv4));
         assert_eq!(kind("2001:db8::1"), Some(IdKind::Ipv6));
-        assert_eq!(kind("CN=alice"), None);
+        assert_eq!(kind("O=Example, CN=alice"), Some(IdKind::Dn));
+        assert_eq!(kind("nonsense=alice"), None);
     }
 
     #[test]
@@ -197,6 +206,7 @@ mod tests {
             "192.0.2.1",
             "2001:db8::1",
             "keyid:x",
+            "O=Example, CN=alice",
         ] {
             let id = Identity::from_text(text).expect("valid text");
             assert_eq!(Identity::parse(&id.body()), Ok(id));

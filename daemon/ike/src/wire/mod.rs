@@ -7,6 +7,7 @@ pub mod encrypted;
 pub mod fragment;
 pub mod header;
 pub mod id;
+pub(crate) mod name;
 pub mod notify;
 pub mod payload;
 pub mod sa;
