@@ -13,6 +13,7 @@ pub mod datagram;
 pub mod demo;
 pub mod flood;
 pub mod mangle;
+pub mod matrix;
 pub mod netns;
 pub mod packet;
 pub mod peer;

@@ -3,53 +3,166 @@
 
 use std::{
     fs::{self, DirBuilder, Permissions},
+    net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
+    process::Command,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
+    SanType,
 };
+
+/// Kinds of keys that certificates are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// ECDSA on P-256.
+    P256,
+    /// ECDSA on P-384.
+    P384,
+    /// Ed25519.
+    Ed25519,
+    /// RSA, 2048 bits.
+    Rsa,
+}
+
+impl KeyKind {
+    fn generate(self) -> Result<KeyPair> {
+        let algorithm = match self {
+            Self::P256 => &PKCS_ECDSA_P256_SHA256,
+            Self::P384 => &PKCS_ECDSA_P384_SHA384,
+            Self::Ed25519 => &PKCS_ED25519,
+            // `ring` makes no RSA keys.
+            Self::Rsa => {
+                let made = Command::new("sh").args(["-c", MAKE_RSA]).output()?;
+                let why = String::from_utf8_lossy(&made.stderr);
+                ensure!(made.status.success(), "openssl: {}", why.trim());
+                let key = made.stdout.as_slice().into();
+                return Ok(KeyPair::from_pkcs8_der_and_sign_algo(
+                    &key,
+                    &PKCS_RSA_SHA256,
+                )?);
+            }
+        };
+        Ok(KeyPair::generate_for(algorithm)?)
+    }
+}
 
 /// Signs certificates with ECDSA on P-256.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    certificate: Vec<u8>,
+    /// Of the authority that is trusted.
+    root: Vec<u8>,
+    /// Of those between it and what this one signs.
+    intermediates: Vec<Vec<u8>>,
 }
 
 impl Authority {
     /// A new one.
     pub fn new() -> Result<Self> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.distinguished_name = common_name("Lab Authority");
-        let certificate = params.self_signed(&key)?.der().to_vec();
-        let issuer = Issuer::new(params, key);
+        let params = authority("Lab Authority", BasicConstraints::Unconstrained);
+        let root = params.self_signed(&key)?.der().to_vec();
         Ok(Self {
-            issuer,
-            certificate,
+            issuer: Issuer::new(params, key),
+            root,
+            intermediates: Vec::new(),
         })
     }
 
-    /// Makes a key and its certificate for a host name, and puts both below `folder` as [`OWN`].
-    pub fn equip(&self, folder: &Path, name: &str) -> Result<()> {
+    /// One that this one has signed. Whoever trusts it trusts only the first of the line.
+    pub fn below(&self, name: &str) -> Result<Self> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::new([name.to_owned()])?;
-        params.distinguished_name = common_name(name);
+        let params = authority(name, BasicConstraints::Constrained(0));
+        let own = params.signed_by(&key, &self.issuer)?.der().to_vec();
+        let mut intermediates = vec![own];
+        intermediates.extend_from_slice(&self.intermediates);
+        Ok(Self {
+            issuer: Issuer::new(params, key),
+            root: self.root.clone(),
+            intermediates,
+        })
+    }
+
+    /// Makes a key and its certificate for an identity (a host name, a mailbox, an address, or `CN=` and
+    /// a common name), and puts both below `folder` as [`OWN`], and as [`OWN_CHAIN`] with the
+    /// certificates that lead to the authority.
+    pub fn equip(&self, folder: &Path, kind: KeyKind, id: &str) -> Result<()> {
+        let key = kind.generate()?;
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names(id)?;
+        params.distinguished_name = common_name(id.strip_prefix("CN=").unwrap_or(id));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let certificate = params.signed_by(&key, &self.issuer)?;
         put(&folder.join("x509"), OWN, certificate.der())?;
+        let mut chain = pem(certificate.der());
+        chain.extend(self.intermediates.iter().map(|der| pem(der)));
+        put(&folder.join("x509"), OWN_CHAIN, chain.as_bytes())?;
         put(&folder.join("private"), OWN, &key.serialize_der())
     }
 
     /// Puts the authority's own certificate below `folder` as [`CA`].
     pub fn be_trusted_in(&self, folder: &Path) -> Result<()> {
-        put(&folder.join("x509ca"), CA, &self.certificate)
+        put(&folder.join("x509ca"), CA, &self.root)
     }
+
+    /// Puts the certificates between below `folder`, for a daemon that builds its chain itself.
+    pub fn bring_intermediates(&self, folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for (number, certificate) in self.intermediates.iter().enumerate() {
+            let name = format!("intermediate-{number}.der");
+            put(&folder.join("x509ca"), &name, certificate)?;
+            files.push(folder.join("x509ca").join(name));
+        }
+        Ok(files)
+    }
+}
+
+fn authority(name: &str, constraints: BasicConstraints) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(constraints);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name = common_name(name);
+    params
+}
+
+fn names(id: &str) -> Result<Vec<SanType>> {
+    if id.starts_with("CN=") {
+        return Ok(Vec::new());
+    }
+    if let Ok(address) = id.parse::<IpAddr>() {
+        return Ok(vec![SanType::IpAddress(address)]);
+    }
+    Ok(vec![if id.contains('@') {
+        SanType::Rfc822Name(id.try_into()?)
+    } else {
+        SanType::DnsName(id.try_into()?)
+    }])
+}
+
+/// RFC 7468, 5.
+fn pem(der: &[u8]) -> String {
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in der.chunks(48) {
+        for group in line.chunks(3) {
+            let mut octets = [0; 4];
+            octets[1..=group.len()].copy_from_slice(group);
+            let bits = u32::from_be_bytes(octets);
+            for place in 0..4 {
+                let value = bits >> (18 - 6 * place) & 63;
+                text.push(if place > group.len() {
+                    '='
+                } else {
+                    char::from(BASE64[value as usize])
+                });
+            }
+        }
+        text.push('\n');
+    }
+    text + "-----END CERTIFICATE-----\n"
 }
 
 fn put(folder: &Path, file: &str, octets: &[u8]) -> Result<()> {
@@ -70,5 +183,27 @@ fn common_name(name: &str) -> DistinguishedName {
 
 /// File name of a certificate in `x509` and of its key in `private`.
 pub const OWN: &str = "own.der";
+/// File name of the same certificate in PEM, with those that lead to the authority behind it.
+pub const OWN_CHAIN: &str = "own.pem";
 /// File name of the authority in `x509ca`.
 pub const CA: &str = "ca.der";
+
+/// As PKCS#8.
+const MAKE_RSA: &str =
+    "openssl genpkey -quiet -algorithm RSA | openssl pkcs8 -topk8 -nocrypt -outform DER";
+
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pem_has_lines_of_64_letters_and_its_padding() {
+        let text = pem(&[0xfb; 49]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[1], "+/v7".repeat(16));
+        assert_eq!(lines[2], "+w==");
+        assert_eq!(pem(&[0, 1]).lines().nth(1), Some("AAE="));
+    }
+}

@@ -9,6 +9,7 @@ mod compliance;
 mod demo;
 mod deploy;
 mod flood;
+mod interop;
 mod lab;
 mod packages;
 mod places;
@@ -43,6 +44,8 @@ enum Verb {
     Deploy(deploy::Arguments),
     /// Play the attacks of the threat model: with the gate, in user space only, and with defences off.
     Flood(flood::Arguments),
+    /// Play every feature against strongSwan and libreswan, in both roles, and write docs/interop.md.
+    Interop(interop::Arguments),
     /// Run a command or a shell in fresh namespaces on a chosen kernel.
     Lab(lab::Arguments),
     /// Lint, unit tests and suites, with a table at the end.
@@ -69,6 +72,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(arguments) => demo::run(&places, &arguments),
         Verb::Deploy(arguments) => deploy::run(&places, &arguments),
         Verb::Flood(arguments) => flood::run(&places, &arguments),
+        Verb::Interop(arguments) => interop::run(&places, &arguments),
         Verb::Lab(arguments) => lab::run(&places, &arguments),
         Verb::Test(arguments) => test::run(&places, &arguments),
     }

@@ -13,7 +13,7 @@ use clap::Args;
 
 use crate::lab::{Kernel, Lab};
 use crate::places::Places;
-use crate::{bench, build, compliance, flood, results, setup, shell};
+use crate::{bench, build, compliance, flood, interop, results, setup, shell};
 use report::{Reader, Row};
 
 #[derive(Args)]
@@ -61,8 +61,8 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// Keeps what a long run has found, what a resumption and the gate cost, and what floods do. A row of
-/// the attack matrix that fails says so in its file.
+/// Keeps what a long run has found, what a resumption and the gate cost, what floods do, and what other
+/// daemons and Rekindle make of each other. A row of a matrix that fails says so in its file.
 fn results(places: &Places, rows: &[Row]) -> Row {
     if !shell::is_root() {
         let why = anyhow!("the benchmark needs root, and without it the results are not whole");
@@ -74,6 +74,8 @@ fn results(places: &Places, rows: &[Row]) -> Row {
         let resume = bench::resume(places, &mut show)?;
         let gate = bench::gate(places, &mut show)?;
         let (matrix, _) = flood::matrix(places, &[], &mut show)?;
+        let (peers, _) = interop::matrix(places, &[], &mut show)?;
+        interop::keep(places, &peers)?;
         for (name, members) in [
             ("tests", report::json(rows)),
             ("bench-resume", resume),

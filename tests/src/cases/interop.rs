@@ -3,6 +3,7 @@
 
 mod detours;
 mod fragments;
+mod libreswan;
 mod logins;
 mod rekeys;
 mod sides;
@@ -48,6 +49,8 @@ pub const CASES: &[Case] = &[
     rekeys::THEIRS,
     fragments::CALLED,
     fragments::CALLING,
+    libreswan::CALLED_PSK,
+    libreswan::CALLING_CERTIFICATE,
 ];
 
 fn strongswan_starts(lab: &mut Lab) -> Result<()> {

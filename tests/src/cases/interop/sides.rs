@@ -17,7 +17,7 @@ use crate::{
     netns::{Namespace, connect},
     peer::Strongswan,
     ping::ping,
-    pki::{Authority, CA, OWN},
+    pki::{Authority, CA, KeyKind, OWN},
     site::{Setting, Site},
     suite::Lab,
 };
@@ -174,7 +174,7 @@ impl Sides {
             ..REAL
         };
         let site = Site::prepare(lab, self.namespace(role), setting, &text)?;
-        self.authorities[0].equip(site.folder(), own.id)?;
+        self.authorities[0].equip(site.folder(), KeyKind::P256, own.id)?;
         self.authorities[0].be_trusted_in(site.folder())?;
         Ok(site)
     }
@@ -190,7 +190,7 @@ impl Sides {
     ) -> Result<Strongswan<'_>> {
         let (own, other) = ends(role);
         let swan = Strongswan::start(lab, self.namespace(role), options)?;
-        self.authorities[1].equip(swan.folder(), own.id)?;
+        self.authorities[1].equip(swan.folder(), KeyKind::P256, own.id)?;
         self.authorities[0].be_trusted_in(swan.folder())?;
         let (local, remote) = match role {
             Role::Client => (self.client_address(), GATEWAY),

@@ -1,0 +1,258 @@
+//! The terms of a case as each daemon's configuration says them.
+
+use std::fmt::Write as _;
+
+use super::terms::{Auth, End, Key, NAME, Outer, PSKS, Role, Stranger, Terms};
+use crate::pki::{CA, OWN, OWN_CHAIN};
+
+/// Rekindle's connections.
+pub(super) fn rekindle(terms: &Terms, role: Role) -> String {
+    let [own, other] = ends(terms, role);
+    let addresses = match role {
+        Role::Initiator => format!(
+            "local_addrs = \"{}\"\nremote_addrs = \"{}\"\n",
+            own.address, other.address
+        ),
+        Role::Responder => String::new(),
+    };
+    let (how, local, remote) = match terms.auth {
+        Auth::Psk => ("psk", String::new(), String::new()),
+        Auth::Certificate { .. } => (
+            "pubkey",
+            format!(", cert = \"{OWN_CHAIN}\", key = \"{OWN}\""),
+            format!(", cacerts = [\"{CA}\"]"),
+        ),
+    };
+    let mut text = format!("{}\n[connections.{NAME}]\n{addresses}", terms.settings);
+    if terms.auth == Auth::Psk {
+        let _ = writeln!(text, "psk = \"{}\"", PSKS[0]);
+    }
+    if !own.ike.is_empty() {
+        let _ = writeln!(text, "proposals = [\"{}\"]", own.ike);
+    }
+    let _ = writeln!(
+        text,
+        "{}\nlocal = {{ auth = \"{how}\", id = \"{}\"{local} }}\n\
+         remote = {{ auth = \"{how}\", id = \"{}\"{remote} }}\n\
+         [connections.{NAME}.children.net]\n{}",
+        terms.ours, own.id, other.id, terms.our_child
+    );
+    if !terms.esp.is_empty() {
+        let _ = writeln!(text, "esp_proposals = [\"{}\"]", terms.esp);
+    }
+    for (key, end) in [("local_ts", &own), ("remote_ts", &other)] {
+        let quoted: Vec<_> = end
+            .networks
+            .iter()
+            .map(|one| format!("\"{one}\""))
+            .collect();
+        let _ = writeln!(text, "{key} = [{}]", quoted.join(", "));
+    }
+    text
+}
+
+/// strongSwan's connection and secrets, when Rekindle plays `role`.
+pub(super) fn strongswan(terms: &Terms, role: Role) -> String {
+    let [other, own] = foreign_ends(terms, role);
+    let (how, certs, cacerts) = match terms.auth {
+        Auth::Psk => ("psk", String::new(), String::new()),
+        Auth::Certificate { .. } => (
+            "pubkey",
+            format!("certs = {OWN}"),
+            format!("cacerts = {CA}"),
+        ),
+    };
+    let line = |key: &str, value: &str| match value {
+        "" => String::new(),
+        value => format!("{key} = {value}\n"),
+    };
+    // A gateway is called from anywhere.
+    let other_address = match role {
+        Role::Initiator => "%any",
+        Role::Responder => other.address,
+    };
+    format!(
+        "connections {{ {NAME} {{
+            version = 2\n mobike = no\n local_addrs = {}\n remote_addrs = {}\n {}\n {}
+            local {{ auth = {how}\n id = {}\n {certs} }}
+            remote {{ auth = {how}\n id = {}\n {cacerts} }}
+            children {{ net {{
+                local_ts = {}\n remote_ts = {}\n {}\n {}\n mode = tunnel }} }}
+        }} }}
+        secrets {{ ike-peer {{ id = {}\n secret = \"{}\" }} }}\n",
+        own.address,
+        other_address,
+        line("proposals", own.ike),
+        terms.swan,
+        quoted(own.id),
+        quoted(other.id),
+        own.networks.join(","),
+        other.networks.join(","),
+        line("esp_proposals", terms.esp),
+        terms.swan_child,
+        quoted(other.id),
+        psk(terms),
+    )
+}
+
+/// libreswan's connection.
+pub(super) fn libreswan(terms: &Terms, role: Role) -> String {
+    let [other, own] = foreign_ends(terms, role);
+    let mut text = format!("config setup\n\nconn {NAME}\n");
+    let mut line = |key: &str, value: &str| {
+        let _ = writeln!(text, "    {key}={value}");
+    };
+    let behind_nat = terms.outer == Outer::Nat && role == Role::Initiator;
+    let other_address = if behind_nat { "%any" } else { other.address };
+    for (side, end, address) in [
+        ("left", &own, own.address),
+        ("right", &other, other_address),
+    ] {
+        line(side, address);
+        line(&format!("{side}id"), &libre_id(end.id));
+        line(
+            &format!("{side}subnet"),
+            end.networks.first().copied().unwrap_or_default(),
+        );
+    }
+    match terms.auth {
+        Auth::Psk => line("authby", "secret"),
+        Auth::Certificate { key, .. } => {
+            line("authby", libre_auth(key));
+            line("leftcert", NAME);
+            line("leftsendcert", "always");
+            line("sendca", "issuer");
+            line("rightca", "%any");
+        }
+    }
+    if !own.ike.is_empty() {
+        line("ike", &libre_proposal(own.ike));
+    }
+    if !terms.esp.is_empty() {
+        line("esp", &libre_proposal(terms.esp));
+    }
+    // The script behind it would set up routes, which are there, and takes seconds in the lab.
+    line("leftupdown", "%disabled");
+    for (key, value) in [
+        ("keyingtries", "1"),
+        ("rekey", "no"),
+        ("mobike", "no"),
+        ("retransmit-timeout", "15s"),
+    ] {
+        line(key, value);
+    }
+    for extra in terms.libre.lines() {
+        let _ = writeln!(text, "    {}", extra.trim());
+    }
+    text
+}
+
+/// libreswan's one secret, which is for everybody.
+pub(super) fn libreswan_secret(terms: &Terms) -> String {
+    match terms.auth {
+        Auth::Psk => format!(": PSK \"{}\"\n", psk(terms)),
+        Auth::Certificate { .. } => String::new(),
+    }
+}
+
+fn psk(terms: &Terms) -> &'static str {
+    PSKS[usize::from(terms.stranger == Stranger::OtherKey)]
+}
+
+/// Rekindle's end, then the other.
+pub(super) fn ends(terms: &Terms, role: Role) -> [End; 2] {
+    let [client, gateway] = terms.ends();
+    match role {
+        Role::Initiator => [client, gateway],
+        Role::Responder => [gateway, client],
+    }
+}
+
+/// The same as the foreign daemon sees it.
+fn foreign_ends(terms: &Terms, role: Role) -> [End; 2] {
+    let mut ends = ends(terms, role);
+    if let Some(office) = terms.their_office {
+        let gateway = usize::from(role == Role::Initiator);
+        ends[gateway].networks = vec![office];
+    }
+    ends
+}
+
+/// Names with blanks, commas or `=` stand in quotes.
+fn quoted(id: &str) -> String {
+    format!("\"{id}\"")
+}
+
+const fn libre_auth(key: Key) -> &'static str {
+    match key {
+        Key::P256 => "ecdsa-sha2_256",
+        Key::P384 => "ecdsa-sha2_384",
+        // It knows no Ed25519, and the table says so.
+        Key::Ed25519 | Key::RsaPss | Key::RsaPkcs1 => "rsa-sha2_256",
+    }
+}
+
+/// `@name` for a host, `@[name]` for a key ID; addresses, mailboxes and DNs as they are.
+fn libre_id(id: &str) -> String {
+    if let Some(name) = id.strip_prefix("keyid:") {
+        format!("@[{name}]")
+    } else if id.contains(['@', '=']) || id.parse::<std::net::IpAddr>().is_ok() {
+        format!("\"{id}\"")
+    } else {
+        format!("@{id}")
+    }
+}
+
+/// swanctl's words in libreswan's spelling: one word for each kind of transform, alternatives joined by
+/// a plus.
+fn libre_proposal(text: &str) -> String {
+    let mut out = String::new();
+    let mut before = None;
+    for word in text.split('-') {
+        let (kind, word) = match word {
+            "aes128gcm16" => (Kind::Cipher, "aes_gcm128"),
+            "aes256gcm16" => (Kind::Cipher, "aes_gcm256"),
+            "chacha20poly1305" => (Kind::Cipher, "chacha20_poly1305"),
+            "prfsha256" => (Kind::Prf, "sha2_256"),
+            "prfsha384" => (Kind::Prf, "sha2_384"),
+            "prfsha512" => (Kind::Prf, "sha2_512"),
+            "ecp256" => (Kind::Group, "dh19"),
+            "ecp384" => (Kind::Group, "dh20"),
+            _ => (Kind::Group, "dh31"),
+        };
+        match before {
+            None => {}
+            Some(same) if same == kind => out.push('+'),
+            Some(_) => out.push('-'),
+        }
+        out.push_str(word);
+        before = Some(kind);
+    }
+    out
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Cipher,
+    Prf,
+    Group,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libreswan_spells_proposals_and_identities_its_own_way() {
+        let ike = "aes256gcm16-prfsha384-x25519-ecp384";
+        assert_eq!(libre_proposal(ike), "aes_gcm256-sha2_384-dh31+dh20");
+        for (ours, theirs) in [
+            ("gw.example", "@gw.example"),
+            ("keyid:gate", "@[gate]"),
+            ("192.0.2.1", "\"192.0.2.1\""),
+            ("me@example.net", "\"me@example.net\""),
+        ] {
+            assert_eq!(libre_id(ours), theirs);
+        }
+    }
+}

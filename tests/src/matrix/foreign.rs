@@ -1,0 +1,151 @@
+//! What a case asks of the foreign daemon, whichever it is.
+
+use std::{fs, rc::Rc};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::{
+    dialect,
+    terms::{Auth, Foreign, Key, NAME, Role, Stranger, Terms},
+};
+use crate::{
+    netns::Namespace,
+    peer::{Libreswan, Strongswan},
+    pki::{Authority, CA, KeyKind, OWN},
+    suite::Lab,
+};
+
+/// A foreign daemon with the case's connection loaded.
+pub(super) enum Peer<'a> {
+    Strongswan(Strongswan<'a>),
+    Libreswan(Libreswan<'a>),
+}
+
+/// Who signs for whom: Rekindle's authority, then the foreign daemon's; the same unless that is to be
+/// a stranger.
+pub(super) type Authorities = [Rc<Authority>; 2];
+
+impl<'a> Peer<'a> {
+    pub(super) fn start(
+        lab: &Lab,
+        namespace: &'a Namespace,
+        foreign: Foreign,
+        (terms, role): (&Terms, Role),
+        authorities: &Authorities,
+    ) -> Result<Self> {
+        match foreign {
+            Foreign::Strongswan => {
+                let swan = Strongswan::start(lab, namespace, terms.swan_daemon)?;
+                if let Auth::Certificate { key, .. } = terms.auth {
+                    authorities[1].equip(swan.folder(), key.kind(), named(terms, role))?;
+                    authorities[1].bring_intermediates(swan.folder())?;
+                    authorities[0].be_trusted_in(swan.folder())?;
+                }
+                swan.load(&dialect::strongswan(terms, role))?;
+                Ok(Self::Strongswan(swan))
+            }
+            Foreign::Libreswan => {
+                let pluto = Libreswan::start(lab, namespace, terms.libre_daemon)?;
+                if let Auth::Certificate { key, .. } = terms.auth {
+                    let folder = pluto.folder();
+                    authorities[1].equip(folder, key.kind(), named(terms, role))?;
+                    authorities[0].be_trusted_in(folder)?;
+                    let (certificate, private) = (
+                        folder.join("x509").join(OWN),
+                        folder.join("private").join(OWN),
+                    );
+                    pluto.own(NAME, &certificate, &private)?;
+                    pluto.trust("authority", &folder.join("x509ca").join(CA))?;
+                    for file in authorities[1].bring_intermediates(folder)? {
+                        pluto.intermediate("intermediate", &file)?;
+                    }
+                }
+                let secret = dialect::libreswan_secret(terms);
+                pluto.load(NAME, &secret, &dialect::libreswan(terms, role))?;
+                Ok(Self::Libreswan(pluto))
+            }
+        }
+    }
+
+    /// SIGKILL; its files go as well.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        let (daemon, folder) = match self {
+            Self::Strongswan(swan) => (&swan.daemon, swan.folder()),
+            Self::Libreswan(pluto) => (&pluto.daemon, pluto.folder()),
+        };
+        daemon.signal(Signal::SIGKILL)?;
+        Ok(fs::remove_dir_all(folder)?)
+    }
+
+    /// Calls Rekindle; an error says what the daemon said.
+    pub(super) fn up(&self) -> Result<()> {
+        match self {
+            Self::Strongswan(swan) => swan
+                .swanctl("--initiate --child net --timeout 20")
+                .map(drop),
+            Self::Libreswan(pluto) => {
+                let said = pluto.whack(&format!("--initiate --name {NAME}"))?;
+                ensure!(said.contains("established Child SA"), "{said}");
+                Ok(())
+            }
+        }
+    }
+
+    /// Deletes the IKE SA, and says so to Rekindle.
+    pub(super) fn down(&self) -> Result<()> {
+        match self {
+            Self::Strongswan(swan) => swan
+                .swanctl(&format!("--terminate --ike {NAME} --timeout 10"))
+                .map(drop),
+            Self::Libreswan(pluto) => pluto.whack(&format!("--terminate --name {NAME}")).map(drop),
+        }
+    }
+
+    /// New keys for the IKE SA.
+    pub(super) fn rekey_ike(&self) -> Result<()> {
+        match self {
+            Self::Strongswan(swan) => swan.swanctl(&format!("--rekey --ike {NAME}")).map(drop),
+            Self::Libreswan(pluto) => pluto.whack(&format!("--rekey-ike --name {NAME}")).map(drop),
+        }
+    }
+
+    /// New keys for the Child SA.
+    pub(super) fn rekey_child(&self) -> Result<()> {
+        match self {
+            Self::Strongswan(swan) => swan.swanctl("--rekey --child net").map(drop),
+            Self::Libreswan(pluto) => pluto
+                .whack(&format!("--rekey-ipsec --name {NAME}"))
+                .map(drop),
+        }
+    }
+
+    /// Whether it has no SA at all.
+    pub(super) fn is_idle(&self) -> Result<bool> {
+        match self {
+            Self::Strongswan(swan) => Ok(swan.swanctl("--list-sas")?.trim().is_empty()),
+            Self::Libreswan(pluto) => Ok(!pluto.whack("--showstates")?.contains("STATE_")),
+        }
+    }
+}
+
+impl Key {
+    /// What the certificate is for.
+    pub(super) const fn kind(self) -> KeyKind {
+        match self {
+            Self::P256 => KeyKind::P256,
+            Self::P384 => KeyKind::P384,
+            Self::Ed25519 => KeyKind::Ed25519,
+            Self::RsaPss | Self::RsaPkcs1 => KeyKind::Rsa,
+        }
+    }
+}
+
+/// The name in the foreign daemon's certificate.
+fn named(terms: &Terms, role: Role) -> &'static str {
+    let [_, other] = dialect::ends(terms, role);
+    match terms.stranger {
+        Stranger::OtherName => "somebody.else.example",
+        _ => other.id,
+    }
+}

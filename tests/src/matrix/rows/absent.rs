@@ -1,0 +1,34 @@
+//! What Rekindle does not do yet.
+
+use super::{Case, Lack, USUAL};
+
+const NOT_BUILT: &[Lack] = &[everybody("Rekindle: not built")];
+const ONE_CHILD: &[Lack] = &[everybody("Rekindle: one Child SA on each IKE SA")];
+const NO_PORTS: &[Lack] = &[everybody(
+    "Rekindle: protocols and ports cannot be configured",
+)];
+
+pub(super) const CASES: &[Case] = &[
+    absent("protocols and ports in selectors", NO_PORTS),
+    absent("several Child SAs", ONE_CHILD),
+    absent("IKE fragmentation", NOT_BUILT),
+    absent("address pool", NOT_BUILT),
+    absent("MOBIKE", NOT_BUILT),
+    absent("redirect", NOT_BUILT),
+];
+
+const fn absent(name: &'static str, lacks: &'static [Lack]) -> Case {
+    Case {
+        name,
+        lacks,
+        ..USUAL
+    }
+}
+
+const fn everybody(why: &'static str) -> Lack {
+    Lack {
+        foreign: None,
+        role: None,
+        why,
+    }
+}

@@ -1,0 +1,39 @@
+//! The lines of the table, by what they are about.
+
+mod absent;
+mod detours;
+mod life;
+mod logins;
+mod reach;
+mod refusals;
+mod suites;
+
+use super::{Case, Lack, bout::Bout, terms::PLAIN};
+
+/// Every case, in the order of the table.
+pub(super) fn all() -> impl Iterator<Item = &'static Case> {
+    [
+        logins::CASES,
+        suites::CASES,
+        reach::CASES,
+        detours::CASES,
+        life::CASES,
+        refusals::CASES,
+        absent::CASES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Logs in, sees traffic through, and says goodbye.
+const USUAL: Case = Case {
+    name: "",
+    terms: PLAIN,
+    plot: usual,
+    lacks: &[],
+};
+
+fn usual(bout: &mut Bout<'_>) -> anyhow::Result<()> {
+    bout.come_up()?;
+    bout.goodbye()
+}

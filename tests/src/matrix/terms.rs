@@ -1,0 +1,224 @@
+//! What both ends of a case agree on, in Rekindle's own words. Each daemon's dialect is made from it.
+
+/// Which part Rekindle plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Rekindle calls, from the client's side.
+    Initiator,
+    /// Rekindle is called, as gateway.
+    Responder,
+}
+
+impl Role {
+    /// Both, in the order of the table.
+    pub(super) const ALL: [Self; 2] = [Self::Initiator, Self::Responder];
+
+    /// As in JSON.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Initiator => "initiator",
+            Self::Responder => "responder",
+        }
+    }
+}
+
+/// The daemon at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// strongSwan's charon.
+    Strongswan,
+    /// libreswan's pluto.
+    Libreswan,
+}
+
+impl Foreign {
+    /// Both, in the order of the table.
+    pub(super) const ALL: [Self; 2] = [Self::Strongswan, Self::Libreswan];
+
+    /// As in JSON.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Strongswan => "strongswan",
+            Self::Libreswan => "libreswan",
+        }
+    }
+}
+
+/// How both ends prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Auth {
+    /// One key for both.
+    Psk,
+    /// A certificate each, under one authority.
+    Certificate {
+        /// The key that signs IKE_AUTH.
+        key: Key,
+        /// Whether another authority stands between the certificates and the one that is trusted.
+        intermediate: bool,
+    },
+}
+
+/// Kinds of keys in certificates, with the form of the foreign daemon's signature where there is a
+/// choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    P256,
+    P384,
+    Ed25519,
+    /// RSASSA-PSS.
+    RsaPss,
+    /// RSASSA-PKCS1-v1_5.
+    RsaPkcs1,
+}
+
+/// How the two machines are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outer {
+    /// One cable, IPv4.
+    V4,
+    /// One cable, IPv6.
+    V6,
+    /// IPv4, the client behind a router that masquerades.
+    Nat,
+}
+
+/// The networks that the tunnel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inner {
+    /// One IPv4 network at each end.
+    V4,
+    /// One IPv6 network at each end.
+    V6,
+    /// One of each.
+    Both,
+}
+
+/// Whether the foreign daemon is who it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stranger {
+    /// It is.
+    No,
+    /// It has another pre-shared key.
+    OtherKey,
+    /// Its certificate is of another authority.
+    OtherAuthority,
+    /// Its certificate names somebody else.
+    OtherName,
+}
+
+/// Everything that is fixed before the daemons start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) auth: Auth,
+    /// Identities of client and gateway, as Rekindle writes them.
+    pub(super) ids: [&'static str; 2],
+    /// IKE proposal as swanctl writes it; empty for what each daemon does by itself.
+    pub(super) ike: &'static str,
+    /// The gateway's, where it is another.
+    pub(super) gateway_ike: Option<&'static str>,
+    /// ESP proposal, likewise.
+    pub(super) esp: &'static str,
+    pub(super) outer: Outer,
+    pub(super) inner: Inner,
+    pub(super) stranger: Stranger,
+    /// Further lines of Rekindle's configuration, before its connections.
+    pub(super) settings: &'static str,
+    /// Further lines of Rekindle's connection, and of its child.
+    pub(super) ours: &'static str,
+    pub(super) our_child: &'static str,
+    /// Further lines of strongSwan's connection, of its child, or of its daemon's section.
+    pub(super) swan: &'static str,
+    pub(super) swan_child: &'static str,
+    pub(super) swan_daemon: &'static str,
+    /// Further lines of libreswan's connection, or options of its command line.
+    pub(super) libre: &'static str,
+    pub(super) libre_daemon: &'static str,
+    /// What the foreign daemon thinks the gateway's network is, where the two ends differ.
+    pub(super) their_office: Option<&'static str>,
+}
+
+/// A pre-shared key and one cable.
+pub(super) const PLAIN: Terms = Terms {
+    auth: Auth::Psk,
+    ids: ["client.example", "gw.example"],
+    ike: "",
+    gateway_ike: None,
+    esp: "",
+    outer: Outer::V4,
+    inner: Inner::V4,
+    stranger: Stranger::No,
+    settings: "",
+    ours: "",
+    our_child: "",
+    swan: "",
+    swan_child: "",
+    swan_daemon: "",
+    libre: "",
+    libre_daemon: "",
+    their_office: None,
+};
+
+/// One end as both configurations need it.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) id: &'static str,
+    pub(super) ike: &'static str,
+    pub(super) address: &'static str,
+    pub(super) networks: Vec<&'static str>,
+}
+
+impl Terms {
+    /// Client and gateway.
+    pub(super) fn ends(&self) -> [End; 2] {
+        let [client, gateway] = match self.outer {
+            Outer::V4 => [CLIENT, GATEWAY],
+            Outer::V6 => [CLIENT6, GATEWAY6],
+            Outer::Nat => [HIDDEN, GATEWAY],
+        };
+        let networks = |v4, v6| match self.inner {
+            Inner::V4 => vec![v4],
+            Inner::V6 => vec![v6],
+            Inner::Both => vec![v4, v6],
+        };
+        [
+            End {
+                id: self.ids[0],
+                ike: self.ike,
+                address: client,
+                networks: networks("10.2.0.0/24", "2001:db8:2::/64"),
+            },
+            End {
+                id: self.ids[1],
+                ike: self.gateway_ike.unwrap_or(self.ike),
+                address: gateway,
+                networks: networks("10.1.0.0/24", "2001:db8:1::/64"),
+            },
+        ]
+    }
+
+    /// Addresses inside to ping: in the client's network, then in the gateway's.
+    pub(super) fn inside(&self) -> Vec<[&'static str; 2]> {
+        let (v4, v6) = ([BRANCH, OFFICE], [BRANCH6, OFFICE6]);
+        match self.inner {
+            Inner::V4 => vec![v4],
+            Inner::V6 => vec![v6],
+            Inner::Both => vec![v4, v6],
+        }
+    }
+}
+
+/// The connection's name at both ends.
+pub(super) const NAME: &str = "lab";
+/// The right key, and a wrong one.
+pub(super) const PSKS: [&str; 2] = ["correct horse battery", "not the same horse"];
+
+pub(super) const GATEWAY: &str = "192.0.2.1";
+pub(super) const CLIENT: &str = "192.0.2.10";
+pub(super) const GATEWAY6: &str = "2001:db8::1";
+pub(super) const CLIENT6: &str = "2001:db8::10";
+/// The client's address behind NAT.
+pub(super) const HIDDEN: &str = "10.0.0.2";
+pub(super) const BRANCH: &str = "10.2.0.1";
+pub(super) const OFFICE: &str = "10.1.0.1";
+pub(super) const BRANCH6: &str = "2001:db8:2::1";
+pub(super) const OFFICE6: &str = "2001:db8:1::1";
