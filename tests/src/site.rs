@@ -2,7 +2,7 @@
 //! and its tool.
 
 use std::{
-    fs,
+    env, fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
@@ -52,8 +52,12 @@ impl<'a> Site<'a> {
         fs::create_dir_all(&folder)?;
         let objects = lab.object("gate-portable.o")?;
         let objects = objects.parent().context("an object lies in a folder")?;
+        let workers = env::var(WORKERS).map_or_else(
+            |_| String::new(),
+            |workers| format!("workers = {workers}\n"),
+        );
         let text = format!(
-            "[daemon]\nstate_dir = \"{state}\"\nrun_dir = \"{run}\"\nnode = {node}\n\
+            "[daemon]\n{workers}state_dir = \"{state}\"\nrun_dir = \"{run}\"\nnode = {node}\n\
              dataplane = \"{dataplane}\"\n\
              [gate]\nmode = \"{gate}\"\nobjects_dir = \"{objects}\"\n\
              [log]\nlevel = \"debug\"\n{connections}",
@@ -280,6 +284,8 @@ fn wait_gone(process: Pid) -> Result<()> {
     Ok(())
 }
 
+/// For running any suite with so many workers in every daemon whose case does not say itself.
+const WORKERS: &str = "REKINDLE_WORKERS";
 const START: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
