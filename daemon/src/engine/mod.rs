@@ -78,14 +78,17 @@ pub fn run(start: EngineStart, config: Config) -> Result<(), EngineError> {
         });
         tokio::spawn(listener.run());
         tokio::spawn(front.serve(requests));
-        // One for each thread.
+        // Bounded by the threads, each of which ends once.
         let (tell, mut ends) = mpsc::unbounded_channel();
         for (number, (runtime, worker)) in (1..).zip(workers) {
-            let end = End(tell.clone(), None);
+            let tell = tell.clone();
             let thread = thread::Builder::new().name(format!("worker-{number}"));
             thread.spawn(move || {
-                let mut end = end;
-                end.1 = Some(runtime.block_on(worker.serve()));
+                let mut end = End {
+                    tell,
+                    outcome: Err(EngineError::WorkerLost),
+                };
+                end.outcome = runtime.block_on(worker.serve());
             })?;
         }
         drop(tell);
@@ -101,17 +104,16 @@ pub fn run(start: EngineStart, config: Config) -> Result<(), EngineError> {
 }
 
 /// Says how a worker has ended, also if it panics.
-struct End(
-    mpsc::UnboundedSender<Result<(), EngineError>>,
-    Option<Result<(), EngineError>>,
-);
+struct End {
+    tell: mpsc::UnboundedSender<Result<(), EngineError>>,
+    outcome: Result<(), EngineError>,
+}
 
 impl Drop for End {
     fn drop(&mut self) {
+        let outcome = std::mem::replace(&mut self.outcome, Ok(()));
         // Fails if the engine is ending anyway.
-        let _ = self
-            .0
-            .send(self.1.take().unwrap_or(Err(EngineError::WorkerLost)));
+        let _ = self.tell.send(outcome);
     }
 }
 
