@@ -5,6 +5,7 @@ mod certificates;
 mod chains;
 mod child_rekey;
 mod conformance;
+mod demanding;
 mod env;
 mod fragments;
 mod handshake;

@@ -1,0 +1,142 @@
+//! Peers that ask for too much: proposals without end, networks that overlap. What is proven is
+//! answered with the right notification, and no answer is longer for it.
+
+use std::{net::IpAddr, time::Duration};
+
+use ike::wire::{notify::NotifyKind, payload::PayloadKind, ts::TrafficSelector};
+
+use crate::{
+    bed::Pair,
+    tap::{Payloads, auth_messages, body, clear, meddle, reclear},
+};
+
+const SOON: Duration = Duration::from_secs(1);
+const AT_ONCE: Duration = Duration::from_millis(100);
+const ESP: u8 = 3;
+
+/// A proposal with `count` transforms, all but the last of them ciphers that nobody has.
+fn proposal(last: bool, number: u8, count: u8, wanted: &[&[u8]]) -> Vec<u8> {
+    let mut transforms = Vec::new();
+    for index in 0..count - wanted.len() as u8 {
+        transforms.extend([3, 0, 0, 8, 1, 0, 0xf0, index]);
+    }
+    for (index, wanted) in wanted.iter().enumerate() {
+        let more = if index + 1 == wanted.len() { 0 } else { 3 };
+        transforms.extend([more, 0, 0, wanted.len() as u8 + 4]);
+        transforms.extend_from_slice(wanted);
+    }
+    let length = (transforms.len() + 12) as u16;
+    let more = if last { 0 } else { 2 };
+    let mut out = vec![more, 0];
+    out.extend(length.to_be_bytes());
+    out.extend([number, ESP, 4, count, 0, 0, 1, number]);
+    out.extend(transforms);
+    out
+}
+
+fn set(payloads: &mut Payloads, kind: PayloadKind, octets: Vec<u8>) {
+    let found = payloads.iter_mut().find(|(found, _)| *found == kind);
+    found.expect("a payload of the kind").1 = octets;
+}
+
+/// What the gateway says to an IKE_AUTH that is right in all but this.
+fn answered(seed: u64, edit: impl FnOnce(&mut Payloads)) -> (Pair, Payloads) {
+    let mut pair = Pair::new(seed);
+    pair.up();
+    meddle(&mut pair, false, edit);
+    pair.run(SOON);
+    let answer = auth_messages(&pair).pop().expect("an answer");
+    (pair, answer)
+}
+
+fn notified(answer: &Payloads, kind: NotifyKind) -> bool {
+    let is_it = |octets: &Vec<u8>| octets.get(2..4) == Some(&kind.0.to_be_bytes());
+    answer
+        .iter()
+        .any(|(found, octets)| *found == PayloadKind::NOTIFY && is_it(octets))
+}
+
+#[test]
+fn of_1_000_transforms_none_is_taken_and_the_answer_says_so() {
+    let many: Vec<u8> = (1..=11)
+        .flat_map(|number| proposal(number == 11, number, 96, &[]))
+        .collect();
+    let (pair, answer) = answered(1, |payloads| set(payloads, PayloadKind::SA, many));
+    assert!(
+        notified(&answer, NotifyKind::NO_PROPOSAL_CHOSEN),
+        "{answer:?}"
+    );
+    assert!(pair.gateway.established().is_empty() && pair.gateway.kernel.installed.is_empty());
+}
+
+#[test]
+fn the_one_right_proposal_among_1_000_transforms_is_found() {
+    // AES-GCM-16 of 256 bits, and no ESN.
+    let right: [&[u8]; 2] = [&[1, 0, 0, 20, 0x80, 14, 1, 0], &[5, 0, 0, 0]];
+    let many: Vec<u8> = (1..=11)
+        .flat_map(|number| {
+            proposal(
+                number == 11,
+                number,
+                96,
+                if number == 11 { &right } else { &[] },
+            )
+        })
+        .collect();
+    let (_, answer) = answered(2, |payloads| set(payloads, PayloadKind::SA, many));
+    let chosen = body(&answer, PayloadKind::SA);
+    assert_eq!(
+        (chosen[4], chosen[7]),
+        (11, 2),
+        "number and transforms: {chosen:?}"
+    );
+}
+
+#[test]
+fn more_transforms_or_proposals_than_are_read_are_a_syntax_error() {
+    let wide = proposal(true, 1, 200, &[]);
+    let long: Vec<u8> = (1..=60)
+        .flat_map(|number| proposal(number == 60, number, 17, &[]))
+        .collect();
+    for (seed, octets) in [(3, wide), (4, long)] {
+        let (pair, answer) = answered(seed, |payloads| set(payloads, PayloadKind::SA, octets));
+        assert!(notified(&answer, NotifyKind::INVALID_SYNTAX), "{answer:?}");
+        assert!(pair.gateway.established().is_empty());
+    }
+}
+
+#[test]
+fn a_first_message_with_1_000_transforms_leaves_no_half_open_sa() {
+    let mut pair = Pair::new(5);
+    pair.up();
+    let mut first = pair.flying.remove(0);
+    let mut payloads = clear(&first.message);
+    let many = (1..=11).flat_map(|number| proposal(number == 11, number, 96, &[]));
+    set(&mut payloads, PayloadKind::SA, many.collect());
+    first.message = reclear(&first.message, payloads);
+    pair.flying.push(first);
+    // Before the client sends its own again.
+    pair.run(AT_ONCE);
+    assert_eq!(pair.gateway.endpoint.sas(pair.now).len(), 0);
+    let answer = clear(&pair.sent.last().expect("an answer").message);
+    assert!(
+        notified(&answer, NotifyKind::NO_PROPOSAL_CHOSEN),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn networks_that_overlap_are_cut_to_what_is_ours_and_named_once() {
+    // The client's 10.2.0.0/16 in the bed; each of these holds the next.
+    let nested: Vec<_> = (8..24)
+        .map(|prefix| TrafficSelector::network(IpAddr::from([10, 2, 0, 0]), prefix))
+        .collect();
+    let mut octets = Vec::new();
+    TrafficSelector::emit_all(&nested, &mut octets);
+    let (pair, _) = answered(6, |payloads| set(payloads, PayloadKind::TS_I, octets));
+    let agreed = &pair.gateway.child().remote_ts;
+    let mut once = agreed.clone();
+    once.dedup();
+    assert_eq!(&once, agreed);
+    assert!(agreed.len() <= TrafficSelector::MAX, "{agreed:?}");
+}
