@@ -3,4 +3,7 @@
 mod libreswan;
 mod strongswan;
 
-pub use self::{libreswan::Libreswan, strongswan::Strongswan};
+pub use self::{
+    libreswan::{Libreswan, Nss},
+    strongswan::Strongswan,
+};

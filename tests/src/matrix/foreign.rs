@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     netns::Namespace,
-    peer::{Libreswan, Strongswan},
+    peer::{Libreswan, Nss, Strongswan},
     pki::{Authority, CA, KeyKind, OWN},
     suite::Lab,
 };
@@ -46,21 +46,22 @@ impl<'a> Peer<'a> {
                 Ok(Self::Strongswan(swan))
             }
             Foreign::Libreswan => {
-                let pluto = Libreswan::start(lab, namespace, terms.libre_daemon)?;
+                let nss = Nss::create(lab, namespace)?;
                 if let Auth::Certificate { key, .. } = terms.auth {
-                    let folder = pluto.folder();
+                    let folder = nss.folder();
                     authorities[1].equip(folder, key.kind(), named(terms, role))?;
                     authorities[0].be_trusted_in(folder)?;
                     let (certificate, private) = (
                         folder.join("x509").join(OWN),
                         folder.join("private").join(OWN),
                     );
-                    pluto.own(NAME, &certificate, &private)?;
-                    pluto.trust("authority", &folder.join("x509ca").join(CA))?;
+                    nss.own(NAME, &certificate, &private)?;
+                    nss.trust("authority", &folder.join("x509ca").join(CA))?;
                     for file in authorities[1].bring_intermediates(folder)? {
-                        pluto.intermediate("intermediate", &file)?;
+                        nss.intermediate("intermediate", &file)?;
                     }
                 }
+                let pluto = Libreswan::start(lab, namespace, nss, terms.libre_daemon)?;
                 let secret = dialect::libreswan_secret(terms);
                 pluto.load(NAME, &secret, &dialect::libreswan(terms, role))?;
                 Ok(Self::Libreswan(pluto))

@@ -33,7 +33,7 @@ pub enum Foreign {
 
 impl Foreign {
     /// Both, in the order of the table.
-    pub(super) const ALL: [Self; 2] = [Self::Strongswan, Self::Libreswan];
+    pub(super) const ALL: [Self; 2] = [Self::Libreswan, Self::Strongswan];
 
     /// As in JSON.
     pub(super) const fn word(self) -> &'static str {

@@ -21,21 +21,98 @@ pub struct Libreswan<'a> {
     pub daemon: Daemon,
 }
 
-impl<'a> Libreswan<'a> {
-    /// Starts pluto with further `options` of its command line, split at blanks. It listens once
-    /// something is loaded.
-    pub fn start(lab: &Lab, namespace: &'a Namespace, options: &str) -> Result<Self> {
+/// pluto's keys and certificates before it runs: it has its database to itself afterwards.
+pub struct Nss {
+    folder: PathBuf,
+}
+
+impl Nss {
+    /// A new database in the folder that pluto will have in this namespace.
+    pub fn create(lab: &Lab, namespace: &Namespace) -> Result<Self> {
         if !Path::new(PLUTO).is_file() {
             return Err(Skip("libreswan is not in the cache: `cargo xtask setup`".into()).into());
         }
         let folder = lab.work().join(format!("libreswan-{}", namespace.name()));
-        for name in ["run", "nss", "ipsec.d"] {
+        fs::create_dir_all(folder.join("nss"))?;
+        // Its one line is the empty password. Without it the tools ask again and again.
+        fs::write(folder.join(PASSWORD), "\n")?;
+        let nss = Self { folder };
+        tool(nss.certutil().arg("-N"))?;
+        Ok(nss)
+    }
+
+    /// The folder, for certificates and keys to be taken from.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Takes a certificate and its private key, both in DER, under a name.
+    pub fn own(&self, name: &str, certificate: &Path, key: &Path) -> Result<()> {
+        let pem = self.folder.join(format!("{name}.pem"));
+        let key_pem = self.folder.join(format!("{name}.key.pem"));
+        let bundle = self.folder.join(format!("{name}.p12"));
+        for (kind, from, to) in [("x509", certificate, &pem), ("pkey", key, &key_pem)] {
+            let mut openssl = Command::new("openssl");
+            openssl.args([kind, "-inform", "DER", "-in"]).arg(from);
+            tool(openssl.arg("-out").arg(to))?;
+        }
+        tool(
+            Command::new("openssl")
+                .args(["pkcs12", "-export", "-passout", "pass:", "-name", name])
+                .arg("-in")
+                .arg(&pem)
+                .arg("-inkey")
+                .arg(&key_pem)
+                .arg("-out")
+                .arg(&bundle),
+        )?;
+        tool(
+            Command::new("pk12util")
+                .args(["-W", "", "-d", &self.database(), "-k"])
+                .arg(self.folder.join(PASSWORD))
+                .arg("-i")
+                .arg(&bundle),
+        )
+    }
+
+    /// Trusts an authority, by its certificate in DER.
+    pub fn trust(&self, name: &str, certificate: &Path) -> Result<()> {
+        self.add(name, certificate, "CT,,")
+    }
+
+    /// Takes a certificate that stands between its own and an authority's.
+    pub fn intermediate(&self, name: &str, certificate: &Path) -> Result<()> {
+        self.add(name, certificate, ",,")
+    }
+
+    fn add(&self, name: &str, certificate: &Path, trusted: &str) -> Result<()> {
+        let mut certutil = self.certutil();
+        certutil.args(["-A", "-n", name, "-t", trusted, "-i"]);
+        tool(certutil.arg(certificate))
+    }
+
+    fn certutil(&self) -> Command {
+        let mut certutil = Command::new("certutil");
+        certutil.args(["-d", &self.database(), "-f"]);
+        certutil.arg(self.folder.join(PASSWORD));
+        certutil
+    }
+
+    fn database(&self) -> String {
+        format!("sql:{}", self.folder.join("nss").display())
+    }
+}
+
+impl<'a> Libreswan<'a> {
+    /// Starts pluto on its keys with further `options` of its command line, split at blanks.
+    pub fn start(lab: &Lab, namespace: &'a Namespace, nss: Nss, options: &str) -> Result<Self> {
+        let Nss { folder } = nss;
+        for name in ["run", "ipsec.d"] {
             fs::create_dir_all(folder.join(name))?;
         }
         fs::write(folder.join(CONFIGURATION), "config setup\n")?;
         fs::write(folder.join(SECRETS), "")?;
-        let nss = format!("sql:{}", folder.join("nss").display());
-        tool(Command::new("certutil").args(["-N", "--empty-password", "-d", &nss]))?;
         let mut command = namespace.command(PLUTO);
         command.args(["--nofork", "--stderrlog", "--log-no-time", "--log-no-audit"]);
         // No DNS here, and one thread for everything: the lab has one processor.
@@ -65,69 +142,6 @@ impl<'a> Libreswan<'a> {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
-    }
-
-    /// Takes a certificate and its private key, both in DER, under a name.
-    pub fn own(&self, name: &str, certificate: &Path, key: &Path) -> Result<()> {
-        let [certificate, key] = [certificate, key].map(Path::as_os_str);
-        let pem = self.folder.join(format!("{name}.pem"));
-        let key_pem = self.folder.join(format!("{name}.key.pem"));
-        let bundle = self.folder.join(format!("{name}.p12"));
-        let openssl = || Command::new("openssl");
-        let der = ["-inform", "DER", "-in"];
-        tool(
-            openssl()
-                .arg("x509")
-                .args(der)
-                .arg(certificate)
-                .arg("-out")
-                .arg(&pem),
-        )?;
-        tool(
-            openssl()
-                .arg("pkey")
-                .args(der)
-                .arg(key)
-                .arg("-out")
-                .arg(&key_pem),
-        )?;
-        tool(
-            openssl()
-                .args(["pkcs12", "-export", "-passout", "pass:", "-name", name])
-                .arg("-in")
-                .arg(&pem)
-                .arg("-inkey")
-                .arg(&key_pem)
-                .arg("-out")
-                .arg(&bundle),
-        )?;
-        tool(
-            Command::new("pk12util")
-                .args(["-W", "", "-d", &self.nss(), "-i"])
-                .arg(&bundle),
-        )
-    }
-
-    /// Trusts an authority, by its certificate in DER.
-    pub fn trust(&self, name: &str, certificate: &Path) -> Result<()> {
-        self.add(name, certificate, "CT,,")
-    }
-
-    /// Takes a certificate that stands between its own and an authority's.
-    pub fn intermediate(&self, name: &str, certificate: &Path) -> Result<()> {
-        self.add(name, certificate, ",,")
-    }
-
-    fn add(&self, name: &str, certificate: &Path, trusted: &str) -> Result<()> {
-        tool(
-            Command::new("certutil")
-                .args(["-A", "-d", &self.nss(), "-n", name, "-t", trusted, "-i"])
-                .arg(certificate),
-        )
-    }
-
-    fn nss(&self) -> String {
-        format!("sql:{}", self.folder.join("nss").display())
     }
 
     /// Loads secrets and the connection `name` from the texts of an `ipsec.secrets` and an
@@ -190,6 +204,7 @@ const PROGRAMS: &str = "/usr/libexec/ipsec";
 const PLUTO: &str = "/usr/libexec/ipsec/pluto";
 const CONFIGURATION: &str = "ipsec.conf";
 const SECRETS: &str = "ipsec.secrets";
+const PASSWORD: &str = "password";
 const SOCKET: &str = "run/pluto.ctl";
 const START: Duration = Duration::from_secs(30);
 /// In seconds.
