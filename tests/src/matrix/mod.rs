@@ -103,7 +103,7 @@ fn row(case: &Case, foreign: Foreign, role: Role) -> Result<Row> {
         Some(why) => ("lacks", why.to_owned()),
         None => match attempt(case, foreign, role)? {
             Ok(()) => ("pass", String::new()),
-            Err(error) => ("fail", format!("{error:#}")),
+            Err(error) => ("fail", brief(&format!("{error:#}"))),
         },
     };
     println!(
@@ -121,6 +121,12 @@ fn row(case: &Case, foreign: Foreign, role: Role) -> Result<Row> {
         result,
         why,
     })
+}
+
+/// What fits into a table. The daemons' logs are shown beside it.
+fn brief(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    line.chars().take(LONGEST_WHY).collect()
 }
 
 /// Plays a case in a lab of its own; the outer error is one of the surroundings.
@@ -158,6 +164,8 @@ impl Case {
     }
 }
 
+/// Letters of a reason.
+const LONGEST_WHY: usize = 200;
 /// For whatever one daemon does after the other.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For what must not happen.
