@@ -1,11 +1,13 @@
 //! libreswan's pluto, driven by whack; its keys lie in an NSS database of its own.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::{
     netns::Namespace,
@@ -128,7 +130,14 @@ impl<'a> Libreswan<'a> {
         }
         command.args(options.split_whitespace());
         let mut daemon = Daemon::start(lab, &format!("pluto-{}", namespace.name()), &mut command)?;
-        daemon.wait_for_path(&folder.join(SOCKET), START)?;
+        let socket = folder.join(SOCKET);
+        daemon.wait_for_path(&socket, START)?;
+        // It is there from bind on, and refuses everybody until listen.
+        let deadline = Instant::now() + START;
+        while let Err(error) = UnixStream::connect(&socket) {
+            ensure!(Instant::now() < deadline, "{}: {error}", socket.display());
+            thread::sleep(POLL);
+        }
         let peer = Self {
             namespace,
             folder,
@@ -207,5 +216,6 @@ const SECRETS: &str = "ipsec.secrets";
 const PASSWORD: &str = "password";
 const SOCKET: &str = "run/pluto.ctl";
 const START: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(10);
 /// In seconds.
 const PATIENCE: &str = "30";
