@@ -309,12 +309,15 @@ impl Endpoint {
 
     // RFC 5723: N41, L4, A9
     fn closed(&mut self, id: u64, mut live: Live, reason: Closed, cx: &mut Context<'_>) {
-        if let Some(remove) = live.pending_removal() {
+        for remove in live.other_removals() {
             self.kernel(remove);
         }
-        // Whatever ends an SA whose Child SA has moved on ends nothing else.
+        // Whatever ends an SA whose Child SA has moved on, or that never had one, ends nothing else.
+        let moved = live.moved_until.is_some();
         let reason = match &live.outstanding {
-            _ if live.moved_until.is_some() => Closed::Rekeyed,
+            _ if moved => Closed::Rekeyed,
+            // A newer SA has what this one had in the kernel, also if it was being deleted.
+            _ if reason == Closed::Replaced => reason,
             // However a deletion of ours ends, it was a deletion.
             Some((Purpose::Delete(ours), _)) => *ours,
             _ => live.delete_next.unwrap_or(reason),
@@ -340,7 +343,7 @@ impl Endpoint {
         let deleted = matches!(reason, Closed::Down | Closed::PeerDeleted);
         // libreswan suspends by DELETE and means to come back with its ticket.
         let keeps = connection.compat == Compat::Libreswan && reason == Closed::PeerDeleted;
-        if let Some(issued) = issued.filter(|_| deleted && !keeps) {
+        if let Some(issued) = issued.filter(|_| moved || deleted && !keeps) {
             issued.revoke(cx.ledger);
         }
         if client {

@@ -208,13 +208,15 @@ impl Endpoint {
         let (Command::Up(name)
         | Command::Down(name)
         | Command::Suspend(name)
-        | Command::Rekey(name)) = command;
+        | Command::Rekey(name)
+        | Command::RekeyChild(name)) = command;
         let slot = self.slot_of(name).ok_or(CommandRefused::NoConnection)?;
         match command {
             Command::Up(_) => self.up(slot, cx),
             Command::Down(_) => self.down(slot, cx),
             Command::Suspend(_) => self.suspend(slot, cx),
             Command::Rekey(_) => self.rekey(slot, cx),
+            Command::RekeyChild(_) => self.rekey_child(slot, cx),
         }
     }
 

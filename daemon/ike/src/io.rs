@@ -132,6 +132,8 @@ pub enum Command {
     Suspend(Arc<str>),
     /// New keys for its IKE SA, with a key exchange of their own (RFC 7296, 1.3.2).
     Rekey(Arc<str>),
+    /// New keys for its Child SA (RFC 7296, 1.3.3).
+    RekeyChild(Arc<str>),
 }
 
 /// What the caller has to do, in the order given.

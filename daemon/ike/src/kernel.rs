@@ -24,6 +24,21 @@ pub enum KernelOp {
     /// New states and policies for an owner; whatever states the owner had before are deleted after
     /// the policies point to the new ones, so that no packet of the flow finds none.
     Install(Box<ChildInstall>),
+    /// New states for an owner beside those it has, which its policies go on leading to. Both receive.
+    Add(Box<ChildInstall>),
+    /// The owner's policies lead to this state of its own from now on. Its other states stay.
+    Lead {
+        /// Whose.
+        owner: Owner,
+        /// Outer addresses.
+        path: Path,
+        /// SPI of the outbound state.
+        outbound: u32,
+        /// Selectors of our side.
+        local_ts: Vec<TrafficSelector>,
+        /// Selectors of the peer's side.
+        remote_ts: Vec<TrafficSelector>,
+    },
     /// Delete the owner's states with these inbound and outbound SPIs and its IPsec policies. The
     /// block policies stay.
     Remove {

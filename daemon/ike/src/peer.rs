@@ -34,6 +34,9 @@ pub struct Connection {
     pub child: Child,
     /// Lifetime of an IKE SA without re-authentication.
     pub ike_lifetime: Duration,
+    /// The IKE SA gets new keys at the latest after this long, by whichever side comes first; zero for
+    /// never.
+    pub rekey: Duration,
     /// The peer must authenticate in full again this long after it last did; no chain of resumptions
     /// gets around it. `None` for whenever the IKE SA's lifetime ends.
     pub reauth: Option<Duration>,
@@ -145,4 +148,6 @@ pub struct Child {
     pub ciphers: Vec<EspCipher>,
     /// Lifetime of its states in the kernel.
     pub lifetime: Duration,
+    /// It gets new keys at the latest after this long; zero for never.
+    pub rekey: Duration,
 }

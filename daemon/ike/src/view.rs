@@ -236,7 +236,8 @@ pub(crate) fn of_sa(sa: &IkeSa, endpoint: &Endpoint, now: Stamp) -> Option<SaVie
         State::Installing(live, _) => fill(&mut view, live, now),
         State::Up(live) => {
             fill(&mut view, live, now);
-            let deleting = matches!(live.outstanding, Some((Purpose::Delete(_), _)));
+            let deleting = matches!(live.outstanding, Some((Purpose::Delete(_), _)))
+                || live.moved_until.is_some();
             view.state = if deleting {
                 SaState::Deleting
             } else {

@@ -19,10 +19,14 @@ use super::{
     settings::TICKET_FORMS,
 };
 
-/// `ike_lifetime` when it is not given. Nothing rekeys an SA yet, so it is the time between logins.
+/// `ike_lifetime` when it is not given: an IKE SA that nobody rekeys ends then.
 pub const DEFAULT_IKE_LIFETIME: Duration = Duration::from_hours(24);
-/// `life_time` when it is not given; the same for the same reason.
+/// `life_time` when it is not given; the same for the Child SA.
 pub const DEFAULT_CHILD_LIFETIME: Duration = Duration::from_hours(24);
+/// `rekey_time` of an IKE SA when it is not given, as swanctl has it; sooner if its lifetime is short.
+const DEFAULT_IKE_REKEY: Duration = Duration::from_hours(4);
+/// `rekey_time` of a Child SA when it is not given, likewise.
+const DEFAULT_CHILD_REKEY: Duration = Duration::from_hours(1);
 /// `dpd_delay` when it is not given.
 pub const DEFAULT_LIVENESS: Duration = Duration::from_secs(30);
 /// Bounds of `ike_lifetime` and `life_time`.
@@ -49,6 +53,7 @@ pub(super) const KEYS: &[&str] = &[
     "proposals",
     "psk",
     "reauth_time",
+    "rekey_time",
     "remote",
     "remote_addrs",
     "remote_port",
@@ -60,7 +65,13 @@ pub(super) const KEYS: &[&str] = &[
 ];
 pub(super) const LOCAL_KEYS: &[&str] = &["auth", "cert", "id", "key", "psk", "secret"];
 pub(super) const REMOTE_KEYS: &[&str] = &["auth", "cacerts", "id", "psk", "secret"];
-pub(super) const CHILD_KEYS: &[&str] = &["esp_proposals", "life_time", "local_ts", "remote_ts"];
+pub(super) const CHILD_KEYS: &[&str] = &[
+    "esp_proposals",
+    "life_time",
+    "local_ts",
+    "rekey_time",
+    "remote_ts",
+];
 
 /// What every connection is read against.
 pub(super) struct Surroundings<'a> {
@@ -101,6 +112,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         DEFAULT_IKE_LIFETIME,
         LIFETIME_BOUNDS,
     );
+    let rekey = rekey_time(&section, ("ike_lifetime", ike_lifetime), DEFAULT_IKE_REKEY);
     let liveness = time(&section, "dpd_delay", DEFAULT_LIVENESS, LIVENESS_BOUNDS);
     let fragment_size = fragment_size(&section);
     let reauth = optional(&section, "reauth_time", None, |entry| {
@@ -162,6 +174,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         fragment_size: fragment_size?,
         child: child?,
         ike_lifetime,
+        rekey: rekey?,
         reauth: reauth?,
         liveness: liveness?,
         compat: compat?,
@@ -204,6 +217,28 @@ pub(super) fn time(
     (least, most): (Duration, Duration),
 ) -> Option<Duration> {
     optional(section, key, default, |entry| entry.duration(least, most))
+}
+
+/// When an SA gets new keys: before its lifetime ends, or never.
+fn rekey_time(
+    section: &Section<'_>,
+    (key, lifetime): (&str, Option<Duration>),
+    default: Duration,
+) -> Option<Duration> {
+    let Some(entry) = section.entry("rekey_time") else {
+        return lifetime.map(|lifetime| default.min(lifetime * 9 / 10));
+    };
+    let (least, most) = LIFETIME_BOUNDS;
+    let time = entry.duration(Duration::ZERO, most)?;
+    if !time.is_zero() && time < least {
+        entry.fail("must be 0 or from 1m to 30d");
+        return None;
+    }
+    if time >= lifetime? {
+        entry.fail(format!("must be shorter than {key}"));
+        return None;
+    }
+    Some(time)
 }
 
 /// Longest IP datagram that an IKE message goes out whole in; none at all without fragmentation.
@@ -494,12 +529,14 @@ fn child(section: &Section<'_>) -> Option<Child> {
         DEFAULT_CHILD_LIFETIME,
         LIFETIME_BOUNDS,
     );
+    let rekey = rekey_time(&section, ("life_time", lifetime), DEFAULT_CHILD_REKEY);
     name_is_good.then_some(Child {
         name: Arc::from(name),
         local_ts: local_ts?,
         remote_ts: remote_ts?,
         ciphers: ciphers?,
         lifetime: lifetime?,
+        rekey: rekey?,
     })
 }
 

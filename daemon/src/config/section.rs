@@ -28,10 +28,6 @@ const FOREIGN_KEYS: &[(&str, &str)] = &[
     ("mode", "only tunnel mode is supported; leave it out"),
     ("pools", "virtual addresses are not supported; leave it out"),
     (
-        "rekey_time",
-        "SAs are not rekeyed by a timer; set ike_lifetime or, in a child, life_time",
-    ),
-    (
         "start_action",
         "write start = \"up\" in the connection instead",
     ),

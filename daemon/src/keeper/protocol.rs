@@ -97,13 +97,19 @@ pub fn batch<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> usize {
     let mut room = MAX_MESSAGE;
     let fitting = operations.into_iter().take(MAX_BATCH).take_while(|next| {
         let (owner, selectors) = match &next.what {
-            KernelOp::Install(child) => {
+            KernelOp::Install(child) | KernelOp::Add(child) => {
                 (&child.owner, child.local_ts.len() + child.remote_ts.len())
             }
             KernelOp::Block {
                 owner,
                 local_ts,
                 remote_ts,
+            }
+            | KernelOp::Lead {
+                owner,
+                local_ts,
+                remote_ts,
+                ..
             } => (owner, local_ts.len() + remote_ts.len()),
             KernelOp::Remove { owner, .. } | KernelOp::Release { owner } => (owner, 0),
         };
@@ -320,6 +326,18 @@ pub struct GateAttachment {
 #[serde(remote = "KernelOp")]
 enum KernelOpShape {
     Install(#[serde(with = "child")] Box<ChildInstall>),
+    Add(#[serde(with = "child")] Box<ChildInstall>),
+    Lead {
+        #[serde(with = "owner")]
+        owner: Owner,
+        #[serde(with = "PathShape")]
+        path: Path,
+        outbound: u32,
+        #[serde(with = "selectors")]
+        local_ts: Vec<TrafficSelector>,
+        #[serde(with = "selectors")]
+        remote_ts: Vec<TrafficSelector>,
+    },
     Remove {
         #[serde(with = "owner")]
         owner: Owner,

@@ -8,6 +8,7 @@
 mod journal;
 mod netlink;
 mod policy;
+mod tunnel;
 mod wire;
 mod xfrm;
 
@@ -108,11 +109,13 @@ pub struct NoOp {
 impl Dataplane for NoOp {
     fn apply(&mut self, op: &KernelOp) -> Result<(), KernelFailed> {
         match op {
-            KernelOp::Install(child) => drop(self.owners.insert(child.owner.clone())),
+            KernelOp::Install(child) | KernelOp::Add(child) => {
+                self.owners.insert(child.owner.clone());
+            }
             KernelOp::Remove { owner, .. } | KernelOp::Release { owner } => {
                 self.owners.remove(owner);
             }
-            KernelOp::Block { .. } => {}
+            KernelOp::Block { .. } | KernelOp::Lead { .. } => {}
         }
         Ok(())
     }

@@ -21,9 +21,10 @@ use super::{
     journal::{Journal, MAX_OWNER, REQIDS},
     netlink::{Netlink, Refusal},
     policy::{Content, Direction, Policy, PolicyKey, slots},
+    tunnel::{HeldState, Step, policies, states},
     wire::{
-        HASH_THRESHOLDS, Request, State, StateId, XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, parse_policy,
-        parse_spd, parse_state,
+        HASH_THRESHOLDS, Request, XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, parse_policy, parse_spd,
+        parse_state,
     },
 };
 
@@ -47,12 +48,6 @@ struct Held {
     blocks_wanted: bool,
     /// Set while nobody answers for the states; they go at this time since boot.
     orphaned_until: Option<Duration>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct HeldState {
-    id: StateId,
-    inbound: bool,
 }
 
 /// A policy slot and all owners who want at least a block in it.
@@ -186,86 +181,54 @@ impl Xfrm {
     }
 
     fn install(&mut self, child: &ChildInstall) -> Result<(), KernelFailed> {
-        let keys = slots(&child.local_ts, &child.remote_ts).map_err(|text| failed(&text))?;
-        let wanted = child.cipher.key_octets();
-        if [&child.inbound, &child.outbound]
-            .iter()
-            .any(|key| key.key.len() != wanted)
-        {
-            return Err(failed("an ESP key has the wrong length for its cipher"));
-        }
-        let (ours, theirs) = child.addresses();
-        if ours.is_ipv4() != theirs.is_ipv4() {
-            return Err(failed(
-                "the tunnel's ends are of different address families",
-            ));
-        }
         let reqid = self.assign(&child.owner)?;
-        let (local_port, remote_port) = (child.path.local.port(), child.path.remote.port());
-        let inbound = HeldState {
-            id: StateId {
-                destination: ours,
-                spi: child.inbound.spi,
-            },
-            inbound: true,
-        };
-        let outbound = HeldState {
-            id: StateId {
-                destination: theirs,
-                spi: child.outbound.spi,
-            },
-            inbound: false,
-        };
-        let state = |held: HeldState| {
-            let (source, key, ports) = if held.inbound {
-                (theirs, &child.inbound.key, (remote_port, local_port))
-            } else {
-                (ours, &child.outbound.key, (local_port, remote_port))
-            };
-            State {
-                source,
-                id: held.id,
-                reqid,
-                cipher: child.cipher,
-                key,
-                encap: child.udp_encap.then_some(ports),
-                esn: child.esn,
-                hard_lifetime: child.hard_lifetime,
-            }
-        };
-        let policies: Vec<Policy> = keys
-            .iter()
-            .map(|key| Policy {
-                key: *key,
-                reqid,
-                content: match key.direction {
-                    Direction::Out => Content::Ipsec {
-                        source: ours,
-                        destination: theirs,
-                        spi: child.outbound.spi,
-                    },
-                    Direction::In | Direction::Forward => Content::Ipsec {
-                        source: theirs,
-                        destination: ours,
-                        spi: 0,
-                    },
-                },
-            })
-            .collect();
-
-        let mut steps = vec![
-            (
-                Request::new_state("adding the inbound SA", &state(inbound)),
-                Request::delete_state(inbound.id),
-            ),
-            (
-                Request::new_state("adding the outbound SA", &state(outbound)),
-                Request::delete_state(outbound.id),
-            ),
-        ];
+        let (states, mut steps) = states(child, reqid)?;
+        let ChildInstall {
+            path,
+            outbound,
+            local_ts,
+            remote_ts,
+            ..
+        } = child;
+        let policies = policies(reqid, path, outbound.spi, local_ts, remote_ts)?;
         steps.extend(policies.iter().map(|policy| self.step(policy)));
         self.all_or_nothing(steps)?;
+        let held = self.held.entry(reqid).or_default();
+        let old = std::mem::replace(&mut held.states, states.into());
+        // From here on the new Child SA stands, whatever becomes of the old one's remains.
+        let mut requests = self.lead_now(reqid, policies);
+        requests.extend(old.iter().map(|state| Request::delete_state(state.id)));
+        self.clean_up(requests);
+        Ok(())
+    }
 
+    fn add(&mut self, child: &ChildInstall) -> Result<(), KernelFailed> {
+        let reqid = self.assign(&child.owner)?;
+        let (states, steps) = states(child, reqid)?;
+        self.all_or_nothing(steps)?;
+        self.held.entry(reqid).or_default().states.extend(states);
+        Ok(())
+    }
+
+    fn lead(
+        &mut self,
+        owner: &Owner,
+        path: &ike::io::Path,
+        outbound: u32,
+        (local_ts, remote_ts): (&[TrafficSelector], &[TrafficSelector]),
+    ) -> Result<(), KernelFailed> {
+        let reqid = self.assign(owner)?;
+        let policies = policies(reqid, path, outbound, local_ts, remote_ts)?;
+        let steps = policies.iter().map(|policy| self.step(policy)).collect();
+        self.all_or_nothing(steps)?;
+        let requests = self.lead_now(reqid, policies);
+        self.clean_up(requests);
+        Ok(())
+    }
+
+    /// Notes policies that stand now. Returns what blocks the owner's flows that they leave out.
+    fn lead_now(&mut self, reqid: u32, policies: Vec<Policy>) -> Vec<Request> {
+        let kept: HashSet<PolicyKey> = policies.iter().map(|policy| policy.key).collect();
         for policy in policies {
             let slot = self.slots.entry(policy.key).or_insert_with(|| Slot {
                 reqid,
@@ -278,18 +241,12 @@ impl Xfrm {
         let held = self.held.entry(reqid).or_default();
         held.orphaned_until = None;
         held.blocks_wanted = true;
-        held.keys.extend(&keys);
-        let old = std::mem::replace(&mut held.states, vec![inbound, outbound]);
-        // From here on the new Child SA stands, whatever becomes of the old one's remains.
-        let kept: HashSet<PolicyKey> = keys.into_iter().collect();
-        let mut requests = self.block_slots(reqid, |key| !kept.contains(key));
-        requests.extend(old.iter().map(|state| Request::delete_state(state.id)));
-        self.clean_up(requests);
-        Ok(())
+        held.keys.extend(&kept);
+        self.block_slots(reqid, |key| !kept.contains(key))
     }
 
     /// What fills a slot, and what brings it back to what it holds now.
-    fn step(&self, policy: &Policy) -> (Request, Request) {
+    fn step(&self, policy: &Policy) -> Step {
         let key = policy.key;
         if let Some(slot) = self.slots.get(&key) {
             let before = Policy {
@@ -306,7 +263,7 @@ impl Xfrm {
     }
 
     /// Carries out the first halves; if one fails, the second halves of those that did not, backwards.
-    fn all_or_nothing(&mut self, steps: Vec<(Request, Request)>) -> Result<(), KernelFailed> {
+    fn all_or_nothing(&mut self, steps: Vec<Step>) -> Result<(), KernelFailed> {
         let (mut forth, back): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
         if forth.is_empty() {
             return Ok(());
@@ -472,6 +429,14 @@ impl Dataplane for Xfrm {
     fn apply(&mut self, op: &KernelOp) -> Result<(), KernelFailed> {
         match op {
             KernelOp::Install(child) => self.install(child),
+            KernelOp::Add(child) => self.add(child),
+            KernelOp::Lead {
+                owner,
+                path,
+                outbound,
+                local_ts,
+                remote_ts,
+            } => self.lead(owner, path, *outbound, (local_ts, remote_ts)),
             KernelOp::Remove {
                 owner,
                 inbound,
@@ -578,6 +543,6 @@ impl Dataplane for Xfrm {
     }
 }
 
-fn failed(text: &str) -> KernelFailed {
+pub(super) fn failed(text: &str) -> KernelFailed {
     KernelFailed { text: text.into() }
 }

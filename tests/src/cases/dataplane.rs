@@ -31,6 +31,12 @@ pub const REPLACE: Case = Case {
     run: replace,
 };
 
+/// On kernels with ESP.
+pub const REKEY: Case = Case {
+    name: "new_states_stand_beside_the_old_ones_until_they_lead",
+    run: rekey,
+};
+
 const DEADLINE: Duration = Duration::from_hours(1);
 const FOREIGN: &str = "src 10.1.0.0/16 dst 10.2.0.7/32";
 
@@ -121,6 +127,50 @@ fn replace(lab: &mut Lab) -> Result<()> {
         },
     )?;
     ensure!(ns.ip("xfrm policy")?.is_empty());
+    Ok(())
+}
+
+fn rekey(lab: &mut Lab) -> Result<()> {
+    let ns = Namespace::new("rekey")?;
+    let mut xfrm = open(&ns, lab.work())?;
+    apply(&mut xfrm, &install("carol", 0x1001, 0x2001))?;
+    let KernelOp::Install(next) = install("carol", 0x1002, 0x2002) else {
+        unreachable!("what it makes is one");
+    };
+    let lead = KernelOp::Lead {
+        owner: next.owner.clone(),
+        path: next.path,
+        outbound: 0x2002,
+        local_ts: next.local_ts.clone(),
+        remote_ts: next.remote_ts.clone(),
+    };
+    apply(&mut xfrm, &KernelOp::Add(next))?;
+    let leads_to = |spi: u32| {
+        Ok::<_, anyhow::Error>(ns.ip("xfrm policy")?.contains(&format!("spi {spi:#010x}")))
+    };
+    let states = |number| -> Result<()> {
+        let states = ns.ip("xfrm state")?;
+        ensure!(states.matches("proto esp").count() == number, "{states}");
+        Ok(())
+    };
+    states(4)?;
+    ensure!(leads_to(0x2001)? && !leads_to(0x2002)?);
+    apply(&mut xfrm, &lead)?;
+    states(4)?;
+    ensure!(leads_to(0x2002)? && !leads_to(0x2001)?);
+    ensure!(ns.ip("xfrm policy")?.matches("tmpl").count() == 3);
+    apply(&mut xfrm, &remove(0x1001, 0x2001))?;
+    states(2)?;
+    ensure!(leads_to(0x2002)?);
+    // What is in vain goes without a trace.
+    let KernelOp::Install(vain) = install("carol", 0x1003, 0x2003) else {
+        unreachable!("what it makes is one");
+    };
+    apply(&mut xfrm, &KernelOp::Add(vain))?;
+    states(4)?;
+    apply(&mut xfrm, &remove(0x1003, 0x2003))?;
+    states(2)?;
+    ensure!(leads_to(0x2002)?);
     Ok(())
 }
 

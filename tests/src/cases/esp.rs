@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
     },
     dataplane::UNDO,
     dataplane::REPLACE,
+    dataplane::REKEY,
     tunnel::RESUMES,
     tunnel::BEHIND_NAT,
     tunnel::OVER_IPV6,

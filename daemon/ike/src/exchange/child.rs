@@ -208,6 +208,7 @@ pub(super) fn agreed(
     let owner = owner(connection, peer);
     let child = ChildSa {
         owner: owner.clone(),
+        path,
         number: choice.number,
         spi_in: keying.spi_in,
         spi_out: choice.spi,
@@ -313,6 +314,7 @@ impl Endpoint {
         if let Some(child) = &mut live.child {
             child.fresh_keys = live.origin.fresh_keys;
         }
+        live.plan_rekey(cx);
         live.plan_child_rekey(cx);
         let owner = live.child.as_ref().map(|child| child.owner.clone());
         let id = sa.id;

@@ -1,14 +1,17 @@
 //! Rekeying the Child SA by CREATE_CHILD_SA (RFC 7296, 1.3.3 and 2.8): new keys for ESP, with a key
-//! exchange of their own where both sides like, before the kernel's lifetime ends them. The answer
-//! waits until the kernel has the new states, which then take the place of the old ones.
+//! exchange of their own where both sides like, before the kernel's lifetime ends them. The new states
+//! come first and receive at once; we send on them when the peer is known to have its own; the old ones
+//! go last, so that no packet is lost. If both sides begin at once, both answer as usual, and the lowest
+//! of the four nonces says which of the two new Child SAs is redundant (2.8.1).
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    NONCE_LEN, chance_between,
+    NONCE_LEN,
     child::{self, ChildError, Keying},
     init::{emit_ke, parse_ke},
     nonce,
+    retry::Refusal,
 };
 use crate::{
     crypto::{Group, Secret},
@@ -16,7 +19,8 @@ use crate::{
     io::{Event, Path},
     kernel::{ChildInstall, KernelFailed, KernelOp},
     sa::{
-        ike_sa::{ChildRekeying, ChildSa, IkeSa, Live, PendingChild, Purpose, State},
+        children::{Beside, ChildRekeying, Fate, Origin, PendingChild},
+        ike_sa::{ChildSa, IkeSa, Live, Purpose, State},
         proposal::offer_esp,
     },
     view::Closed,
@@ -30,25 +34,21 @@ use crate::{
     },
 };
 
-/// After a refusal the peer is asked again.
-const ASK_AGAIN: Duration = Duration::from_mins(1);
-
-/// Once a resumed IKE SA has keys of its own, its Child SA gets some within this time.
-const AFTER_IKE_REKEY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// Whoever is to delete a Child SA has not done it by then: we do.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Endpoint {
-    /// Asks the peer for a new Child SA in the place of the present one.
+    /// Asks the peer for a new Child SA in the place of the present one, or for one if there is none.
     pub(crate) fn begin_child_rekey(&mut self, mut sa: IkeSa, cx: &mut Context<'_>) {
         let spi_in = self.new_esp_spi(cx.env);
         let State::Up(live) = &mut sa.state else {
             return self.check_in(sa);
         };
-        live.child_rekey_at = Some(cx.now.boot + ASK_AGAIN);
+        live.child_rekey_at = Some(cx.now.boot + Refusal::Final.wait(cx.env));
         let group = live.suite.group;
-        let idle = live.outstanding.is_none() && live.pending.is_none();
-        let Some(child) = live.child.as_ref().filter(|_| idle) else {
+        if live.outstanding.is_some() || !live.is_settled() {
             return self.check_in(sa);
-        };
+        }
         let Some(key_share) = cx.env.new_key_share(group) else {
             return self.check_in(sa);
         };
@@ -56,11 +56,15 @@ impl Endpoint {
         cx.env.random(&mut ni);
         let config = &live.connection.child;
         let mut chain = ChainWriter::new();
-        // The SPI by which the sender of the notification is reached (RFC 7296, 1.3.3).
-        let old = child.spi_in.to_be_bytes();
-        chain.payload(PayloadKind::NOTIFY, |out| {
-            Notify::emit_about(PROTOCOL_ESP, &old, NotifyKind::REKEY_SA, out);
-        });
+        let mut selectors = (&config.local_ts, &config.remote_ts);
+        if let Some(old) = &live.child {
+            // The SPI by which the sender of the notification is reached (RFC 7296, 1.3.3).
+            let spi = old.spi_in.to_be_bytes();
+            chain.payload(PayloadKind::NOTIFY, |out| {
+                Notify::emit_about(PROTOCOL_ESP, &spi, NotifyKind::REKEY_SA, out);
+            });
+            selectors = (&old.local_ts, &old.remote_ts);
+        }
         // Without a key exchange rather than not at all, if the peer likes none.
         let groups = [Some(group), None];
         chain.payload(PayloadKind::SA, |out| {
@@ -69,24 +73,26 @@ impl Endpoint {
         chain.octets(PayloadKind::NONCE, &ni);
         chain.payload(PayloadKind::KE, |out| emit_ke(key_share.as_ref(), out));
         chain.payload(PayloadKind::TS_I, |out| {
-            TrafficSelector::emit_all(&child.local_ts, out);
+            TrafficSelector::emit_all(selectors.0, out);
         });
         chain.payload(PayloadKind::TS_R, |out| {
-            TrafficSelector::emit_all(&child.remote_ts, out);
+            TrafficSelector::emit_all(selectors.1, out);
         });
         let rekeying = Box::new(ChildRekeying {
             ni,
             key_share,
             spi_in,
+            old: live.child.as_ref().map(|old| old.spi_in),
+            rival: None,
         });
         self.send_request(sa, Purpose::ChildRekey(rekeying), chain, cx);
     }
 
-    /// Responder: agrees to new keys for the Child SA, or says why not. `Some` if the kernel is to be
-    /// asked first; the answer then waits for it.
+    /// Responder: agrees to a new Child SA, or says why not. `Some` if the kernel is to be asked first;
+    /// the answer then waits for it.
     pub(crate) fn answer_child_rekey(
         &mut self,
-        live: &Live,
+        live: &mut Live,
         path: Path,
         request: &Chain<'_>,
         answer: &mut ChainWriter,
@@ -96,21 +102,12 @@ impl Endpoint {
             answer.notify(kind, &[]);
             None
         };
-        let mut about = request
-            .notifies()
-            .filter(|notify| notify.kind == NotifyKind::REKEY_SA);
-        let Some(about) = about.next() else {
-            // One Child SA on each IKE SA in this release.
-            return refuse(NotifyKind::NO_ADDITIONAL_SAS);
-        };
-        let Some(old) = live.child.as_ref() else {
-            return refuse(NotifyKind::CHILD_SA_NOT_FOUND);
-        };
-        if (about.protocol, about.spi) != (PROTOCOL_ESP, &old.spi_out.to_be_bytes()[..]) {
-            return refuse(NotifyKind::CHILD_SA_NOT_FOUND);
-        }
-        if live.outstanding.is_some() || live.pending.is_some() || live.moved_until.is_some() {
-            return refuse(NotifyKind::TEMPORARY_FAILURE);
+        if let Err(kind) = live.may_answer(request) {
+            if kind == NotifyKind::CHILD_SA_NOT_FOUND {
+                about_rekey(request, answer);
+                return None;
+            }
+            return refuse(kind);
         }
         let ke = request.one(PayloadKind::KE).and_then(parse_ke);
         let ours = |group: &Group| {
@@ -160,6 +157,10 @@ impl Endpoint {
         let (connection, peer) = (&live.connection, &live.peer);
         let (child, install) = child::agreed(connection, peer, &terms, &keying, path, live.nat);
         child::emit_answer(answer, Some(&child));
+        if let Some((Purpose::ChildRekey(ours), _)) = &mut live.outstanding {
+            // Both at once: which of the two stays, our peer's answer will tell.
+            ours.rival = Some(ni.min(&nr).to_vec());
+        }
         Some((child, install))
     }
 
@@ -169,6 +170,7 @@ impl Endpoint {
         mut sa: IkeSa,
         rekeying: ChildRekeying,
         chain: &Chain<'_>,
+        cx: &mut Context<'_>,
     ) {
         let path = sa.path;
         let State::Up(live) = &mut sa.state else {
@@ -178,13 +180,14 @@ impl Endpoint {
             ni,
             key_share,
             spi_in,
+            old,
+            rival,
         } = rekeying;
         let groups = [Some(key_share.group()), None];
         let terms = child::confirm(&live.connection.child, chain, &groups);
         let nr = nonce(chain, live.suite.prf.output_len());
         let (Ok(terms), Some(nr)) = (terms, nr) else {
-            // Refused; `child_rekey_at` already says when to ask again.
-            return self.check_in(sa);
+            return self.child_rekey_refused(sa, old, rival.is_some(), chain, cx);
         };
         let mut shared: Option<Secret> = None;
         if terms.group().is_some() {
@@ -205,11 +208,58 @@ impl Endpoint {
         };
         let (connection, peer) = (&live.connection, &live.peer);
         let (child, install) = child::agreed(connection, peer, &terms, &keying, path, live.nat);
-        live.pending = Some(PendingChild {
-            child,
-            answer: None,
-        });
-        self.install(sa, install);
+        live.temporary_since = None;
+        // "Lowest" is octet by octet, and a nonce that ends first is lower (RFC 7296, 2.8.1).
+        let redundant = rival.is_some_and(|theirs| ni.as_slice().min(nr) < theirs.as_slice());
+        let origin = Origin::Ours { redundant };
+        live.pending.push_back(PendingChild { child, origin });
+        self.add(sa, install);
+    }
+
+    /// Initiator: the peer does not want to, or cannot.
+    fn child_rekey_refused(
+        &mut self,
+        mut sa: IkeSa,
+        old: Option<u32>,
+        collided: bool,
+        chain: &Chain<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        let State::Up(live) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        if collided {
+            // Its own rekey was first, and was answered: that Child SA takes over (RFC 7296, 2.8.1).
+            return self.check_in(sa);
+        }
+        let refusal = Refusal::of(chain);
+        if refusal == Refusal::NotFound
+            && let Some(gone) = live.child.take_if(|child| Some(child.spi_in) == old)
+        {
+            // The peer has lost it: one from scratch (RFC 7296, 2.25).
+            self.kernel(gone.removal());
+        }
+        live.child_rekey_at = Some(cx.now.boot + refusal.wait(cx.env));
+        if live.is_out_of_sync(refusal, cx.now.boot) {
+            return self.begin_delete(sa, Closed::Protocol, cx);
+        }
+        self.check_in(sa);
+    }
+
+    /// Asks the kernel for a Child SA that stands beside the one that carries the traffic; if there is
+    /// none, it is the one at once.
+    pub(crate) fn add(&mut self, sa: IkeSa, install: ChildInstall) {
+        let State::Up(live) = &sa.state else {
+            return self.check_in(sa);
+        };
+        let install = Box::new(install);
+        let op = if live.child.is_some() {
+            KernelOp::Add(install)
+        } else {
+            KernelOp::Install(install)
+        };
+        self.kernel_for(sa.id, op);
+        self.check_in(sa);
     }
 
     /// The kernel has taken the new Child SA, or has not: then the old one stays.
@@ -223,70 +273,191 @@ impl Endpoint {
         let State::Up(live) = &mut sa.state else {
             return self.check_in(sa);
         };
-        let Some(PendingChild { child, answer }) = live.pending.take() else {
+        let Some(PendingChild { child, origin }) = live.pending.pop_front() else {
             return self.check_in(sa);
         };
-        let connection = Arc::clone(&live.connection.name);
         let works = result.is_ok();
-        let failed = result.err().map(|failed| failed.text);
-        let old = works.then(|| live.child.replace(child)).flatten();
-        if works {
-            live.plan_child_rekey(cx);
+        if let Err(KernelFailed { text }) = result {
+            let connection = Arc::clone(&live.connection.name);
+            self.event(Event::KernelFailed { connection, text });
         }
-        if let Some((message_id, works_chain)) = answer {
-            let mut chain = works_chain;
-            if !works {
-                chain = ChainWriter::new();
-                chain.notify(NotifyKind::TEMPORARY_FAILURE, &[]);
+        match origin {
+            Origin::Theirs { message_id, answer } => {
+                let mut chain = answer;
+                if works {
+                    self.stands(live, child, cx);
+                } else {
+                    chain = ChainWriter::new();
+                    chain.notify(NotifyKind::TEMPORARY_FAILURE, &[]);
+                    if let Some((Purpose::ChildRekey(ours), _)) = &mut live.outstanding {
+                        ours.rival = None;
+                    }
+                }
+                let header = Header {
+                    message_id,
+                    ..header
+                };
+                let response = live.protection.seal(&header, chain);
+                self.send_all(sa.path, &response);
+                live.window.answered(response);
+                self.check_in(sa);
             }
-            let header = Header {
-                message_id,
-                ..header
-            };
-            let response = live.protection.seal(&header, chain);
-            self.send_all(sa.path, &response);
-            live.window.answered(response);
-            self.check_in(sa);
-        } else if let Some(old) = old {
-            // We began, so the old one is ours to delete (RFC 7296, 2.8).
-            let mut chain = ChainWriter::new();
-            let old = Delete::Esp(vec![old.spi_in]);
-            chain.payload(PayloadKind::DELETE, |out| old.emit(out));
-            self.send_request(sa, Purpose::DeleteChild, chain, cx);
-        } else {
-            // The peer has let its old states go by now: only a new SA brings the two together.
-            self.begin_delete(sa, Closed::Kernel, cx);
+            // The peer has states that we have not: only a new SA brings the two together.
+            Origin::Ours { .. } if !works => self.begin_delete(sa, Closed::Kernel, cx),
+            Origin::Ours { redundant } => {
+                let by = cx.now.boot + PATIENCE;
+                let goes = if redundant {
+                    Some(child)
+                } else {
+                    for beside in &mut live.beside {
+                        beside.fate = Fate::Goes { by };
+                    }
+                    self.take_over(live, child, cx)
+                };
+                let spi = goes.as_ref().map(|child| child.spi_in);
+                live.beside.extend(goes.map(|child| Beside {
+                    child,
+                    fate: Fate::Goes { by },
+                }));
+                match spi {
+                    Some(spi) => self.delete_beside(sa, spi, cx),
+                    None => self.check_in(sa),
+                }
+            }
         }
-        match failed {
-            None => self.event(Event::ChildRekeyed { connection }),
-            Some(text) => self.event(Event::KernelFailed { connection, text }),
+    }
+
+    /// Responder: the new Child SA receives. We send on it when the peer has deleted the old one.
+    fn stands(&mut self, live: &mut Live, child: ChildSa, cx: &mut Context<'_>) {
+        if live.child.is_none() {
+            self.take_over(live, child, cx);
+            return;
         }
+        let by = cx.now.boot + PATIENCE;
+        let fate = Fate::Next { by };
+        live.beside.push(Beside { child, fate });
+    }
+
+    /// From now on we send on this Child SA. Returns the one before.
+    fn take_over(
+        &mut self,
+        live: &mut Live,
+        child: ChildSa,
+        cx: &mut Context<'_>,
+    ) -> Option<ChildSa> {
+        self.kernel(KernelOp::Lead {
+            owner: child.owner.clone(),
+            path: child.path,
+            outbound: child.spi_out,
+            local_ts: child.local_ts.clone(),
+            remote_ts: child.remote_ts.clone(),
+        });
+        let old = live.child.replace(child);
+        live.plan_child_rekey(cx);
+        let connection = Arc::clone(&live.connection.name);
+        self.event(Event::ChildRekeyed { connection });
+        old
+    }
+
+    /// Asks the peer to delete a Child SA that nobody sends on any more.
+    fn delete_beside(&mut self, sa: IkeSa, spi_in: u32, cx: &Context<'_>) {
+        let State::Up(live) = &sa.state else {
+            return self.check_in(sa);
+        };
+        if live.outstanding.is_some() {
+            // It goes with the IKE SA, or at its time.
+            return self.check_in(sa);
+        }
+        let mut chain = ChainWriter::new();
+        let deleted = Delete::Esp(vec![spi_in]);
+        chain.payload(PayloadKind::DELETE, |out| deleted.emit(out));
+        self.send_request(sa, Purpose::DeleteChild(spi_in), chain, cx);
+    }
+
+    /// The peer has let a Child SA go, at our request.
+    pub(crate) fn child_deleted(&mut self, live: &mut Live, spi_in: u32) {
+        let gone = |beside: &mut Beside| beside.child.spi_in == spi_in;
+        for beside in live.beside.extract_if(.., gone) {
+            self.kernel(beside.child.removal());
+        }
+    }
+
+    /// The peer deletes Child SAs and keeps the IKE SA (RFC 7296, 1.4.1 and 2.25.1).
+    pub(crate) fn delete_children(
+        &mut self,
+        live: &mut Live,
+        spis: &[u32],
+        answer: &mut ChainWriter,
+        cx: &mut Context<'_>,
+    ) {
+        let mut ours = Vec::new();
+        for spi in spis {
+            if let Some(old) = live.child.take_if(|child| child.spi_out == *spi) {
+                ours.push(old.spi_in);
+                let is_next = |beside: &Beside| matches!(beside.fate, Fate::Next { .. });
+                if let Some(at) = live.beside.iter().position(is_next) {
+                    // The end of its rekey.
+                    let next = live.beside.remove(at);
+                    self.take_over(live, next.child, cx);
+                }
+                self.kernel(old.removal());
+            } else if let Some(at) = live
+                .beside
+                .iter()
+                .position(|beside| beside.child.spi_out == *spi)
+            {
+                let gone = live.beside.remove(at);
+                let spi_in = gone.child.spi_in;
+                let asked = matches!(live.outstanding, Some((Purpose::DeleteChild(spi), _)) if spi == spi_in);
+                if !asked {
+                    ours.push(spi_in);
+                }
+                self.kernel(gone.child.removal());
+            }
+        }
+        if !ours.is_empty() {
+            let deleted = Delete::Esp(ours);
+            answer.payload(PayloadKind::DELETE, |out| deleted.emit(out));
+        }
+    }
+
+    /// Somebody should have deleted a Child SA by now.
+    pub(crate) fn tidy_children(&mut self, mut sa: IkeSa, cx: &mut Context<'_>) {
+        let now = cx.now.boot;
+        let State::Up(live) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        let late = |beside: &Beside| beside.fate.by() <= now;
+        let Some(at) = live.beside.iter().position(late) else {
+            return self.check_in(sa);
+        };
+        let Beside { child, fate } = live.beside.remove(at);
+        let goes = match fate {
+            Fate::Next { .. } => self.take_over(live, child, cx),
+            Fate::Goes { .. } => Some(child),
+        };
+        let Some(goes) = goes else {
+            return self.check_in(sa);
+        };
+        let spi = goes.spi_in;
+        let by = now + PATIENCE;
+        live.beside.push(Beside {
+            child: goes,
+            fate: Fate::Goes { by },
+        });
+        self.delete_beside(sa, spi, cx);
     }
 }
 
-impl Live {
-    /// Well before the kernel ends the Child SA, and not at the same time on both sides.
-    pub(crate) fn plan_child_rekey(&mut self, cx: &mut Context<'_>) {
-        let life = self.connection.child.lifetime;
-        let (least, most) = if self.client { (70, 80) } else { (85, 95) };
-        let share = chance_between((life * least / 100, life * most / 100), cx.env);
-        self.child_rekey_at = Some(cx.now.boot + share);
-    }
-
-    /// The IKE SA has keys of its own now; the Child SA may still have those of a ticket.
-    pub(crate) fn hurry_child_rekey(&mut self, cx: &mut Context<'_>) {
-        if self.client && self.child.as_ref().is_some_and(|child| !child.fresh_keys) {
-            self.child_rekey_at = Some(cx.now.boot + chance_between(AFTER_IKE_REKEY, cx.env));
-        }
-    }
-
-    /// Kernel state that has not become the SA's Child SA yet.
-    pub(crate) fn pending_removal(&mut self) -> Option<KernelOp> {
-        let child = self.pending.take()?.child;
-        Some(KernelOp::Remove {
-            owner: child.owner,
-            inbound: child.spi_in,
-            outbound: child.spi_out,
-        })
+/// CHILD_SA_NOT_FOUND names the SPI that REKEY_SA named (RFC 7296, 2.25).
+fn about_rekey(request: &Chain<'_>, answer: &mut ChainWriter) {
+    let about = request
+        .notifies()
+        .find(|notify| notify.kind == NotifyKind::REKEY_SA);
+    if let Some(about) = about {
+        answer.payload(PayloadKind::NOTIFY, |out| {
+            let kind = NotifyKind::CHILD_SA_NOT_FOUND;
+            Notify::emit_about(about.protocol, about.spi, kind, out);
+        });
     }
 }

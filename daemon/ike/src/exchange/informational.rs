@@ -1,5 +1,5 @@
-//! INFORMATIONAL exchanges on an established SA (RFC 7296, 1.4): signs of life and goodbyes; and the
-//! refusal of CREATE_CHILD_SA, which this release does not offer.
+//! INFORMATIONAL exchanges on an established SA (RFC 7296, 1.4): signs of life and goodbyes; and the way
+//! of every request and response on such an SA to what answers it.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use crate::{
     counters::Counter,
     endpoint::{Context, Endpoint},
     io::Path,
-    kernel::KernelOp,
     sa::{
-        ike_sa::{IkeSa, Lingering, Live, PendingChild, Purpose, State},
+        children::{Origin, PendingChild},
+        ike_sa::{IkeSa, Lingering, Live, Purpose, State},
         proposal::offers_ike,
         protection::Protection,
         reassembly::Received,
@@ -61,7 +61,7 @@ impl Endpoint {
     ) {
         let exchange = match purpose {
             Purpose::Rekey(_) | Purpose::ChildRekey(_) => Exchange::CreateChildSa,
-            Purpose::Liveness | Purpose::Delete(_) | Purpose::DeleteChild | Purpose::Ticket => {
+            Purpose::Liveness | Purpose::Delete(_) | Purpose::DeleteChild(_) | Purpose::Ticket => {
                 Exchange::Informational
             }
         };
@@ -134,9 +134,12 @@ impl Endpoint {
                 } else if let Some((child, install)) =
                     self.answer_child_rekey(live, path, &request, &mut chain, cx)
                 {
-                    let answer = Some((header.message_id, chain));
-                    live.pending = Some(PendingChild { child, answer });
-                    return self.install(sa, install);
+                    let origin = Origin::Theirs {
+                        message_id: header.message_id,
+                        answer: chain,
+                    };
+                    live.pending.push_back(PendingChild { child, origin });
+                    return self.add(sa, install);
                 }
             }
             Ok(request) if header.exchange == Exchange::Informational => {
@@ -146,7 +149,7 @@ impl Endpoint {
                 {
                     match delete {
                         Delete::IkeSa => gone = true,
-                        Delete::Esp(spis) => self.delete_child(live, &spis, &mut chain),
+                        Delete::Esp(spis) => self.delete_children(live, &spis, &mut chain, cx),
                     }
                 }
                 if notify_data(&request, NotifyKind::TICKET_REQUEST).is_some() {
@@ -161,6 +164,8 @@ impl Endpoint {
         let response = live.protection.seal(&answer_header, chain);
         self.send_all(path, &response);
         if gone {
+            // A rekey of the peer that was answered holds, ours is forgotten (RFC 7296, 2.25.2).
+            self.adopt_rival(&mut sa, cx);
             let lingering = Lingering {
                 request: known_by.into_owned(),
                 response,
@@ -170,7 +175,7 @@ impl Endpoint {
         }
         live.window.answered(response);
         if let Some(successor) = successor {
-            self.moved(&sa, successor);
+            self.succeeds(&sa, successor);
         }
         self.check_in(sa);
     }
@@ -199,21 +204,6 @@ impl Endpoint {
             }
         }
         self.check_in(sa);
-    }
-
-    /// The peer deletes the Child SA and keeps the IKE SA (RFC 7296, 1.4.1).
-    fn delete_child(&mut self, live: &mut Live, spis: &[u32], answer: &mut ChainWriter) {
-        let Some(child) = live.child.take_if(|child| spis.contains(&child.spi_out)) else {
-            return;
-        };
-        let ours = Delete::Esp(vec![child.spi_in]);
-        answer.payload(PayloadKind::DELETE, |out| ours.emit(out));
-        let (inbound, outbound) = (child.spi_in, child.spi_out);
-        self.kernel(KernelOp::Remove {
-            owner: child.owner,
-            inbound,
-            outbound,
-        });
     }
 
     /// An answer to a request of ours on an established SA.
@@ -256,14 +246,18 @@ impl Endpoint {
                 self.rekey_response(sa, *rekeying, &chain, cx);
             }
             (Some(Purpose::ChildRekey(rekeying)), None) => {
-                self.child_rekey_response(sa, *rekeying, &chain);
+                self.child_rekey_response(sa, *rekeying, &chain, cx);
             }
             (Some(Purpose::Ticket), None) => {
                 let path = sa.path;
                 self.take_ticket(live, ticket::received(&chain), path, cx);
                 self.check_in(sa);
             }
-            (Some(Purpose::Liveness | Purpose::DeleteChild) | None, None) => self.check_in(sa),
+            (Some(Purpose::DeleteChild(spi)), None) => {
+                self.child_deleted(live, spi);
+                self.check_in(sa);
+            }
+            (Some(Purpose::Liveness) | None, None) => self.check_in(sa),
         }
     }
 
@@ -296,12 +290,19 @@ impl Endpoint {
             }
             return self.check_in(sa);
         }
+        if !live.pending.is_empty() {
+            // What the kernel says comes first.
+            return self.check_in(sa);
+        }
         let due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
         if due(live.moved_until) {
             return self.begin_delete(sa, Closed::Rekeyed, cx);
         }
-        if live.end <= now {
+        if live.end <= now || live.child.is_some() && due(live.child_end) {
             return self.begin_delete(sa, Closed::Expired, cx);
+        }
+        if due(live.tidy_at()) {
+            return self.tidy_children(sa, cx);
         }
         if due(live.rekey_at) {
             return self.begin_rekey(sa, None, cx);
@@ -332,15 +333,6 @@ impl Endpoint {
 }
 
 impl Live {
-    /// Whether the peer's request with this message ID waits for the kernel.
-    fn answers_later(&self, message_id: u32) -> bool {
-        let pending = self
-            .pending
-            .as_ref()
-            .and_then(|pending| pending.answer.as_ref());
-        pending.is_some_and(|(waiting, _)| *waiting == message_id)
-    }
-
     fn liveness_due(&self) -> Option<Duration> {
         let after = self.connection.liveness;
         (!after.is_zero()).then(|| self.heard + after)
@@ -350,8 +342,12 @@ impl Live {
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let work = match &self.outstanding {
             Some((_, out)) => Some(out.deadline()),
+            None if !self.pending.is_empty() => None,
             None => {
+                let child_end = self.child_end.filter(|_| self.child.is_some());
                 let plans = [
+                    child_end,
+                    self.tidy_at(),
                     self.moved_until,
                     self.rekey_at,
                     self.child_rekey_at,

@@ -12,6 +12,7 @@ mod proof;
 mod qcd;
 mod rekey;
 mod resume;
+mod retry;
 mod stored;
 mod ticket;
 
@@ -20,6 +21,7 @@ pub(crate) use child::{block, owner, whole};
 pub(crate) use qcd::TOKENS_PER_SECOND;
 pub(crate) use rekey::AFTER_RESUMPTION;
 pub(crate) use resume::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND};
+pub(crate) use retry::Refusal;
 pub(crate) use stored::Storing;
 pub(crate) use ticket::TicketAnswer;
 

@@ -1,13 +1,17 @@
 //! Rekeying an IKE SA by CREATE_CHILD_SA (RFC 7296, 1.3.2 and 2.18): a new key exchange under the
 //! protection of the old SA. The Child SA moves over; the old SA is deleted by whoever began. Tickets
-//! of the old SA are void with it (RFC 5723, 6.2).
+//! of the old SA are void with it (RFC 5723, 6.2). If both sides begin at once, both answer as usual; the
+//! new SA that was made with the lowest of the four nonces is redundant, and the other one inherits the
+//! Child SA (2.8.2).
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
     NONCE_LEN,
     init::{emit_ke, parse_ke},
-    nonce, notify_data, ticket,
+    nonce, notify_data,
+    retry::Refusal,
+    ticket,
     ticket::TicketAnswer,
 };
 use crate::{
@@ -18,7 +22,7 @@ use crate::{
     endpoint::{CommandRefused, Context, Endpoint},
     io::{Event, Path},
     sa::{
-        ike_sa::{IkeSa, Live, Proven, Purpose, Rekeying, State},
+        ike_sa::{IkeSa, Live, Proven, Purpose, Rekeying, Rival, State},
         proposal::{IkeSuite, answer_ike, choose_ike, offer_ike, rekey_spi},
         protection::Protection,
         window::{Datagrams, Window},
@@ -31,11 +35,11 @@ use crate::{
     },
 };
 
-/// After a refusal the peer is asked again.
-const ASK_AGAIN: Duration = Duration::from_mins(1);
-
 /// Whoever answered a rekey deletes the old SA himself if the peer has not by then.
 const MOVED_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long it may stay open which of two new SAs is redundant: longer than a peer repeats itself.
+const UNDECIDED: Duration = Duration::from_mins(1);
 
 /// A fresh key exchange follows a resumption after a time in these bounds, by chance, so that what
 /// the ticket's keys could open ends, and clients of one outage do not come in step.
@@ -54,6 +58,17 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Asks the peer for new keys of the Child SA, on the operator's word.
+    pub(crate) fn rekey_child(
+        &mut self,
+        slot: usize,
+        cx: &mut Context<'_>,
+    ) -> Result<(), CommandRefused> {
+        let sa = self.up_sa(slot).ok_or(CommandRefused::NotUp)?;
+        self.begin_child_rekey(sa, cx);
+        Ok(())
+    }
+
     // RFC 5723: N2, N43
     /// Asks the peer for new keys; with the group it has asked for, if it has.
     pub(crate) fn begin_rekey(
@@ -66,9 +81,14 @@ impl Endpoint {
         let State::Up(live) = &mut sa.state else {
             return self.check_in(sa);
         };
-        live.rekey_at = Some(cx.now.boot + ASK_AGAIN);
+        let idle = live.outstanding.is_none() && live.is_settled();
+        let again = if idle {
+            Refusal::Final
+        } else {
+            Refusal::Temporary
+        };
+        live.rekey_at = Some(cx.now.boot + again.wait(cx.env));
         let group = group.unwrap_or(live.suite.group);
-        let idle = live.outstanding.is_none() && live.pending.is_none();
         let Some(key_share) = cx.env.new_key_share(group).filter(|_| idle) else {
             return self.check_in(sa);
         };
@@ -83,7 +103,12 @@ impl Endpoint {
             // RFC 5723, 4.1: only in a rekey that the client itself has begun.
             chain.notify(NotifyKind::TICKET_REQUEST, &[]);
         }
-        let rekeying = Box::new(Rekeying { ni, key_share, spi });
+        let rekeying = Box::new(Rekeying {
+            ni,
+            key_share,
+            spi,
+            rival: None,
+        });
         self.send_request(sa, Purpose::Rekey(rekeying), chain, cx);
     }
 
@@ -104,8 +129,13 @@ impl Endpoint {
         let Some(offer) = request.one(PayloadKind::SA) else {
             return refuse(answer, NotifyKind::INVALID_SYNTAX);
         };
-        if live.outstanding.is_some() || live.pending.is_some() || live.moved_until.is_some() {
-            // Both at once: neither, and each comes again in its own time (RFC 7296, 2.25).
+        // RFC 7296, 2.25.1 and 2.25.2. A rekey of ours is no reason: both are answered as usual.
+        let busy = match &live.outstanding {
+            None | Some((Purpose::Liveness, _)) => live.delete_next.is_some(),
+            Some((Purpose::Rekey(ours), _)) => ours.rival.is_some() || live.delete_next.is_some(),
+            Some(_) => true,
+        };
+        if busy || !live.is_settled() {
             return refuse(answer, NotifyKind::TEMPORARY_FAILURE);
         }
         let ke = request.one(PayloadKind::KE).and_then(parse_ke);
@@ -154,16 +184,20 @@ impl Endpoint {
         );
         let spis = (spi_i, spi_r);
         let mut sa = self.successor(live, spis, false, path, chosen.suite, keys, cx)?;
-        live.moved_until = Some(cx.now.boot + MOVED_PATIENCE);
+        let id = sa.id;
         let State::Up(new) = &mut sa.state else {
             return None;
         };
         if notify_data(request, NotifyKind::TICKET_REQUEST).is_some() {
             self.answer_ticket_request(spis, new, answer, cx);
-        } else if new.client {
-            // The gateway has begun: the ticket in hand is void, and asking is up to us.
-            self.take_ticket(new, TicketAnswer::None, path, cx);
-            new.ask_ticket_at = Some(cx.now.boot);
+        }
+        if let Some(ours) = live.rekeying() {
+            // Which of the two stays, the peer's answer will tell.
+            let lowest = ni.min(&nr).to_vec();
+            ours.rival = Some(Rival { sa: id, lowest });
+            new.moved_until = Some(cx.now.boot + UNDECIDED);
+        } else {
+            self.moves_to(live, new, path, cx);
         }
         answer.notify(NotifyKind::QCD_TOKEN, &self.token_of(spis));
         Some(sa)
@@ -180,7 +214,12 @@ impl Endpoint {
         let State::Up(live) = &mut sa.state else {
             return self.check_in(sa);
         };
-        let Rekeying { ni, key_share, spi } = rekeying;
+        let Rekeying {
+            ni,
+            key_share,
+            spi,
+            rival,
+        } = rekeying;
         if let Some(data) = notify_data(chain, NotifyKind::INVALID_KE_PAYLOAD) {
             let group = data
                 .try_into()
@@ -189,9 +228,9 @@ impl Endpoint {
                 .and_then(Group::from_number);
             let ours = |group: &Group| live.connection.ike_suites.iter().any(|s| s.group == *group);
             let group = group.filter(|group| ours(group) && *group != key_share.group());
-            return match group {
-                Some(_) => self.begin_rekey(sa, group, cx),
-                None => self.check_in(sa),
+            return match (group, rival) {
+                (Some(_), None) => self.begin_rekey(sa, group, cx),
+                (_, rival) => self.rekey_refused(sa, rival, chain, cx),
             };
         }
         let offer = chain.one(PayloadKind::SA);
@@ -202,11 +241,10 @@ impl Endpoint {
         });
         let ke = chain.one(PayloadKind::KE).and_then(parse_ke);
         let (Some((suite, spi_r)), Some((_, peer_public))) = (chosen, ke) else {
-            // Refused; `rekey_at` already says when to ask again.
-            return self.check_in(sa);
+            return self.rekey_refused(sa, rival, chain, cx);
         };
         let Some(nr) = nonce(chain, suite.prf.output_len()) else {
-            return self.check_in(sa);
+            return self.rekey_refused(sa, rival, chain, cx);
         };
         let exchanged = Exchanged {
             ni: &ni,
@@ -215,7 +253,7 @@ impl Endpoint {
             spi_r,
         };
         let Ok(shared) = key_share.agree(peer_public) else {
-            return self.check_in(sa);
+            return self.rekey_refused(sa, rival, chain, cx);
         };
         let keys = KeyMaterial::from_rekey(
             (live.suite.prf, &live.sk_d),
@@ -228,19 +266,88 @@ impl Endpoint {
         let Some(mut new) = self.successor(live, (spi, spi_r), true, path, suite, keys, cx) else {
             return self.check_in(sa);
         };
-        live.moved_until = Some(cx.now.boot + MOVED_PATIENCE);
-        if let State::Up(new) = &mut new.state {
-            new.token = super::qcd::token_in(chain).unwrap_or_default();
-            if new.client {
-                self.take_ticket(new, ticket::received(chain), path, cx);
-            }
+        // "Lowest" is octet by octet, and a nonce that ends first is lower (RFC 7296, 2.8.1).
+        let lower = |theirs: &Rival| ni.as_slice().min(nr) < theirs.lowest.as_slice();
+        let stays = rival
+            .filter(lower)
+            .and_then(|theirs| self.table.check_out(theirs.sa));
+        let State::Up(made) = &mut new.state else {
+            return self.check_in(sa);
+        };
+        if let Some(theirs) = stays {
+            // Ours is redundant, and ours to delete; the old SA is the peer's (2.8.2).
+            made.moved_until = Some(cx.now.boot + MOVED_PATIENCE);
+            self.begin_delete(new, Closed::Rekeyed, cx);
+            self.adopt(&mut sa, theirs, cx);
+            return self.check_in(sa);
         }
-        self.moved(&sa, new);
+        made.token = super::qcd::token_in(chain).unwrap_or_default();
+        made.inherit(live, cx);
+        live.moved_until = Some(cx.now.boot + MOVED_PATIENCE);
+        if made.client {
+            self.take_ticket(made, ticket::received(chain), path, cx);
+        }
+        self.succeeds(&sa, new);
         self.begin_delete(sa, Closed::Rekeyed, cx);
     }
 
-    /// The SA that takes over: identities, origin and Child SA are those of the old one, message IDs
-    /// begin anew, and tickets issued on the old SA are void.
+    /// Initiator: the peer does not want to, or cannot. If it has begun itself, its new SA takes over.
+    fn rekey_refused(
+        &mut self,
+        mut sa: IkeSa,
+        rival: Option<Rival>,
+        chain: &Chain<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        if let Some(theirs) = rival.and_then(|rival| self.table.check_out(rival.sa)) {
+            self.adopt(&mut sa, theirs, cx);
+            return self.check_in(sa);
+        }
+        let State::Up(live) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        let refusal = Refusal::of(chain);
+        live.rekey_at = Some(cx.now.boot + refusal.wait(cx.env));
+        if live.is_out_of_sync(refusal, cx.now.boot) {
+            return self.begin_delete(sa, Closed::Protocol, cx);
+        }
+        self.check_in(sa);
+    }
+
+    /// The peer deletes an SA that both have rekeyed, so it knows of its own rekey only (2.8.2).
+    pub(crate) fn adopt_rival(&mut self, sa: &mut IkeSa, cx: &mut Context<'_>) {
+        let State::Up(live) = &mut sa.state else {
+            return;
+        };
+        let rival = live.rekeying().and_then(|ours| ours.rival.take());
+        if let Some(theirs) = rival.and_then(|rival| self.table.check_out(rival.sa)) {
+            self.adopt(sa, theirs, cx);
+        }
+    }
+
+    /// The SA that the peer's rekey has made takes over after all.
+    fn adopt(&mut self, old: &mut IkeSa, mut theirs: IkeSa, cx: &mut Context<'_>) {
+        let path = theirs.path;
+        if let (State::Up(live), State::Up(new)) = (&mut old.state, &mut theirs.state) {
+            new.moved_until = None;
+            self.moves_to(live, new, path, cx);
+        }
+        self.succeeds(old, theirs);
+    }
+
+    /// What an SA carries goes to the one that the peer has made in its place.
+    fn moves_to(&mut self, old: &mut Live, new: &mut Live, path: Path, cx: &mut Context<'_>) {
+        new.inherit(old, cx);
+        old.moved_until = Some(cx.now.boot + MOVED_PATIENCE);
+        if new.client {
+            // The gateway has begun: the ticket in hand is void, and asking is up to us.
+            self.take_ticket(new, TicketAnswer::None, path, cx);
+            new.ask_ticket_at = Some(cx.now.boot);
+        }
+    }
+
+    /// The SA that may take over: identities and origin are those of the old one, message IDs begin anew,
+    /// and tickets issued on the old SA are void.
     #[expect(
         clippy::too_many_arguments,
         reason = "both SAs, and everything between them"
@@ -271,7 +378,7 @@ impl Endpoint {
                 expected: 0,
                 last_response: Datagrams::none(),
             },
-            child: old.child.take(),
+            child: None,
             nat: old.nat,
             origin: old.origin.clone(),
         };
@@ -283,8 +390,7 @@ impl Endpoint {
         // What the peer allows this authentication, a rekey does not extend (RFC 4478, 3).
         live.auth_until = old.auth_until;
         live.end = live.end.min(old.auth_until);
-        live.child_rekey_at = old.child_rekey_at;
-        live.hurry_child_rekey(cx);
+        live.plan_rekey(cx);
         Some(IkeSa {
             id: self.table.next_id(),
             spi_i,
@@ -297,9 +403,12 @@ impl Endpoint {
     }
 
     // RFC 5723: N43, A10, A11
-    /// Puts the successor in and says so.
-    pub(crate) fn moved(&mut self, old: &IkeSa, new: IkeSa) {
-        if let Some(connection) = new.connection().map(|config| Arc::clone(&config.name)) {
+    /// Puts the successor in, and says so if it carries on: it may turn out to be redundant.
+    pub(crate) fn succeeds(&mut self, old: &IkeSa, new: IkeSa) {
+        let open = matches!(&new.state, State::Up(live) if live.moved_until.is_some());
+        if open {
+            self.check_in(new);
+        } else if let Some(connection) = new.connection().map(|config| Arc::clone(&config.name)) {
             let (old, sa) = (old.id, new.id);
             self.check_in(new);
             self.event(Event::Rekeyed {

@@ -1,9 +1,10 @@
 //! The states of one IKE SA. Each variant holds only what is valid then: an SA whose peer has proved
 //! nothing has no Child SA to lose, and an established one no longer has its first messages.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
+    children::{Beside, ChildRekeying, PendingChild},
     first::FirstExchange,
     nat::Nat,
     proposal::IkeSuite,
@@ -198,11 +199,18 @@ pub(crate) struct Live {
     pub rekey_at: Option<Duration>,
     /// When to ask for new keys of the Child SA.
     pub child_rekey_at: Option<Duration>,
-    /// A new Child SA that waits for the kernel.
-    pub pending: Option<PendingChild>,
+    /// When the kernel ends the Child SA.
+    pub child_end: Option<Duration>,
+    /// New Child SAs that wait for the kernel, in the order in which it was asked.
+    pub pending: VecDeque<PendingChild>,
+    /// Child SAs in the kernel that we do not send on.
+    pub beside: Vec<Beside>,
+    /// Since when the peer has put us off.
+    pub temporary_since: Option<Duration>,
     /// Client: when to ask for a ticket.
     pub ask_ticket_at: Option<Duration>,
-    /// A rekey has moved the Child SA to another IKE SA; this one is to go by then.
+    /// It carries nothing: a rekey has moved the Child SA to another IKE SA, or may have made this one
+    /// in vain. It is to go by then.
     pub moved_until: Option<Duration>,
 }
 
@@ -286,7 +294,10 @@ impl Live {
             last_keepalive: now.boot,
             rekey_at: None,
             child_rekey_at: None,
-            pending: None,
+            child_end: None,
+            pending: VecDeque::new(),
+            beside: Vec::new(),
+            temporary_since: None,
             ask_ticket_at: None,
             moved_until: None,
         })
@@ -301,22 +312,8 @@ pub(crate) enum Purpose {
     Ticket,
     Rekey(Box<Rekeying>),
     ChildRekey(Box<ChildRekeying>),
-    DeleteChild,
-}
-
-/// Our half of a Child SA's rekey that is under way.
-#[derive(Debug)]
-pub(crate) struct ChildRekeying {
-    pub ni: Vec<u8>,
-    pub key_share: Box<dyn KeyShare>,
-    pub spi_in: u32,
-}
-
-/// A new Child SA that waits for the kernel, and the answer that waits with it if the peer began.
-#[derive(Debug)]
-pub(crate) struct PendingChild {
-    pub child: ChildSa,
-    pub answer: Option<(u32, ChainWriter)>,
+    /// With our inbound SPI of it.
+    DeleteChild(u32),
 }
 
 /// Our half of a rekey that is under way.
@@ -326,6 +323,17 @@ pub(crate) struct Rekeying {
     pub key_share: Box<dyn KeyShare>,
     /// Our SPI of the SA to come.
     pub spi: Spi,
+    /// What the peer has made of a rekey of its own, meanwhile.
+    pub rival: Option<Rival>,
+}
+
+/// The IKE SA that the peer's rekey has made while ours is under way: one of the two is redundant.
+#[derive(Debug)]
+pub(crate) struct Rival {
+    /// Our number of it.
+    pub sa: u64,
+    /// The lower nonce of its exchange.
+    pub lowest: Vec<u8>,
 }
 
 /// Where the SA's authentication came from.
@@ -346,6 +354,8 @@ pub(crate) struct Origin {
 #[derive(Debug)]
 pub(crate) struct ChildSa {
     pub owner: Owner,
+    /// Outer addresses of its states.
+    pub path: Path,
     /// Number of the chosen proposal.
     pub number: u8,
     pub spi_in: u32,
@@ -408,12 +418,26 @@ impl IkeSa {
         }
     }
 
-    /// Our inbound ESP SPI, also while it is only offered.
-    pub(crate) fn child_spi(&self) -> Option<u32> {
-        match &self.state {
+    /// Our inbound ESP SPIs, also while one is only offered.
+    pub(crate) fn child_spis(&self) -> impl Iterator<Item = u32> {
+        let offered = match &self.state {
             State::AuthSent(sent) => Some(sent.child_spi),
-            _ => self.child().map(|child| child.spi_in),
-        }
+            State::Up(live) => match &live.outstanding {
+                Some((Purpose::ChildRekey(ours), _)) => Some(ours.spi_in),
+                _ => None,
+            },
+            _ => None,
+        };
+        let others = match &self.state {
+            State::Up(live) => Some(live),
+            _ => None,
+        };
+        let others = others.into_iter().flat_map(|live| {
+            let pending = live.pending.iter().map(|pending| pending.child.spi_in);
+            pending.chain(live.beside.iter().map(|beside| beside.child.spi_in))
+        });
+        let present = self.child().map(|child| child.spi_in);
+        offered.into_iter().chain(present).chain(others)
     }
 
     pub(crate) fn child_owner(&self) -> Option<&Owner> {

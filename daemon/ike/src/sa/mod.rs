@@ -1,5 +1,6 @@
 //! An IKE SA and what is negotiated for it.
 
+pub(crate) mod children;
 pub(crate) mod first;
 pub mod ike_sa;
 pub mod nat;

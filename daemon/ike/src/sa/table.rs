@@ -127,7 +127,7 @@ impl SaTable {
         if let Some(name) = sa.attempt_of() {
             self.attempts.insert((Arc::clone(name), sa.id));
         }
-        self.esp_spis.extend(sa.child_spi());
+        self.esp_spis.extend(sa.child_spis());
         self.half_open_octets += sa.half_open_octets();
         self.sas.insert(sa.id, sa);
         new
@@ -148,7 +148,7 @@ impl SaTable {
         if let Some(name) = sa.attempt_of() {
             self.attempts.remove(&(Arc::clone(name), id));
         }
-        if let Some(spi) = sa.child_spi() {
+        for spi in sa.child_spis() {
             self.esp_spis.remove(&spi);
         }
         self.half_open_octets -= sa.half_open_octets();

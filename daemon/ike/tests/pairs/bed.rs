@@ -29,7 +29,10 @@ pub(crate) const GATEWAY: &str = "198.51.100.1";
 /// What the kernel would have.
 #[derive(Debug, Default)]
 pub(crate) struct Kernel {
+    /// What the policies of an owner lead to.
     pub(crate) installed: BTreeMap<Arc<str>, ChildInstall>,
+    /// Other states of an owner, by our inbound SPI. They receive too.
+    pub(crate) beside: BTreeMap<u32, ChildInstall>,
     pub(crate) blocked: HashSet<Arc<str>>,
     pub(crate) fail_next: bool,
     pub(crate) ops: usize,
@@ -39,17 +42,35 @@ impl Kernel {
     fn apply(&mut self, what: KernelOp) -> Result<(), KernelFailed> {
         self.ops += 1;
         match what {
-            KernelOp::Install(install) => {
-                if std::mem::take(&mut self.fail_next) {
-                    return Err(KernelFailed {
-                        text: "no such algorithm".into(),
-                    });
+            KernelOp::Install(_) | KernelOp::Add(_) if std::mem::take(&mut self.fail_next) => {
+                return Err(KernelFailed {
+                    text: "no such algorithm".into(),
+                });
+            }
+            KernelOp::Add(install) => {
+                self.beside.insert(install.inbound.spi, *install);
+            }
+            KernelOp::Lead {
+                owner, outbound, ..
+            } => {
+                let present = self.installed.get(&owner.0);
+                if present.is_none_or(|present| present.outbound.spi != outbound) {
+                    let is_it = |_: &u32, other: &mut ChildInstall| other.outbound.spi == outbound;
+                    let found = self.beside.extract_if(.., is_it).next();
+                    let (_, next) = found.expect("policies lead to a state that is there");
+                    if let Some(old) = self.installed.insert(owner.0, next) {
+                        self.beside.insert(old.inbound.spi, old);
+                    }
                 }
+            }
+            KernelOp::Install(install) => {
+                self.beside.retain(|_, other| other.owner != install.owner);
                 self.blocked.insert(Arc::clone(&install.owner.0));
                 self.installed
                     .insert(Arc::clone(&install.owner.0), *install);
             }
             KernelOp::Remove { owner, inbound, .. } => {
+                self.beside.remove(&inbound);
                 if self
                     .installed
                     .get(&owner.0)
@@ -62,11 +83,18 @@ impl Kernel {
                 self.blocked.insert(owner.0);
             }
             KernelOp::Release { owner } => {
+                self.beside.retain(|_, other| other.owner != owner);
                 self.installed.remove(&owner.0);
                 self.blocked.remove(&owner.0);
             }
         }
         Ok(())
+    }
+
+    /// SPIs of all states that receive.
+    pub(crate) fn inbound(&self) -> BTreeSet<u32> {
+        let leading = self.installed.values().map(|child| child.inbound.spi);
+        leading.chain(self.beside.keys().copied()).collect()
     }
 }
 
@@ -155,7 +183,9 @@ impl Node {
     }
 
     pub(crate) fn is_up(&self) -> bool {
-        self.kernel.installed.len() == 1 && !self.established().is_empty()
+        self.kernel.installed.len() == 1
+            && self.kernel.beside.is_empty()
+            && !self.established().is_empty()
     }
 
     pub(crate) fn established(&self) -> Vec<ike::view::SaView> {
@@ -275,9 +305,14 @@ impl Pair {
 
     /// What the gateway's operator says, which can be done.
     pub(crate) fn gateway_does(&mut self, command: &Command) {
+        self.gateway_tries(command).expect("can be done");
+    }
+
+    /// The same, if it can be done.
+    pub(crate) fn gateway_tries(&mut self, command: &Command) -> Result<(), CommandRefused> {
         let result = self.gateway.command(command, self.now);
-        result.expect("can be done");
         self.drain();
+        result
     }
 
     pub(crate) fn up(&mut self) {
@@ -539,9 +574,11 @@ pub(crate) fn side(
             remote_ts,
             ciphers: vec![EspCipher::AesGcm256, EspCipher::AesGcm128],
             lifetime: Duration::from_hours(1),
+            rekey: Duration::from_mins(54),
         },
         fragment_size: Some(1280),
         ike_lifetime: Duration::from_hours(4),
+        rekey: Duration::ZERO,
         liveness: Duration::from_secs(30),
         reauth: None,
         compat: Compat::Rfc,

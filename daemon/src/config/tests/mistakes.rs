@@ -209,9 +209,10 @@ const WRONG_IN_CONNECTION: &[(&str, &str)] = &[
     ),
     ("ike_lifetime = 0", "ike_lifetime: must be from 1m to 30d"),
     (
-        "rekey_time = \"4h\"",
-        "rekey_time: SAs are not rekeyed by a timer",
+        "rekey_time = \"2h\"\nike_lifetime = \"2h\"",
+        "rekey_time: must be shorter than ike_lifetime",
     ),
+    ("rekey_time = 59", "rekey_time: must be 0 or from 1m to 30d"),
     ("version = 2", "version: only IKEv2 is spoken"),
     ("resume = 1", "resume: must be true or false"),
     ("start = \"pu\"", "start: \"pu\" is none of up, none"),
@@ -290,6 +291,11 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "remote_ts",
         "mode = \"tunnel\"\nremote_ts",
         "8: connections.rw.children.net.mode: only tunnel mode",
+    ),
+    (
+        "remote_ts",
+        "life_time = \"1h\"\nrekey_time = \"1h\"\nremote_ts",
+        "9: connections.rw.children.net.rekey_time: must be shorter than life_time",
     ),
     (
         "remote_ts",

@@ -1,0 +1,118 @@
+//! Random operations of both operators in random weather: whatever they do, when they stop and the
+//! weather clears both sides and both kernels agree.
+
+use std::{env, time::Duration};
+
+use ike::{io::Command, view::SaState};
+
+use crate::bed::{Pair, Rng, Weather};
+
+const SEEDS: u64 = 2000;
+/// In a full run.
+const ALL_SEEDS: u64 = 10_000;
+const STEPS: u64 = 12;
+
+fn step(pair: &mut Pair, rng: &mut Rng) -> String {
+    let (home, rw) = ("home".into(), "rw".into());
+    // What cannot be done now is refused, and that is an outcome too.
+    let (who, command) = match rng.below(10) {
+        0 => ("client", Command::Up(home)),
+        1 | 2 => ("client", Command::Rekey(home)),
+        3 | 4 => ("client", Command::RekeyChild(home)),
+        5 => ("client", Command::Suspend(home)),
+        6 => ("client", Command::Down(home)),
+        7 => ("gateway", Command::Rekey(rw)),
+        8 => ("gateway", Command::RekeyChild(rw)),
+        _ => ("gateway", Command::Down(rw)),
+    };
+    let result = if who == "client" {
+        pair.command(&command)
+    } else {
+        pair.gateway_tries(&command)
+    };
+    let pause = match rng.below(3) {
+        0 => 0,
+        1 => rng.below(60),
+        _ => rng.below(5000),
+    };
+    pair.run(Duration::from_millis(pause));
+    format!("{who} {command:?}: {result:?}, then {pause} ms")
+}
+
+/// Both sides have the same SAs, and each kernel has what its side says and nothing else.
+fn agree(pair: &Pair) -> Result<(), String> {
+    let (c, g) = (pair.client.established(), pair.gateway.established());
+    let deleting = |node: &crate::bed::Node| {
+        let sas = node.endpoint.sas(pair.now);
+        sas.iter()
+            .any(|sa| !matches!(sa.state, SaState::Established | SaState::Suspended))
+    };
+    let same = match (c.as_slice(), g.as_slice()) {
+        ([], []) => {
+            pair.client.kernel.inbound().is_empty() && pair.gateway.kernel.inbound().is_empty()
+        }
+        ([c], [g]) => c.spis == g.spis && pair.keys_agree(),
+        _ => false,
+    };
+    if same && !deleting(&pair.client) && !deleting(&pair.gateway) {
+        return Ok(());
+    }
+    let sides = [&pair.client, &pair.gateway].map(|node| {
+        let sas = node.endpoint.sas(pair.now).into_iter();
+        let brief = |sa: ike::view::SaView| {
+            let child = sa.child.map(|child| (child.spi_in, child.spi_out));
+            format!("{} {:?} {:02x?} {child:x?}", sa.id, sa.state, sa.spis)
+        };
+        let sas: Vec<_> = sas.map(brief).collect();
+        format!("{sas:#?}\n{:x?}\n{:#?}", node.kernel.inbound(), node.events)
+    });
+    Err(sides.join("\n"))
+}
+
+fn story(seed: u64) -> Result<bool, String> {
+    let mut rng = Rng(seed ^ 0x5eed);
+    let mut pair = Pair::new(seed);
+    pair.up();
+    pair.run(Duration::from_secs(1));
+    pair.weather = Weather {
+        loss: seed % 16,
+        duplicate: seed % 11,
+        reorder: seed % 40,
+    };
+    let mut told = Vec::new();
+    for _ in 0..STEPS {
+        told.push(step(&mut pair, &mut rng));
+    }
+    pair.weather = Weather::default();
+    // As long as the slower of two sides needs to find out that the other has gone.
+    pair.run(Duration::from_mins(4));
+    agree(&pair).map_err(|why| format!("{}\n{why}", told.join("\n")))?;
+    // And wherever it has come to, it can go on from there.
+    let up = !pair.client.established().is_empty();
+    if !up {
+        let _up_already = pair.command(&Command::Up("home".into()));
+        pair.run(Duration::from_secs(5));
+    }
+    if !pair.keys_agree() {
+        return Err(format!("{}\nand does not come up again", told.join("\n")));
+    }
+    Ok(up)
+}
+
+#[test]
+fn whatever_operators_do_both_sides_and_both_kernels_agree_in_the_end() {
+    let seeds = if env::var_os("REKINDLE_FULL").is_some() {
+        ALL_SEEDS
+    } else {
+        SEEDS
+    };
+    let mut up = 0;
+    for seed in 0..seeds {
+        match story(seed) {
+            Ok(was_up) => up += u64::from(was_up),
+            Err(why) => panic!("seed {seed}: {why}"),
+        }
+    }
+    println!("{seeds} seeds, {up} of them up in the end");
+    assert!(up > seeds / 10 && up < seeds);
+}
