@@ -67,6 +67,9 @@ pub(crate) enum Command {
     Rekey {
         /// The connection's name
         connection: String,
+        /// For its Child SA instead
+        #[arg(long)]
+        child: bool,
     },
     /// Ticket keys, counts, and tickets held
     Ticket {

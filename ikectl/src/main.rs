@@ -122,8 +122,9 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
         Some(Command::Suspend { connection }) => Request::Suspend {
             connection: connection.clone(),
         },
-        Some(Command::Rekey { connection }) => Request::Rekey {
+        Some(Command::Rekey { connection, child }) => Request::Rekey {
             connection: connection.clone(),
+            child: *child,
         },
         Some(Command::Ticket { command }) => match command {
             None | Some(TicketCommand::List) => Request::TicketList,

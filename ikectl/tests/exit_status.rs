@@ -85,6 +85,10 @@ fn requests_and_replies_pass_through() {
             r#"{"method":"rekey","parameters":{"connection":"rw"}}"#,
         ),
         (
+            &["rekey", "rw", "--child"],
+            r#"{"method":"rekey","parameters":{"connection":"rw","child":true}}"#,
+        ),
+        (
             &["sa", "show", "7", "--origin"],
             r#"{"method":"sa_origin","parameters":{"id":7}}"#,
         ),

@@ -52,6 +52,13 @@ pub enum ControlRequest {
         /// Answer on `Rekeyed` of the connection, or when it has ended instead.
         reply: oneshot::Sender<Result<RekeyDone, CommandError>>,
     },
+    /// [`ike::io::Command::RekeyChild`].
+    RekeyChild {
+        /// The connection.
+        connection: Arc<str>,
+        /// Answer on `ChildRekeyed` of the connection, or when it has ended instead.
+        reply: oneshot::Sender<Result<(), CommandError>>,
+    },
     /// [`ike::Endpoint::sa_origin`].
     Origin {
         /// The IKE SA.

@@ -287,7 +287,21 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
                 });
                 finished(&connection, done.await?)
             }
-            Request::Rekey { connection } => rekey(engine, &connection).await,
+            Request::Rekey {
+                connection,
+                child: false,
+            } => rekey(engine, &connection).await,
+            Request::Rekey {
+                connection,
+                child: true,
+            } => {
+                let name = Arc::from(connection.as_str());
+                let done = ask(engine, |reply| ControlRequest::RekeyChild {
+                    connection: name,
+                    reply,
+                });
+                finished(&connection, done.await?)
+            }
             Request::Suspend { connection } => {
                 let name = Arc::from(connection.as_str());
                 let done = ask(engine, |reply| ControlRequest::Suspend {

@@ -48,6 +48,7 @@ pub(super) struct Waiting {
     up: Vec<Client<UpDone>>,
     down: Vec<Client<()>>,
     rekey: Vec<Client<RekeyDone>>,
+    rekey_child: Vec<Client<()>>,
 }
 
 /// Who waits for a connection's next event of some kind.
@@ -59,6 +60,7 @@ impl Waiting {
         self.up.retain(|(_, reply)| !reply.is_closed());
         self.down.retain(|(_, reply)| !reply.is_closed());
         self.rekey.retain(|(_, reply)| !reply.is_closed());
+        self.rekey_child.retain(|(_, reply)| !reply.is_closed());
         match event {
             Event::Established {
                 sa,
@@ -93,6 +95,11 @@ impl Waiting {
                     connection,
                     &Err(CommandError::Ended(*reason)),
                 );
+                answer(
+                    &mut self.rekey_child,
+                    connection,
+                    &Err(CommandError::Ended(*reason)),
+                );
                 let outcome = match reason {
                     Closed::Down | Closed::PeerDeleted | Closed::Timeout => Ok(()),
                     other => Err(CommandError::Ended(*other)),
@@ -107,8 +114,10 @@ impl Waiting {
                 let done = RekeyDone { old: *old, sa: *sa };
                 answer(&mut self.rekey, connection, &Ok(done));
             }
+            Event::ChildRekeyed { connection } => {
+                answer(&mut self.rekey_child, connection, &Ok(()));
+            }
             Event::Closed { .. }
-            | Event::ChildRekeyed { .. }
             | Event::Suspended { .. }
             | Event::SessionEnded { .. }
             | Event::TicketIssued { .. }
@@ -174,6 +183,12 @@ impl Worker {
             ControlRequest::Rekey { connection, reply } => {
                 match self.command(Command::Rekey(Arc::clone(&connection))) {
                     Ok(()) => self.waiting.rekey.push((connection, reply)),
+                    Err(refused) => drop(reply.send(Err(error_of(refused)))),
+                }
+            }
+            ControlRequest::RekeyChild { connection, reply } => {
+                match self.command(Command::RekeyChild(Arc::clone(&connection))) {
+                    Ok(()) => self.waiting.rekey_child.push((connection, reply)),
                     Err(refused) => drop(reply.send(Err(error_of(refused)))),
                 }
             }
@@ -496,6 +511,22 @@ mod tests {
         assert!(down.try_recv().is_err());
         waiting.resolve(&closed(Closed::Down));
         assert_eq!(down.try_recv(), Ok(Ok(())));
+    }
+
+    #[test]
+    fn a_rekey_of_a_child_sa_is_answered_by_its_own_event() {
+        let mut waiting = Waiting::default();
+        let (reply, mut done) = oneshot::channel();
+        waiting.rekey_child.push(("rw".into(), reply));
+        waiting.resolve(&Event::Rekeyed {
+            old: 1,
+            sa: 2,
+            connection: "rw".into(),
+        });
+        assert!(done.try_recv().is_err());
+        let connection = "rw".into();
+        waiting.resolve(&Event::ChildRekeyed { connection });
+        assert_eq!(done.try_recv(), Ok(Ok(())));
     }
 
     #[test]

@@ -39,10 +39,13 @@ pub enum Request {
         /// Its name.
         connection: String,
     },
-    /// New keys for a connection's IKE SA, from a key exchange of their own.
+    /// New keys for a connection's IKE SA, from a key exchange of their own; or for its Child SA.
     Rekey {
         /// Its name.
         connection: String,
+        /// The Child SA instead.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        child: bool,
     },
     /// Ticket keys, counts, and tickets held.
     TicketList,
