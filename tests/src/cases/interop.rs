@@ -1,6 +1,7 @@
 //! Rekindle against foreign IKE daemons, in both roles; first the peers among themselves, so that a
 //! failure of ours is told from one of theirs.
 
+mod collisions;
 mod detours;
 mod fragments;
 mod libreswan;
@@ -47,8 +48,12 @@ pub const CASES: &[Case] = &[
     detours::NO_TICKET,
     detours::MANGLED,
     rekeys::THEIRS,
+    rekeys::OURS_AS_GATEWAY,
+    rekeys::OURS_AS_CLIENT,
     fragments::CALLED,
     fragments::CALLING,
+    collisions::OURS_FIRST,
+    collisions::THEIRS_FIRST,
     libreswan::CALLED_PSK,
     libreswan::CALLING_CERTIFICATE,
 ];

@@ -12,6 +12,51 @@ pub(super) const THEIRS: Case = Case {
     run: theirs,
 };
 
+/// The same, begun by us, in both roles.
+pub(super) const OURS_AS_GATEWAY: Case = Case {
+    name: "rekindle_as_gateway_rekeys_child_and_ike_sa_of_strongswan",
+    run: |lab| ours(lab, Role::Gateway),
+};
+/// We are the client.
+pub(super) const OURS_AS_CLIENT: Case = Case {
+    name: "rekindle_as_client_rekeys_child_and_ike_sa_of_strongswan",
+    run: |lab| ours(lab, Role::Client),
+};
+
+fn ours(lab: &mut Lab, role: Role) -> Result<()> {
+    let sides = Sides::on_one_cable(Auth::Psk)?;
+    let (site, swan) = match role {
+        Role::Gateway => {
+            let site = sides.rekindle(lab, role, "")?;
+            let swan = sides.strongswan(lab, Role::Client, "", "")?;
+            swan.swanctl("--initiate --child net --timeout 20")?;
+            (site, swan)
+        }
+        Role::Client => {
+            let swan = sides.strongswan(lab, Role::Gateway, "", "")?;
+            let site = sides.rekindle(lab, role, "")?;
+            site.ikectl(&format!("up {NAME}"))?;
+            (site, swan)
+        }
+    };
+    sides.ping()?;
+    let first = site.established()?;
+    for kind in ["--child", "", "--child"] {
+        site.ikectl(&format!("rekey {NAME} {kind}"))?;
+        sides.ping()?;
+        until("two ESP states are left at both ends", PATIENCE, || {
+            let of = |role| sides.namespace(role).ip("xfrm state");
+            let two = |states: String| states.matches("proto esp").count() == 2;
+            Ok(two(of(Role::Client)?) && two(of(Role::Gateway)?))
+        })?;
+        sides.has_states(&site)?;
+    }
+    let last = site.established()?;
+    ensure!(last["spi_i"] != first["spi_i"], "{last}");
+    site.ikectl(&format!("down {NAME}"))?;
+    sides.is_clean(&site, &swan)
+}
+
 fn theirs(lab: &mut Lab) -> Result<()> {
     let sides = Sides::on_one_cable(Auth::Psk)?;
     let site = sides.rekindle(lab, Role::Gateway, "")?;
