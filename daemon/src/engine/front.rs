@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{dispatch::home_of, operator::Question};
 use crate::control::{
-    CommandError, ControlRequest, FloodReport, RekeyDone, RevokeDone, SaReport, StatusReport,
-    TicketReport, UpDone,
+    CommandError, ControlRequest, FloodReport, RevokeDone, SaReport, StatusReport, TicketReport,
+    UpDone,
 };
 
 /// The way to all workers.
@@ -67,7 +67,18 @@ impl Front {
                 deliver(reply, async { parts.await.into_iter().reduce(both_downs) }).await;
             }
             ControlRequest::Rekey { connection, reply } => {
-                deliver(reply, self.rekey(&connection)).await;
+                let request = |reply| ControlRequest::Rekey {
+                    connection: Arc::clone(&connection),
+                    reply,
+                };
+                deliver(reply, self.ask_owner(&connection, request)).await;
+            }
+            ControlRequest::RekeyChild { connection, reply } => {
+                let request = |reply| ControlRequest::RekeyChild {
+                    connection: Arc::clone(&connection),
+                    reply,
+                };
+                deliver(reply, self.ask_owner(&connection, request)).await;
             }
             ControlRequest::Revoke { peer, reply } => {
                 let parts = self.ask_all(|reply| ControlRequest::Revoke {
@@ -148,16 +159,18 @@ impl Front {
             .await;
     }
 
-    /// By whoever has the SA.
-    async fn rekey(&self, connection: &Arc<str>) -> Option<Result<RekeyDone, CommandError>> {
+    /// What whoever has the connection's SA says.
+    async fn ask_owner<T>(
+        &self,
+        connection: &str,
+        request: impl Fn(oneshot::Sender<Result<T, CommandError>>) -> ControlRequest,
+    ) -> Option<Result<T, CommandError>> {
         let home = self.home_of(connection);
         let others = (0..self.workers.len() as u8).filter(|worker| *worker != home);
         let mut last = None;
         for worker in std::iter::once(home).chain(others) {
             let (reply, answer) = oneshot::channel();
-            let connection = Arc::clone(connection);
-            self.tell(worker, ControlRequest::Rekey { connection, reply })
-                .await;
+            self.tell(worker, request(reply)).await;
             last = answer.await.ok();
             if !matches!(last, Some(Err(CommandError::NotUp))) {
                 break;
@@ -268,6 +281,7 @@ mod tests {
     use ike::view::Closed;
 
     use super::*;
+    use crate::control::RekeyDone;
 
     /// A front, and what each of its workers is asked.
     fn front(workers: usize) -> (Front, Vec<mpsc::Receiver<Question>>) {

@@ -15,39 +15,57 @@ pub(super) struct Holders(HashMap<Owner, Holder>);
 #[derive(Debug)]
 struct Holder {
     worker: u8,
-    /// SPI of the inbound state.
-    inbound: u32,
+    /// SPIs of the inbound states, the present one last; more than one only while keys are replaced.
+    inbound: Vec<u32>,
 }
+
+/// Inbound states that an owner has at once: a rekey by either side, and what each replaces.
+const MAX_INBOUND: usize = 4;
 
 impl Holders {
     /// Whether an operation is of an SA that has been replaced on another worker: there is nothing left
-    /// of it to be taken away.
+    /// of it to be taken away or to be given new keys.
     pub(super) fn is_void(&self, worker: u8, what: &KernelOp) -> bool {
         match what {
-            KernelOp::Remove { owner, .. } | KernelOp::Release { owner } => self
-                .0
-                .get(owner)
-                .is_some_and(|holder| holder.worker != worker),
+            KernelOp::Remove { owner, .. }
+            | KernelOp::Release { owner }
+            | KernelOp::Lead { owner, .. } => self.is_of_another(worker, owner),
+            KernelOp::Add(child) => self.is_of_another(worker, &child.owner),
             KernelOp::Install(_) | KernelOp::Block { .. } => false,
         }
+    }
+
+    fn is_of_another(&self, worker: u8, owner: &Owner) -> bool {
+        let holder = self.0.get(owner);
+        holder.is_some_and(|holder| holder.worker != worker)
     }
 
     /// An operation has been carried out: what it took from another worker.
     pub(super) fn changed(&mut self, worker: u8, what: &KernelOp) -> Option<Taken> {
         match what {
             KernelOp::Install(child) => {
-                let inbound = child.inbound.spi;
+                let inbound = vec![child.inbound.spi];
                 let owner = child.owner.clone();
                 let before = self.0.insert(owner, Holder { worker, inbound })?;
+                let inbound = *before.inbound.last()?;
                 (before.worker != worker).then(|| Taken {
                     worker: before.worker,
                     owner: child.owner.0.to_string(),
-                    inbound: before.inbound,
+                    inbound,
                 })
             }
+            KernelOp::Add(child) => {
+                let inbound = &mut self.0.get_mut(&child.owner)?.inbound;
+                if inbound.len() == MAX_INBOUND {
+                    inbound.remove(0);
+                }
+                inbound.push(child.inbound.spi);
+                None
+            }
             KernelOp::Remove { owner, inbound, .. } => {
-                let last = self.0.get(owner).map(|holder| holder.inbound);
-                if last == Some(*inbound) {
+                let holder = self.0.get_mut(owner)?;
+                holder.inbound.retain(|spi| spi != inbound);
+                if holder.inbound.is_empty() {
                     self.0.remove(owner);
                 }
                 None
@@ -56,7 +74,7 @@ impl Holders {
                 self.0.remove(owner);
                 None
             }
-            KernelOp::Block { .. } => None,
+            KernelOp::Lead { .. } | KernelOp::Block { .. } => None,
         }
     }
 
@@ -83,12 +101,16 @@ mod tests {
     }
 
     fn install(spi: u32) -> KernelOp {
+        KernelOp::Install(Box::new(child(spi)))
+    }
+
+    fn child(spi: u32) -> ChildInstall {
         let address = "192.0.2.1:500".parse().expect("address");
         let key = |spi| EspKey {
             spi,
             key: Secret::default(),
         };
-        KernelOp::Install(Box::new(ChildInstall {
+        ChildInstall {
             owner: owner(),
             path: Path {
                 local: address,
@@ -102,7 +124,7 @@ mod tests {
             local_ts: Vec::new(),
             remote_ts: Vec::new(),
             hard_lifetime: Duration::ZERO,
-        }))
+        }
     }
 
     fn remove(inbound: u32) -> KernelOp {
@@ -135,6 +157,24 @@ mod tests {
         let release = KernelOp::Release { owner: owner() };
         assert!(holders.is_void(0, &remove(1)) && holders.is_void(0, &release));
         assert!(!holders.is_void(1, &remove(2)) && !holders.is_void(1, &release));
+    }
+
+    #[test]
+    fn new_keys_beside_the_old_ones_are_held_until_the_last_is_gone() {
+        let add = |spi| KernelOp::Add(Box::new(child(spi)));
+        let mut holders = Holders::default();
+        holders.changed(0, &install(1));
+        holders.changed(0, &add(2));
+        holders.changed(0, &remove(1));
+        let release = KernelOp::Release { owner: owner() };
+        assert!(holders.is_void(1, &release) && holders.is_void(1, &add(3)));
+        assert!(!holders.is_void(0, &add(3)));
+        let taken = holders.changed(1, &install(4)).expect("taken");
+        assert_eq!((taken.worker, taken.inbound), (0, 2));
+        for spi in 5..100 {
+            holders.changed(1, &add(spi));
+        }
+        assert_eq!(holders.0[&owner()].inbound.len(), MAX_INBOUND);
     }
 
     #[test]

@@ -333,7 +333,7 @@ impl Endpoint {
             let Some(sa) = self.table.check_out(id) else {
                 continue;
             };
-            if sa.child_spi() == Some(inbound) {
+            if sa.child_spis().any(|spi| spi == inbound) {
                 self.close(sa, Closed::Replaced, cx);
             } else {
                 self.check_in(sa);
