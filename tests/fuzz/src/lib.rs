@@ -15,6 +15,7 @@ use ike::{
     ticket::{TicketState, seal::Keyring},
     trust::{Signed, TrustError, verify},
     wire::{
+        cp::Configuration,
         cursor::Cursor,
         delete::Delete,
         encrypted,
@@ -98,6 +99,13 @@ fn payload(kind: PayloadKind, body: &[u8]) {
                 let mut out = Vec::new();
                 delete.emit(&mut out);
                 assert_eq!(Delete::parse(&out), Ok(delete));
+            }
+        }
+        PayloadKind::CP => {
+            if let Ok(configuration) = Configuration::parse(body) {
+                let mut out = Vec::new();
+                configuration.emit(&mut out);
+                assert_eq!(Configuration::parse(&out), Ok(configuration));
             }
         }
         PayloadKind::TS_I | PayloadKind::TS_R => {

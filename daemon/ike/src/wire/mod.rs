@@ -1,6 +1,7 @@
 //! Octets to values and back (RFC 7296, 3). Parsers never panic, never allocate on a length that
 //! the datagram does not hold, and say where they stopped.
 
+pub mod cp;
 pub mod cursor;
 pub mod delete;
 pub mod encrypted;
