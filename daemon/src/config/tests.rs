@@ -226,7 +226,7 @@ fn all_mistakes_of_a_file_are_found_in_one_run() {
     let text = SMALL
         .replace("{}", "dpd_delay = true\nproposals = \"rot13\"")
         .replace("10.1.0.0/24", "10.1")
-        .replace("gw.example", "O=x");
+        .replace("gw.example", "N=x");
     let found = problems(&format!("{text}\n[gate]\nmod = 1"));
     assert_eq!(found.len(), 5, "{found:#?}");
 }

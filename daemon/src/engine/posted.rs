@@ -48,7 +48,7 @@ impl Notices {
         let one_less = |count: u16| count.checked_sub(1);
         if sharing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less) == Ok(1) {
             self.board.set_live(spi, false);
-            // Another worker may have set it before we made it zero.
+            // Another worker may have set it before we made it zero. Nobody has heard of its SPI yet.
             if sharing.load(Ordering::SeqCst) > 0 {
                 self.board.set_live(spi, true);
             }
@@ -111,6 +111,8 @@ impl Posted {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -153,7 +155,12 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..TIMES {
                         notices.own_spi(spi, true);
-                        assert!(board.is_live(spi));
+                        // The other may be between its two looks.
+                        let deadline = Instant::now() + Duration::from_secs(10);
+                        while !board.is_live(spi) {
+                            assert!(Instant::now() < deadline);
+                            std::thread::yield_now();
+                        }
                         notices.own_spi(spi, false);
                     }
                 });

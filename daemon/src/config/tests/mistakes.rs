@@ -223,8 +223,8 @@ const WRONG_IN_CONNECTION: &[(&str, &str)] = &[
 const BROKEN: &[(&str, &str, &str)] = &[
     (
         "id = \"gw.example\"",
-        "id = \"CN=gw\"",
-        "3: connections.rw.local.id: \"CN=gw\" cannot be",
+        "id = \"N=gw\"",
+        "3: connections.rw.local.id: \"N=gw\" cannot be",
     ),
     (
         ", id = \"gw.example\"",
