@@ -6,5 +6,6 @@ pub mod engine;
 pub mod gate;
 pub mod keeper;
 pub mod kernel;
+pub mod leases;
 pub mod tickets;
 pub mod udp;

@@ -141,6 +141,7 @@ fn options(config: &Config, engine: Vec<OsString>) -> KeeperOptions {
         steer_cpus: config.gate.steer_cpus.clone(),
         flood: config.flood.mode,
         engine,
+        vip_interface: daemon.vip_interface.clone(),
         dataplane: match daemon.dataplane {
             DataplaneChoice::Xfrm => DataplaneKind::Xfrm,
             DataplaneChoice::None => DataplaneKind::None,

@@ -274,6 +274,7 @@ fn keeper_role(folder: &Path) {
             folder.into(),
         ],
         dataplane: DataplaneKind::None,
+        vip_interface: "lo".into(),
         node: Some(9),
         ring: RingOptions {
             ticket_seconds: 3600,

@@ -76,6 +76,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<TicketCommand>,
     },
+    /// Pools of inner addresses, and who has which
+    Pool {
+        #[command(subcommand)]
+        command: Option<PoolCommand>,
+    },
     /// The level of defence against floods, why, and what is sent back
     Flood,
     /// Where the gate is attached and what it has counted
@@ -102,6 +107,14 @@ pub(crate) enum SaCommand {
         #[arg(long)]
         origin: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolCommand {
+    /// All pools, a line each (the default)
+    List,
+    /// All leases, a line each
+    Leases,
 }
 
 #[derive(Debug, Subcommand)]
@@ -160,6 +173,8 @@ mod tests {
         assert!(revoke("ikectl ticket revoke --all").is_ok());
         assert!(revoke("ikectl ticket revoke").is_err());
         assert!(revoke("ikectl ticket revoke a --all").is_err());
+        assert!(parse("ikectl pool").is_ok() && parse("ikectl pool leases -j").is_ok());
+        assert!(parse("ikectl pool rw4").is_err());
         assert!(parse("ikectl up").is_err());
         assert!(parse("ikectl up rw --timeout 0").is_err());
         assert!(parse("ikectl reboot").is_err());

@@ -16,7 +16,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use ikectl_api::{DEADLINE_SECONDS, MAX_UP_SECONDS, Outcome, Request, UP_SECONDS};
 
 use crate::{
-    args::{Args, Command, SaCommand, TicketCommand},
+    args::{Args, Command, PoolCommand, SaCommand, TicketCommand},
     ask::Trouble,
 };
 
@@ -133,6 +133,10 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
                 peer: peer.clone(),
                 all: *all,
             },
+        },
+        Some(Command::Pool { command }) => match command {
+            None | Some(PoolCommand::List) => Request::PoolList,
+            Some(PoolCommand::Leases) => Request::PoolLeases,
         },
         Some(Command::Flood) => Request::Flood,
         // Metrics are asked for in several requests.

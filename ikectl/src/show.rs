@@ -3,6 +3,7 @@
 mod check;
 mod flood;
 pub(crate) mod metrics;
+mod pool;
 mod ticket;
 
 use std::fmt::Write as _;
@@ -35,6 +36,8 @@ pub(crate) fn text(reply: &Reply, one_sa: bool) -> String {
         Outcome::IkeSas(sas) => sa_table(sas),
         Outcome::SaOrigin(origin) => ticket::origin_screen(origin),
         Outcome::Tickets(tickets) => ticket::screen(tickets),
+        Outcome::Pools(pools) => pool::table(pools),
+        Outcome::Leases(leases) => pool::leases(leases),
         Outcome::Gate(gate) => flood::gate_screen(gate),
         Outcome::Flood(flood) => flood::screen(flood),
         Outcome::Done(done) => done_line(done),
@@ -165,6 +168,17 @@ fn sa_block(sa: &IkeSa) -> String {
             known(end.id.as_deref()),
             bracketed(end)
         ));
+        if !end.vips.is_empty() {
+            line(format!("{side:<6} [{}]", printable(&end.vips.join(" "))));
+        }
+    }
+    if !sa.dns.is_empty() {
+        let domains = if sa.domains.is_empty() {
+            String::new()
+        } else {
+            format!(" for {}", sa.domains.join(" "))
+        };
+        line(printable(&format!("dns    {}{domains}", sa.dns.join(" "))));
     }
     if let Some(proposal) = &sa.proposal {
         line(printable(proposal));

@@ -1,7 +1,7 @@
 //! Bringing connections up and taking them down: which first exchange to begin with, what to do when
 //! one fails or two race, and what an SA's end means for kernel, ticket and operator.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
     endpoint::{CommandRefused, Context, Endpoint},
@@ -30,7 +30,8 @@ impl Endpoint {
         if self.is_alive(&connection) {
             return Err(CommandRefused::UpAlready);
         }
-        if let Some((_, block)) = block(&connection) {
+        let leased = self.slots.get(slot).map(|held| held.leased.as_slice());
+        if let Some((_, block)) = block(&connection, leased.unwrap_or_default()) {
             // Stands until `down`, whatever becomes of the SA: nothing leaves in clear.
             self.kernel(block);
         }
@@ -47,6 +48,7 @@ impl Endpoint {
         let connection = Arc::clone(&slot.config);
         let asleep = slot.record.is_some() || slot.suspended || retrying;
         let slept_with = slot.record.as_ref().map(|record| record.id_r.clone());
+        slot.leased.clear();
         (slot.suspended, slot.wanted) = (false, false);
         self.sleepers.remove(&at);
         self.set_record(&connection, None);
@@ -301,6 +303,7 @@ impl Endpoint {
     ) {
         let state = std::mem::replace(&mut sa.state, State::Lingering(Box::new(lingering)));
         let id = sa.id;
+        self.end_lease(id);
         self.check_in(sa);
         if let State::Up(live) = state {
             self.closed(id, *live, reason, cx);
@@ -326,6 +329,7 @@ impl Endpoint {
         let Live {
             connection,
             child,
+            leased,
             issued,
             ..
         } = live;
@@ -337,7 +341,10 @@ impl Endpoint {
                 Closed::Down => self.kernel(KernelOp::Release { owner }),
                 // A client's operator has not said `down`: its flow stays blocked.
                 Closed::PeerDeleted if !client => self.kernel(KernelOp::Release { owner }),
-                _ => self.lost(&connection, owner, (inbound, outbound)),
+                _ => {
+                    let leased = if client { &leased.addresses[..] } else { &[] };
+                    self.lost(&connection, leased, owner, (inbound, outbound));
+                }
             }
         }
         let deleted = matches!(reason, Closed::Down | Closed::PeerDeleted);
@@ -373,9 +380,16 @@ impl Endpoint {
 
     /// Takes a lost Child SA from the kernel, while its flow stays blocked. What blocks it is the
     /// connection's, where it can be: peers that come and never come back must not fill the kernel.
-    fn lost(&mut self, connection: &Connection, owner: Owner, (inbound, outbound): (u32, u32)) {
-        match block(connection) {
-            Some((whole, block)) if whole != owner => {
+    fn lost(
+        &mut self,
+        connection: &Connection,
+        leased: &[IpAddr],
+        owner: Owner,
+        (inbound, outbound): (u32, u32),
+    ) {
+        match block(connection, leased) {
+            // Leased addresses are the owner's, and stay with it.
+            Some((whole, block)) if whole != owner && leased.is_empty() => {
                 self.kernel(block);
                 self.kernel(KernelOp::Release { owner });
             }

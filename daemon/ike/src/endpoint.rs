@@ -23,9 +23,10 @@ use crate::{
         cookie::{CookieJar, CookieSecrets},
         openings::Openings,
     },
-    exchange::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, TOKENS_PER_SECOND},
+    exchange::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, TOKENS_PER_SECOND, block, whole},
     io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
     kernel::{KernelFailed, KernelOp, OpId, Owner},
+    lease::{LeaseBook, LeaseId},
     peer::Connection,
     sa::{
         ike_sa::{IkeSa, State},
@@ -53,7 +54,7 @@ pub struct NodeKeys {
     pub cookies: CookieSecrets,
 }
 
-/// Time, chance and the ticket ledger, for the length of one step.
+/// Time, chance, the ticket ledger and the book of leases, for the length of one step.
 pub struct Context<'a> {
     /// Now.
     pub now: Stamp,
@@ -61,6 +62,8 @@ pub struct Context<'a> {
     pub env: &'a mut dyn Env,
     /// Ticket indexes and used bits.
     pub ledger: &'a mut dyn TicketLedger,
+    /// Inner addresses.
+    pub leases: &'a mut dyn LeaseBook,
 }
 
 /// Why a command was not carried out.
@@ -92,6 +95,8 @@ pub(crate) struct Slot {
     pub config: Arc<Connection>,
     /// Client: the session that can be resumed.
     pub record: Option<SessionRecord>,
+    /// Client: the inner addresses it has, or had last.
+    pub leased: Vec<IpAddr>,
     /// Put to sleep by the operator.
     pub suspended: bool,
     /// Has been up by our own doing and is to come back when lost.
@@ -112,6 +117,8 @@ pub struct Endpoint {
     /// Lost connections that are to come back, and when.
     pub(crate) retries: BTreeMap<usize, Duration>,
     pub(crate) table: SaTable,
+    /// Gateway: what SAs hold of the pools, by their numbers.
+    pub(crate) held_leases: HashMap<u64, LeaseId>,
     pub(crate) keyring: Keyring,
     pub(crate) cookies: CookieJar,
     pub(crate) budget: HalfOpenBudget,
@@ -150,6 +157,7 @@ impl Endpoint {
         let slot = |config: Arc<Connection>| Slot {
             config,
             record: None,
+            leased: Vec::new(),
             suspended: false,
             wanted: false,
             retries: 0,
@@ -167,6 +175,7 @@ impl Endpoint {
             sleepers: BTreeSet::new(),
             retries: BTreeMap::new(),
             table: SaTable::new(settings.worker, settings.workers),
+            held_leases: HashMap::new(),
             keyring,
             cookies: CookieJar::new(keys.cookies, now),
             budget: HalfOpenBudget::new(
@@ -257,13 +266,19 @@ impl Endpoint {
     }
 
     /// Blocks the flows of connections that an earlier run has left kernel state of, until `down`.
-    pub fn keep_blocked(&mut self, owners: &[Owner]) {
-        let held: Vec<_> = self
-            .slots
-            .iter()
-            .filter_map(|slot| crate::exchange::block(&slot.config))
-            .filter(|(owner, _)| owners.contains(owner))
-            .collect();
+    /// Beside each owner are the inner addresses it has there.
+    pub fn keep_blocked(&mut self, owners: &[(Owner, Vec<IpAddr>)]) {
+        let mut held = Vec::new();
+        for slot in &mut self.slots {
+            let owner = whole(&slot.config);
+            let Some((_, leased)) = owners.iter().find(|(other, _)| *other == owner) else {
+                continue;
+            };
+            if slot.leased.is_empty() {
+                slot.leased.clone_from(leased);
+            }
+            held.extend(block(&slot.config, &slot.leased));
+        }
         for (_, block) in held {
             self.kernel(block);
         }
@@ -488,6 +503,7 @@ impl Endpoint {
         if self.table.forget(sa) {
             self.output(Output::OwnSpi { spi, live: false });
         }
+        self.end_lease(sa.id);
     }
 
     pub(crate) fn send(&mut self, path: Path, message: Vec<u8>) {

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     crypto::{Group, KeyShare, Secret, SignError, SignatureScheme},
     kernel::{KernelFailed, KernelOp, OpId},
+    lease::LeaseId,
     ticket::{Kept, Reference},
     view::{Closed, Unproven},
     wire::{header::Spi, id::Identity},
@@ -107,8 +108,8 @@ pub enum Input<'a> {
         /// How it went.
         result: Result<(), KernelFailed>,
     },
-    /// What [`TicketLedger::begin_keep`] or [`TicketLedger::begin_consume`] began is done, and outlives
-    /// a power cut; or it has failed.
+    /// What [`TicketLedger::begin_keep`], [`TicketLedger::begin_consume`] or
+    /// [`crate::lease::LeaseBook::grant`] began is done, and outlives a power cut; or it has failed.
     Stored {
         /// Its number.
         id: StoreId,
@@ -183,6 +184,8 @@ pub enum Output {
         /// The record's octets, to be sealed; `None` to erase.
         record: Option<Secret>,
     },
+    /// An SA has let go of the addresses that were granted to its peer.
+    LeaseEnded(LeaseId),
     /// Something an operator, a log or a test wants to know.
     Event(Event),
 }

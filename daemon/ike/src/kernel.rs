@@ -86,6 +86,9 @@ pub struct ChildInstall {
     pub local_ts: Vec<TrafficSelector>,
     /// Selectors of the peer's side.
     pub remote_ts: Vec<TrafficSelector>,
+    /// Client: addresses leased to us. They are the owner's until it is released, and packets to the
+    /// peer's side come from them.
+    pub leased: Vec<IpAddr>,
     /// The kernel deletes the states by itself after this time, whatever becomes of us.
     pub hard_lifetime: Duration,
 }

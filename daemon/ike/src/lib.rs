@@ -15,6 +15,7 @@ mod endpoint;
 mod exchange;
 pub mod io;
 pub mod kernel;
+pub mod lease;
 pub mod peer;
 pub mod sa;
 mod session;

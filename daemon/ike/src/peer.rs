@@ -6,6 +6,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use crate::{
     crypto::{CertificateChain, Secret, TrustAnchors},
     kernel::EspCipher,
+    lease::Pool,
     sa::proposal::IkeSuite,
     wire::{id::Identity, ts::TrafficSelector},
 };
@@ -44,6 +45,10 @@ pub struct Connection {
     pub liveness: Duration,
     /// Session resumption: ask for tickets as client, issue and honour them as gateway.
     pub resume: Resume,
+    /// Gateway: what the peer's inner addresses are leased from. With any, the peer has to ask.
+    pub pools: Vec<Arc<Pool>>,
+    /// Client: inner addresses to ask for, at most one of each family; unspecified for any.
+    pub vips: Vec<IpAddr>,
     /// What the peer does otherwise than the RFCs say.
     pub compat: Compat,
     /// SHA-256 over the connection's settings. A session record or ticket made under other settings is
@@ -142,12 +147,39 @@ pub struct Child {
     pub name: Arc<str>,
     /// Our side's networks.
     pub local_ts: Vec<TrafficSelector>,
+    /// Whether the addresses leased to us are on our side too.
+    pub local_dynamic: bool,
     /// The peer's networks.
     pub remote_ts: Vec<TrafficSelector>,
+    /// Whether the addresses leased to the peer are on its side too.
+    pub remote_dynamic: bool,
     /// ESP ciphers, best first.
     pub ciphers: Vec<EspCipher>,
     /// Lifetime of its states in the kernel.
     pub lifetime: Duration,
     /// It gets new keys at the latest after this long; zero for never.
     pub rekey: Duration,
+}
+
+impl Child {
+    /// The same, with what is dynamic made out: these addresses, or any where one is unspecified.
+    #[must_use]
+    pub fn with(&self, leased: &[IpAddr]) -> Self {
+        let mut child = self.clone();
+        for address in leased {
+            let prefix = match address {
+                _ if address.is_unspecified() => 0,
+                IpAddr::V4(_) => 32,
+                IpAddr::V6(_) => 128,
+            };
+            let selector = TrafficSelector::network(*address, prefix);
+            child
+                .local_ts
+                .extend(self.local_dynamic.then_some(selector));
+            child
+                .remote_ts
+                .extend(self.remote_dynamic.then_some(selector));
+        }
+        child
+    }
 }

@@ -46,9 +46,10 @@ impl Endpoint {
         if record.digest != slot.config.digest {
             return Err(SessionRefused::Settings);
         }
+        slot.leased.clone_from(&record.leased);
         slot.record = Some(record);
         slot.suspended = true;
-        if let Some((_, block)) = block(&slot.config) {
+        if let Some((_, block)) = block(&slot.config, &slot.leased) {
             self.kernel(block);
         }
         Ok(())

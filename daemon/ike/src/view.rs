@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::{
     endpoint::{Endpoint, Slot},
     io::{Path, Stamp},
+    lease::Leased,
     peer::Suspend,
     sa::ike_sa::{IkeSa, Issued, Live, Purpose, State},
     ticket::{SessionRecord, TicketName},
@@ -56,6 +57,10 @@ pub struct SaView {
     /// Whether a key exchange of its own is behind the present keys. Not so after a resumption, until
     /// the rekey that follows it.
     pub fresh_keys: Option<bool>,
+    /// Who of the two is the client.
+    pub client: Side,
+    /// What the client has on the inside.
+    pub leased: Leased,
     /// Its Child SA.
     pub child: Option<ChildView>,
 }
@@ -102,6 +107,15 @@ pub struct ChildView {
     pub remote_ts: Vec<TrafficSelector>,
 }
 
+/// One end of an SA.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Side {
+    /// Ours.
+    Local,
+    /// The peer's.
+    Remote,
+}
+
 /// Where an SA stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SaState {
@@ -146,6 +160,10 @@ pub enum Closed {
     NoProposalChosen,
     /// No common traffic selectors.
     TsUnacceptable,
+    /// The gateway has no inner address for us, or gave none.
+    NoAddress,
+    /// The gateway wants us to ask for an inner address.
+    AddressRequired,
     /// The kernel would not take the Child SA.
     Kernel,
     /// The operator suspended it.
@@ -175,6 +193,8 @@ impl Closed {
             Self::AuthenticationFailed => "peer_auth_failed",
             Self::NoProposalChosen => "proposal_mismatch",
             Self::TsUnacceptable => "ts_mismatch",
+            Self::NoAddress => "no_address",
+            Self::AddressRequired => "address_required",
             Self::Kernel => "kernel",
             Self::Suspended => "suspended",
             Self::Replaced => "replaced",
@@ -228,6 +248,8 @@ pub(crate) fn of_sa(sa: &IkeSa, endpoint: &Endpoint, now: Stamp) -> Option<SaVie
         held_in: None,
         ticket_name: None,
         fresh_keys: None,
+        client: Side::Remote,
+        leased: Leased::default(),
         child: None,
     };
     match &sa.state {
@@ -266,6 +288,12 @@ fn fill(view: &mut SaView, live: &Live, now: Stamp) {
     view.resumed = live.origin.resumed;
     view.resume_count = u32::from(live.origin.resume_count);
     view.full_auth_age = Some(live.origin.full_auth.age(now));
+    view.client = if live.client {
+        Side::Local
+    } else {
+        Side::Remote
+    };
+    view.leased = live.leased.clone();
     let child_is_fresh = live.child.as_ref().is_none_or(|child| child.fresh_keys);
     view.fresh_keys = Some(live.origin.fresh_keys && child_is_fresh);
     view.child = live.child.as_ref().map(|child| ChildView {
@@ -302,6 +330,11 @@ pub(crate) fn of_slot(slot: &Slot, now: Stamp) -> Option<SaView> {
         held_in: Some(slot.config.resume.suspend),
         ticket_name: None,
         fresh_keys: None,
+        client: Side::Local,
+        leased: Leased {
+            addresses: slot.leased.clone(),
+            ..Leased::default()
+        },
         child: None,
     })
 }

@@ -7,6 +7,8 @@ mod bed;
 #[expect(dead_code, reason = "shared with the pairs, which use all of it")]
 #[path = "pairs/env.rs"]
 mod env;
+#[path = "pairs/sides.rs"]
+mod sides;
 
 use std::{
     alloc::System,
@@ -22,7 +24,10 @@ use ike::{
 };
 use stats_alloc::{Region, StatsAlloc};
 
-use crate::bed::{Pair, WALL, client_side, gateway_side};
+use crate::{
+    bed::{Pair, WALL},
+    sides::{client_side, gateway_side},
+};
 
 #[global_allocator]
 static COUNTED: &StatsAlloc<System> = &stats_alloc::INSTRUMENTED_SYSTEM;

@@ -13,6 +13,7 @@ use super::{
     credential::{CredentialFolders, PrivateKey},
     digest,
     document::quoted,
+    pool::{self, Pools},
     proposal,
     secrets::Secrets,
     section::{Entry, Section},
@@ -41,6 +42,8 @@ const FRAGMENT_SIZE_BOUNDS: (u16, u16) = (576, 9000);
 pub const LIVENESS_BOUNDS: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(24));
 
 const IKE_PORT: u16 = 500;
+/// In the place of a network: whatever address is leased.
+const DYNAMIC: &str = "dynamic";
 pub(super) const KEYS: &[&str] = &[
     "children",
     "compat",
@@ -50,6 +53,7 @@ pub(super) const KEYS: &[&str] = &[
     "ike_lifetime",
     "local",
     "local_addrs",
+    "pools",
     "proposals",
     "psk",
     "reauth_time",
@@ -62,6 +66,7 @@ pub(super) const KEYS: &[&str] = &[
     "start",
     "suspend",
     "tickets",
+    "vips",
 ];
 pub(super) const LOCAL_KEYS: &[&str] = &["auth", "cert", "id", "key", "psk", "secret"];
 pub(super) const REMOTE_KEYS: &[&str] = &["auth", "cacerts", "id", "psk", "secret"];
@@ -78,6 +83,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) secrets: &'a Secrets,
     pub(super) folders: &'a CredentialFolders,
     pub(super) resume: ResumeConfig,
+    pub(super) pools: &'a Pools,
 }
 
 /// A connection with what the core does not hold.
@@ -134,7 +140,19 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
     let start_up = optional(&section, "start", false, |entry| {
         entry.choice(&[("up", true), ("none", false)])
     });
-    let child = child(&section);
+    let pools = match section.entry("pools") {
+        Some(entry) => around.pools.named(&entry),
+        None => Some(Vec::new()),
+    };
+    let vips = match section.entry("vips") {
+        Some(entry) => pool::vips(&entry),
+        None => Some(Vec::new()),
+    };
+    let (leases, asks) = (section.entry("pools"), section.entry("vips"));
+    if let (Some(_), Some(vips)) = (&leases, &asks) {
+        vips.fail("a connection asks for addresses or leases some; drop vips or pools");
+    }
+    let child = child(&section, asks.is_some(), leases.is_some());
 
     let remote_section = required_section(&section, "remote", REMOTE_KEYS, REMOTE_EXAMPLE);
     let remote_id = remote_section.as_ref().and_then(remote_identity);
@@ -177,6 +195,8 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         rekey: rekey?,
         reauth: reauth?,
         liveness: liveness?,
+        pools: pools?,
+        vips: vips?,
         compat: compat?,
         resume: Resume {
             enabled: resumes? && around.resume.enabled,
@@ -493,7 +513,7 @@ impl Shared<'_> {
     }
 }
 
-fn child(section: &Section<'_>) -> Option<Child> {
+fn child(section: &Section<'_>, asks: bool, leases: bool) -> Option<Child> {
     let Some(children) = section.entry("children") else {
         section.fail(
             "children",
@@ -517,8 +537,8 @@ fn child(section: &Section<'_>) -> Option<Child> {
         entry.fail(bad_name());
     }
     let section = entry.table()?.only(CHILD_KEYS);
-    let local_ts = selectors(&section, "local_ts");
-    let remote_ts = selectors(&section, "remote_ts");
+    let local_ts = selectors(&section, "local_ts", asks.then_some("vips"));
+    let remote_ts = selectors(&section, "remote_ts", leases.then_some("pools"));
     let ciphers = match section.entry("esp_proposals") {
         Some(entry) => proposal::ciphers(&entry),
         None => Some(proposal::default_ciphers()),
@@ -530,18 +550,29 @@ fn child(section: &Section<'_>) -> Option<Child> {
         LIFETIME_BOUNDS,
     );
     let rekey = rekey_time(&section, ("life_time", lifetime), DEFAULT_CHILD_REKEY);
+    let ((local_ts, local_dynamic), (remote_ts, remote_dynamic)) = (local_ts?, remote_ts?);
     name_is_good.then_some(Child {
         name: Arc::from(name),
-        local_ts: local_ts?,
-        remote_ts: remote_ts?,
+        local_ts,
+        local_dynamic,
+        remote_ts,
+        remote_dynamic,
         ciphers: ciphers?,
         lifetime: lifetime?,
         rekey: rekey?,
     })
 }
 
-fn selectors(section: &Section<'_>, key: &str) -> Option<Vec<TrafficSelector>> {
+/// Networks, and whether `dynamic` is among them: what is leased, which `because` of this key there is.
+fn selectors(
+    section: &Section<'_>,
+    key: &str,
+    because: Option<&str>,
+) -> Option<(Vec<TrafficSelector>, bool)> {
     let Some(entry) = section.entry(key) else {
+        if because.is_some() {
+            return Some((Vec::new(), true));
+        }
         section.fail(key, "is missing; write networks, [\"10.1.0.0/24\"]");
         return None;
     };
@@ -550,7 +581,25 @@ fn selectors(section: &Section<'_>, key: &str) -> Option<Vec<TrafficSelector>> {
         entry.fail(format!("takes 1 to {} networks", TrafficSelector::MAX));
         return None;
     }
-    let read = |(text, element): &(&str, Entry<'_>)| {
+    let (dynamic, networks): (Vec<_>, Vec<_>) =
+        texts.iter().partition(|(text, _)| *text == DYNAMIC);
+    match (dynamic.first(), because) {
+        (Some((_, element)), None) => {
+            element.fail(
+                "\"dynamic\" is what vips asks for or pools leases, and there is neither; \
+                 write networks",
+            );
+            return None;
+        }
+        (None, Some(because)) => {
+            entry.fail(format!(
+                "leaves out the addresses that {because} is about; add \"dynamic\" or drop {key}"
+            ));
+            return None;
+        }
+        _ => {}
+    }
+    let read = |(text, element): &&(&str, Entry<'_>)| {
         let selector = TrafficSelector::from_text(text);
         if selector.is_none() {
             element.fail(format!(
@@ -560,10 +609,7 @@ fn selectors(section: &Section<'_>, key: &str) -> Option<Vec<TrafficSelector>> {
         }
         selector
     };
-    texts
-        .iter()
-        .map(read)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .collect()
+    let networks: Vec<_> = networks.iter().map(read).collect();
+    let networks: Option<Vec<_>> = networks.into_iter().collect();
+    networks.map(|networks| (networks, because.is_some()))
 }

@@ -37,6 +37,9 @@ fn canonical(connection: &Connection) -> String {
         reauth,
         liveness,
         resume,
+        // What a client gets of them is said anew in every exchange.
+        pools: _,
+        vips,
         compat,
         digest: _,
     } = connection;
@@ -83,6 +86,15 @@ fn canonical(connection: &Connection) -> String {
     lines.add("child", &child.name);
     for selector in &child.local_ts {
         lines.add("local_ts", selector);
+    }
+    for vip in vips {
+        lines.add("vip", vip);
+    }
+    if child.local_dynamic {
+        lines.add("local_ts", &"dynamic");
+    }
+    if child.remote_dynamic {
+        lines.add("remote_ts", &"dynamic");
     }
     for selector in &child.remote_ts {
         lines.add("remote_ts", selector);

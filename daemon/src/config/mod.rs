@@ -5,6 +5,7 @@ mod connection;
 mod credential;
 mod digest;
 mod document;
+mod pool;
 mod proposal;
 mod secrets;
 mod section;
@@ -19,13 +20,14 @@ use std::{
     sync::Arc,
 };
 
-use ike::peer::Connection;
+use ike::{lease::Pool, peer::Connection};
 use toml::{Spanned, de::DeTable};
 
 use self::{
     connection::Surroundings,
     credential::CredentialFolders,
     document::{Document, Sink},
+    pool::Pools,
     secrets::Secrets,
     section::{Entry, Section},
 };
@@ -36,6 +38,7 @@ pub use self::{
     },
     credential::{MAX_CERTIFICATES, MAX_CREDENTIAL_OCTETS, MAX_PSK_OCTETS, PrivateKey},
     document::{ConfigErrors, MAX_FILE_OCTETS, MAX_PROBLEMS, Problem},
+    pool::{MAX_POOLS, MAX_RANGES},
     settings::{
         DEFAULT_TICKET_LIFETIME, DaemonConfig, DataplaneChoice, FloodConfig, GateConfig, GateMode,
         LogConfig, LogLevel, MAX_LISTED, ResumeConfig, TICKET_LIFETIME_BOUNDS,
@@ -62,6 +65,8 @@ pub struct Config {
     pub flood: FloodConfig,
     /// `[log]`.
     pub log: LogConfig,
+    /// `[pools]`, by name.
+    pub pools: Vec<Arc<Pool>>,
     /// `[connections]`, in the order of the files.
     pub connections: Vec<Connection>,
     /// The private keys of connections with a certificate, by connection.
@@ -113,6 +118,7 @@ impl Config {
                     "flood",
                     "gate",
                     "log",
+                    "pools",
                     "resume",
                     "secrets",
                 ])
@@ -126,7 +132,12 @@ impl Config {
             config.take_settings(root);
             take_secrets(root, &mut secrets);
         }
+        let mut pools = Pools::default();
+        for root in &roots {
+            pools.take(root);
+        }
         let around = Surroundings {
+            pools: &pools,
             secrets: &secrets,
             folders: &CredentialFolders {
                 base: base.to_path_buf(),
@@ -136,6 +147,7 @@ impl Config {
         for root in &roots {
             config.take_connections(root, &around);
         }
+        config.pools = pools.all();
         config
     }
 

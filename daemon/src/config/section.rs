@@ -26,13 +26,11 @@ const FOREIGN_KEYS: &[(&str, &str)] = &[
     ("if_id_out", "interface IDs are not supported; leave it out"),
     ("mobike", "MOBIKE is not supported; leave it out"),
     ("mode", "only tunnel mode is supported; leave it out"),
-    ("pools", "virtual addresses are not supported; leave it out"),
     (
         "start_action",
         "write start = \"up\" in the connection instead",
     ),
     ("version", "only IKEv2 is spoken; leave it out"),
-    ("vips", "virtual addresses are not supported; leave it out"),
 ];
 
 /// A table.

@@ -44,6 +44,8 @@ pub struct DaemonConfig {
     pub workers: u8,
     /// Who protects the packets.
     pub dataplane: DataplaneChoice,
+    /// The interface for addresses that a gateway leases to us.
+    pub vip_interface: String,
 }
 
 /// Who protects the packets.
@@ -157,6 +159,7 @@ impl Default for DaemonConfig {
             node: 0,
             workers: 1,
             dataplane: DataplaneChoice::Xfrm,
+            vip_interface: "lo".into(),
         }
     }
 }
@@ -176,6 +179,7 @@ impl DaemonConfig {
     pub(super) const KEYS: &[&str] = &[
         "dataplane",
         "ike_port",
+        "install_virtual_ip_on",
         "listen",
         "natt_port",
         "node",
@@ -209,6 +213,12 @@ impl DaemonConfig {
                 ("none", DataplaneChoice::None),
             ])
         });
+        set(
+            &mut self.vip_interface,
+            section,
+            "install_virtual_ip_on",
+            |entry| interface(entry.string()?, entry),
+        );
         set(&mut self.listen, section, "listen", |entry| {
             listed(entry, "addresses", |text, element| {
                 let address = text.parse().ok();
@@ -241,17 +251,7 @@ impl GateConfig {
             ])
         });
         set(&mut self.interfaces, section, "interfaces", |entry| {
-            listed(entry, "interfaces", |text, element| {
-                // As the kernel takes them: IFNAMSIZ with its terminator, no slash, no blank.
-                let good = (1..=15).contains(&text.len())
-                    && text
-                        .bytes()
-                        .all(|octet| octet.is_ascii_graphic() && octet != b'/');
-                if !good {
-                    element.fail("is not the name of an interface");
-                }
-                good.then(|| text.to_owned())
-            })
+            listed(entry, "interfaces", interface)
         });
         set(&mut self.masquerade, section, "masquerade", Entry::boolean);
         self.take_steering(section);
@@ -348,6 +348,18 @@ fn set<'a, T>(
     if let Some(read) = section.entry(key).and_then(|entry| read(&entry)) {
         *value = read;
     }
+}
+
+/// As the kernel takes them: IFNAMSIZ with its terminator, no slash, no blank.
+fn interface(text: &str, element: &Entry<'_>) -> Option<String> {
+    let good = (1..=15).contains(&text.len())
+        && text
+            .bytes()
+            .all(|octet| octet.is_ascii_graphic() && octet != b'/');
+    if !good {
+        element.fail("is not the name of an interface");
+    }
+    good.then(|| text.to_owned())
 }
 
 fn folder(entry: &Entry<'_>) -> Option<PathBuf> {

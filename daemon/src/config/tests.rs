@@ -1,6 +1,7 @@
 //! What files mean, and that nothing in them can break the reading or give a secret away.
 
 mod mistakes;
+mod pools;
 
 use std::{net::IpAddr, os::unix::fs::PermissionsExt as _, time::Duration};
 
@@ -507,6 +508,7 @@ fn the_operations_page_lists_every_key() {
         connection::LOCAL_KEYS,
         connection::REMOTE_KEYS,
         connection::CHILD_KEYS,
+        pool::KEYS,
     ];
     for key in lists.into_iter().flatten() {
         let listed = page.contains(&format!(".{key}`")) || page.contains(&format!(".{key}."));

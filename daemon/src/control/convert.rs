@@ -1,9 +1,10 @@
 //! The engine's types to those on the socket.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use ike::{
-    view::{ChildView, HeldTicket, SaState, SaView, origin},
+    lease::{LeaseView, PoolView},
+    view::{ChildView, HeldTicket, SaState, SaView, Side, origin},
     wire::ts::TrafficSelector,
 };
 use ikectl_api as api;
@@ -41,6 +42,10 @@ pub(super) fn rfc3339(unix: u64) -> String {
 pub(super) fn ike_sa(report: &SaReport, now: u64) -> api::IkeSa {
     let SaReport { view, traffic } = report;
     let suspended = view.state == SaState::Suspended;
+    let vips = |side| {
+        let leased = view.leased.addresses.iter().filter(|_| view.client == side);
+        leased.map(ToString::to_string).collect()
+    };
     let spi = |octets: &[u8; 8]| (*octets != [0; 8]).then(|| hex(octets));
     api::IkeSa {
         id: (!suspended).then_some(view.id),
@@ -50,16 +55,15 @@ pub(super) fn ike_sa(report: &SaReport, now: u64) -> api::IkeSa {
         initiator: view.initiator,
         spi_i: spi(&view.spis.0),
         spi_r: spi(&view.spis.1),
-        local: endpoint(
-            view.local_id.as_ref(),
-            view.path.map(|path| path.local),
-            None,
-        ),
-        remote: endpoint(
-            view.remote_id.as_ref(),
-            view.path.map(|path| path.remote),
-            (!suspended).then_some(view.nat),
-        ),
+        local: api::Endpoint {
+            vips: vips(Side::Local),
+            ..endpoint(view.local_id.as_ref(), view.path.map(|path| path.local))
+        },
+        remote: api::Endpoint {
+            nat: (!suspended).then_some(view.nat),
+            vips: vips(Side::Remote),
+            ..endpoint(view.remote_id.as_ref(), view.path.map(|path| path.remote))
+        },
         proposal: view.suite.clone(),
         established: view
             .age
@@ -77,6 +81,13 @@ pub(super) fn ike_sa(report: &SaReport, now: u64) -> api::IkeSa {
         }),
         ticket: ticket(view),
         held_in: view.held_in.map(|form| form.word().to_owned()),
+        dns: view.leased.dns.iter().map(ToString::to_string).collect(),
+        domains: view
+            .leased
+            .domains
+            .iter()
+            .map(|domain| domain.as_str().to_owned())
+            .collect(),
         children: view
             .child
             .iter()
@@ -254,13 +265,36 @@ pub(super) fn failure(connection: &str, error: &CommandError) -> api::Failure {
 fn endpoint(
     id: Option<&ike::wire::id::Identity>,
     address: Option<std::net::SocketAddr>,
-    nat: Option<bool>,
 ) -> api::Endpoint {
     api::Endpoint {
         id: id.map(ToString::to_string),
         addr: address.map(|address| address.ip().to_string()),
         port: address.map(|address| address.port()),
-        nat,
+        ..api::Endpoint::default()
+    }
+}
+
+pub(super) fn pool(view: &PoolView) -> api::Pool {
+    let range = |range: &RangeInclusive<IpAddr>| format!("{}-{}", range.start(), range.end());
+    api::Pool {
+        name: (*view.name).to_owned(),
+        addrs: view.ranges.iter().map(range).collect(),
+        size: u64::try_from(view.size).unwrap_or(u64::MAX),
+        leases: view.leases,
+        online: view.online,
+    }
+}
+
+/// `now` is Unix time.
+pub(super) fn lease(view: &LeaseView, now: u64) -> api::Lease {
+    let record = &view.record;
+    api::Lease {
+        addr: record.address.to_string(),
+        pool: (*view.pool).to_owned(),
+        connection: (*record.connection).to_owned(),
+        peer: record.peer.to_string(),
+        online: view.online,
+        age_seconds: now.saturating_sub(record.since_wall()),
     }
 }
 

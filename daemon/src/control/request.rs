@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ike::view::{Closed, HeldTicket, SaView, origin::SaOrigin};
+use ike::{
+    lease::{LeaseView, PoolView},
+    view::{Closed, HeldTicket, SaView, origin::SaOrigin},
+};
 use tokio::sync::oneshot;
 
 use crate::keeper::FloodStatus;
@@ -84,6 +87,16 @@ pub enum ControlRequest {
         peer: String,
         /// Answer at once; an error is for people.
         reply: oneshot::Sender<Result<RevokeDone, String>>,
+    },
+    /// Pools of inner addresses.
+    Pools {
+        /// Answer at once.
+        reply: oneshot::Sender<Vec<PoolView>>,
+    },
+    /// Leases of all pools.
+    Leases {
+        /// Answer at once.
+        reply: oneshot::Sender<Vec<LeaseView>>,
     },
     /// The level of defence and why.
     Flood {

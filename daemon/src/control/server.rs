@@ -270,6 +270,16 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
                 (Some(peer), false) => revoke(engine, peer).await,
                 _ => Err(bad_request("either peer or all is to be given".to_owned())),
             },
+            Request::PoolList => {
+                let pools = ask(engine, |reply| ControlRequest::Pools { reply }).await?;
+                Ok(Outcome::Pools(pools.iter().map(convert::pool).collect()))
+            }
+            Request::PoolLeases => {
+                let leases = ask(engine, |reply| ControlRequest::Leases { reply }).await?;
+                let now = unix_now();
+                let leases = leases.iter().map(|lease| convert::lease(lease, now));
+                Ok(Outcome::Leases(leases.collect()))
+            }
             Request::Flood => {
                 let report = ask(engine, |reply| ControlRequest::Flood { reply }).await?;
                 Ok(Outcome::Flood(convert::flood(report)))

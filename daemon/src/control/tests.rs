@@ -7,9 +7,10 @@ use std::{
 };
 
 use ike::{
+    lease::Leased,
     ticket::TicketName,
     view::{
-        ChildView, Closed, HeldTicket, SaState, SaView,
+        ChildView, Closed, HeldTicket, SaState, SaView, Side,
         origin::{Item, SaOrigin, Source},
     },
     wire::{id::Identity, ts::TrafficSelector},
@@ -120,6 +121,11 @@ fn view() -> SaView {
             index: 4,
         }),
         fresh_keys: Some(false),
+        client: Side::Remote,
+        leased: Leased {
+            addresses: vec!["10.20.3.4".parse().expect("address")],
+            ..Leased::default()
+        },
         child: Some(ChildView {
             name: "net".into(),
             owner: "rw/net/alice".into(),

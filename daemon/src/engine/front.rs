@@ -108,7 +108,11 @@ impl Front {
                 self.tell(worker, ControlRequest::Origin { id, reply })
                     .await;
             }
-            request @ (ControlRequest::Gate { .. } | ControlRequest::Shutdown { .. }) => {
+            // Leases are everybody's.
+            request @ (ControlRequest::Gate { .. }
+            | ControlRequest::Pools { .. }
+            | ControlRequest::Leases { .. }
+            | ControlRequest::Shutdown { .. }) => {
                 self.tell(0, request).await;
             }
         }

@@ -36,6 +36,7 @@ use crate::{
     control::{self, ControlError, QUEUE},
     gate::FloodMode,
     keeper::{EngineStart, Listener},
+    leases::Leases,
     tickets::ReferenceQueue,
 };
 
@@ -137,6 +138,14 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
     } = start;
     let workers = starts.len() as u8;
     let (tell, stored): (Vec<_>, Vec<_>) = starts.iter().map(|_| mpsc::unbounded_channel()).unzip();
+    let everybody = tell.clone();
+    let leases = Leases::open(&config, move |id, done| {
+        // Only whoever began it knows the number.
+        for tell in &everybody {
+            // Fails if the worker is ending.
+            let _ended = tell.send((id, done));
+        }
+    });
     // The queue in front of the store bounds these.
     let tell = move |id, done| {
         let tell = tell.get(usize::from(ReferenceQueue::worker_of(id)));
@@ -166,6 +175,7 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
         openings: Arc::new(Openings::new(key())),
         spread: key(),
         notices: board.map(Notices::begin),
+        leases,
     };
     info!(
         workers,

@@ -209,6 +209,9 @@ impl Worker {
                     let _gone = reply.send(gate_report(&status));
                 });
             }
+            // Whoever asked may be gone.
+            ControlRequest::Pools { reply } => drop(reply.send(self.leases.pools())),
+            ControlRequest::Leases { reply } => drop(reply.send(self.leases.leases())),
             ControlRequest::Flood { reply } => {
                 let views = self.endpoint.sas(now());
                 let half_open = views
@@ -370,11 +373,13 @@ impl Worker {
         let is_meant = |id: &Identity| {
             configured.as_ref().is_some_and(|meant| meant.is(id)) || id.to_string() == peer
         };
-        let (env, ledger) = (&mut self.environment, &mut self.ledger);
-        let now = now();
-        let revoked = self
-            .endpoint
-            .revoke(is_meant, &mut Context { now, env, ledger });
+        let cx = &mut Context {
+            now: now(),
+            env: &mut self.environment,
+            ledger: &mut self.ledger,
+            leases: &mut self.leases,
+        };
+        let revoked = self.endpoint.revoke(is_meant, cx);
         info!(
             revoked,
             "tickets of {peer:?} revoked on the operator's word"

@@ -35,6 +35,8 @@ use super::{
 use crate::{
     config::PrivateKey,
     keeper::{Client, KeeperEvent, STOP_SECONDS, SpiKeys, WorkerStart},
+    kernel::ORPHAN_LIFE,
+    leases::Leases,
     tickets::{EpochTimes, Epochs, Ledger},
     udp::{BATCH, MAX_DATAGRAM, UdpSocket},
 };
@@ -63,6 +65,7 @@ pub(super) struct Common {
     /// What first messages are spread by where the kernel does not do it.
     pub(super) spread: SipKey,
     pub(super) notices: Option<Arc<Notices>>,
+    pub(super) leases: Leases,
 }
 
 /// What one worker has for itself.
@@ -83,6 +86,7 @@ pub(super) struct Worker {
     pub(super) endpoint: Endpoint,
     pub(super) environment: Environment,
     pub(super) ledger: Ledger,
+    pub(super) leases: Leases,
     sessions: SessionDesk,
     purge_at: Duration,
     /// Of all live ticket epochs, oldest first.
@@ -166,6 +170,7 @@ impl Worker {
             endpoint,
             environment,
             ledger: start.ledger,
+            leases: common.leases.clone(),
             sessions,
             purge_at: now.boot,
             epochs: common.epochs.times.clone(),
@@ -204,7 +209,11 @@ impl Worker {
         }
         match self.client.orphans().await {
             Ok(orphans) => {
-                let owners: Vec<_> = orphans.into_iter().map(|orphan| orphan.owner).collect();
+                self.leases.speak_for(&orphans, now().boot + ORPHAN_LIFE);
+                let owners: Vec<_> = orphans
+                    .into_iter()
+                    .map(|orphan| (orphan.owner, orphan.leased))
+                    .collect();
                 self.endpoint.keep_blocked(&owners);
                 self.carry_out();
             }
@@ -261,6 +270,7 @@ impl Worker {
             endpoint,
             environment,
             ledger,
+            leases,
             inlets,
             dispatch,
             hands_on,
@@ -276,6 +286,7 @@ impl Worker {
                 now: stamp,
                 env: environment,
                 ledger,
+                leases,
             };
             endpoint.handle(Input::Datagram { path, message }, &mut cx);
         })
@@ -322,9 +333,12 @@ impl Worker {
                     worker = self.number,
                     "an SA has been resumed on another worker"
                 );
-                let (env, ledger) = (&mut self.environment, &mut self.ledger);
-                let now = now();
-                let cx = &mut Context { now, env, ledger };
+                let cx = &mut Context {
+                    now: now(),
+                    env: &mut self.environment,
+                    ledger: &mut self.ledger,
+                    leases: &mut self.leases,
+                };
                 self.endpoint.taken_over(&owner, inbound, cx);
             }
             KeeperEvent::Epochs(epochs) => {
@@ -370,30 +384,26 @@ impl Worker {
     }
 
     fn feed(&mut self, input: Input<'_>) {
-        let (env, ledger) = (&mut self.environment, &mut self.ledger);
-        self.endpoint.handle(
-            input,
-            &mut Context {
-                now: now(),
-                env,
-                ledger,
-            },
-        );
+        let cx = &mut Context {
+            now: now(),
+            env: &mut self.environment,
+            ledger: &mut self.ledger,
+            leases: &mut self.leases,
+        };
+        self.endpoint.handle(input, cx);
     }
 
     pub(super) fn command(&mut self, command: Command) -> Result<(), ike::CommandRefused> {
         if let Command::Up(name) = &command {
             self.choose_local_address(&name.clone());
         }
-        let (env, ledger) = (&mut self.environment, &mut self.ledger);
-        self.endpoint.command(
-            &command,
-            &mut Context {
-                now: now(),
-                env,
-                ledger,
-            },
-        )
+        let cx = &mut Context {
+            now: now(),
+            env: &mut self.environment,
+            ledger: &mut self.ledger,
+            leases: &mut self.leases,
+        };
+        self.endpoint.command(&command, cx)
     }
 
     /// Asks the routing table which of our addresses the peer would see. Nothing is sent.
@@ -436,6 +446,7 @@ impl Worker {
                         self.feed(Input::Kernel { op, result });
                     }
                 }
+                Output::LeaseEnded(lease) => self.leases.end(lease, now()),
                 Output::Event(event) => self.happened(event),
             }
         }

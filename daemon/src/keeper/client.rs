@@ -312,6 +312,7 @@ impl Client {
                 owner: Owner(Arc::from(orphan.owner)),
                 spis: orphan.spis,
                 remote_ts: orphan.remote_ts,
+                leased: orphan.leased,
             }));
             if !more || empty {
                 return Ok(orphans);

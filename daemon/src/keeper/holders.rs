@@ -123,6 +123,7 @@ mod tests {
             esn: true,
             local_ts: Vec::new(),
             remote_ts: Vec::new(),
+            leased: Vec::new(),
             hard_lifetime: Duration::ZERO,
         }
     }

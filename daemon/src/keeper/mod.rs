@@ -131,7 +131,11 @@ impl Keeper {
         }
         let node = Node::open(&options.state_dir, options.node, wall)?;
         let dataplane: Box<dyn Dataplane> = match options.dataplane {
-            DataplaneKind::Xfrm => Box::new(Xfrm::open(&options.state_dir, now + ORPHAN_LIFE)?),
+            DataplaneKind::Xfrm => Box::new(Xfrm::open(
+                &options.state_dir,
+                now + ORPHAN_LIFE,
+                &options.vip_interface,
+            )?),
             DataplaneKind::None => {
                 warn!("no data plane: SAs are negotiated, packets are not protected");
                 Box::<NoOp>::default()
@@ -495,12 +499,13 @@ fn orphan_page(orphans: &[Orphan], skip: usize) -> Answer {
         .iter()
         .skip(skip)
         .map_while(|orphan| {
-            let size = 32 + orphan.owner.0.len() + 5 * orphan.spis.len();
+            let size = 72 + orphan.owner.0.len() + 5 * orphan.spis.len();
             room = room.checked_sub(size + 48 * orphan.remote_ts.len())?;
             Some(OrphanShape {
                 owner: orphan.owner.0.to_string(),
                 spis: orphan.spis.clone(),
                 remote_ts: orphan.remote_ts.clone(),
+                leased: orphan.leased.clone(),
             })
         })
         .collect();

@@ -32,6 +32,8 @@ pub struct KeeperOptions {
     pub engine: Vec<OsString>,
     /// Who carries the packets.
     pub dataplane: DataplaneKind,
+    /// Where addresses go that a gateway leases to us.
+    pub vip_interface: String,
     /// Our octet in SPIs and tickets; `None` for a random one.
     pub node: Option<u8>,
     /// How tickets are kept.

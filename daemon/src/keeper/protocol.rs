@@ -11,7 +11,11 @@
 //! | `GateStatus`               | `Gate`                                                          |
 //! | (nothing)                  | on rotation `Indexes`, `Epochs` or `SpiKeys`; `Stop` at the end   |
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use ike::{
     crypto::Secret,
@@ -121,8 +125,9 @@ pub fn batch<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> usize {
     fitting.count().max(1)
 }
 
-/// Octets of an operation without its owner and selectors, at most: two ESP keys, two addresses.
-const LONGEST_BARE: usize = 256;
+/// Octets of an operation without its owner and selectors, at most: two ESP keys, two addresses, and two
+/// that are leased.
+const LONGEST_BARE: usize = 320;
 /// Octets of a selector, at most.
 const LONGEST_SELECTOR: usize = 44;
 
@@ -264,6 +269,8 @@ pub struct OrphanShape {
     /// Networks of the peer's side.
     #[serde(with = "selectors")]
     pub remote_ts: Vec<TrafficSelector>,
+    /// Inner addresses of ours.
+    pub leased: Vec<IpAddr>,
 }
 
 /// The gate, for `ikectl gate`.
@@ -377,6 +384,7 @@ struct ChildInstallShape {
     local_ts: Vec<TrafficSelector>,
     #[serde(with = "selectors")]
     remote_ts: Vec<TrafficSelector>,
+    leased: Vec<IpAddr>,
     hard_lifetime: Duration,
 }
 
@@ -409,8 +417,8 @@ struct SelectorShape {
     protocol: u8,
     start_port: u16,
     end_port: u16,
-    start: std::net::IpAddr,
-    end: std::net::IpAddr,
+    start: IpAddr,
+    end: IpAddr,
 }
 
 mod child {

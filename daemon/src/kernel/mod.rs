@@ -1,18 +1,20 @@
 //! The kernel's IPsec as the keeper drives it: one trait, carried out by [`Xfrm`] over netlink or by
 //! [`NoOp`] where only the daemon itself is to be measured.
 //!
-//! Everything here encodes by hand. Five requests and two dump records are all we need of xfrm; for
-//! these a general packet crate would be the larger part, would print keys in `Debug` and would leave
+//! Everything here encodes by hand. Five requests and two dump records are all we need of xfrm, and
+//! hardly more of routes; for these a general packet crate would be the larger part, would print keys in `Debug` and would leave
 //! them in buffers that nobody wipes.
 
+mod inner;
 mod journal;
 mod netlink;
 mod policy;
+mod route;
 mod tunnel;
 mod wire;
 mod xfrm;
 
-use std::{collections::HashSet, io, path::PathBuf, time::Duration};
+use std::{collections::HashSet, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use ike::{
     kernel::{KernelFailed, KernelOp, Owner},
@@ -70,6 +72,8 @@ pub struct Orphan {
     pub spis: Vec<u32>,
     /// The peer's networks: inner addresses in here are still in use.
     pub remote_ts: Vec<TrafficSelector>,
+    /// Client: inner addresses of ours.
+    pub leased: Vec<IpAddr>,
 }
 
 /// Why the data plane cannot be used at all.
@@ -97,6 +101,10 @@ pub enum DataplaneError {
     /// All reqids of our range belong to somebody.
     #[error("all {0} owners that the reqid journal can hold are in use")]
     OwnersExhausted(usize),
+}
+
+fn failed(text: &str) -> KernelFailed {
+    KernelFailed { text: text.into() }
 }
 
 /// A data plane that agrees to everything and moves no packet. For measurements of the daemon on

@@ -1,4 +1,4 @@
-//! The xfrm netlink socket: batches with one acknowledgement, dumps, and the kernel's own words when
+//! A netlink socket, of xfrm or of routes: batches with one acknowledgement, dumps, and the kernel's own words when
 //! it refuses.
 //!
 //! A batch is not a transaction. The kernel carries out its messages in order, answers each failure
@@ -6,7 +6,7 @@
 
 use std::{io, os::fd::AsFd};
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_XFRM};
+use netlink_sys::{Socket, SocketAddr};
 use nix::{
     errno::Errno,
     sys::{
@@ -51,8 +51,9 @@ pub(super) struct Netlink {
 }
 
 impl Netlink {
-    pub(super) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_XFRM)?;
+    /// Opens a socket of one of the kernel's families.
+    pub(super) fn open(family: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(family)?;
         socket.bind_auto()?;
         socket.set_cap_ack(true)?;
         socket.set_ext_ack(true)?;

@@ -7,9 +7,9 @@ use ike::{
 };
 
 use super::{
+    failed,
     policy::{Content, Direction, Policy, slots},
     wire::{Request, State, StateId},
-    xfrm::failed,
 };
 
 /// A state that we have put into the kernel.

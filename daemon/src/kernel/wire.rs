@@ -26,8 +26,8 @@ const REQUEST_ROOM: usize = 512;
 pub(super) const NLM_F_REQUEST: u16 = 1;
 pub(super) const NLM_F_ACK: u16 = 4;
 pub(super) const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_EXCL: u16 = 0x200;
-const NLM_F_CREATE: u16 = 0x400;
+pub(super) const NLM_F_EXCL: u16 = 0x200;
+pub(super) const NLM_F_CREATE: u16 = 0x400;
 
 pub(super) const XFRM_MSG_NEWSA: u16 = 0x10;
 pub(super) const XFRM_MSG_DELSA: u16 = 0x11;
@@ -47,7 +47,7 @@ const XFRMA_SPD_INFO: u16 = 1;
 const XFRMA_SPD_IPV4_HTHRESH: u16 = 3;
 const XFRMA_SPD_IPV6_HTHRESH: u16 = 4;
 
-const AF_INET: u16 = 2;
+pub(super) const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const IPPROTO_ESP: u8 = 50;
 const XFRM_MODE_TUNNEL: u8 = 1;
@@ -108,7 +108,7 @@ pub(super) struct SpdInfo {
 }
 
 impl Request {
-    fn new(what: &'static str, kind: u16, flags: u16) -> Self {
+    pub(super) fn new(what: &'static str, kind: u16, flags: u16) -> Self {
         let mut octets = Zeroizing::new(Vec::with_capacity(REQUEST_ROOM));
         octets.extend_from_slice(&[0; 4]);
         octets.extend_from_slice(&kind.to_ne_bytes());
@@ -273,7 +273,7 @@ impl Request {
         }
     }
 
-    fn finish(mut self) -> Self {
+    pub(super) fn finish(mut self) -> Self {
         let length = self.octets.len() as u32;
         if let Some(field) = self.octets.get_mut(..4) {
             field.copy_from_slice(&length.to_ne_bytes());
@@ -290,7 +290,7 @@ impl Request {
         self.octets.extend_from_slice(&value.to_ne_bytes());
     }
 
-    fn u32(&mut self, value: u32) {
+    pub(super) fn u32(&mut self, value: u32) {
         self.octets.extend_from_slice(&value.to_ne_bytes());
     }
 
@@ -352,7 +352,7 @@ impl Request {
         self.zeros(4);
     }
 
-    fn attribute(&mut self, kind: u16, body: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn attribute(&mut self, kind: u16, body: impl FnOnce(&mut Vec<u8>)) {
         let start = self.octets.len();
         self.u16(0);
         self.u16(kind);
@@ -383,7 +383,7 @@ pub(crate) fn socket_bypass(ipv6: bool, outwards: bool) -> [u8; POLICY_INFO] {
     info
 }
 
-const fn family(address: IpAddr) -> u16 {
+pub(super) const fn family(address: IpAddr) -> u16 {
     match address {
         IpAddr::V4(_) => AF_INET,
         IpAddr::V6(_) => AF_INET6,
@@ -506,7 +506,7 @@ fn port_at(octets: &[u8], at: usize) -> Option<PortMask> {
     })
 }
 
-fn address_at(octets: &[u8], at: usize, family: u16) -> Option<IpAddr> {
+pub(super) fn address_at(octets: &[u8], at: usize, family: u16) -> Option<IpAddr> {
     let octets = octets.get(at..)?;
     match family {
         AF_INET => Some(IpAddr::from(*octets.first_chunk::<4>()?)),

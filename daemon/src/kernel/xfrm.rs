@@ -13,11 +13,13 @@ use ike::{
     kernel::{ChildInstall, KernelFailed, KernelOp, Owner},
     wire::ts::TrafficSelector,
 };
+use netlink_sys::protocols::NETLINK_XFRM;
 use nix::errno::Errno;
 use tracing::{info, warn};
 
 use super::{
-    Dataplane, DataplaneError, Orphan, Usage,
+    Dataplane, DataplaneError, Orphan, Usage, failed,
+    inner::Inner,
     journal::{Journal, MAX_OWNER, REQIDS},
     netlink::{Netlink, Refusal},
     policy::{Content, Direction, Policy, PolicyKey, slots},
@@ -31,6 +33,7 @@ use super::{
 /// IPsec in the kernel, over netlink.
 pub struct Xfrm {
     netlink: Netlink,
+    inner: Inner,
     journal: Journal,
     held: BTreeMap<u32, Held>,
     slots: HashMap<PolicyKey, Slot>,
@@ -59,11 +62,16 @@ struct Slot {
 }
 
 impl Xfrm {
-    /// Opens the socket and adopts what an earlier run left. `folder` holds the journal; nothing may
-    /// be orphaned beyond `deadline`.
-    pub fn open(folder: &Path, deadline: Duration) -> Result<Self, DataplaneError> {
+    /// Opens the sockets and adopts what an earlier run left. `folder` holds the journal; nothing may
+    /// be orphaned beyond `deadline`. Addresses that are leased to us go on `interface`.
+    pub fn open(
+        folder: &Path,
+        deadline: Duration,
+        interface: &str,
+    ) -> Result<Self, DataplaneError> {
         let mut xfrm = Self {
-            netlink: Netlink::open()?,
+            netlink: Netlink::open(NETLINK_XFRM)?,
+            inner: Inner::open(interface)?,
             journal: Journal::open(folder.join("reqids"))?,
             held: BTreeMap::new(),
             slots: HashMap::new(),
@@ -165,7 +173,9 @@ impl Xfrm {
                 "adopted what an earlier run left in the kernel"
             );
         }
-        self.journal.retain(&self.held.keys().copied().collect())
+        let owners: HashSet<u32> = self.held.keys().copied().collect();
+        self.inner.retain(&owners);
+        self.journal.retain(&owners)
     }
 
     fn assign(&mut self, owner: &Owner) -> Result<u32, KernelFailed> {
@@ -192,7 +202,13 @@ impl Xfrm {
         } = child;
         let policies = policies(reqid, path, outbound.spi, local_ts, remote_ts)?;
         steps.extend(policies.iter().map(|policy| self.step(policy)));
-        self.all_or_nothing(steps)?;
+        let fresh = self.inner.install(reqid, child)?;
+        if let Err(error) = self.all_or_nothing(steps) {
+            if fresh {
+                self.inner.release(reqid);
+            }
+            return Err(error);
+        }
         let held = self.held.entry(reqid).or_default();
         let old = std::mem::replace(&mut held.states, states.into());
         // From here on the new Child SA stands, whatever becomes of the old one's remains.
@@ -391,6 +407,7 @@ impl Xfrm {
 
     /// Takes everything of one owner away, but no block that another owner wants too.
     fn release(&mut self, reqid: u32) -> Vec<Request> {
+        self.inner.release(reqid);
         let Some(held) = self.held.remove(&reqid) else {
             return Vec::new();
         };
@@ -507,6 +524,7 @@ impl Dataplane for Xfrm {
                     owner: self.journal.owner(*reqid)?.clone(),
                     spis: held.states.iter().map(|state| state.id.spi).collect(),
                     remote_ts,
+                    leased: self.inner.addresses(*reqid),
                 })
             })
             .collect()
@@ -540,9 +558,6 @@ impl Dataplane for Xfrm {
             let requests = self.release(reqid);
             self.clean_up(requests);
         }
+        self.inner.clear();
     }
-}
-
-pub(super) fn failed(text: &str) -> KernelFailed {
-    KernelFailed { text: text.into() }
 }

@@ -184,7 +184,7 @@ pub(super) fn sync(file: &File) -> io::Result<()> {
 }
 
 /// Makes durable what names the folder of this path holds.
-pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     let Some(folder) = path.parent() else {
         return Ok(());
     };

@@ -3,6 +3,7 @@
 //! and a client's sleeping sessions. The keeper owns ring and bits, of which the engine has a
 //! [`Ledger`]; the last three are the engine's own.
 
+mod database;
 mod durable;
 mod ledger;
 mod node;
@@ -14,7 +15,9 @@ mod ring;
 mod sessions;
 mod used;
 
+pub(crate) use database::{is_damage, open_or_create};
 pub use durable::DurableError;
+pub(crate) use durable::sync_folder;
 pub use ledger::{Epochs, IndexSource, Ledger};
 pub use node::Node;
 pub use references::{

@@ -21,9 +21,8 @@ use ike::{
     ticket::{Kept, Reference},
 };
 use redb::{
-    Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata, StorageBackend, StorageError, TableDefinition, WriteTransaction,
-    backends::FileBackend,
+    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    WriteTransaction,
 };
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -33,7 +32,10 @@ use ring::{
 use zeroize::Zeroize;
 
 pub use self::queue::ReferenceQueue;
-use super::durable::{create_private, sync_folder};
+use super::{
+    database::{is_damage, open_or_create},
+    durable::sync_folder,
+};
 
 /// Records at once, by default.
 pub const MAX_REFERENCES: u64 = 1_000_000;
@@ -179,7 +181,7 @@ impl References {
             source: Box::new(source),
         };
         let mut moved = None;
-        let database = match open_or_create(&path).map_err(io)? {
+        let database = match open_or_create(&path, CACHE_OCTETS).map_err(io)? {
             Ok(database) => database,
             Err(error) if is_damage(&error) => {
                 let to = path.with_added_extension("damaged");
@@ -190,7 +192,7 @@ impl References {
                     to,
                     why: error.into(),
                 });
-                let fresh = open_or_create(&path).map_err(io)?;
+                let fresh = open_or_create(&path, CACHE_OCTETS).map_err(io)?;
                 fresh.map_err(|error| failed(error.into()))?
             }
             Err(error) => return Err(failed(error.into())),
@@ -472,37 +474,6 @@ impl Seals {
         let key_id = gate_abi::ticket::key_id_of(envelope);
         let (_, seal) = self.0.iter().find(|(id, _)| *id == key_id)?;
         Some(seal)
-    }
-}
-
-/// The outer error is the file system's, the inner one the database's.
-fn open_or_create(path: &Path) -> io::Result<Result<Database, DatabaseError>> {
-    let fresh = !path.exists();
-    let file = create_private(path)?;
-    if fresh {
-        sync_folder(path)?;
-    }
-    Ok(FileBackend::new(file).and_then(database))
-}
-
-fn database(backend: impl StorageBackend) -> Result<Database, DatabaseError> {
-    Builder::new()
-        .set_cache_size(CACHE_OCTETS)
-        .set_check_integrity_on_open(true)
-        .create_with_backend(backend)
-}
-
-/// Whether the file is not what was written, rather than out of reach or in use.
-fn is_damage(error: &DatabaseError) -> bool {
-    use io::ErrorKind::{InvalidData, UnexpectedEof};
-    match error {
-        DatabaseError::Storage(StorageError::Corrupted(_))
-        | DatabaseError::UpgradeRequired(_)
-        | DatabaseError::RepairAborted => true,
-        DatabaseError::Storage(StorageError::Io(error)) => {
-            matches!(error.kind(), InvalidData | UnexpectedEof)
-        }
-        _ => false,
     }
 }
 

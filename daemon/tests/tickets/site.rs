@@ -19,6 +19,7 @@ use ike::{
     defence::cookie::CookieSecrets,
     io::{Command, Env, Event, Input, Output, Path, Stamp, StoreId, TicketLedger, TicketRoot},
     kernel::EspCipher,
+    lease::NoLeases,
     peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
     sa::proposal::IkeSuite,
     ticket::{Kept, Reference},
@@ -92,6 +93,7 @@ impl Site {
                 now: self.now,
                 env,
                 ledger: &mut nothing,
+                leases: &mut NoLeases,
             };
             let home = "home".into();
             endpoint.command(&Command::Up(home), &mut cx).expect("up");
@@ -134,7 +136,14 @@ impl Site {
             Some(i) => (&mut self.clients[usize::from(i)], &mut nothing),
             None => (&mut self.gateway.core, &mut self.gateway.ledger),
         };
-        endpoint.handle(input, &mut Context { now, env, ledger });
+        let leases = &mut NoLeases;
+        let cx = &mut Context {
+            now,
+            env,
+            ledger,
+            leases,
+        };
+        endpoint.handle(input, cx);
         self.collect(to);
     }
 
@@ -184,6 +193,7 @@ impl Site {
                 now: self.now,
                 env,
                 ledger: &mut nothing,
+                leases: &mut NoLeases,
             };
             let suspend = Command::Suspend("home".into());
             endpoint.command(&suspend, &mut cx).expect("suspended");
@@ -522,7 +532,9 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
         child: Child {
             name: "net".into(),
             local_ts: all(),
+            local_dynamic: false,
             remote_ts: all(),
+            remote_dynamic: false,
             ciphers: vec![EspCipher::AesGcm256],
             lifetime: Duration::from_hours(24),
             rekey: Duration::ZERO,
@@ -533,6 +545,8 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
         reauth: None,
         // Nobody waits for signs of life between two waves.
         liveness: Duration::ZERO,
+        pools: Vec::new(),
+        vips: Vec::new(),
         compat: Compat::Rfc,
         resume: Resume {
             enabled: true,

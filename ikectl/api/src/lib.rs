@@ -1,11 +1,13 @@
 //! Request and reply types of the control socket: one JSON object a line in each direction. Readers
 //! ignore keys they do not know, and a key that is absent means that the value is unknown.
 
+mod pool;
 mod reply;
 mod request;
 mod sa;
 mod ticket;
 
+pub use pool::{Lease, Pool};
 pub use reply::{
     Attention, Done, ErrorCode, Failure, Flood, FloodLevel, Gate, GateCounter, Outcome, Reply,
     ReplyBudget, Stamp, Status,

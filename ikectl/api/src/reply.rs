@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{IkeSa, SaOrigin, Tickets};
+use crate::{IkeSa, Lease, Pool, SaOrigin, Tickets};
 
 /// One reply: who answers, then exactly one outcome.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -39,6 +39,10 @@ pub enum Outcome {
     SaOrigin(SaOrigin),
     /// To `ticket_list`.
     Tickets(Tickets),
+    /// To `pool_list`.
+    Pools(Vec<Pool>),
+    /// To `pool_leases`.
+    Leases(Vec<Lease>),
     /// To `gate`.
     Gate(Gate),
     /// To `flood`.

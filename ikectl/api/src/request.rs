@@ -60,6 +60,10 @@ pub enum Request {
         #[serde(default)]
         all: bool,
     },
+    /// Pools of inner addresses.
+    PoolList,
+    /// Leases of all pools.
+    PoolLeases,
     /// The level of defence, why, and what is sent back.
     Flood,
     /// What the gate is attached to and has counted.

@@ -52,6 +52,12 @@ pub struct IkeSa {
     /// What holds a suspended session: `memory`, `expire` or `disk`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_in: Option<String>,
+    /// Client: name servers on the inside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<String>,
+    /// Client: domains to ask those servers for; none for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<String>,
     /// Child SAs.
     #[serde(default)]
     pub children: Vec<ChildSa>,
@@ -131,6 +137,9 @@ pub struct Endpoint {
     /// Whether there is NAT on the way; only at the peer's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat: Option<bool>,
+    /// Inner addresses that this end has leased.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vips: Vec<String>,
 }
 
 /// A ticket, without its octets.

@@ -175,7 +175,7 @@ fn rekey(lab: &mut Lab) -> Result<()> {
 }
 
 fn open(ns: &Namespace, folder: &Path) -> Result<Xfrm> {
-    Ok(ns.within(|| Xfrm::open(folder, DEADLINE))??)
+    Ok(ns.within(|| Xfrm::open(folder, DEADLINE, "lo"))??)
 }
 
 fn apply(xfrm: &mut Xfrm, op: &KernelOp) -> Result<()> {
@@ -218,6 +218,7 @@ fn install(peer: &str, inbound: u32, outbound: u32) -> KernelOp {
         esn: true,
         local_ts,
         remote_ts,
+        leased: Vec::new(),
         hard_lifetime: Duration::from_mins(10),
     }))
 }

@@ -18,6 +18,7 @@ use ike::{
     defence::cookie::CookieSecrets,
     io::{Command, Env, Event, Input, Output, Path, Stamp, StoreId, TicketLedger},
     kernel::EspCipher,
+    lease::NoLeases,
     peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
     sa::proposal::IkeSuite,
     ticket::{Kept, Reference},
@@ -127,6 +128,7 @@ impl Client {
             now: now(),
             env: &mut self.chance,
             ledger: &mut NoTickets,
+            leases: &mut NoLeases,
         };
         self.endpoint.command(command, &mut cx)?;
         self.carry_out();
@@ -170,6 +172,7 @@ impl Client {
             now: now(),
             env: &mut self.chance,
             ledger: &mut NoTickets,
+            leases: &mut NoLeases,
         };
         self.endpoint.handle(input, &mut cx);
     }
@@ -185,6 +188,7 @@ impl Client {
                 }
                 // There is no NAT on the way and no gate, and sessions are kept in memory.
                 Output::Keepalive { .. }
+                | Output::LeaseEnded(_)
                 | Output::Session { .. }
                 | Output::OwnSpi { .. }
                 | Output::Admitted { .. } => {}
@@ -244,7 +248,9 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
         child: Child {
             name: Arc::from("net"),
             local_ts: vec![TrafficSelector::network(address, 32)],
+            local_dynamic: false,
             remote_ts: vec![office],
+            remote_dynamic: false,
             ciphers: vec![EspCipher::AesGcm256],
             lifetime: LIFETIME,
             rekey: Duration::ZERO,
@@ -260,6 +266,8 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
             by_reference: false,
             ticket_lifetime: LIFETIME,
         },
+        pools: Vec::new(),
+        vips: Vec::new(),
         compat: Compat::Rfc,
         digest: [1; 32],
     })

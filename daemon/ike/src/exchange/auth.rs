@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    AFTER_RESUMPTION, Storing,
+    AFTER_RESUMPTION, Storing, configuration,
     judge::{Accepted, Agreed, Asked},
     proof::{SHARED_KEY_MIC, emit_auth, prove, resumption_mic},
 };
@@ -13,6 +13,7 @@ use crate::{
     crypto::keymat::KeyMaterial,
     endpoint::{Context, Endpoint},
     io::{Env, Past, Path},
+    lease::Leased,
     peer::Connection,
     sa::{
         first::FirstExchange,
@@ -111,8 +112,13 @@ impl Endpoint {
             chain.notify(NotifyKind::TICKET_REQUEST, &[]);
         }
         chain.notify(NotifyKind::QCD_TOKEN, &self.token_of((sa.spi_i, sa.spi_r)));
+        let former = self.slot_of(&connection.name);
+        let former = former.and_then(|at| self.slots.get(at));
+        let former = former.map_or(&[][..], |slot| &slot.leased);
+        configuration::emit_request(&mut chain, &connection, former);
         let child_spi = self.new_esp_spi(cx.env);
-        super::child::emit_offer(&mut chain, &connection.child, child_spi);
+        let terms = connection.child.with(&configuration::any(&connection.vips));
+        super::child::emit_offer(&mut chain, &terms, child_spi);
         let message = protection.seal(&sa.header(Exchange::IkeAuth, false, 1), chain);
         self.send_all(sa.path, &message);
         let out = Outstanding::new(message, cx.now.boot);
@@ -228,9 +234,13 @@ impl Endpoint {
             auth,
             certificate,
             child,
+            grant,
             wants_ticket,
             token,
         } = accepted;
+        if let Some(grant) = &grant {
+            self.held_leases.insert(sa.id, grant.granted.id);
+        }
         let (now, first) = (cx.now, &asked.first);
         protection.fit_into(connection.fragment_size);
         let header = sa.header(Exchange::IkeAuth, true, 1);
@@ -320,6 +330,13 @@ impl Endpoint {
                 last_response: Datagrams::none(),
             },
             child: Some(child),
+            leased: Leased {
+                addresses: grant
+                    .as_ref()
+                    .map(|grant| grant.granted.addresses.clone())
+                    .unwrap_or_default(),
+                ..Leased::default()
+            },
             nat: asked.nat,
             origin,
         };
@@ -334,9 +351,13 @@ impl Endpoint {
             works.notify(NotifyKind::AUTH_LIFETIME, &left.to_be_bytes());
         }
         works.notify(NotifyKind::QCD_TOKEN, &self.token_of((sa.spi_i, sa.spi_r)));
+        if let Some(grant) = &grant {
+            configuration::emit_reply(&mut works, &live.connection, grant);
+        }
         super::child::emit_answer(&mut works, live.child.as_ref());
         let storing = Storing {
             consume,
+            lease: grant.and_then(|grant| grant.granted.stored),
             offer,
             install,
             works,
@@ -411,10 +432,14 @@ impl Endpoint {
             auth,
             certificate,
             child,
+            leased,
             ticket,
             token,
             auth_lifetime,
         } = agreed;
+        if let Some(slot) = self.slot_mut(&connection) {
+            slot.leased.clone_from(&leased.addresses);
+        }
         let now = cx.now;
         let origin = match &resumed {
             Some(record) => Origin {
@@ -460,6 +485,7 @@ impl Endpoint {
                 last_response: Datagrams::none(),
             },
             child: Some(child),
+            leased,
             nat,
             origin,
         };
@@ -503,6 +529,7 @@ impl Endpoint {
     ) {
         let header = sa.header(header.exchange, true, header.message_id);
         let response = protection.seal(&header, chain);
+        self.end_lease(sa.id);
         self.send_all(sa.path, &response);
         let until = cx.now.boot + LINGER;
         sa.state = State::Lingering(Box::new(Lingering {

@@ -1,6 +1,6 @@
 //! The Child SA that IKE_AUTH makes (RFC 7296, 1.2, 2.9 and 2.17), and its way into the kernel.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     crypto::{Group, Secret, keymat::child_keys},
@@ -161,22 +161,31 @@ pub(crate) fn whole(connection: &Connection) -> Owner {
     )))
 }
 
-/// The block policy of a connection, whoever its peers are. `None` if it may have many and would
-/// claim every address for them: their gateway has other traffic too.
-pub(crate) fn block(connection: &Connection) -> Option<(Owner, KernelOp)> {
+/// The block policy of a connection, whoever its peers are, and on the inside our `leased` addresses,
+/// if we are the client. `None` if nothing is known to be on one of the sides; or if the connection may
+/// have many peers and would claim every address for them: their gateway has other traffic too.
+pub(crate) fn block(connection: &Connection, leased: &[IpAddr]) -> Option<(Owner, KernelOp)> {
     let Child {
         local_ts,
-        remote_ts,
+        mut remote_ts,
+        remote_dynamic,
         ..
-    } = &connection.child;
+    } = connection.child.with(leased);
+    if remote_dynamic {
+        let pools = connection.pools.iter();
+        remote_ts.extend(pools.flat_map(|pool| &pool.networks).copied());
+    }
+    if local_ts.is_empty() || remote_ts.is_empty() {
+        return None;
+    }
     if connection.remote.id.is_none() && remote_ts.iter().any(|ts| ts.prefix().1 == 0) {
         return None;
     }
     let owner = whole(connection);
     let block = KernelOp::Block {
         owner: owner.clone(),
-        local_ts: local_ts.clone(),
-        remote_ts: remote_ts.clone(),
+        local_ts,
+        remote_ts,
     };
     Some((owner, block))
 }
@@ -235,6 +244,7 @@ pub(super) fn agreed(
         esn: choice.esn,
         local_ts: local_ts.clone(),
         remote_ts: remote_ts.clone(),
+        leased: Vec::new(),
         hard_lifetime: connection.child.lifetime,
     };
     (child, install)
@@ -242,7 +252,12 @@ pub(super) fn agreed(
 
 impl Endpoint {
     /// Asks the kernel for a Child SA; the SA waits in [`State::Installing`].
-    pub(crate) fn install(&mut self, sa: IkeSa, install: ChildInstall) {
+    pub(crate) fn install(&mut self, sa: IkeSa, mut install: ChildInstall) {
+        if let State::Installing(live, _) | State::Up(live) = &sa.state
+            && live.client
+        {
+            install.leased.clone_from(&live.leased.addresses);
+        }
         self.kernel_for(sa.id, KernelOp::Install(Box::new(install)));
         self.check_in(sa);
     }

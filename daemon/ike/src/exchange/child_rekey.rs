@@ -54,7 +54,7 @@ impl Endpoint {
         };
         let mut ni = vec![0; NONCE_LEN];
         cx.env.random(&mut ni);
-        let config = &live.connection.child;
+        let config = live.child_terms();
         let mut chain = ChainWriter::new();
         let mut selectors = (&config.local_ts, &config.remote_ts);
         if let Some(old) = &live.child {
@@ -122,7 +122,7 @@ impl Endpoint {
         } else {
             &[None]
         };
-        let terms = match child::negotiate(&live.connection.child, request, groups) {
+        let terms = match child::negotiate(&live.child_terms(), request, groups) {
             Ok(terms) => terms,
             Err(ChildError::NoProposal) => return refuse(NotifyKind::NO_PROPOSAL_CHOSEN),
             Err(ChildError::NoSelectors) => return refuse(NotifyKind::TS_UNACCEPTABLE),
@@ -184,7 +184,7 @@ impl Endpoint {
             rival,
         } = rekeying;
         let groups = [Some(key_share.group()), None];
-        let terms = child::confirm(&live.connection.child, chain, &groups);
+        let terms = child::confirm(&live.child_terms(), chain, &groups);
         let nr = nonce(chain, live.suite.prf.output_len());
         let (Ok(terms), Some(nr)) = (terms, nr) else {
             return self.child_rekey_refused(sa, old, rival.is_some(), chain, cx);
@@ -252,13 +252,10 @@ impl Endpoint {
         let State::Up(live) = &sa.state else {
             return self.check_in(sa);
         };
-        let install = Box::new(install);
-        let op = if live.child.is_some() {
-            KernelOp::Add(install)
-        } else {
-            KernelOp::Install(install)
-        };
-        self.kernel_for(sa.id, op);
+        if live.child.is_none() {
+            return self.install(sa, install);
+        }
+        self.kernel_for(sa.id, KernelOp::Add(Box::new(install)));
         self.check_in(sa);
     }
 

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     child::{self, ChildError, Terms},
+    configuration::{self, Grant},
     notify_data,
     proof::{Claim, parse_auth, proven, resumption_holds, resumption_mic},
     qcd::token_in,
@@ -13,6 +14,7 @@ use super::{
 use crate::{
     endpoint::{Context, Endpoint},
     io::{Event, Path, Stamp},
+    lease::Leased,
     peer::Connection,
     sa::{
         first::FirstExchange,
@@ -46,6 +48,7 @@ pub(super) struct Accepted {
     pub auth: AuthMethod,
     pub certificate: Option<CertificateFacts>,
     pub child: Terms,
+    pub grant: Option<Grant>,
     pub wants_ticket: bool,
     pub token: Vec<u8>,
 }
@@ -56,6 +59,7 @@ pub(super) struct Agreed {
     pub auth: AuthMethod,
     pub certificate: Option<CertificateFacts>,
     pub child: Terms,
+    pub leased: Leased,
     pub ticket: TicketAnswer,
     pub token: Vec<u8>,
     /// How long the gateway lets this authentication count.
@@ -71,7 +75,7 @@ impl Endpoint {
         ripe: &Ripe,
         asked: &Asked<'_>,
         plain: &Plain,
-        cx: &Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Result<Accepted, NotifyKind> {
         let syntax = |_| NotifyKind::INVALID_SYNTAX;
         let refused = NotifyKind::AUTHENTICATION_FAILED;
@@ -137,10 +141,16 @@ impl Endpoint {
                 found.ok_or(refused)?
             }
         };
-        let child = child::negotiate(&connection.child, &chain, &[None]).map_err(|e| match e {
-            ChildError::NoProposal => NotifyKind::NO_PROPOSAL_CHOSEN,
-            ChildError::NoSelectors => NotifyKind::TS_UNACCEPTABLE,
-            ChildError::Syntax => NotifyKind::INVALID_SYNTAX,
+        let grant = configuration::grant(&connection, &id_i, &chain, cx)?;
+        let granted = grant.as_ref().map(|grant| &*grant.granted.addresses);
+        let terms = connection.child.with(granted.unwrap_or_default());
+        let child = child::negotiate(&terms, &chain, &[None]).map_err(|error| {
+            self.take_back(grant.as_ref());
+            match error {
+                ChildError::NoProposal => NotifyKind::NO_PROPOSAL_CHOSEN,
+                ChildError::NoSelectors => NotifyKind::TS_UNACCEPTABLE,
+                ChildError::Syntax => NotifyKind::INVALID_SYNTAX,
+            }
         })?;
         let wants_ticket = chain
             .notifies()
@@ -151,6 +161,7 @@ impl Endpoint {
             auth,
             certificate,
             child,
+            grant,
             wants_ticket,
             token: token_in(&chain).unwrap_or_default(),
         })
@@ -221,7 +232,10 @@ impl Endpoint {
         if let Some(error) = error {
             return Err((reason_of(error), true));
         }
-        let child = child::confirm(&sent.connection.child, &chain, &[None]).map_err(|error| {
+        let leased = configuration::received(&chain, &sent.connection.vips)
+            .ok_or((Closed::NoAddress, true))?;
+        let terms = sent.connection.child.with(&leased.addresses);
+        let child = child::confirm(&terms, &chain, &[None]).map_err(|error| {
             let reason = match error {
                 ChildError::NoProposal => Closed::NoProposalChosen,
                 ChildError::NoSelectors => Closed::TsUnacceptable,
@@ -239,6 +253,7 @@ impl Endpoint {
             auth,
             certificate,
             child,
+            leased,
             ticket,
             token: token_in(&chain).unwrap_or_default(),
             auth_lifetime: auth_lifetime(&chain).unwrap_or(Duration::MAX),
@@ -265,6 +280,8 @@ const fn reason_of(error: NotifyKind) -> Closed {
         NotifyKind::AUTHENTICATION_FAILED => Closed::AuthenticationFailed,
         NotifyKind::NO_PROPOSAL_CHOSEN => Closed::NoProposalChosen,
         NotifyKind::TS_UNACCEPTABLE => Closed::TsUnacceptable,
+        NotifyKind::INTERNAL_ADDRESS_FAILURE => Closed::NoAddress,
+        NotifyKind::FAILED_CP_REQUIRED => Closed::AddressRequired,
         NotifyKind::TEMPORARY_FAILURE | NotifyKind::NO_ADDITIONAL_SAS => Closed::Kernel,
         _ => Closed::Protocol,
     }

@@ -4,6 +4,7 @@
 mod auth;
 mod child;
 mod child_rekey;
+mod configuration;
 mod half_open;
 mod informational;
 mod init;

@@ -379,6 +379,7 @@ impl Endpoint {
                 last_response: Datagrams::none(),
             },
             child: None,
+            leased: old.leased.clone(),
             nat: old.nat,
             origin: old.origin.clone(),
         };
@@ -410,6 +411,7 @@ impl Endpoint {
             self.check_in(new);
         } else if let Some(connection) = new.connection().map(|config| Arc::clone(&config.name)) {
             let (old, sa) = (old.id, new.id);
+            self.hand_lease_on(old, sa);
             self.check_in(new);
             self.event(Event::Rekeyed {
                 old,

@@ -1,6 +1,6 @@
 //! Logins that wait for the gateway's store: the ticket by reference that one presents must be gone for
-//! good, and what the ticket names that it gets must be kept, before its answer leaves. So no power cut
-//! brings a used ticket back or takes from a client what it has in hand.
+//! good, and what the ticket names that it gets must be kept, and so must its lease, before its answer
+//! leaves. So no power cut brings a used ticket back or takes from a client what it has in hand.
 
 use super::ticket::Offer;
 use crate::{
@@ -17,6 +17,8 @@ use crate::{
 pub(crate) struct Storing {
     /// The ticket that opens the SA is being forgotten.
     pub consume: Option<StoreId>,
+    /// The client's lease is being kept.
+    pub lease: Option<StoreId>,
     /// The ticket that the client gets is being kept.
     pub offer: Option<(StoreId, Offer)>,
     pub install: ChildInstall,
@@ -29,7 +31,8 @@ impl Endpoint {
     /// Responder: asks the kernel, at once or when the store has done its part.
     pub(super) fn install_when_stored(&mut self, mut sa: IkeSa, live: Box<Live>, storing: Storing) {
         let offered = storing.offer.as_ref().map(|(id, _)| *id);
-        let waits: Vec<_> = storing.consume.into_iter().chain(offered).collect();
+        let waits = [storing.consume, storing.lease, offered];
+        let waits: Vec<_> = waits.into_iter().flatten().collect();
         if waits.is_empty() {
             let Storing {
                 install,
@@ -80,6 +83,8 @@ impl Endpoint {
             }
             storing.consume = None;
         }
+        // A lease that could not be kept is good until the next restart.
+        storing.lease.take_if(|lease| *lease == id);
         if let Some((_, offer)) = storing.offer.take_if(|(offer, _)| *offer == id) {
             let offer = Some(offer).filter(|_| done);
             self.answer_offer(offer, &mut live, &mut storing.works, cx);

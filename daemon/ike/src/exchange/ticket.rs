@@ -215,6 +215,7 @@ impl Endpoint {
             path,
             full_auth: live.origin.full_auth,
             resume_count: live.origin.resume_count,
+            leased: live.leased.addresses.clone(),
         };
         self.set_record(&connection, Some(record));
         let connection = Arc::clone(&connection.name);

@@ -16,7 +16,8 @@ use crate::{
     exchange::{Storing, TicketAnswer},
     io::{Past, Path, Stamp, TicketLedger},
     kernel::{EspCipher, Owner},
-    peer::Connection,
+    lease::Leased,
+    peer::{Child, Connection},
     ticket::{
         Kept, Opened, Reference, SessionRecord, TicketName,
         state::{AuthMethod, CertificateFacts},
@@ -181,6 +182,8 @@ pub(crate) struct Live {
     /// A DELETE waits for the outstanding request to be answered.
     pub delete_next: Option<Closed>,
     pub child: Option<ChildSa>,
+    /// What the client has on the inside.
+    pub leased: Leased,
     pub nat: Nat,
     pub origin: Origin,
     /// Gateway: the ticket issued on this SA.
@@ -245,6 +248,7 @@ pub(crate) struct Proven {
     pub protection: Protection,
     pub window: Window,
     pub child: Option<ChildSa>,
+    pub leased: Leased,
     pub nat: Nat,
     pub origin: Origin,
 }
@@ -262,6 +266,7 @@ impl Live {
             protection,
             window,
             child,
+            leased,
             nat,
             origin,
         } = proven;
@@ -285,6 +290,7 @@ impl Live {
             outstanding: None,
             delete_next: None,
             child,
+            leased,
             nat,
             origin,
             issued: None,
@@ -301,6 +307,13 @@ impl Live {
             ask_ticket_at: None,
             moved_until: None,
         })
+    }
+}
+
+impl Live {
+    /// What the configuration says of the Child SA, with the addresses of this client.
+    pub(crate) fn child_terms(&self) -> Child {
+        self.connection.child.with(&self.leased.addresses)
     }
 }
 

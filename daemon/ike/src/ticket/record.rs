@@ -14,7 +14,9 @@ use crate::{
     wire::{WireError, cursor::Cursor, id::Identity},
 };
 
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
+/// Inner addresses in a record: one of each family.
+const MAX_LEASED: usize = 2;
 
 // RFC 5723: N11, N52
 /// One resumable session. Replaced by a newer ticket, gone with its use, its expiry, a DELETE, a
@@ -45,6 +47,8 @@ pub struct SessionRecord {
     pub full_auth: Past,
     /// Resumptions since.
     pub resume_count: u16,
+    /// The inner addresses of that SA, which are asked for again.
+    pub leased: Vec<IpAddr>,
 }
 
 impl SessionRecord {
@@ -75,13 +79,12 @@ impl SessionRecord {
         }
         out.extend_from_slice(&self.resume_count.to_be_bytes());
         for end in [self.path.local, self.path.remote] {
-            let address = match end.ip() {
-                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-                IpAddr::V6(v6) => v6,
-            };
-            out.extend_from_slice(&address.octets());
+            out.extend_from_slice(&mapped(end.ip()));
             out.extend_from_slice(&end.port().to_be_bytes());
         }
+        let leased = self.leased.iter().take(MAX_LEASED);
+        out.push(leased.len() as u8);
+        out.extend(leased.flat_map(|address| mapped(*address)));
         let (id_i, id_r) = (self.id_i.body(), self.id_r.body());
         for string in [&id_i, &id_r, self.sk_d.expose(), &self.ticket] {
             out.extend_from_slice(&(string.len() as u16).to_be_bytes());
@@ -116,6 +119,12 @@ impl SessionRecord {
             local: end()?,
             remote: end()?,
         };
+        let leased = usize::from(cursor.u8()?);
+        if leased > MAX_LEASED {
+            return Err(value("number of inner addresses", leased as u8));
+        }
+        let address = |_| Ok(IpAddr::from(cursor.array::<16>()?).to_canonical());
+        let leased = (0..leased).map(address).collect::<Result<_, WireError>>()?;
         let mut string = || {
             let length = usize::from(cursor.u16()?);
             cursor.take(length)
@@ -145,7 +154,16 @@ impl SessionRecord {
             path,
             full_auth: Past::at_wall(full_auth, now),
             resume_count,
+            leased,
         })
+    }
+}
+
+/// An address of either family in the room of the longer one.
+fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
     }
 }
 
@@ -177,6 +195,9 @@ mod tests {
             },
             full_auth: Past::at_wall(NOW.wall - 1000, NOW),
             resume_count: 3,
+            leased: ["10.3.0.7", "2001:db8::7"]
+                .map(|a| a.parse().expect("address"))
+                .into(),
         }
     }
 
@@ -196,6 +217,7 @@ mod tests {
         assert_eq!((&read.ticket, &read.sk_d), (&kept.ticket, &kept.sk_d));
         assert_eq!((&read.id_i, &read.id_r), (&kept.id_i, &kept.id_r));
         assert_eq!((read.path, read.suite), (kept.path, kept.suite));
+        assert_eq!(read.leased, kept.leased);
         assert_eq!(read.full_auth.wall(), kept.full_auth.wall());
         // Both are older than this boot.
         assert_eq!(read.received.age(later(600)), Duration::from_mins(10));

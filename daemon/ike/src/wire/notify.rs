@@ -58,6 +58,10 @@ notifies! {
     AUTHENTICATION_FAILED = 24, NotApplicable;
     /// No more Child SAs on this IKE SA.
     NO_ADDITIONAL_SAS = 35, NotApplicable;
+    /// No inner address for the client (RFC 7296, 3.15.4).
+    INTERNAL_ADDRESS_FAILURE = 36, NotApplicable;
+    /// The client has to ask for an inner address (RFC 7296, 2.19).
+    FAILED_CP_REQUIRED = 37, NotApplicable;
     /// No common traffic.
     TS_UNACCEPTABLE = 38, NotApplicable;
     /// Not now.

@@ -11,16 +11,16 @@ use std::{
 use gate_abi::sip::SipKey;
 use ike::{
     CommandRefused, Context, Endpoint, NodeKeys, Settings,
-    crypto::{Encryption, Group, Prf, Secret},
+    crypto::Secret,
     defence::cookie::CookieSecrets,
     io::{Command, Event, Input, Output, Path, Stamp, TicketRoot},
-    kernel::{ChildInstall, EspCipher, KernelFailed, KernelOp, OpId},
-    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
-    sa::proposal::IkeSuite,
-    wire::{id::Identity, ts::TrafficSelector},
+    kernel::{ChildInstall, KernelFailed, KernelOp, OpId},
+    lease::Book,
+    peer::Connection,
 };
 
 pub(crate) use crate::env::{MemoryLedger, Rng, SeedEnv};
+use crate::sides::{client_side, gateway_side};
 
 pub(crate) const WALL: u64 = 1_800_000_000;
 pub(crate) const CLIENT: &str = "192.0.2.10";
@@ -104,6 +104,7 @@ pub(crate) struct Node {
     pub(crate) endpoint: Endpoint,
     pub(crate) env: SeedEnv,
     pub(crate) ledger: MemoryLedger,
+    pub(crate) leases: Book,
     pub(crate) kernel: Kernel,
     pub(crate) events: Vec<Event>,
     pub(crate) roots: Vec<(u8, Vec<u8>)>,
@@ -134,11 +135,13 @@ impl Node {
             wall: WALL,
         };
         let endpoint = start(&mut env, connections, settings, &roots, now);
+        let leases = Book::new(connections().into_iter().flat_map(|one| one.pools));
         let (kernel, events) = (Kernel::default(), Vec::new());
         Self {
             endpoint,
             env,
             ledger,
+            leases,
             kernel,
             events,
             roots,
@@ -163,6 +166,12 @@ impl Node {
         );
         self.events.clear();
         self.own_spis.clear();
+        let records = self.leases.leases().into_iter().map(|view| view.record);
+        let mut leases = Book::new((self.connections)().into_iter().flat_map(|one| one.pools));
+        for record in records {
+            leases.restore(record);
+        }
+        self.leases = leases;
         for (connection, octets) in std::mem::take(&mut self.disk) {
             if self.endpoint.restore(&connection, &octets, now).is_ok() {
                 self.disk.insert(connection, octets);
@@ -171,14 +180,24 @@ impl Node {
     }
 
     fn handle(&mut self, input: Input<'_>, now: Stamp) {
-        let (env, ledger) = (&mut self.env, &mut self.ledger);
-        self.endpoint
-            .handle(input, &mut Context { now, env, ledger });
+        let (env, ledger, leases) = (&mut self.env, &mut self.ledger, &mut self.leases);
+        let cx = &mut Context {
+            now,
+            env,
+            ledger,
+            leases,
+        };
+        self.endpoint.handle(input, cx);
     }
 
     fn command(&mut self, command: &Command, now: Stamp) -> Result<(), CommandRefused> {
-        let (env, ledger) = (&mut self.env, &mut self.ledger);
-        let cx = &mut Context { now, env, ledger };
+        let (env, ledger, leases) = (&mut self.env, &mut self.ledger, &mut self.leases);
+        let cx = &mut Context {
+            now,
+            env,
+            ledger,
+            leases,
+        };
         self.endpoint.command(command, cx)
     }
 
@@ -383,6 +402,7 @@ impl Pair {
                             None => drop(node.disk.remove(&connection)),
                         }
                     }
+                    Output::LeaseEnded(lease) => drop(node.leases.end(lease, self.now)),
                     Output::Event(event) => node.events.push(event),
                     Output::Kernel { op, what } => {
                         let result = node.kernel.apply(what);
@@ -502,92 +522,5 @@ impl Pair {
             .iter()
             .map(|datagram| datagram.message.len())
             .sum()
-    }
-}
-
-pub(crate) fn suite(encryption: Encryption, prf: Prf, group: Group) -> IkeSuite {
-    IkeSuite {
-        encryption,
-        prf,
-        group,
-    }
-}
-
-pub(crate) fn client_side() -> Vec<Connection> {
-    vec![side(
-        "home",
-        CLIENT,
-        Some(GATEWAY),
-        "client.example",
-        "gw.example",
-        true,
-    )]
-}
-
-pub(crate) fn gateway_side() -> Vec<Connection> {
-    vec![side(
-        "rw",
-        GATEWAY,
-        None,
-        "gw.example",
-        "client.example",
-        false,
-    )]
-}
-
-/// One end of the connection between the two.
-pub(crate) fn side(
-    name: &str,
-    local: &str,
-    remote: Option<&str>,
-    id: &str,
-    peer: &str,
-    is_client: bool,
-) -> Connection {
-    let net = |text| vec![TrafficSelector::from_text(text).expect("network")];
-    let (inside, outside) = (net("10.2.0.0/24"), net("10.1.0.0/24"));
-    let (local_ts, remote_ts) = if is_client {
-        (inside, outside)
-    } else {
-        (outside, inside)
-    };
-    Connection {
-        name: name.into(),
-        local_addr: Some(local.parse().expect("address")),
-        remote_addr: remote.map(|remote| remote.parse().expect("address")),
-        remote_port: 500,
-        local: LocalAuth {
-            id: Identity::from_text(id).expect("identity"),
-            credential: Credential::PreShared(Secret::from(&b"correct horse battery"[..])),
-        },
-        remote: RemoteAuth {
-            id: Identity::from_text(peer),
-            proof: Proof::PreShared(Secret::from(&b"correct horse battery"[..])),
-        },
-        ike_suites: vec![
-            suite(Encryption::AesGcm256, Prf::HmacSha256, Group::X25519),
-            suite(Encryption::ChaCha20Poly1305, Prf::HmacSha512, Group::P256),
-        ],
-        child: Child {
-            name: "net".into(),
-            local_ts,
-            remote_ts,
-            ciphers: vec![EspCipher::AesGcm256, EspCipher::AesGcm128],
-            lifetime: Duration::from_hours(1),
-            rekey: Duration::from_mins(54),
-        },
-        fragment_size: Some(1280),
-        ike_lifetime: Duration::from_hours(4),
-        rekey: Duration::ZERO,
-        liveness: Duration::from_secs(30),
-        reauth: None,
-        compat: Compat::Rfc,
-        resume: Resume {
-            enabled: true,
-            suspend: Suspend::Memory,
-            by_reference: false,
-            ticket_lifetime: Duration::from_hours(1),
-        },
-        digest: [if is_client { 1 } else { 2 }; 32],
     }
 }

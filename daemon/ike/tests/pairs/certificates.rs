@@ -18,9 +18,10 @@ use rcgen::{CertificateParams, date_time_ymd};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 
 use crate::{
-    bed::{Pair, client_side, gateway_side},
+    bed::Pair,
     env::Signer,
     pki::{self, Authority, Holder, PKI},
+    sides::{client_side, gateway_side},
     tap::{Payloads, auth_messages, body, clear, meddle, ticket_of},
 };
 

@@ -9,7 +9,8 @@ use ike::{
     peer::Connection,
 };
 
-use crate::bed::{Pair, Weather, client_side, gateway_side, suite};
+use crate::bed::{Pair, Weather};
+use crate::sides::{client_side, gateway_side, suite};
 
 const SOON: Duration = Duration::from_secs(1);
 

@@ -17,7 +17,8 @@ use ike::{
 };
 
 use crate::{
-    bed::{InFlight, Node, Pair, Weather, client_side, gateway_side},
+    bed::{InFlight, Node, Pair, Weather},
+    sides::{client_side, gateway_side},
     tap::{Payloads, Tap},
 };
 

@@ -16,9 +16,10 @@ use ike::{
 };
 
 use crate::{
-    bed::{InFlight, Pair, Rng, Weather, client_side, gateway_side},
+    bed::{InFlight, Pair, Rng, Weather},
     certificates,
     hostile::variants,
+    sides::{client_side, gateway_side},
     tap::{Payloads, Tap},
 };
 

@@ -3,7 +3,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::bed::{Pair, client_side, gateway_side, suite};
+use crate::bed::Pair;
+use crate::sides::{client_side, gateway_side, suite};
 use ike::{
     CommandRefused, Settings,
     crypto::{Encryption, Group, Prf, Secret},

@@ -5,7 +5,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use ike::{Settings, counters::Counter};
 
-use crate::bed::{InFlight, Pair, Rng, client_side, gateway_side};
+use crate::bed::{InFlight, Pair, Rng};
+use crate::sides::{client_side, gateway_side};
 
 const SOON: Duration = Duration::from_secs(1);
 

@@ -15,10 +15,11 @@ use ring::signature::{
 };
 
 use crate::{
-    bed::{Pair, WALL, client_side, gateway_side},
+    bed::{Pair, WALL},
     certificates::{anchors, shows},
     env::{Signer, key_pair, sign},
     pki::PKI,
+    sides::{client_side, gateway_side},
 };
 
 /// Made with openssl for these tests, and trusted by nothing.

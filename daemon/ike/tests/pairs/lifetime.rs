@@ -9,7 +9,8 @@ use ike::{
     peer::{Compat, Connection},
 };
 
-use crate::bed::{Pair, client_side, gateway_side};
+use crate::bed::Pair;
+use crate::sides::{client_side, gateway_side};
 
 const SOON: Duration = Duration::from_secs(1);
 

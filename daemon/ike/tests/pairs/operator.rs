@@ -11,7 +11,8 @@ use ike::{
     wire::id::Identity,
 };
 
-use crate::bed::{Node, Pair, client_side, gateway_side};
+use crate::bed::{Node, Pair};
+use crate::sides::{client_side, gateway_side};
 
 const SOON: Duration = Duration::from_secs(1);
 const RESUME: u8 = 38;
@@ -29,10 +30,16 @@ fn revoke(pair: &mut Pair, peer: &Identity) -> usize {
         endpoint,
         env,
         ledger,
+        leases,
         ..
     } = &mut pair.gateway;
-    let now = pair.now;
-    endpoint.revoke(|id| id == peer, &mut Context { now, env, ledger })
+    let cx = &mut Context {
+        now: pair.now,
+        env,
+        ledger,
+        leases,
+    };
+    endpoint.revoke(|id| id == peer, cx)
 }
 
 fn resume(pair: &mut Pair) {

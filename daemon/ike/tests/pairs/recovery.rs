@@ -8,6 +8,7 @@ use ike::{
     Context,
     counters::Counter,
     io::{Command, Event, Input, Path},
+    lease::NoLeases,
     view::Closed,
 };
 
@@ -94,6 +95,7 @@ fn without_the_token_nobody_is_believed() {
                 now: pair.now,
                 env,
                 ledger,
+                leases: &mut NoLeases,
             },
         );
         pair.drain();

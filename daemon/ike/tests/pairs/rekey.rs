@@ -11,7 +11,8 @@ use ike::{
     view::Closed,
 };
 
-use crate::bed::{Node, Pair, Weather, client_side, gateway_side, suite};
+use crate::bed::{Node, Pair, Weather};
+use crate::sides::{client_side, gateway_side, suite};
 
 const SOON: Duration = Duration::from_secs(1);
 const CREATE_CHILD_SA: u8 = 36;
@@ -32,13 +33,18 @@ fn rekey_by_gateway(pair: &mut Pair) {
         endpoint,
         env,
         ledger,
+        leases,
         ..
     } = &mut pair.gateway;
     let command = Command::Rekey("rw".into());
     let now = pair.now;
-    endpoint
-        .command(&command, &mut Context { now, env, ledger })
-        .expect("is up");
+    let cx = &mut Context {
+        now,
+        env,
+        ledger,
+        leases,
+    };
+    endpoint.command(&command, cx).expect("is up");
     pair.drain();
 }
 

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use crate::bed::{Pair, client_side, gateway_side, suite};
+use crate::bed::Pair;
+use crate::sides::{client_side, gateway_side, suite};
 use ike::{
     CommandRefused, Settings,
     counters::Counter,

@@ -11,8 +11,9 @@ use ike::{
 };
 
 use crate::{
-    bed::{Pair, client_side, gateway_side},
+    bed::Pair,
     env::Store,
+    sides::{client_side, gateway_side},
 };
 
 const SOON: Duration = Duration::from_secs(1);

@@ -8,7 +8,8 @@ use ike::{
     view::SaState,
 };
 
-use crate::bed::{Pair, client_side, gateway_side};
+use crate::bed::Pair;
+use crate::sides::{client_side, gateway_side};
 
 const SOON: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);

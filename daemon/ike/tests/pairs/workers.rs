@@ -7,10 +7,12 @@ use ike::{
     Context, Settings,
     io::{Event, Input, Output},
     kernel::KernelOp,
+    lease::NoLeases,
     view::Closed,
 };
 
-use crate::bed::{Node, Pair, client_side, gateway_side};
+use crate::bed::{Node, Pair};
+use crate::sides::{client_side, gateway_side};
 
 const SOON: Duration = Duration::from_secs(1);
 const SEED: u64 = 90;
@@ -59,12 +61,22 @@ fn a_resumption_on_another_worker_takes_the_session_over() {
     assert_ne!(new.inbound.spi, child.spi_in);
     let (owner, now) = (new.owner.clone(), pair.now);
     let (env, ledger) = (&mut old.env, &mut old.ledger);
-    let cx = &mut Context { now, env, ledger };
+    let cx = &mut Context {
+        now,
+        env,
+        ledger,
+        leases: &mut NoLeases,
+    };
     old.endpoint.taken_over(&owner, new.inbound.spi, cx);
     assert_eq!(old.established().len(), 1, "not the one that was taken");
 
     let (env, ledger) = (&mut old.env, &mut old.ledger);
-    let cx = &mut Context { now, env, ledger };
+    let cx = &mut Context {
+        now,
+        env,
+        ledger,
+        leases: &mut NoLeases,
+    };
     old.endpoint.taken_over(&owner, child.spi_in, cx);
     assert!(old.established().is_empty());
     let outputs = outputs(&mut old);
@@ -91,7 +103,12 @@ fn an_old_owner_that_hears_nothing_of_it_takes_only_its_own_away() {
     for _ in 0..600 {
         pair.advance_to(pair.now.boot + SOON);
         let (now, env, ledger) = (pair.now, &mut old.env, &mut old.ledger);
-        let cx = &mut Context { now, env, ledger };
+        let cx = &mut Context {
+            now,
+            env,
+            ledger,
+            leases: &mut NoLeases,
+        };
         old.endpoint.handle(Input::Deadline, cx);
         for output in outputs(&mut old) {
             match output {

@@ -278,6 +278,16 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "8: connections.rw.children.net.remote_ts: takes 1 to 16",
     ),
     (
+        "\"10.2.0.0/24\"",
+        "\"dynamic\"",
+        "8: connections.rw.children.net.remote_ts: \"dynamic\" is what vips asks for",
+    ),
+    (
+        "{}",
+        "vips = \"::\"",
+        "7: connections.rw.children.net.local_ts: leaves out the addresses that vips",
+    ),
+    (
         "remote_ts",
         "esp_proposals = \"aes128gcm16-x25519\"\nremote_ts",
         "8: connections.rw.children.net.esp_proposals: \"x25519\": a Child SA has no key exchange",

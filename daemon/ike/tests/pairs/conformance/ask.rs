@@ -16,7 +16,8 @@ use ike::{
 use super::resumed;
 use super::{SOON, asleep, data_of, exchange, forget, is_response, kinds, notify, up};
 use crate::{
-    bed::{Pair, client_side, gateway_side},
+    bed::Pair,
+    sides::{client_side, gateway_side},
     tap::{Tap, auth_messages, clear, meddle, opened},
 };
 

@@ -147,6 +147,7 @@ fn c_secrets_are_not_shown() {
         },
         full_auth: pair.now.into(),
         resume_count: 0,
+        leased: Vec::new(),
     };
     // As a list of numbers, which is how Rust shows octets.
     let listed = format!("{:?}", sk_d.expose());

@@ -15,7 +15,8 @@ use super::{
     SOON, asleep, data_of, deliver, exchange, forget, kinds, refusal, request, resumed, up,
 };
 use crate::{
-    bed::{Pair, client_side, gateway_side},
+    bed::Pair,
+    sides::{client_side, gateway_side},
     tap::{auth_messages, meddle},
 };
 
@@ -183,6 +184,7 @@ fn c_gateway_does_not_begin() {
                 now,
                 env: &mut node.env,
                 ledger: &mut node.ledger,
+                leases: &mut node.leases,
             },
         );
         pair.drain();

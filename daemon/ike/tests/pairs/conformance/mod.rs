@@ -4,6 +4,7 @@
 mod ask;
 mod burn;
 mod keys;
+mod lease;
 mod lifecycle;
 mod present;
 mod spoof;
@@ -93,7 +94,7 @@ fn notify(kind: u16, data: &[u8]) -> (PayloadKind, Vec<u8>) {
 }
 
 /// The types of all notifications in a message.
-fn kinds(payloads: &Payloads) -> Vec<NotifyKind> {
+pub(crate) fn kinds(payloads: &Payloads) -> Vec<NotifyKind> {
     payloads
         .iter()
         .filter(|(kind, _)| *kind == PayloadKind::NOTIFY)

@@ -15,7 +15,8 @@ use super::{
     RESUME, SOON, asleep, deliver, exchange, forget, is_response, refusal, request, resumed,
 };
 use crate::{
-    bed::{CLIENT, InFlight, Pair, client_side, gateway_side},
+    bed::{CLIENT, InFlight, Pair},
+    sides::{client_side, gateway_side},
     tap::{clear, meddle, presented, reclear},
 };
 

@@ -13,8 +13,9 @@ use ike::{
 
 use super::{SOON, asleep, deliver, forget, kinds, refusal, request, resumed, up};
 use crate::{
-    bed::{Pair, client_side, gateway_side, suite},
+    bed::Pair,
     certificates::certified,
+    sides::{client_side, gateway_side, suite},
     tap::{Payloads, auth_messages, body, clear, impersonate, meddle, ticket_of},
 };
 

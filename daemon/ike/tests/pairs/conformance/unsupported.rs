@@ -129,29 +129,6 @@ fn t_mobike_addrs_empty() {
     assert_eq!(pair.gateway.established()[0].path, Some(before));
 }
 
-// RFC 5723: N32, T14, T15, note 3
-#[test]
-fn t_vip_sticky() {
-    // A configuration request, in login and resumption, is passed over.
-    let request = (
-        PayloadKind::CP,
-        vec![1, 0, 0, 0, 0, 1, 0, 4, 10, 2, 0, 9, 0, 3, 0, 0],
-    );
-    let mut pair = Pair::new(4);
-    pair.up();
-    meddle(&mut pair, false, |payloads| {
-        payloads.insert(1, request.clone());
-    });
-    assert!(pair.keys_agree());
-    pair.suspend();
-    forget(&mut pair);
-    pair.up();
-    meddle(&mut pair, false, |payloads| payloads.insert(1, request));
-    assert!(pair.keys_agree() && resumed(&pair));
-    let answer = &auth_messages(&pair)[1];
-    assert!(answer.iter().all(|(kind, _)| *kind != PayloadKind::CP));
-}
-
 // RFC 5723: N9, N10, N28, X5, A8
 #[test]
 fn c_no_eap() {
@@ -193,12 +170,12 @@ fn c_unknown_exchanges_and_fragments() {
 #[test]
 fn c_redirect_is_not_followed() {
     fn no_tickets() -> Vec<Connection> {
-        let mut side = crate::bed::gateway_side();
+        let mut side = crate::sides::gateway_side();
         side[0].resume.enabled = false;
         side
     }
     // Inside the resumed IKE_AUTH; and to a client without a ticket.
-    let mut login = Pair::with(7, crate::bed::client_side, no_tickets, Settings::default());
+    let mut login = Pair::with(7, crate::sides::client_side, no_tickets, Settings::default());
     login.up();
     let pairs = [login, {
         let mut pair = asleep(7);

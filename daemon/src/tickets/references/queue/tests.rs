@@ -13,8 +13,8 @@ use std::{
 use ike::crypto::Secret;
 use redb::StorageBackend;
 
-use super::{super::database, *};
-use crate::tickets::{ReferenceLimits, wall_clock};
+use super::*;
+use crate::tickets::{ReferenceLimits, database::database, wall_clock};
 
 /// A disk: what was written, and what of it was synced.
 #[derive(Clone, Debug, Default)]
@@ -112,7 +112,7 @@ fn kept(octet: u8) -> Kept {
 }
 
 fn store_on(disk: &Disk) -> References {
-    let opened = database(disk.clone()).expect("a whole database");
+    let opened = database(disk.clone(), 8 << 20).expect("a whole database");
     References::over(opened, "disk".into(), ReferenceLimits::default()).expect("open")
 }
 

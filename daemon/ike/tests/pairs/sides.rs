@@ -1,0 +1,104 @@
+//! The connection between the two cores, as either end is configured.
+
+use std::time::Duration;
+
+use ike::{
+    crypto::{Encryption, Group, Prf, Secret},
+    kernel::EspCipher,
+    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
+    sa::proposal::IkeSuite,
+    wire::{id::Identity, ts::TrafficSelector},
+};
+
+use crate::bed::{CLIENT, GATEWAY};
+
+pub(crate) fn suite(encryption: Encryption, prf: Prf, group: Group) -> IkeSuite {
+    IkeSuite {
+        encryption,
+        prf,
+        group,
+    }
+}
+
+pub(crate) fn client_side() -> Vec<Connection> {
+    vec![side(
+        "home",
+        CLIENT,
+        Some(GATEWAY),
+        "client.example",
+        "gw.example",
+        true,
+    )]
+}
+
+pub(crate) fn gateway_side() -> Vec<Connection> {
+    vec![side(
+        "rw",
+        GATEWAY,
+        None,
+        "gw.example",
+        "client.example",
+        false,
+    )]
+}
+
+/// One end of the connection between the two.
+pub(crate) fn side(
+    name: &str,
+    local: &str,
+    remote: Option<&str>,
+    id: &str,
+    peer: &str,
+    is_client: bool,
+) -> Connection {
+    let net = |text| vec![TrafficSelector::from_text(text).expect("network")];
+    let (inside, outside) = (net("10.2.0.0/24"), net("10.1.0.0/24"));
+    let (local_ts, remote_ts) = if is_client {
+        (inside, outside)
+    } else {
+        (outside, inside)
+    };
+    Connection {
+        name: name.into(),
+        local_addr: Some(local.parse().expect("address")),
+        remote_addr: remote.map(|remote| remote.parse().expect("address")),
+        remote_port: 500,
+        local: LocalAuth {
+            id: Identity::from_text(id).expect("identity"),
+            credential: Credential::PreShared(Secret::from(&b"correct horse battery"[..])),
+        },
+        remote: RemoteAuth {
+            id: Identity::from_text(peer),
+            proof: Proof::PreShared(Secret::from(&b"correct horse battery"[..])),
+        },
+        ike_suites: vec![
+            suite(Encryption::AesGcm256, Prf::HmacSha256, Group::X25519),
+            suite(Encryption::ChaCha20Poly1305, Prf::HmacSha512, Group::P256),
+        ],
+        child: Child {
+            name: "net".into(),
+            local_ts,
+            local_dynamic: false,
+            remote_ts,
+            remote_dynamic: false,
+            ciphers: vec![EspCipher::AesGcm256, EspCipher::AesGcm128],
+            lifetime: Duration::from_hours(1),
+            rekey: Duration::from_mins(54),
+        },
+        fragment_size: Some(1280),
+        ike_lifetime: Duration::from_hours(4),
+        rekey: Duration::ZERO,
+        liveness: Duration::from_secs(30),
+        reauth: None,
+        pools: Vec::new(),
+        vips: Vec::new(),
+        compat: Compat::Rfc,
+        resume: Resume {
+            enabled: true,
+            suspend: Suspend::Memory,
+            by_reference: false,
+            ticket_lifetime: Duration::from_hours(1),
+        },
+        digest: [if is_client { 1 } else { 2 }; 32],
+    }
+}

@@ -1,0 +1,283 @@
+//! rtnetlink messages octet by octet: addresses, routes and the rule that leads to a table of our own
+//! (`linux/rtnetlink.h`, `linux/if_addr.h`, `linux/fib_rules.h`).
+
+use std::net::IpAddr;
+
+use super::{
+    policy::Network,
+    wire::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request, address_at, attributes, family, u32_at},
+};
+
+/// Our table, the priority of the rule that leads to it, and who made what is in it.
+pub(super) const TABLE: u32 = 5723;
+const RULE_PRIORITY: u32 = 5723;
+const PROTOCOL: u8 = 57;
+
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+/// No duplicate address detection: the gateway sees to that.
+const IFA_F_NODAD: u8 = 2;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
+const RTA_TABLE: u16 = 15;
+const FRA_PRIORITY: u16 = 6;
+const FRA_TABLE: u16 = 15;
+
+const NLM_F_REPLACE: u16 = 0x100;
+const RTN_UNICAST: u8 = 1;
+const RTN_THROW: u8 = 9;
+const RT_SCOPE_UNIVERSE: u8 = 0;
+const RT_SCOPE_LINK: u8 = 253;
+const FR_ACT_TO_TBL: u8 = 1;
+const ROUTE_HEADER: usize = 12;
+
+/// A route in our table.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Route {
+    /// Its metric, by which we know whose it is.
+    pub(super) reqid: u32,
+    pub(super) destination: Network,
+    pub(super) way: Way,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Way {
+    /// Through an interface, from this address.
+    From(IpAddr, u32),
+    /// To the next rule: our own tunnel does not go through itself.
+    Elsewhere,
+}
+
+impl Request {
+    pub(super) fn add_address(address: IpAddr, interface: u32) -> Self {
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        Self::address_message(
+            "adding a leased address",
+            RTM_NEWADDR,
+            flags,
+            address,
+            interface,
+        )
+    }
+
+    pub(super) fn delete_address(address: IpAddr, interface: u32) -> Self {
+        Self::address_message(
+            "removing a leased address",
+            RTM_DELADDR,
+            0,
+            address,
+            interface,
+        )
+    }
+
+    fn address_message(
+        what: &'static str,
+        kind: u16,
+        flags: u16,
+        address: IpAddr,
+        interface: u32,
+    ) -> Self {
+        let mut request = Self::new(what, kind, flags);
+        let nodad = if address.is_ipv4() { 0 } else { IFA_F_NODAD };
+        let head = [family(address) as u8, longest(address), nodad, 0];
+        request.octets.extend_from_slice(&head);
+        request.u32(interface);
+        request.bare_address(IFA_LOCAL, address);
+        request.bare_address(IFA_ADDRESS, address);
+        request.finish()
+    }
+
+    /// Puts a route of ours in, whether or not it is there.
+    pub(super) fn put_route(route: &Route) -> Self {
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        Self::route_message("adding a route", RTM_NEWROUTE, flags, route)
+    }
+
+    pub(super) fn delete_route(route: &Route) -> Self {
+        Self::route_message("removing a route", RTM_DELROUTE, 0, route)
+    }
+
+    fn route_message(what: &'static str, kind: u16, flags: u16, route: &Route) -> Self {
+        let Network { address, prefix } = route.destination;
+        let (form, scope) = match route.way {
+            Way::From(..) if address.is_ipv4() => (RTN_UNICAST, RT_SCOPE_LINK),
+            Way::From(..) => (RTN_UNICAST, RT_SCOPE_UNIVERSE),
+            Way::Elsewhere => (RTN_THROW, RT_SCOPE_UNIVERSE),
+        };
+        let mut request = Self::new(what, kind, flags);
+        let head = [
+            family(address) as u8,
+            prefix,
+            0,
+            0,
+            0,
+            PROTOCOL,
+            scope,
+            form,
+        ];
+        request.octets.extend_from_slice(&head);
+        request.u32(0);
+        request.bare_address(RTA_DST, address);
+        request.number(RTA_TABLE, TABLE);
+        request.number(RTA_PRIORITY, route.reqid);
+        if let Way::From(source, interface) = route.way {
+            request.bare_address(RTA_PREFSRC, source);
+            request.number(RTA_OIF, interface);
+        }
+        request.finish()
+    }
+
+    /// Asks for the way to an address; answered by a route.
+    pub(super) fn way_to(address: IpAddr) -> Self {
+        let mut request = Self::new("looking up the way to the peer", RTM_GETROUTE, 0);
+        let head = [family(address) as u8, longest(address), 0, 0, 0, 0, 0, 0];
+        request.octets.extend_from_slice(&head);
+        request.u32(0);
+        request.bare_address(RTA_DST, address);
+        request.finish()
+    }
+
+    /// Asks for all routes of the family.
+    pub(super) fn dump_routes(of: IpAddr) -> Self {
+        let mut request = Self::new("listing routes", RTM_GETROUTE, NLM_F_DUMP);
+        request
+            .octets
+            .extend_from_slice(&[family(of) as u8, 0, 0, 0, 0, 0, 0, 0]);
+        request.u32(0);
+        request.finish()
+    }
+
+    pub(super) fn add_rule(of: IpAddr) -> Self {
+        Self::rule(
+            "adding the rule of our routes",
+            RTM_NEWRULE,
+            NLM_F_CREATE | NLM_F_EXCL,
+            of,
+        )
+    }
+
+    pub(super) fn delete_rule(of: IpAddr) -> Self {
+        Self::rule("removing the rule of our routes", RTM_DELRULE, 0, of)
+    }
+
+    fn rule(what: &'static str, kind: u16, flags: u16, of: IpAddr) -> Self {
+        let mut request = Self::new(what, kind, flags);
+        let head = [family(of) as u8, 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL];
+        request.octets.extend_from_slice(&head);
+        request.u32(0);
+        request.number(FRA_PRIORITY, RULE_PRIORITY);
+        request.number(FRA_TABLE, TABLE);
+        request.finish()
+    }
+
+    fn number(&mut self, kind: u16, value: u32) {
+        self.attribute(kind, |octets| {
+            octets.extend_from_slice(&value.to_ne_bytes());
+        });
+    }
+
+    fn bare_address(&mut self, kind: u16, address: IpAddr) {
+        self.attribute(kind, |octets| match address {
+            IpAddr::V4(v4) => octets.extend_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => octets.extend_from_slice(&v6.octets()),
+        });
+    }
+}
+
+/// Reads the interface out of the answer to [`Request::way_to`].
+pub(super) fn parse_interface(body: &[u8]) -> Option<u32> {
+    let mut attributes = attributes(body.get(ROUTE_HEADER..)?);
+    let (_, value) = attributes.find(|(kind, _)| *kind == RTA_OIF)?;
+    u32_at(value, 0)
+}
+
+/// Reads a route of ours; `None` for everybody else's.
+pub(super) fn parse_route(body: &[u8]) -> Option<Route> {
+    let [family, prefix, _, _, _, protocol, _, form]: [u8; 8] = *body.first_chunk()?;
+    let family = u16::from(family);
+    let (mut table, mut reqid, mut interface) = (0, 0, 0);
+    let (mut destination, mut source) = (None, None);
+    for (kind, value) in attributes(body.get(ROUTE_HEADER..)?) {
+        match kind {
+            RTA_TABLE => table = u32_at(value, 0)?,
+            RTA_PRIORITY => reqid = u32_at(value, 0)?,
+            RTA_OIF => interface = u32_at(value, 0)?,
+            RTA_DST => destination = address_at(value, 0, family),
+            RTA_PREFSRC => source = address_at(value, 0, family),
+            _ => {}
+        }
+    }
+    let any = if family == super::wire::AF_INET {
+        IpAddr::from([0; 4])
+    } else {
+        IpAddr::from([0; 16])
+    };
+    let way = match (form, source) {
+        (RTN_UNICAST, Some(source)) => Way::From(source, interface),
+        (RTN_THROW, _) => Way::Elsewhere,
+        _ => return None,
+    };
+    (table == TABLE && protocol == PROTOCOL).then_some(Route {
+        reqid,
+        destination: Network {
+            address: destination.unwrap_or(any),
+            prefix,
+        },
+        way,
+    })
+}
+
+pub(super) const fn longest(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::wire::HEADER, *};
+
+    #[test]
+    fn routes_read_back() {
+        let network = |address: &str, prefix| Network {
+            address: address.parse().expect("address"),
+            prefix,
+        };
+        let from = |address: &str| Way::From(address.parse().expect("address"), 7);
+        let routes = [
+            (network("10.1.0.0", 16), from("10.3.0.1")),
+            (network("2001:db8::", 32), from("2001:db8:3::1")),
+            (network("198.51.100.1", 32), Way::Elsewhere),
+        ];
+        for (destination, way) in routes {
+            let route = Route {
+                reqid: 0x5200_0003,
+                destination,
+                way,
+            };
+            let request = Request::put_route(&route);
+            assert_eq!(parse_route(&request.octets[HEADER..]), Some(route));
+            for end in 0..request.octets.len() - HEADER {
+                // Cut short it is another route or none, and never a panic.
+                let _ = parse_route(&request.octets[HEADER..HEADER + end]);
+            }
+            let mut foreign = request.octets[HEADER..].to_vec();
+            foreign[5] = 4;
+            assert_eq!(parse_route(&foreign), None, "somebody else's");
+        }
+        let way = Request::way_to([198, 51, 100, 1].into());
+        assert_eq!(parse_interface(&way.octets[HEADER..]), None);
+    }
+}
