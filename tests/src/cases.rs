@@ -9,6 +9,7 @@ pub mod flood;
 pub mod gate;
 pub mod interop;
 pub mod lanes;
+pub mod leases;
 pub mod mangled;
 pub mod namespaces;
 pub mod storm;

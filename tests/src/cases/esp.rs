@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{asleep, dataplane, deploy, suspend, tunnel, workers};
+use super::{asleep, dataplane, deploy, leases, suspend, tunnel, workers};
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
 use crate::ping::ping;
@@ -28,6 +28,8 @@ pub const CASES: &[Case] = &[
     suspend::BY_REFERENCE,
     deploy::DEPLOYS,
     workers::MOVES_ESP,
+    leases::STICKY,
+    leases::FULL,
 ];
 
 const LEFT: &str = "192.0.2.1";

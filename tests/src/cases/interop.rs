@@ -7,6 +7,7 @@ mod fragments;
 mod libreswan;
 mod logins;
 mod rekeys;
+mod remote_access;
 mod sides;
 
 use std::time::Duration;
@@ -56,6 +57,9 @@ pub const CASES: &[Case] = &[
     collisions::THEIRS_FIRST,
     libreswan::CALLED_PSK,
     libreswan::CALLING_CERTIFICATE,
+    remote_access::CALLED,
+    remote_access::CALLING,
+    remote_access::REFUSED,
 ];
 
 fn strongswan_starts(lab: &mut Lab) -> Result<()> {

@@ -175,7 +175,12 @@ fn c_redirect_is_not_followed() {
         side
     }
     // Inside the resumed IKE_AUTH; and to a client without a ticket.
-    let mut login = Pair::with(7, crate::sides::client_side, no_tickets, Settings::default());
+    let mut login = Pair::with(
+        7,
+        crate::sides::client_side,
+        no_tickets,
+        Settings::default(),
+    );
     login.up();
     let pairs = [login, {
         let mut pair = asleep(7);
