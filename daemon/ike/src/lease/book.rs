@@ -285,9 +285,9 @@ impl Book {
             .filter(|_| room)
             .find_map(|pool| pool.fresh(wanted.is_ipv4(), &taken));
         fresh.or_else(|| {
-            let idle = pools().flat_map(|pool| pool.idle.iter());
-            let idle = idle.filter(|(_, address)| of_family(address) && free(address));
-            idle.min().map(|(_, address)| *address)
+            let may = |(_, address): &&(u64, IpAddr)| of_family(address) && free(address);
+            let oldest = pools().filter_map(|pool| pool.idle.iter().find(may));
+            oldest.min().map(|(_, address)| *address)
         })
     }
 
