@@ -44,9 +44,15 @@ impl Endpoint {
         let State::Up(live) = &mut sa.state else {
             return self.check_in(sa);
         };
-        live.child_rekey_at = Some(cx.now.boot + Refusal::Final.wait(cx.env));
+        let idle = live.outstanding.is_none() && live.is_settled();
+        let again = if idle {
+            Refusal::Final
+        } else {
+            Refusal::NotYet
+        };
+        live.child_rekey_at = Some(cx.now.boot + again.wait(cx.env));
         let group = live.suite.group;
-        if live.outstanding.is_some() || !live.is_settled() {
+        if !idle {
             return self.check_in(sa);
         }
         let Some(key_share) = cx.env.new_key_share(group) else {

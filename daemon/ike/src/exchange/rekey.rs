@@ -85,7 +85,7 @@ impl Endpoint {
         let again = if idle {
             Refusal::Final
         } else {
-            Refusal::Temporary
+            Refusal::NotYet
         };
         live.rekey_at = Some(cx.now.boot + again.wait(cx.env));
         let group = group.unwrap_or(live.suite.group);

@@ -10,8 +10,8 @@ use crate::{
 
 /// A peer that is busy is not asked again at once.
 const TEMPORARY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15));
-/// What it has lost is made anew soon.
-const NOT_FOUND: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// What it has lost is made anew soon; and what we are busy with ourselves is over soon.
+const SOON: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// Anything else is asked for again, for a configuration may change.
 const FINAL: (Duration, Duration) = (Duration::from_secs(50), Duration::from_mins(1));
 
@@ -20,6 +20,8 @@ const FINAL: (Duration, Duration) = (Duration::from_secs(50), Duration::from_min
 pub(crate) enum Refusal {
     /// Not now.
     Temporary,
+    /// We have not even asked: something else is under way.
+    NotYet,
     /// There is no such Child SA.
     NotFound,
     /// It does not want to.
@@ -42,7 +44,7 @@ impl Refusal {
     pub(crate) fn wait(self, env: &mut dyn Env) -> Duration {
         let bounds = match self {
             Self::Temporary => TEMPORARY,
-            Self::NotFound => NOT_FOUND,
+            Self::NotFound | Self::NotYet => SOON,
             Self::Final => FINAL,
         };
         chance_between(bounds, env)
