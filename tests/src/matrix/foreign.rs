@@ -107,7 +107,9 @@ impl<'a> Peer<'a> {
     pub(super) fn rekey_ike(&self) -> Result<()> {
         match self {
             Self::Strongswan(swan) => swan.swanctl(&format!("--rekey --ike {NAME}")).map(drop),
-            Self::Libreswan(pluto) => pluto.whack(&format!("--rekey-ike --name {NAME}")).map(drop),
+            Self::Libreswan(pluto) => pluto
+                .whack(&format!("--rekey-ike --asynchronous --name {NAME}"))
+                .map(drop),
         }
     }
 
@@ -116,7 +118,7 @@ impl<'a> Peer<'a> {
         match self {
             Self::Strongswan(swan) => swan.swanctl("--rekey --child net").map(drop),
             Self::Libreswan(pluto) => pluto
-                .whack(&format!("--rekey-ipsec --name {NAME}"))
+                .whack(&format!("--rekey-ipsec --asynchronous --name {NAME}"))
                 .map(drop),
         }
     }

@@ -16,6 +16,7 @@ use std::{
     env, fs,
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -131,7 +132,10 @@ fn brief(text: &str) -> String {
 
 /// Plays a case in a lab of its own; the outer error is one of the surroundings.
 fn attempt(case: &Case, foreign: Foreign, role: Role) -> Result<Result<()>> {
-    let lab = Lab::new("interop")?;
+    // What a daemon that is slow to die leaves behind is not in the next case's way.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let lab = Lab::new(&format!("case-{number}"))?;
     // Namespaces are made here; that belongs where nothing else can be hit.
     if lab.kernel().is_empty() {
         bail!("run this as `cargo xtask interop`, which starts it in a lab");
