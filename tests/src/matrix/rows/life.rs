@@ -185,7 +185,12 @@ fn second_login(bout: &mut Bout<'_>) -> Result<()> {
         let states = bout.ground.gateway.ip("xfrm state")?;
         Ok(states.matches("proto esp").count() == 2)
     })?;
-    bout.goodbye()
+    if bout.role == Role::Responder {
+        return bout.goodbye();
+    }
+    // A gateway may keep the first IKE SA, without its Child SA, until it asks for a sign of life.
+    bout.rekindle.ikectl(&format!("down {NAME}"))?;
+    until("no ESP state is left", PATIENCE, || bout.ground.is_bare())
 }
 
 /// Long enough for one question and its answer.
