@@ -11,6 +11,7 @@ use gate_abi::bench::{Again, MAX_FRAME};
 
 use crate::frame::Direct;
 use crate::judge;
+use crate::maps::Told;
 
 #[btf_map]
 static AGAIN: Array<Again, 1> = Array::new();
@@ -26,7 +27,10 @@ pub fn gate_again(context: XdpContext) -> u32 {
     if lay_down(&context).is_none() {
         return XDP_ABORTED;
     }
-    judge(&mut Direct::new(&context)).0
+    let Some(told) = Told::new() else {
+        return XDP_ABORTED;
+    };
+    judge(&mut Direct::new(&context), &told).0
 }
 
 #[xdp]

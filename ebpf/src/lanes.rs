@@ -20,7 +20,10 @@ pub fn lanes(context: SkReuseportContext) -> u32 {
     let Some(group) = group_of(&context) else {
         return SK_PASS;
     };
-    let place = steer(&Queued::new(&context), group.marked, &Told);
+    let Some(told) = Told::new() else {
+        return SK_PASS;
+    };
+    let place = steer(&Queued::new(&context), group.marked, &told);
     let hash = context.hash();
     let unproven = group.slot(Lane::Unproven, 0);
     let (first, second) = match place {

@@ -3,7 +3,7 @@
 //!
 //! A frame goes through four stages: read (`frame`), judge (`gate_abi::classify`, with what the
 //! daemon told by way of `maps`), answer where the verdict says so (`gate_abi::reply`), count
-//! (`counters`); what passes may go to another CPU (`cpus`). There is no panic path: an object with
+//! (`maps`); what passes may go to another CPU (`cpus`). There is no panic path: an object with
 //! one does not load.
 
 #![no_std]
@@ -12,7 +12,6 @@
 
 #[cfg(feature = "bench")]
 mod bench;
-mod counters;
 mod cpus;
 mod frame;
 #[cfg(feature = "bench")]
@@ -54,7 +53,10 @@ pub fn gate_frags(context: XdpContext) -> u32 {
 
 #[inline(always)]
 fn whole<F: FrameMut>(context: &XdpContext, frame: &mut F, cpus: &CpuMap<1>) -> u32 {
-    let (action, reason) = judge(frame);
+    let Some(told) = Told::new() else {
+        return XDP_PASS;
+    };
+    let (action, reason) = judge(frame, &told);
     if action == XDP_PASS {
         cpus::steer(context, cpus, reason)
     } else {
@@ -64,8 +66,8 @@ fn whole<F: FrameMut>(context: &XdpContext, frame: &mut F, cpus: &CpuMap<1>) -> 
 
 /// What becomes of a frame, and why, by number.
 #[inline(always)]
-fn judge<F: FrameMut>(frame: &mut F) -> (u32, u32) {
-    let judgement = classify(frame, &Told);
+fn judge<F: FrameMut>(frame: &mut F, told: &Told) -> (u32, u32) {
+    let judgement = classify(frame, told);
     let octets = frame.octets();
     let (reason, action) = match judgement.verdict {
         Verdict::Pass(reason) => (reason as u32, XDP_PASS),
@@ -83,14 +85,14 @@ fn judge<F: FrameMut>(frame: &mut F) -> (u32, u32) {
     };
     // From here on nothing depends on what is known of it.
     let reason = frame.forget(u64::from(reason)) as u32;
-    counters::add(reason, octets);
+    told.count(reason, octets);
     (action, reason)
 }
 
 /// The loader insists on this symbol (`gate_abi::maps::ABI_SYMBOL`), so that a daemon and an
 /// object of another layout never meet.
 #[unsafe(no_mangle)]
-static GATE_ABI_3: Global<u32> = Global::new(gate_abi::maps::ABI_VERSION);
+static GATE_ABI_4: Global<u32> = Global::new(gate_abi::maps::ABI_VERSION);
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]

@@ -8,11 +8,11 @@ use aya_ebpf::btf_maps::{Array, CpuMap, HashMap, PerCpuArray};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
 use gate_abi::board;
-use gate_abi::classify::{Knowledge, Reason};
+use gate_abi::classify::Knowledge;
 use gate_abi::cpus::{Named, STEERED_ENTRIES};
-use gate_abi::defence::{Budget, Level, Meter, Spent};
+use gate_abi::defence::{Budget, Level, Meter};
 use gate_abi::maps::{
-    COOKIE_KEYS_ENTRIES, Config, Count, KEYS_ENTRIES, KeySlot, LOCAL_ENTRIES, METERS_ENTRIES,
+    COOKIE_KEYS_ENTRIES, Clock, Config, KEYS_ENTRIES, KeySlot, LOCAL_ENTRIES, METERS_ENTRIES, Own,
     SPI_KEYS_ENTRIES, TicketKeySlot, TicketKeys, WALL_SOUND,
 };
 use gate_abi::sip::SipKey;
@@ -35,16 +35,10 @@ static LOCAL: HashMap<[u64; 2], u64, LOCAL_ENTRIES> = HashMap::new();
 static CONFIG: Array<Config, 1> = Array::new();
 
 #[btf_map]
-static HEARTBEAT: Array<u64, 1> = Array::new();
-
-#[btf_map]
-static BUDGETS: PerCpuArray<Spent, { Budget::COUNT }> = PerCpuArray::new();
-
-#[btf_map]
 static METERS: Array<u64, METERS_ENTRIES> = Array::new();
 
 #[btf_map]
-pub static COUNTERS: PerCpuArray<Count, { Reason::COUNT }> = PerCpuArray::new();
+static OWN: PerCpuArray<Own, 1> = PerCpuArray::new();
 
 /// Mapped by the daemon's engine, which writes it without a system call.
 #[btf_map]
@@ -75,51 +69,72 @@ pub static NAMED: Array<Named, 1> = Array::new();
 #[btf_map]
 pub static STEERED: HashMap<u32, u64, STEERED_ENTRIES> = HashMap::new();
 
-/// Nobody else reads it, so it is not pinned.
-#[btf_map]
-static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
-
-/// The clock as it was when this CPU last read it.
-#[repr(C)]
-struct Clock {
-    /// The kernel's ticks then.
-    ticks: u64,
-    /// In nanoseconds since boot.
-    now: u64,
-    /// An address found in [`LOCAL`] since then, and what it is; nothing if that is 0.
-    address: [u64; 2],
-    told: u64,
+/// What the daemon told, and what was counted since. The two values that everything asks for are
+/// looked up once.
+#[derive(Clone, Copy)]
+pub struct Told {
+    config: *const Config,
+    own: *mut Own,
 }
 
-/// This CPU's clock, read anew if it has ticked.
-#[inline(always)]
-fn clock() -> Option<*mut Clock> {
-    let clock = CLOCK.get_ptr_mut(0)?;
-    // SAFETY: the helpers have no arguments and no preconditions. The pointer is to this CPU's own
-    // value, and a CPU runs one XDP program at a time.
-    unsafe {
-        let ticks = bpf_jiffies64();
-        if (*clock).ticks != ticks {
-            (*clock).now = bpf_ktime_get_boot_ns();
-            (*clock).told = 0;
-            (*clock).ticks = ticks;
+impl Told {
+    /// `None` never comes about, but the verifier cannot know.
+    #[inline(always)]
+    pub fn new() -> Option<Self> {
+        Some(Self {
+            config: CONFIG.get_ptr(0)?,
+            own: OWN.get_ptr_mut(0)?,
+        })
+    }
+
+    /// Counts a packet for the reason of this number.
+    #[inline(always)]
+    pub fn count(&self, reason: u32, octets: usize) {
+        // SAFETY: the pointer is to this CPU's own value, and a CPU runs one XDP program at a time.
+        // Atomics would say the same without unsafe, but the back end cannot store one.
+        unsafe {
+            if let Some(count) = (*self.own).counts.get_mut(reason as usize) {
+                count.packets += 1;
+                count.octets += octets as u64;
+            }
         }
     }
-    Some(clock)
-}
 
-/// What the daemon told, and what was counted since.
-pub struct Told;
+    /// This CPU's clock, read anew if it has ticked.
+    #[inline(always)]
+    fn clock(&self) -> *mut Clock {
+        // SAFETY: the helpers have no arguments and no preconditions. The pointer is to this CPU's
+        // own value.
+        unsafe {
+            let clock = &raw mut (*self.own).clock;
+            let ticks = bpf_jiffies64();
+            if (*clock).ticks != ticks {
+                (*clock).now = bpf_ktime_get_boot_ns();
+                (*clock).told = 0;
+                (*clock).ticks = ticks;
+            }
+            clock
+        }
+    }
+
+    /// One field of what the daemon told.
+    #[inline(always)]
+    fn config(&self) -> &Config {
+        // SAFETY: the kernel keeps the value in place until the program ends; user space writes whole
+        // words.
+        unsafe { &*self.config }
+    }
+}
 
 impl Knowledge for Told {
     #[inline(always)]
     fn flags(&self) -> u64 {
-        CONFIG.get(0).map_or(0, |config| config.flags)
+        self.config().flags
     }
 
     #[inline(always)]
     fn level(&self) -> Level {
-        Level::from_word(CONFIG.get(0).map_or(0, |config| config.level))
+        Level::from_word(self.config().level)
     }
 
     #[inline(always)]
@@ -139,37 +154,18 @@ impl Knowledge for Told {
 
     #[inline(always)]
     fn address(&self, address: &[u8; 16]) -> u64 {
-        let [
-            a0,
-            a1,
-            a2,
-            a3,
-            a4,
-            a5,
-            a6,
-            a7,
-            b0,
-            b1,
-            b2,
-            b3,
-            b4,
-            b5,
-            b6,
-            b7,
-        ] = *address;
-        let words = [
-            u64::from_ne_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-            u64::from_ne_bytes([b0, b1, b2, b3, b4, b5, b6, b7]),
-        ];
+        let whole = u128::from_ne_bytes(*address);
+        let words = [whole as u64, (whole >> 64) as u64];
         // To look for it costs as much as half a SipHash, and most packets go where the last one did.
-        let clock = clock();
-        if let Some(clock) = clock {
-            // SAFETY: the pointer is to this CPU's own value.
-            unsafe {
-                if (*clock).told != 0 && (*clock).address == words {
-                    return (*clock).told;
-                }
+        let clock = self.clock();
+        // SAFETY: the pointer is to this CPU's own value.
+        unsafe {
+            if (*clock).told != 0 && (*clock).address == words {
+                return (*clock).told;
             }
+        }
+        if !self.config().local.may_have(*address) {
+            return 0;
         }
         let Some(found) = LOCAL.get_ptr(words) else {
             return 0;
@@ -177,12 +173,10 @@ impl Knowledge for Told {
         // SAFETY: the kernel keeps the value in place until the program ends; user space writes
         // whole words.
         let told = unsafe { *found };
-        if let Some(clock) = clock {
-            // SAFETY: the pointer is to this CPU's own value.
-            unsafe {
-                (*clock).address = words;
-                (*clock).told = told;
-            }
+        // SAFETY: the pointer is to this CPU's own value.
+        unsafe {
+            (*clock).address = words;
+            (*clock).told = told;
         }
         told
     }
@@ -197,17 +191,17 @@ impl Knowledge for Told {
     #[inline(always)]
     fn roughly_now(&self) -> u64 {
         // SAFETY: the pointer is to this CPU's own value.
-        clock().map_or_else(|| self.now(), |clock| unsafe { (*clock).now })
+        unsafe { (*self.clock()).now }
     }
 
     #[inline(always)]
     fn last_beat(&self) -> u64 {
-        HEARTBEAT.get(0).map_or(0, |last| *last)
+        self.config().last_beat
     }
 
     #[inline(always)]
     fn wall_minus_boot(&self) -> Option<u64> {
-        let config = CONFIG.get(0)?;
+        let config = self.config();
         if config.flags & WALL_SOUND == 0 {
             return None;
         }
@@ -216,7 +210,7 @@ impl Knowledge for Told {
 
     #[inline(always)]
     fn node(&self) -> u8 {
-        CONFIG.get(0).map_or(0, |config| config.node as u8)
+        self.config().node as u8
     }
 
     #[inline(always)]
@@ -239,16 +233,11 @@ impl Knowledge for Told {
 
     #[inline(always)]
     fn meter_key(&self) -> SipKey {
-        CONFIG
-            .get(0)
-            .map_or(SipKey { k0: 0, k1: 0 }, |config| config.meter_key)
+        self.config().meter_key
     }
 
     #[inline(always)]
     fn spend(&self, budget: Budget, now: u64) -> bool {
-        let Some(config) = CONFIG.get(0) else {
-            return false;
-        };
         let [
             unknown_key_id,
             tag_wrong,
@@ -257,7 +246,7 @@ impl Knowledge for Told {
             dead,
             foreign,
             irregular,
-        ] = config.budgets;
+        ] = self.config().budgets;
         let limit = match budget {
             Budget::UnknownKeyId => unknown_key_id,
             Budget::TagWrong => tag_wrong,
@@ -267,19 +256,18 @@ impl Knowledge for Told {
             Budget::ForeignSpi => foreign,
             Budget::Irregular => irregular,
         };
-        let Some(spent) = BUDGETS.get_ptr_mut(budget as u32) else {
-            return false;
-        };
         // SAFETY: the pointer is to this CPU's own value, and a CPU runs one XDP program at a time.
-        unsafe { (*spent).take(limit, now) }
+        unsafe {
+            match (*self.own).spent.get_mut(budget as usize) {
+                Some(spent) => spent.take(limit, now),
+                None => false,
+            }
+        }
     }
 
     #[inline(always)]
     fn charge(&self, meter: Meter, hash: u64, now: u64) -> bool {
-        let Some(config) = CONFIG.get(0) else {
-            return true;
-        };
-        let [network, shown, proven, ticket, ticket_network] = config.limits;
+        let [network, shown, proven, ticket, ticket_network] = self.config().limits;
         let limit = match meter {
             Meter::SoftNetwork => network,
             Meter::Cookie => shown,

@@ -101,8 +101,9 @@ impl Board {
 
     /// Lets repetitions of a first message pass that was taken without a cookie.
     pub fn admit(&self, message: &CookieInput, boot_seconds: u64) {
-        let hash = admission_hash(&self.key(), message);
-        self.set_word(Admission::word(hash), Admission::new(hash, boot_seconds).0);
+        let key = self.key();
+        let admission = Admission::new(admission_hash(&key, message), boot_seconds);
+        self.set_word(Admission::word(&key, message), admission.0);
     }
 
     /// A worker has so many half-open IKE SAs now, and had so many when it said so last.
@@ -214,7 +215,8 @@ mod tests {
         board.set_key(SipKey { k0: 5, k1: 6 });
         board.set_used(0, 7);
         let hash = admission_hash(&board.key(), &message);
-        let admitted = || Admission(board.word(Admission::word(hash))).pass(hash, 99);
+        let cell = Admission::word(&board.key(), &message);
+        let admitted = || Admission(board.word(cell)).pass(hash, 99);
         let live = || board.is_live(spi);
         board.set_live(spi, true);
         board.admit(&message, 99);

@@ -2,6 +2,7 @@
 
 use aya::maps::{MapData, MapError, PerCpuArray};
 use gate_abi::classify::Reason;
+use gate_abi::maps::Own;
 
 /// What one reason has come to since the maps were made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,28 +15,25 @@ pub struct Counted {
     pub octets: u64,
 }
 
-/// The per-CPU array, by [`Reason`].
-pub(super) struct Counters(pub(super) PerCpuArray<MapData, [u64; 2]>);
+/// What every CPU keeps for itself.
+pub(super) struct Counters(pub(super) PerCpuArray<MapData, [u64; Own::WORDS]>);
 
 impl Counters {
     pub(super) fn read(&self) -> Result<Vec<Counted>, MapError> {
-        Reason::ALL
-            .iter()
-            .map(|reason| self.read_one(*reason))
-            .collect()
-    }
-
-    fn read_one(&self, reason: Reason) -> Result<Counted, MapError> {
-        let per_cpu = self.0.get(&(reason as u32), 0)?;
-        let sum = |place: usize| {
-            per_cpu
-                .iter()
-                .fold(0u64, |sum, cpu| sum.wrapping_add(cpu[place]))
+        let per_cpu = self.0.get(&0, 0)?;
+        let sum = |reason| {
+            let mut counted = Counted {
+                reason,
+                packets: 0,
+                octets: 0,
+            };
+            for own in per_cpu.iter() {
+                let count = Own::count(own, reason);
+                counted.packets = counted.packets.wrapping_add(count.packets);
+                counted.octets = counted.octets.wrapping_add(count.octets);
+            }
+            counted
         };
-        Ok(Counted {
-            reason,
-            packets: sum(0),
-            octets: sum(1),
-        })
+        Ok(Reason::ALL.iter().copied().map(sum).collect())
     }
 }

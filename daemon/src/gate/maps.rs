@@ -11,12 +11,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType};
 use gate_abi::board;
-use gate_abi::classify::Reason;
-use gate_abi::defence::{Budget, Level, Limit, Meter, Spent};
+use gate_abi::defence::{Budget, Level, Limit, Meter};
 use gate_abi::lane::{GROUPS, LANES, LANES_ENTRIES, MAX_GROUPS};
-use gate_abi::maps::{self as abi, Config, KeySlot, TicketKeySlot, TicketKeys};
+use gate_abi::maps::{self as abi, Config, Filter, KeySlot, Own, TicketKeySlot, TicketKeys};
 use gate_abi::sip::SipKey;
 
 use super::GateError;
@@ -32,7 +31,6 @@ pub(super) struct Maps {
     config: Array<MapData, [u64; Config::WORDS]>,
     /// What the configuration map holds.
     told: Config,
-    heartbeat: Array<MapData, u64>,
     board_data: MapData,
     pub(super) board: Board,
     pub(super) counters: Counters,
@@ -43,13 +41,12 @@ impl Maps {
     pub(super) fn take(object: &mut Ebpf) -> Result<Self, GateError> {
         let mut take = |name: &'static str| object.take_map(name).ok_or(GateError::NoMap(name));
         let [keys, spi_keys, local] = [take(abi::KEYS)?, take(abi::SPI_KEYS)?, take(abi::LOCAL)?];
-        let [config, heartbeat] = [take(abi::CONFIG)?, take(abi::HEARTBEAT)?];
-        let cookie_keys = take(abi::COOKIE_KEYS)?;
+        let [config, cookie_keys] = [take(abi::CONFIG)?, take(abi::COOKIE_KEYS)?];
         let Map::Array(board_data) = take(abi::BOARD)? else {
             return Err(GateError::NoMap(abi::BOARD));
         };
         let board = Board::map(board_data.fd()).map_err(GateError::Board)?;
-        let counters: PerCpuArray<MapData, [u64; 2]> = typed(take(abi::COUNTERS)?)?;
+        let own = take(abi::OWN)?;
         Ok(Self {
             keys: typed(keys)?,
             spi_keys: typed(spi_keys)?,
@@ -57,10 +54,9 @@ impl Maps {
             local: typed(local)?,
             config: typed(config)?,
             told: Config::default(),
-            heartbeat: typed(heartbeat)?,
             board_data,
             board,
-            counters: Counters(counters),
+            counters: Counters(typed(own)?),
         })
     }
 
@@ -125,6 +121,10 @@ impl Maps {
                 limit: abi::LOCAL_ENTRIES,
             });
         }
+        // Before the addresses that are new, and after those that go, it may only say too much.
+        let [before, after] = [self.told.local, filter(wanted.keys())];
+        self.told.local = Filter(std::array::from_fn(|at| before.0[at] | after.0[at]));
+        self.tell()?;
         let known: BTreeMap<[u8; 16], u64> = self.local.iter().collect::<Result<_, _>>()?;
         // What goes makes room first, so that a full map can change.
         for gone in known
@@ -138,6 +138,7 @@ impl Maps {
                 self.local.insert(address, what, 0)?;
             }
         }
+        self.told.local = after;
         Ok(self.set_flag(abi::CHECK_LOCAL, !ours.is_empty())?)
     }
 
@@ -169,7 +170,8 @@ impl Maps {
 
     pub(super) fn beat(&mut self, since_boot: Duration) -> Result<(), MapError> {
         let nanoseconds = u64::try_from(since_boot.as_nanos()).unwrap_or(u64::MAX);
-        self.heartbeat.set(0, nanoseconds, 0)
+        self.told.last_beat = nanoseconds;
+        self.tell()
     }
 
     /// Where the meters' cells lie is for nobody to foresee.
@@ -234,6 +236,10 @@ where
     map.set(slot, wanted, 0)
 }
 
+fn filter<'a>(addresses: impl Iterator<Item = &'a [u8; 16]>) -> Filter {
+    addresses.fold(Filter::default(), |filter, address| filter.with(*address))
+}
+
 pub(crate) fn mapped(address: &IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -272,7 +278,7 @@ impl Layout {
     }
 }
 
-const LAYOUTS: [Layout; 12] = [
+const LAYOUTS: [Layout; 10] = [
     Layout::new(
         abi::KEYS,
         MapType::Array,
@@ -287,13 +293,6 @@ const LAYOUTS: [Layout; 12] = [
         size_of::<KeySlot>(),
         abi::COOKIE_KEYS_ENTRIES,
     ),
-    Layout::new(
-        abi::BUDGETS,
-        MapType::PerCpuArray,
-        4,
-        size_of::<Spent>(),
-        Budget::COUNT,
-    ),
     Layout::new(abi::METERS, MapType::Array, 4, 8, abi::METERS_ENTRIES),
     Layout::new(LANES, MapType::ReuseportSockArray, 4, 4, LANES_ENTRIES),
     Layout::new(GROUPS, MapType::Hash, 24, 8, MAX_GROUPS),
@@ -306,15 +305,8 @@ const LAYOUTS: [Layout; 12] = [
     ),
     Layout::new(abi::LOCAL, MapType::Hash, 16, 8, abi::LOCAL_ENTRIES),
     Layout::new(abi::CONFIG, MapType::Array, 4, size_of::<Config>(), 1),
-    Layout::new(abi::HEARTBEAT, MapType::Array, 4, 8, 1),
     Layout::new(abi::BOARD, MapType::Array, 4, 8, board::WORDS),
-    Layout::new(
-        abi::COUNTERS,
-        MapType::PerCpuArray,
-        4,
-        size_of::<abi::Count>(),
-        Reason::COUNT,
-    ),
+    Layout::new(abi::OWN, MapType::PerCpuArray, 4, size_of::<Own>(), 1),
 ];
 
 /// The names of all maps that are pinned.

@@ -120,11 +120,25 @@ pub fn admission_hash(key: &SipKey, message: &CookieInput) -> u64 {
 pub struct Admission(pub u64);
 
 impl Admission {
-    /// The cell of a hash.
+    /// The cell of a message. It is found by less than a hash, because most cells are empty; who aims
+    /// at another's takes nothing but its passes.
     #[inline(always)]
     #[must_use]
-    pub const fn word(hash: u64) -> u32 {
-        ADMISSIONS_AT + (hash as u32 & (ADMISSION_CELLS - 1))
+    pub const fn word(key: &SipKey, message: &CookieInput) -> u32 {
+        let source = u128::from_le_bytes(message.source);
+        let nonce = u128::from_le_bytes(message.nonce_head);
+        let from = (source >> 64) as u64 ^ (source as u64).rotate_left(32);
+        let mixed = (u64::from_le_bytes(message.spi_i) ^ key.k0).wrapping_mul(key.k1 | 1);
+        let mixed = (mixed ^ mixed >> 32 ^ from ^ nonce as u64).wrapping_mul(key.k0 | 1);
+        ADMISSIONS_AT + (mixed >> 48) as u32 % ADMISSION_CELLS
+    }
+
+    /// Whether the message of this cell, whichever it is, may be repeated once more.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_open(self, seconds: u64) -> bool {
+        let age = (seconds as u16).wrapping_sub((self.0 >> 8) as u16);
+        age <= ADMITTED_SECONDS && self.0 as u8 != 0
     }
 
     /// Of a message taken at this second.
@@ -137,9 +151,7 @@ impl Admission {
     #[inline(always)]
     #[must_use]
     pub const fn pass(self, hash: u64, seconds: u64) -> Option<Self> {
-        let age = (seconds as u16).wrapping_sub((self.0 >> 8) as u16);
-        let left = self.0 as u8;
-        if (self.0 ^ hash) & HASH_BITS != 0 || age > ADMITTED_SECONDS || left == 0 {
+        if (self.0 ^ hash) & HASH_BITS != 0 || !self.is_open(seconds) {
             return None;
         }
         Some(Self(self.0 - 1))
@@ -189,8 +201,8 @@ mod tests {
             }
         );
         let last = live_bit(OurSpi(u64::MAX));
-        assert_eq!((last.word + 1, last.mask), (Admission::word(0), 1 << 63));
-        assert_eq!(Admission::word(u64::MAX) as usize + 1, WORDS);
+        assert_eq!((last.word + 1, last.mask), (ADMISSIONS_AT, 1 << 63));
+        assert_eq!((ADMISSIONS_AT + ADMISSION_CELLS) as usize, WORDS);
         assert_eq!(words_of_an_engine(), next..WORDS as u32);
     }
 

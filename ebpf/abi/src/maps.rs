@@ -4,15 +4,17 @@
 //! Every value is a row of native 64-bit words, so user space hands it to the kernel as a plain
 //! `[u64; N]` and neither side needs to know the other's padding.
 
+use crate::classify::Reason;
+use crate::cookie::{DIGEST_FACTOR, destination_digest};
 #[cfg(doc)]
 use crate::defence::Level;
 use crate::defence::{Budget, Limit, Meter, Spent};
 use crate::sip::SipKey;
 
 /// Raised whenever a map, a value or the meaning of one changes.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 /// A symbol that every object of this ABI version exports; loading insists on it.
-pub const ABI_SYMBOL: &str = "GATE_ABI_3";
+pub const ABI_SYMBOL: &str = "GATE_ABI_4";
 
 /// Program for interfaces whose frames lie in one buffer.
 pub const PROGRAM: &str = "gate";
@@ -31,14 +33,12 @@ pub const SPI_KEYS_ENTRIES: usize = crate::spi::LIVE_SPI_KEYS;
 pub const COOKIE_KEYS: &str = "COOKIE_KEYS";
 /// One slot for each value an epoch can have.
 pub const COOKIE_KEYS_ENTRIES: usize = 256;
-/// Per-CPU array of [`crate::defence::Spent`] by [`Budget`].
-pub const BUDGETS: &str = "BUDGETS";
 /// Array of `u64`: the cells of every [`Meter`], one after the other.
 pub const METERS: &str = "METERS";
 /// Cells of all meters.
 pub const METERS_ENTRIES: usize = Meter::COUNT * Meter::CELLS;
-/// Per-CPU array of [`Count`] by [`crate::classify::Reason`].
-pub const COUNTERS: &str = "COUNTERS";
+/// Per-CPU array of one [`Own`].
+pub const OWN: &str = "OWN";
 /// Hash whose keys are addresses, IPv4 mapped into IPv6, and whose values say what they are to us:
 /// [`OUR_ADDRESS`], [`NEVER_ANSWERED`].
 pub const LOCAL: &str = "LOCAL";
@@ -52,8 +52,6 @@ pub const LOCAL_ENTRIES: usize = 4096;
 pub const CONFIG: &str = "CONFIG";
 /// Array of [`crate::board::WORDS`] words that the daemon maps: the [`crate::board`].
 pub const BOARD: &str = "BOARD";
-/// Array of one `u64`: when the daemon last said that it lives, in nanoseconds of the boot clock.
-pub const HEARTBEAT: &str = "HEARTBEAT";
 
 /// [`Config::flags`]: an SPI that claims to be ours must carry the right check.
 pub const CHECK_OWN_SPI: u64 = 1;
@@ -183,6 +181,83 @@ pub struct Count {
     pub octets: u64,
 }
 
+/// What a CPU keeps for itself: in one place, or each packet would look for four.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// The clock as it was when this CPU last read it.
+    pub clock: Clock,
+    /// What it has given of each [`Budget`].
+    pub spent: [Spent; Budget::COUNT],
+    /// What each [`Reason`] came to.
+    pub counts: [Count; Reason::COUNT],
+}
+
+impl Own {
+    /// How many words it has.
+    pub const WORDS: usize = Self::COUNTS_AT + 2 * Reason::COUNT;
+    /// The word that the first count begins at.
+    const COUNTS_AT: usize = 5 + 2 * Budget::COUNT;
+
+    /// The count of a reason in a value as it is read from the map.
+    #[must_use]
+    pub const fn count(words: &[u64; Self::WORDS], reason: Reason) -> Count {
+        let at = Self::COUNTS_AT + 2 * reason as usize;
+        Count {
+            packets: words[at],
+            octets: words[at + 1],
+        }
+    }
+}
+
+/// A reading of the clock.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// The kernel's ticks then.
+    pub ticks: u64,
+    /// In nanoseconds since boot.
+    pub now: u64,
+    /// An address found in [`LOCAL`] since then, and what it is; nothing if that is 0.
+    pub address: [u64; 2],
+    /// See there.
+    pub told: u64,
+}
+
+/// Which addresses may be in [`LOCAL`]: a bit for each, shared by many. Most packets come from none of
+/// them, and to look there costs as much as half a SipHash.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Filter(pub [u64; Self::WORDS]);
+
+impl Filter {
+    /// How many words it has; a power of two.
+    pub const WORDS: usize = 8;
+
+    /// With this address.
+    #[must_use]
+    pub const fn with(mut self, address: [u8; 16]) -> Self {
+        let (word, mask) = Self::bit(address);
+        self.0[word] |= mask;
+        self
+    }
+
+    /// Whether the address may have been put in.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_have(&self, address: [u8; 16]) -> bool {
+        let (word, mask) = Self::bit(address);
+        self.0[word] & mask != 0
+    }
+
+    #[inline(always)]
+    const fn bit(address: [u8; 16]) -> (usize, u64) {
+        let mixed = destination_digest(address).wrapping_mul(DIGEST_FACTOR);
+        let word = (mixed >> 32) as usize % Self::WORDS;
+        (word, 1 << (mixed >> 58))
+    }
+}
+
 /// What the daemon tells the gate.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -196,22 +271,32 @@ pub struct Config {
     pub wall_minus_boot: u64,
     /// The node in our SPIs and tickets: only of ours the board knows what is used.
     pub node: u64,
+    /// When the daemon last said that it lives, in nanoseconds of the boot clock.
+    pub last_beat: u64,
     /// How many in a second on each CPU, by [`Budget`].
     pub budgets: [u64; Budget::COUNT],
     /// What each [`Meter`] lets through.
     pub limits: [Limit; Meter::COUNT],
     /// Chooses the cells of the meters.
     pub meter_key: SipKey,
+    /// The addresses in [`LOCAL`].
+    pub local: Filter,
 }
 
 impl Config {
     /// How many words it has.
-    pub const WORDS: usize = 4 + Budget::COUNT + 2 * Meter::COUNT + 2;
+    pub const WORDS: usize = 5 + Budget::COUNT + 2 * Meter::COUNT + 2 + Filter::WORDS;
 
     /// The value as it is written to the map.
     #[must_use]
     pub fn words(&self) -> [u64; Self::WORDS] {
-        let told = [self.flags, self.level, self.wall_minus_boot, self.node];
+        let told = [
+            self.flags,
+            self.level,
+            self.wall_minus_boot,
+            self.node,
+            self.last_beat,
+        ];
         let limits = self.limits.map(|limit| [limit.interval, limit.burst]);
         let SipKey { k0, k1 } = self.meter_key;
         let mut words = [0; Self::WORDS];
@@ -219,7 +304,8 @@ impl Config {
             .into_iter()
             .chain(self.budgets)
             .chain(limits.into_iter().flatten())
-            .chain([k0, k1]);
+            .chain([k0, k1])
+            .chain(self.local.0);
         for (word, value) in words.iter_mut().zip(all) {
             *word = value;
         }
@@ -241,7 +327,11 @@ const _: () = {
     assert!(core::mem::offset_of!(Config, level) == 8);
     assert!(core::mem::offset_of!(Config, wall_minus_boot) == 16);
     assert!(core::mem::offset_of!(Config, node) == 24);
-    assert!(core::mem::offset_of!(Config, budgets) == 32);
-    assert!(core::mem::offset_of!(Config, limits) == 32 + 8 * Budget::COUNT);
-    assert!(core::mem::offset_of!(Config, meter_key) == 32 + 8 * Budget::COUNT + 16 * Meter::COUNT);
+    assert!(core::mem::offset_of!(Config, last_beat) == 32);
+    assert!(core::mem::offset_of!(Config, budgets) == 40);
+    assert!(core::mem::offset_of!(Config, limits) == 40 + 8 * Budget::COUNT);
+    assert!(core::mem::offset_of!(Config, meter_key) == 40 + 8 * Budget::COUNT + 16 * Meter::COUNT);
+    assert!(core::mem::offset_of!(Config, local) == size_of::<Config>() - 8 * Filter::WORDS);
+    assert!(size_of::<Own>() == size_of::<[u64; Own::WORDS]>());
+    assert!(core::mem::offset_of!(Own, counts) == 8 * Own::COUNTS_AT);
 };

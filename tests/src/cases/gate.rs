@@ -508,12 +508,10 @@ pub(crate) fn load(object: &Path, maps: &Path) -> Result<Ebpf> {
         abi::KEYS,
         abi::SPI_KEYS,
         abi::COOKIE_KEYS,
-        abi::BUDGETS,
         abi::METERS,
         abi::LOCAL,
         abi::CONFIG,
-        abi::HEARTBEAT,
-        abi::COUNTERS,
+        abi::OWN,
         abi::BOARD,
     ];
     let pins: Vec<(&str, PathBuf)> = names.iter().map(|name| (*name, maps.join(name))).collect();

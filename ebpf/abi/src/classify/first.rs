@@ -2,7 +2,7 @@
 //! much; who has to show that he receives what is sent to his address is sent a cookie; whose ticket
 //! is of no use is told so, within a budget.
 
-use super::locate::{IPV4_LEN, Located, UDP_LEN};
+use super::locate::{IPV4_LEN, IPV6_LEN, Located, UDP_LEN, joined, mapped};
 use super::walk::{Payloads, walk};
 use super::{
     ALONE_AFTER, ASLEEP_AFTER, Frame, Header, Judgement, Knowledge, Reason, SILENT_AFTER, Verdict,
@@ -62,7 +62,15 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
     };
     let proven = match proof.verdict {
         Verdict::Pass(reason) if known.flags() & COOKIES != 0 => reason,
-        verdict => return answer(frame, located, header, verdict, &NOTHING, now, known),
+        verdict => {
+            let answer = Answer {
+                frame,
+                located,
+                exchange: header.exchange,
+                now,
+            };
+            return answer.complete(verdict, &NOTHING, || sides(frame, located), known);
+        }
     };
     let attack = level == Level::Attack;
     // A ticket of ours is worth more than an address, as long as it is not shown again and again.
@@ -75,12 +83,10 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
     if taken {
         return proof.verdict.into();
     }
-    let Some((source, destination)) = addresses(frame, located) else {
+    let Some(sides) = sides(frame, located) else {
         return Verdict::Drop(Reason::Truncated).into();
     };
-    // A cookie that another CPU has just made must not look as if it were from the future.
-    let now = known.now();
-    let network = network_of(source);
+    let network = network_of(sides.source);
     if !resume && !attack && known.charge(Meter::SoftNetwork, hash(network, known), now) {
         return proof.verdict.into();
     }
@@ -98,8 +104,8 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
     };
     let challenge = Challenge {
         frame,
-        source: forget(frame, source),
-        destination: forget(frame, destination),
+        source: forget(frame, sides.source),
+        destination: forget(frame, sides.destination),
         ticket_tag: frame.forget(proof.ticket_tag),
         no_cookie: frame.forget(u64::from(proof.no_cookie)) != 0,
         resume: frame.forget(u64::from(resume)) != 0,
@@ -108,7 +114,17 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
         now,
     };
     let (verdict, input) = challenge.judge(&payloads, known);
-    answer(frame, &located, header, verdict, &input, now, known)
+    let sides = Sides {
+        source: challenge.source,
+        ..sides
+    };
+    let answer = Answer {
+        frame,
+        located: &located,
+        exchange: challenge.exchange,
+        now,
+    };
+    answer.complete(verdict, &input, || Some(sides), known)
 }
 
 /// Turns away a ticket that this gateway did not seal, or that is over. The sealed body is for the
@@ -221,9 +237,14 @@ impl<F: Frame + ?Sized> Challenge<'_, F> {
     /// Whether the daemon has taken this message before; takes one of its passes.
     #[inline(always)]
     fn is_repetition<K: Knowledge>(&self, input: &CookieInput, known: &K) -> bool {
-        let hash = board::admission_hash(&known.meter_key(), input);
-        let word = Admission::word(hash);
-        let Some(left) = Admission(known.board(word)).pass(hash, self.now / SECOND) else {
+        let key = known.meter_key();
+        let word = Admission::word(&key, input);
+        let cell = Admission(known.board(word));
+        let seconds = self.now / SECOND;
+        if !cell.is_open(seconds) {
+            return false;
+        }
+        let Some(left) = cell.pass(board::admission_hash(&key, input), seconds) else {
             return false;
         };
         known.set_board(word, left.0);
@@ -283,109 +304,126 @@ fn forget<F: Frame + ?Sized>(frame: &F, octets: [u8; 16]) -> [u8; 16] {
     (u128::from(low) | u128::from(high) << 64).to_le_bytes()
 }
 
-/// Completes a reply, or drops the message if there is to be none: the budget is spent, the request
-/// is shorter, or what it came from is no address to answer.
-#[inline(always)]
-fn answer<F: Frame + ?Sized, K: Knowledge>(
-    frame: &F,
-    located: &Located,
-    header: &Header,
-    verdict: Verdict,
-    input: &CookieInput,
+/// What is needed to answer a message, besides what to say.
+struct Answer<'a, F: ?Sized> {
+    frame: &'a F,
+    located: &'a Located,
+    exchange: u8,
     now: u64,
-    known: &K,
-) -> Judgement {
-    let Verdict::Reply(reason) = verdict else {
-        return verdict.into();
-    };
-    let with_cookie = matches!(reason, Reason::CookieSaInit | Reason::CookieResume);
-    let unanswered = Verdict::Drop(reason.unanswered());
-    let len = if with_cookie {
-        COOKIE_REPLY_LEN
-    } else {
-        NACK_LEN
-    };
-    // The budget comes first: in a flood it is what turns most of them away.
-    if !known.spend(reason.budget(), now)
-        || located.message.len < len
-        || !may_be_answered(frame, located, known)
-    {
-        return unanswered.into();
-    }
-    let mut octets = [0; COOKIE_LEN];
-    if with_cookie {
-        let seconds = now / SECOND;
-        let epoch = epoch_at(seconds);
-        let Some(key) = known.cookie_key(epoch) else {
+}
+
+impl<F: Frame + ?Sized> Answer<'_, F> {
+    /// Completes a reply, or drops the message if there is to be none: the budget is spent, the
+    /// request is shorter, or what it came from is no address to answer.
+    #[inline(always)]
+    fn complete<K: Knowledge>(
+        &self,
+        verdict: Verdict,
+        input: &CookieInput,
+        sides: impl FnOnce() -> Option<Sides>,
+        known: &K,
+    ) -> Judgement {
+        let Verdict::Reply(reason) = verdict else {
+            return verdict.into();
+        };
+        let with_cookie = matches!(reason, Reason::CookieSaInit | Reason::CookieResume);
+        let unanswered = Verdict::Drop(reason.unanswered());
+        let len = if with_cookie {
+            COOKIE_REPLY_LEN
+        } else {
+            NACK_LEN
+        };
+        // The budget comes first: in a flood it is what turns most of them away.
+        if !known.spend(reason.budget(), self.now) || self.located.message.len < len {
+            return unanswered.into();
+        }
+        let Some(sides) = sides() else {
             return unanswered.into();
         };
-        let level = known.level() as u8;
-        octets = cookie::make(epoch, level, seconds as u16, [0; 4], input, &key);
+        if !self.may_be_answered(&sides, known) {
+            return unanswered.into();
+        }
+        let mut octets = [0; COOKIE_LEN];
+        if with_cookie {
+            let seconds = self.now / SECOND;
+            let epoch = epoch_at(seconds);
+            let Some(key) = known.cookie_key(epoch) else {
+                return unanswered.into();
+            };
+            let level = known.level() as u8;
+            octets = cookie::make(epoch, level, seconds as u16, [0; 4], input, &key);
+        }
+        Judgement {
+            verdict,
+            reply: Reply {
+                ip: self.located.ip,
+                ip_len: self.located.ip_len,
+                message: self.located.message.at,
+                exchange: self.exchange,
+                with_cookie,
+                cookie: octets,
+            },
+        }
     }
-    Judgement {
-        verdict,
-        reply: Reply {
-            ip: located.ip,
-            ip_len: located.ip_len,
-            message: located.message.at,
-            exchange: header.exchange,
-            with_cookie,
-            cookie: octets,
-        },
+
+    /// Whether the sender can be one host elsewhere, and we the one it meant.
+    #[inline(always)]
+    fn may_be_answered<K: Knowledge>(&self, sides: &Sides, known: &K) -> bool {
+        // Without a list of our addresses this may be a packet that only passes through.
+        if known.flags() & CHECK_LOCAL == 0 {
+            return false;
+        }
+        let Some([m0, _, _, _, _, _, n0, ..]) = self.frame.copy::<12>(0) else {
+            return false;
+        };
+        // To or from a group of stations; from port 0.
+        if (m0 | n0) & 1 != 0 || sides.port == 0 {
+            return false;
+        }
+        is_unicast(sides.source, self.located.ip_len == IPV4_LEN)
+            && known.address(&sides.source) == 0
     }
 }
 
-/// Whether the sender can be one host elsewhere, and we the one it meant.
+/// By words: what takes octets apart is put together again octet by octet.
 #[inline(always)]
-fn may_be_answered<F: Frame + ?Sized, K: Knowledge>(
-    frame: &F,
-    located: &Located,
-    known: &K,
-) -> bool {
-    // Without a list of our addresses this may be a packet that only passes through.
-    if known.flags() & CHECK_LOCAL == 0 {
-        return false;
-    }
-    let Some([m0, _, _, _, _, _, n0, ..]) = frame.copy::<12>(0) else {
-        return false;
-    };
-    let udp = frame.copy::<UDP_LEN>(located.ip + located.ip_len);
-    let (Some((source, _)), Some([p0, p1, ..])) = (addresses(frame, located), udp) else {
-        return false;
-    };
-    // To or from a group of stations; from port 0.
-    if (m0 | n0) & 1 != 0 || p0 | p1 == 0 {
-        return false;
-    }
-    is_unicast(&source, located.ip_len == IPV4_LEN) && known.address(&source) == 0
-}
-
-#[inline(always)]
-const fn is_unicast(address: &[u8; 16], v4: bool) -> bool {
-    let [h0, h1, h2, h3, h4, h5, h6, h7, .., a, _, _, _] = *address;
+const fn is_unicast(address: [u8; 16], v4: bool) -> bool {
+    let whole = u128::from_be_bytes(address);
     if v4 {
         // This network, loopback, and from multicast up to broadcast.
-        return a != 0 && a != 127 && a < 224;
+        let first = whole as u32 >> 24;
+        return first != 0 && first != 127 && first < 224;
     }
     // Unspecified, loopback, IPv4 in any form; multicast.
-    u64::from_be_bytes([h0, h1, h2, h3, h4, h5, h6, h7]) != 0 && h0 != 0xff
+    let high = (whole >> 64) as u64;
+    high != 0 && high >> 56 != 0xff
 }
 
-/// Source and destination, IPv4 mapped into IPv6.
-#[inline(always)]
-fn addresses<F: Frame + ?Sized>(frame: &F, located: &Located) -> Option<([u8; 16], [u8; 16])> {
-    if located.ip_len == IPV4_LEN {
-        let [s0, s1, s2, s3, d0, d1, d2, d3] = frame.copy::<8>(located.ip + 12)?;
-        return Some((mapped([s0, s1, s2, s3]), mapped([d0, d1, d2, d3])));
-    }
-    let source = frame.copy::<16>(located.ip + 8)?;
-    let destination = frame.copy::<16>(located.ip + 24)?;
-    Some((source, destination))
+/// Where a message comes from and where it went to, IPv4 mapped into IPv6.
+#[derive(Clone, Copy)]
+struct Sides {
+    source: [u8; 16],
+    destination: [u8; 16],
+    /// The port it comes from, in any order of octets.
+    port: u16,
 }
 
+/// All in one copy: with an IKE header behind it, either family has so many octets.
 #[inline(always)]
-const fn mapped([a0, a1, a2, a3]: [u8; 4]) -> [u8; 16] {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a0, a1, a2, a3]
+fn sides<F: Frame + ?Sized>(frame: &F, located: &Located) -> Option<Sides> {
+    let head = frame.copy::<{ IPV6_LEN + UDP_LEN }>(located.ip)?;
+    let (words, _) = head.as_chunks::<8>();
+    let word = |at: usize| words.get(at).map_or(0, |word| u64::from_le_bytes(*word));
+    let (source, destination, ports) = if located.ip_len == IPV4_LEN {
+        (mapped(word(1) >> 32), mapped(word(2)), word(2) >> 32)
+    } else {
+        (joined(word(1), word(2)), joined(word(3), word(4)), word(5))
+    };
+    Some(Sides {
+        source,
+        destination,
+        port: ports as u16,
+    })
 }
 
 #[inline(always)]

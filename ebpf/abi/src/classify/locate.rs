@@ -78,26 +78,13 @@ fn find_in_ipv4<F: Frame + ?Sized, K: Knowledge>(
     ip: &[u8; IPV4_LEN],
     known: &K,
 ) -> Result<Located, Verdict> {
-    let [
-        version,
-        _,
-        l0,
-        l1,
-        _,
-        _,
-        f0,
-        f1,
-        _,
-        protocol,
-        ..,
-        d0,
-        d1,
-        d2,
-        d3,
-    ] = *ip;
+    let [version, _, l0, l1, _, _, f0, f1, _, protocol, ..] = *ip;
+    let (words, _) = ip.as_chunks::<4>();
+    let Some(destination) = words.last() else {
+        return Err(Verdict::Pass(Reason::NotIke));
+    };
     // Put together at once, or the compiler would read octet by octet.
-    let [d0, d1, d2, d3] = u32::from_ne_bytes([d0, d1, d2, d3]).to_ne_bytes();
-    let destination = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, d0, d1, d2, d3];
+    let destination = mapped(u64::from(u32::from_le_bytes(*destination)));
     match protocol {
         PROTOCOL_UDP => {}
         PROTOCOL_ESP => return Err(Verdict::Pass(Reason::Esp)),
@@ -122,28 +109,11 @@ fn find_in_ipv6<F: Frame + ?Sized, K: Knowledge>(
     known: &K,
 ) -> Result<Located, Verdict> {
     let [_, _, _, _, l0, l1, next, ..] = *ip;
-    let [
-        ..,
-        d0,
-        d1,
-        d2,
-        d3,
-        d4,
-        d5,
-        d6,
-        d7,
-        d8,
-        d9,
-        d10,
-        d11,
-        d12,
-        d13,
-        d14,
-        d15,
-    ] = *ip;
-    let destination = [
-        d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15,
-    ];
+    let (words, _) = ip.as_chunks::<8>();
+    let [.., first, second] = *words else {
+        return Err(Verdict::Pass(Reason::NotIke));
+    };
+    let destination = joined(u64::from_le_bytes(first), u64::from_le_bytes(second));
     match next {
         PROTOCOL_UDP => {
             let len = usize::from(u16::from_be_bytes([l0, l1]));
@@ -214,6 +184,18 @@ fn find_in_udp<F: Frame + ?Sized, K: Knowledge>(
         at: payload + MARKER_LEN,
         len: len - UDP_LEN - MARKER_LEN,
     }))
+}
+
+/// An address from its two halves as little-endian words.
+#[inline(always)]
+pub(super) const fn joined(first: u64, second: u64) -> [u8; 16] {
+    (first as u128 | (second as u128) << 64).to_le_bytes()
+}
+
+/// The IPv4 address in the lower half of a little-endian word, mapped into IPv6.
+#[inline(always)]
+pub(super) const fn mapped(word: u64) -> [u8; 16] {
+    joined(0, word << 32 | 0xffff_0000)
 }
 
 #[inline(always)]

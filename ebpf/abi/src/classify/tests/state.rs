@@ -123,7 +123,7 @@ fn a_message_that_was_taken_without_cookie_may_be_repeated_when_the_level_has_ri
         };
         let hash = board::admission_hash(&METER_KEY, &admitted);
         let cell = board::Admission::new(hash, NOW / SECOND - 4);
-        attack.set_board(board::Admission::word(hash), cell.0);
+        attack.set_board(board::Admission::word(&METER_KEY, &admitted), cell.0);
         for _ in 0..PASSES {
             assert_eq!(at(&message, &attack), Verdict::Pass(Reason::Repetition));
         }
@@ -132,7 +132,7 @@ fn a_message_that_was_taken_without_cookie_may_be_repeated_when_the_level_has_ri
             spi_i: message.spi_i + 1,
             ..message
         };
-        attack.set_board(board::Admission::word(hash), cell.0);
+        attack.set_board(board::Admission::word(&METER_KEY, &admitted), cell.0);
         assert_eq!(at(&another, &attack), needed);
     }
 }
