@@ -3,7 +3,8 @@
 //!
 //! A frame goes through four stages: read (`frame`), judge (`gate_abi::classify`, with what the
 //! daemon told by way of `maps`), answer where the verdict says so (`gate_abi::reply`), count
-//! (`maps`); what passes may go to another CPU (`cpus`). There is no panic path: an object with
+//! (`maps`); what passes may go to another CPU (`cpus`), of what is dropped the
+//! daemon sees a sample (`samples`). There is no panic path: an object with
 //! one does not load.
 
 #![no_std]
@@ -19,6 +20,7 @@ mod generator;
 #[cfg(not(feature = "direct"))]
 mod lanes;
 mod maps;
+mod samples;
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
@@ -58,10 +60,14 @@ fn whole<F: FrameMut>(context: &XdpContext, frame: &mut F, cpus: &CpuMap<1>) -> 
     };
     let (action, reason) = judge(frame, &told);
     if action == XDP_PASS {
-        cpus::steer(context, cpus, reason)
-    } else {
-        action
+        return cpus::steer(context, cpus, reason);
     }
+    if action == XDP_DROP
+        && let Some(now) = told.is_sample_due()
+    {
+        samples::take(context, now, u64::from(reason), frame.octets() as u64);
+    }
+    action
 }
 
 /// What becomes of a frame, and why, by number.

@@ -100,6 +100,21 @@ impl Told {
         }
     }
 
+    /// Whether this CPU has shown the daemon none of its drops for a while, and what time it is.
+    #[inline(always)]
+    pub fn is_sample_due(&self) -> Option<u64> {
+        // SAFETY: the pointer is to this CPU's own value. Every packet that is dropped has had the
+        // clock read.
+        unsafe {
+            let now = (*self.own).clock.now;
+            if now.wrapping_sub((*self.own).sampled) < self.config().sample_interval {
+                return None;
+            }
+            (*self.own).sampled = now;
+            Some(now)
+        }
+    }
+
     /// This CPU's clock, read anew if it has ticked.
     #[inline(always)]
     fn clock(&self) -> *mut Clock {

@@ -1,6 +1,11 @@
 //! The engine's types to those on the socket.
 
-use std::{fmt::Write as _, net::IpAddr, ops::RangeInclusive, time::Duration};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use ike::{
     lease::{LeaseView, PoolView},
@@ -13,6 +18,7 @@ use super::request::{
     CommandError, EpochReport, FloodReport, GateReport, RevocationReport, SaReport, StatusReport,
     TicketReport, Traffic,
 };
+use crate::keeper::GateDrop;
 
 /// A Unix time as RFC 3339 in UTC.
 pub(super) fn rfc3339(unix: u64) -> String {
@@ -218,6 +224,25 @@ pub(super) fn gate(report: GateReport) -> api::Gate {
         interfaces: report.interfaces,
         program_id: report.program_id,
         counters: report.verdicts.into_iter().map(counter).collect(),
+        dropped: report.dropped.into_iter().map(dropped).collect(),
+    }
+}
+
+fn dropped(one: GateDrop) -> api::GateDrop {
+    let (source, destination) = one.ends.unzip();
+    let told = |end: Option<SocketAddr>| {
+        end.map(|end| match end.port() {
+            0 => end.ip().to_string(),
+            _ => end.to_string(),
+        })
+    };
+    api::GateDrop {
+        age_seconds: one.age.as_secs(),
+        reason: one.reason,
+        interface: one.interface,
+        source: told(source),
+        destination: told(destination),
+        frame_bytes: one.octets,
     }
 }
 
@@ -262,10 +287,7 @@ pub(super) fn failure(connection: &str, error: &CommandError) -> api::Failure {
     }
 }
 
-fn endpoint(
-    id: Option<&ike::wire::id::Identity>,
-    address: Option<std::net::SocketAddr>,
-) -> api::Endpoint {
+fn endpoint(id: Option<&ike::wire::id::Identity>, address: Option<SocketAddr>) -> api::Endpoint {
     api::Endpoint {
         id: id.map(ToString::to_string),
         addr: address.map(|address| address.ip().to_string()),

@@ -8,7 +8,7 @@ use ike::{
 };
 use tokio::sync::oneshot;
 
-use crate::keeper::FloodStatus;
+use crate::keeper::{FloodStatus, GateDrop};
 
 /// One question to the engine. A `reply` whose receiver is gone belongs to a client that no longer
 /// waits; dropping a `reply` unanswered tells the client that the command failed.
@@ -276,6 +276,8 @@ pub struct GateReport {
     pub program_id: Option<u32>,
     /// Verdicts by reason.
     pub verdicts: Vec<GateVerdict>,
+    /// Packets that were dropped, a few of many, the latest first.
+    pub dropped: Vec<GateDrop>,
 }
 
 /// One counter of the gate, summed over CPUs.

@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::keeper::GateDrop;
 
 /// Runs a story on one thread, as the engine does, with a bound on its time.
 fn on_one_thread(story: impl Future<Output = ()>) {
@@ -273,10 +274,21 @@ fn every_command_reaches_the_engine_and_its_answer_the_client() {
             packets: 100_000,
             per_second: 7,
         }];
+        let from = "192.0.2.9:4321".parse().expect("an address");
+        let to = "[2001:db8::2]:0".parse().expect("an address");
+        let sample = |ends| GateDrop {
+            age: Duration::from_millis(2700),
+            reason: "tag_wrong".into(),
+            interface: "wan".into(),
+            ends,
+            octets: 434,
+        };
+        let dropped = vec![sample(Some((from, to))), sample(None)];
         reply
             .send(GateReport {
                 mode: "native",
                 verdicts,
+                dropped,
                 ..GateReport::default()
             })
             .expect("waits");
@@ -284,6 +296,13 @@ fn every_command_reaches_the_engine_and_its_answer_the_client() {
             panic!("the gate")
         };
         assert_eq!(gate.counters[0].packets, 100_000);
+        let [read, unread] = gate.dropped.as_slice() else {
+            panic!("{:?}", gate.dropped)
+        };
+        assert_eq!((read.age_seconds, read.frame_bytes), (2, 434));
+        assert_eq!(read.source.as_deref(), Some("192.0.2.9:4321"));
+        assert_eq!(read.destination.as_deref(), Some("2001:db8::2"));
+        assert_eq!((&unread.source, &unread.destination), (&None, &None));
 
         client
             .send(r#"{"method":"sa_show","parameters":{"id":1}}"#)

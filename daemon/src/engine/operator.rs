@@ -481,6 +481,7 @@ fn gate_report(status: &GateStatus) -> GateReport {
             .collect(),
         program_id: None,
         verdicts: verdicts.collect(),
+        dropped: status.dropped.clone(),
     }
 }
 

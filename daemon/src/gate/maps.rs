@@ -11,16 +11,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, RingBuf};
 use gate_abi::board;
 use gate_abi::defence::{Budget, Level, Limit, Meter};
 use gate_abi::lane::{GROUPS, LANES, LANES_ENTRIES, MAX_GROUPS};
 use gate_abi::maps::{self as abi, Config, Filter, KeySlot, Own, TicketKeySlot, TicketKeys};
+use gate_abi::sample::{RING_OCTETS, SAMPLES};
 use gate_abi::sip::SipKey;
 
 use super::GateError;
 use super::board::Board;
 use super::counters::Counters;
+use super::samples::Samples;
 
 /// The maps of a gate, whether made or found pinned.
 pub(super) struct Maps {
@@ -34,6 +36,7 @@ pub(super) struct Maps {
     board_data: MapData,
     pub(super) board: Board,
     pub(super) counters: Counters,
+    pub(super) samples: Samples,
 }
 
 impl Maps {
@@ -46,7 +49,8 @@ impl Maps {
             return Err(GateError::NoMap(abi::BOARD));
         };
         let board = Board::map(board_data.fd()).map_err(GateError::Board)?;
-        let own = take(abi::OWN)?;
+        let [own, samples] = [take(abi::OWN)?, take(SAMPLES)?];
+        let samples: RingBuf<MapData> = typed(samples)?;
         Ok(Self {
             keys: typed(keys)?,
             spi_keys: typed(spi_keys)?,
@@ -57,6 +61,7 @@ impl Maps {
             board_data,
             board,
             counters: Counters(typed(own)?),
+            samples: Samples::new(samples),
         })
     }
 
@@ -186,6 +191,11 @@ impl Maps {
         self.tell()
     }
 
+    pub(super) fn set_sample_interval(&mut self, nanoseconds: u64) -> Result<(), MapError> {
+        self.told.sample_interval = nanoseconds;
+        self.tell()
+    }
+
     /// The level of defence; `None` asks nobody for a cookie, whatever happens.
     pub(super) fn set_level(&mut self, level: Option<Level>) -> Result<(), MapError> {
         self.told.level = level.unwrap_or_default() as u64;
@@ -278,7 +288,7 @@ impl Layout {
     }
 }
 
-const LAYOUTS: [Layout; 10] = [
+const LAYOUTS: [Layout; 11] = [
     Layout::new(
         abi::KEYS,
         MapType::Array,
@@ -306,6 +316,7 @@ const LAYOUTS: [Layout; 10] = [
     Layout::new(abi::LOCAL, MapType::Hash, 16, 8, abi::LOCAL_ENTRIES),
     Layout::new(abi::CONFIG, MapType::Array, 4, size_of::<Config>(), 1),
     Layout::new(abi::BOARD, MapType::Array, 4, 8, board::WORDS),
+    Layout::new(SAMPLES, MapType::RingBuf, 0, 0, RING_OCTETS),
     Layout::new(abi::OWN, MapType::PerCpuArray, 4, size_of::<Own>(), 1),
 ];
 

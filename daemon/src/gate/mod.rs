@@ -13,6 +13,7 @@ mod lanes;
 mod level;
 mod maps;
 mod objects;
+mod samples;
 
 use std::io;
 use std::mem;
@@ -27,6 +28,7 @@ use aya::maps::xdp::XdpMapError;
 use aya::programs::ProgramError;
 use gate_abi::defence::{Budget, Level, Limit, Meter};
 use gate_abi::maps::{ABI_VERSION, TicketKeys};
+use gate_abi::sample;
 use gate_abi::sip::SipKey;
 use nix::time::{ClockId, clock_gettime};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -40,6 +42,7 @@ use self::maps::Maps;
 pub(crate) use self::maps::mapped;
 use self::objects::Objects;
 pub use self::objects::{DIRECT_OBJECT, Loaded, PORTABLE_OBJECT, Size, Verified};
+pub use self::samples::Dropped;
 
 /// Where things are and what is wanted.
 #[derive(Clone, Debug)]
@@ -173,6 +176,7 @@ impl Gate {
         maps.set_level(Some(Level::Calm))?;
         maps.set_meter_key(fresh_key()?)?;
         maps.set_masquerades(options.masquerade)?;
+        maps.set_sample_interval(sample::interval(cpus::places().into()))?;
         Ok(Self {
             options: options.clone(),
             objects,
@@ -325,6 +329,16 @@ impl Gate {
     /// The same, typed.
     pub fn counted(&self) -> Result<Vec<Counted>, GateError> {
         Ok(self.maps.counters.read()?)
+    }
+
+    /// Reads what the gate has sampled of its drops. To be called several times a second.
+    pub fn read_samples(&mut self) {
+        self.maps.samples.read(&self.attachments);
+    }
+
+    /// Packets that were dropped, the latest first: a few of those that [`Self::read_samples`] read.
+    pub fn dropped(&self) -> impl Iterator<Item = &Dropped> {
+        self.maps.samples.latest()
     }
 
     /// Where the gate stands, and where it does not and why.

@@ -15,7 +15,7 @@ use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 use tracing::{info, warn};
 
 use super::{
-    protocol::{FloodStatus, GateAttachment, GateCount, GateStatus},
+    protocol::{FloodStatus, GateAttachment, GateCount, GateDrop, GateStatus},
     wall::WallClock,
 };
 use crate::{
@@ -263,7 +263,10 @@ impl Guard {
         if now.saturating_sub(self.samples[1].0) >= SAMPLE_EVERY {
             self.sample(now);
         }
-        let beat = self.gate.as_mut().map(|gate| gate.heartbeat(now));
+        let beat = self.gate.as_mut().map(|gate| {
+            gate.read_samples();
+            gate.heartbeat(now)
+        });
         if let Some(Err(error)) = beat {
             self.complain(&error.to_string());
         }
@@ -334,6 +337,16 @@ impl Guard {
                 interface: attachment.interface.clone(),
                 mode: attachment.mode.name().into(),
                 reason: attachment.reason.clone(),
+            })
+            .collect();
+        status.dropped = gate
+            .dropped()
+            .map(|one| GateDrop {
+                age: boot_clock().saturating_sub(one.at),
+                reason: one.reason.name().into(),
+                interface: one.interface.clone(),
+                ends: one.ends,
+                octets: one.octets,
             })
             .collect();
         match gate.counted() {

@@ -42,7 +42,7 @@ pub use self::{
     channel::ChannelError,
     client::{Client, ClientError, EngineStart, KeeperEvent, Listener, MAX_IN_FLIGHT, WorkerStart},
     options::{DataplaneKind, KeeperError, KeeperOptions},
-    protocol::{BootInfo, FloodStatus, GateAttachment, GateCount, GateStatus, SpiKeys},
+    protocol::{BootInfo, FloodStatus, GateAttachment, GateCount, GateDrop, GateStatus, SpiKeys},
 };
 use self::{
     engine::{BackOff, Engine},

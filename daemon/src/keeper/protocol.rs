@@ -280,6 +280,8 @@ pub struct GateStatus {
     pub attachments: Vec<GateAttachment>,
     /// One for each reason.
     pub counters: Vec<GateCount>,
+    /// Packets that were dropped, a few of many, the latest first.
+    pub dropped: Vec<GateDrop>,
     /// The level of defence; `None` without a gate.
     pub flood: Option<FloodStatus>,
     /// Why datagrams are not shared out among lanes; `None` if they are.
@@ -299,6 +301,21 @@ pub struct GateCount {
     pub octets: u64,
     /// Packets in a second, of late.
     pub per_second: u64,
+}
+
+/// A packet that the gate dropped.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GateDrop {
+    /// For so long.
+    pub age: Duration,
+    /// The reason's name.
+    pub reason: String,
+    /// The interface it came in by.
+    pub interface: String,
+    /// Where it came from and where it went to, if it could be read. Port 0 is none.
+    pub ends: Option<(SocketAddr, SocketAddr)>,
+    /// Octets, from the Ethernet header on.
+    pub octets: u64,
 }
 
 /// The gate's level of defence, for `ikectl flood`.

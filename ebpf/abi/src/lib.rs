@@ -25,6 +25,7 @@ pub mod ike;
 pub mod lane;
 pub mod maps;
 pub mod reply;
+pub mod sample;
 pub mod sip;
 pub mod spi;
 pub mod ticket;

@@ -187,6 +187,8 @@ pub struct Count {
 pub struct Own {
     /// The clock as it was when this CPU last read it.
     pub clock: Clock,
+    /// When its last [`crate::sample::Sample`] was taken.
+    pub sampled: u64,
     /// What it has given of each [`Budget`].
     pub spent: [Spent; Budget::COUNT],
     /// What each [`Reason`] came to.
@@ -197,7 +199,7 @@ impl Own {
     /// How many words it has.
     pub const WORDS: usize = Self::COUNTS_AT + 2 * Reason::COUNT;
     /// The word that the first count begins at.
-    const COUNTS_AT: usize = 5 + 2 * Budget::COUNT;
+    const COUNTS_AT: usize = 6 + 2 * Budget::COUNT;
 
     /// The count of a reason in a value as it is read from the map.
     #[must_use]
@@ -273,6 +275,8 @@ pub struct Config {
     pub node: u64,
     /// When the daemon last said that it lives, in nanoseconds of the boot clock.
     pub last_beat: u64,
+    /// Nanoseconds between two [`crate::sample::Sample`]s of one CPU.
+    pub sample_interval: u64,
     /// How many in a second on each CPU, by [`Budget`].
     pub budgets: [u64; Budget::COUNT],
     /// What each [`Meter`] lets through.
@@ -285,7 +289,7 @@ pub struct Config {
 
 impl Config {
     /// How many words it has.
-    pub const WORDS: usize = 5 + Budget::COUNT + 2 * Meter::COUNT + 2 + Filter::WORDS;
+    pub const WORDS: usize = 6 + Budget::COUNT + 2 * Meter::COUNT + 2 + Filter::WORDS;
 
     /// The value as it is written to the map.
     #[must_use]
@@ -296,6 +300,7 @@ impl Config {
             self.wall_minus_boot,
             self.node,
             self.last_beat,
+            self.sample_interval,
         ];
         let limits = self.limits.map(|limit| [limit.interval, limit.burst]);
         let SipKey { k0, k1 } = self.meter_key;
@@ -328,9 +333,10 @@ const _: () = {
     assert!(core::mem::offset_of!(Config, wall_minus_boot) == 16);
     assert!(core::mem::offset_of!(Config, node) == 24);
     assert!(core::mem::offset_of!(Config, last_beat) == 32);
-    assert!(core::mem::offset_of!(Config, budgets) == 40);
-    assert!(core::mem::offset_of!(Config, limits) == 40 + 8 * Budget::COUNT);
-    assert!(core::mem::offset_of!(Config, meter_key) == 40 + 8 * Budget::COUNT + 16 * Meter::COUNT);
+    assert!(core::mem::offset_of!(Config, sample_interval) == 40);
+    assert!(core::mem::offset_of!(Config, budgets) == 48);
+    assert!(core::mem::offset_of!(Config, limits) == 48 + 8 * Budget::COUNT);
+    assert!(core::mem::offset_of!(Config, meter_key) == 48 + 8 * Budget::COUNT + 16 * Meter::COUNT);
     assert!(core::mem::offset_of!(Config, local) == size_of::<Config>() - 8 * Filter::WORDS);
     assert!(size_of::<Own>() == size_of::<[u64; Own::WORDS]>());
     assert!(core::mem::offset_of!(Own, counts) == 8 * Own::COUNTS_AT);

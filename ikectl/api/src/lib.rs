@@ -9,8 +9,8 @@ mod ticket;
 
 pub use pool::{Lease, Pool};
 pub use reply::{
-    Attention, Done, ErrorCode, Failure, Flood, FloodLevel, Gate, GateCounter, Outcome, Reply,
-    ReplyBudget, Stamp, Status,
+    Attention, Done, ErrorCode, Failure, Flood, FloodLevel, Gate, GateCounter, GateDrop, Outcome,
+    Reply, ReplyBudget, Stamp, Status,
 };
 pub use request::Request;
 pub use sa::{ChildSa, Endpoint, IkeSa, Pfs, SaState, Ticket};

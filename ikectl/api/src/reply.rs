@@ -118,6 +118,9 @@ pub struct Gate {
     /// Verdicts, by reason.
     #[serde(default)]
     pub counters: Vec<GateCounter>,
+    /// Packets that were dropped, a few of many, the latest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<GateDrop>,
 }
 
 /// One row of the gate's verdicts.
@@ -132,6 +135,25 @@ pub struct GateCounter {
     /// How often in a second, of late.
     #[serde(default)]
     pub packets_per_second: u64,
+}
+
+/// A packet that the gate dropped.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GateDrop {
+    /// So long ago.
+    pub age_seconds: u64,
+    /// Why.
+    pub reason: String,
+    /// The interface it came in by.
+    pub interface: String,
+    /// Address and port that it came from, as it says; absent if it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Address and port that it went to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// From the Ethernet header on.
+    pub frame_bytes: u64,
 }
 
 /// What stands against a flood.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use ikectl_api::{Flood, Gate};
 
-use super::ago;
+use super::{UNKNOWN, ago};
 use crate::{ask::printable, table::Table};
 
 pub(super) fn screen(flood: &Flood) -> String {
@@ -68,6 +68,22 @@ pub(super) fn gate_screen(gate: &Gate) -> String {
                 one.packets_per_second.to_string(),
             ]);
         }
+        text.push_str(&table.text());
+    }
+    if !gate.dropped.is_empty() {
+        let mut table = Table::new(&["DROPPED", "REASON", "INTERFACE", "FROM", "TO", "OCTETS"]);
+        for one in &gate.dropped {
+            let end = |end: &Option<String>| printable(end.as_deref().unwrap_or(UNKNOWN));
+            table.row(vec![
+                format!("{} ago", ago(one.age_seconds)),
+                printable(&one.reason),
+                printable(&one.interface),
+                end(&one.source),
+                end(&one.destination),
+                one.frame_bytes.to_string(),
+            ]);
+        }
+        text.push('\n');
         text.push_str(&table.text());
     }
     text

@@ -192,6 +192,23 @@ fn a_flood_is_shown_with_its_level_and_why() {
 }
 
 #[test]
+fn drops_are_shown_with_who_and_why() {
+    let gate = r#""gate":{"mode":"native","interfaces":["wan"],"dropped":[
+        {"age_seconds":2,"reason":"tag_wrong","interface":"wan","source":"192.0.2.9:4321",
+        "destination":"192.0.2.2:500","frame_bytes":434},
+        {"age_seconds":75,"reason":"length\u001b","interface":"wan","frame_bytes":60}]}"#;
+    let shown = text(&reply(gate), false);
+    let lines: Vec<_> = shown.lines().collect();
+    assert_eq!(lines[0], "gate native on wan");
+    assert!(lines[2].starts_with("DROPPED"), "{shown}");
+    let words: Vec<_> = lines[3].split_whitespace().collect();
+    let expected = "2s ago tag_wrong wan 192.0.2.9:4321 192.0.2.2:500 434";
+    assert_eq!(words.join(" "), expected);
+    assert!(lines[4].starts_with("1m15s ago"), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "{shown}");
+}
+
+#[test]
 fn metrics_have_one_family_each_and_labels_of_ours() {
     let status = r#""status":{"uptime_seconds":7,"pid":812,"connections":1,"ike_sas_established":3,
         "ike_sas_half_open":2,"suspended":1,"child_sas":3,"full_logins":1,"resumed_logins":5,

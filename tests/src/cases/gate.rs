@@ -3,6 +3,7 @@
 pub(crate) mod corpus;
 mod cpus;
 mod lanes;
+mod samples;
 mod verdicts;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::{Ebpf, EbpfLoader};
 use gate_abi::maps as abi;
+use gate_abi::sample::SAMPLES;
 use rekindled::gate::{
     Attached, DIRECT_OBJECT, Gate, GateError, GateOptions, Mode, PORTABLE_OBJECT,
 };
@@ -52,6 +54,10 @@ pub const CASES: &[Case] = &[
     Case {
         name: "forged_resumptions_do_not_reach_a_socket_behind_the_generic_gate",
         run: generic,
+    },
+    Case {
+        name: "a_few_drops_each_second_are_shown_with_their_reason",
+        run: samples::few_and_right,
     },
     Case {
         name: "an_interface_with_jumbo_frames_gets_the_gate_natively",
@@ -512,6 +518,7 @@ pub(crate) fn load(object: &Path, maps: &Path) -> Result<Ebpf> {
         abi::LOCAL,
         abi::CONFIG,
         abi::OWN,
+        SAMPLES,
         abi::BOARD,
     ];
     let pins: Vec<(&str, PathBuf)> = names.iter().map(|name| (*name, maps.join(name))).collect();
