@@ -254,12 +254,15 @@ impl Endpoint {
 
     /// Asks the kernel for a Child SA that stands beside the one that carries the traffic; if there is
     /// none, it is the one at once.
-    pub(crate) fn add(&mut self, sa: IkeSa, install: ChildInstall) {
+    pub(crate) fn add(&mut self, sa: IkeSa, mut install: ChildInstall) {
         let State::Up(live) = &sa.state else {
             return self.check_in(sa);
         };
         if live.child.is_none() {
             return self.install(sa, install);
+        }
+        if live.client {
+            install.leased.clone_from(&live.leased.addresses);
         }
         self.kernel_for(sa.id, KernelOp::Add(Box::new(install)));
         self.check_in(sa);
