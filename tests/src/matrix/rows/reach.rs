@@ -1,6 +1,10 @@
 //! Address families, NAT and the networks that an SA is for.
 
 use anyhow::{Result, ensure};
+use ike::wire::{
+    header::{Exchange, Header},
+    payload::PayloadKind,
+};
 
 use super::{
     super::{
@@ -51,6 +55,22 @@ pub(super) const CASES: &[Case] = &[
         ..USUAL
     },
     Case {
+        name: "IKE fragmentation",
+        terms: Terms {
+            auth: Auth::Certificate {
+                key: Key::RsaPss,
+                intermediate: true,
+            },
+            ours: "fragment_size = 576\n",
+            swan: "fragmentation = yes",
+            swan_daemon: "fragment_size = 576",
+            libre: "fragmentation=yes",
+            ..PLAIN
+        },
+        plot: in_fragments,
+        ..USUAL
+    },
+    Case {
         name: "narrowing to the peer's smaller network",
         terms: Terms {
             their_office: Some("10.1.0.0/25"),
@@ -88,6 +108,24 @@ fn behind_nat(bout: &mut Bout<'_>) -> Result<()> {
     bout.come_up()?;
     let sa = bout.sa()?;
     ensure!(sa["children"][0]["encap"] == "udp", "{sa}");
+    bout.goodbye()
+}
+
+/// Both cut their IKE_AUTH, whose two certificates fit into no small datagram (RFC 7383).
+fn in_fragments(bout: &mut Bout<'_>) -> Result<()> {
+    let traffic = bout.come_up()?;
+    for (who, sent) in [("client", &traffic.client), ("gateway", &traffic.gateway)] {
+        let auth = sent
+            .iter()
+            .filter(|one| matches!(one.kind(), Some((Exchange::IkeAuth, _))));
+        let mut pieces = 0;
+        for one in auth {
+            let (header, _) = Header::parse(&one.message)?;
+            ensure!(header.next == PayloadKind::SKF, "{who}: {:?}", header.next);
+            pieces += 1;
+        }
+        ensure!(pieces >= 2, "{who}: IKE_AUTH in {pieces} datagrams");
+    }
     bout.goodbye()
 }
 
