@@ -23,3 +23,4 @@ pub mod process;
 pub mod site;
 pub mod storm;
 pub mod suite;
+pub mod until;

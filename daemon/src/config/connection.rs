@@ -2,14 +2,12 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use ike::{
-    crypto::{CertificateChain, Secret, TrustAnchors},
-    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
-    wire::{id::Identity, ts::TrafficSelector},
-};
+use ike::peer::{Compat, Connection, RemoteAuth, Resume, Suspend};
 
 use super::{
     MAX_NAME, ResumeConfig,
+    authentication::{LOCAL_KEYS, REMOTE_KEYS, Shared, local_auth, remote_identity, remote_proof},
+    child::child,
     credential::{CredentialFolders, PrivateKey},
     digest,
     document::quoted,
@@ -22,12 +20,8 @@ use super::{
 
 /// `ike_lifetime` when it is not given: an IKE SA that nobody rekeys ends then.
 pub const DEFAULT_IKE_LIFETIME: Duration = Duration::from_hours(24);
-/// `life_time` when it is not given; the same for the Child SA.
-pub const DEFAULT_CHILD_LIFETIME: Duration = Duration::from_hours(24);
 /// `rekey_time` of an IKE SA when it is not given, as swanctl has it; sooner if its lifetime is short.
 const DEFAULT_IKE_REKEY: Duration = Duration::from_hours(4);
-/// `rekey_time` of a Child SA when it is not given, likewise.
-const DEFAULT_CHILD_REKEY: Duration = Duration::from_hours(1);
 /// `dpd_delay` when it is not given.
 pub const DEFAULT_LIVENESS: Duration = Duration::from_secs(30);
 /// Bounds of `ike_lifetime` and `life_time`.
@@ -42,8 +36,6 @@ const FRAGMENT_SIZE_BOUNDS: (u16, u16) = (576, 9000);
 pub const LIVENESS_BOUNDS: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(24));
 
 const IKE_PORT: u16 = 500;
-/// In the place of a network: whatever address is leased.
-const DYNAMIC: &str = "dynamic";
 pub(super) const KEYS: &[&str] = &[
     "children",
     "compat",
@@ -67,15 +59,6 @@ pub(super) const KEYS: &[&str] = &[
     "suspend",
     "tickets",
     "vips",
-];
-pub(super) const LOCAL_KEYS: &[&str] = &["auth", "cert", "id", "key", "psk", "secret"];
-pub(super) const REMOTE_KEYS: &[&str] = &["auth", "cacerts", "id", "psk", "secret"];
-pub(super) const CHILD_KEYS: &[&str] = &[
-    "esp_proposals",
-    "life_time",
-    "local_ts",
-    "rekey_time",
-    "remote_ts",
 ];
 
 /// What every connection is read against.
@@ -240,7 +223,7 @@ pub(super) fn time(
 }
 
 /// When an SA gets new keys: before its lifetime ends, or never.
-fn rekey_time(
+pub(super) fn rekey_time(
     section: &Section<'_>,
     (key, lifetime): (&str, Option<Duration>),
     default: Duration,
@@ -329,287 +312,4 @@ fn address(section: &Section<'_>, key: &str) -> Option<Option<IpAddr>> {
         ));
     }
     address.map(Some)
-}
-
-#[expect(
-    clippy::option_option,
-    reason = "absent and wrong are different answers here"
-)]
-fn remote_identity(section: &Section<'_>) -> Option<Option<Identity>> {
-    match section.entry("id") {
-        None => Some(None),
-        Some(entry) if entry.string()? == "%any" => Some(None),
-        Some(entry) => identity(&entry).map(Some),
-    }
-}
-
-pub(super) fn identity(entry: &Entry<'_>) -> Option<Identity> {
-    let text = entry.string()?;
-    let id = Identity::from_text(text);
-    if id.is_none() {
-        entry.fail(format!(
-            "{} cannot be an identity; write a host name, name@host, an address, keyid:NAME or a \
-             distinguished name such as O=Example, CN=gw",
-            quoted(text)
-        ));
-    }
-    id
-}
-
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Auth {
-    Psk,
-    Pubkey,
-}
-
-/// `auth`, or what the keys beside it imply.
-fn auth(section: &Section<'_>, certificate_keys: &[&str]) -> Option<Auth> {
-    let has = |key: &&str| section.entry(key).is_some();
-    let (psk, pubkey) = (
-        ["psk", "secret"].iter().any(has),
-        certificate_keys.iter().any(has),
-    );
-    let auth = match section.entry("auth") {
-        Some(entry) => entry.choice(&[("psk", Auth::Psk), ("pubkey", Auth::Pubkey)])?,
-        None if psk => Auth::Psk,
-        None if pubkey => Auth::Pubkey,
-        None => {
-            section.fail(
-                "auth",
-                "is missing; write auth = \"psk\" or auth = \"pubkey\"",
-            );
-            return None;
-        }
-    };
-    let stray: &[&str] = if auth == Auth::Psk {
-        certificate_keys
-    } else {
-        &["psk", "secret"]
-    };
-    let (name, other) = if auth == Auth::Psk {
-        ("psk", "pubkey")
-    } else {
-        ("pubkey", "psk")
-    };
-    for entry in stray.iter().filter_map(|key| section.entry(key)) {
-        entry.fail(format!(
-            "belongs to auth = \"{other}\", but auth is \"{name}\"; drop one"
-        ));
-    }
-    Some(auth)
-}
-
-fn local_auth(
-    section: &Section<'_>,
-    shared: &Shared<'_>,
-) -> Option<(LocalAuth, Option<PrivateKey>)> {
-    let id = section.entry("id");
-    if id.is_none() {
-        section.fail("id", "is missing; write the name the peer knows us by");
-    }
-    let id = id.and_then(|entry| identity(&entry));
-    let (credential, key) = match auth(section, &["cert", "key"])? {
-        Auth::Psk => (Credential::PreShared(shared.secret(section)?), None),
-        Auth::Pubkey => {
-            let folders = shared.around.folders;
-            let chain = file(section, "cert", |name| folders.chain(name));
-            let key = file(section, "key", |name| folders.private_key(name));
-            let (chain, key) = (chain?, key?);
-            if !chain.first().is_some_and(|leaf| key.belongs_to(leaf)) {
-                section.fail("key", "does not belong to the first certificate of cert");
-                return None;
-            }
-            (
-                Credential::Certificate(CertificateChain {
-                    certificates: chain,
-                }),
-                Some(key),
-            )
-        }
-    };
-    Some((
-        LocalAuth {
-            id: id?,
-            credential,
-        },
-        key,
-    ))
-}
-
-fn remote_proof(section: &Section<'_>, shared: &Shared<'_>) -> Option<Proof> {
-    if auth(section, &["cacerts"])? == Auth::Psk {
-        return shared.secret(section).map(Proof::PreShared);
-    }
-    let Some(entry) = section.entry("cacerts") else {
-        section.fail(
-            "cacerts",
-            "is missing; name the CA's file, cacerts = [\"ca.pem\"]",
-        );
-        return None;
-    };
-    let mut anchors = TrustAnchors::default();
-    let mut sound = true;
-    for (name, element) in entry.strings()? {
-        let found = shared.around.folders.authorities(name).and_then(|found| {
-            found.iter().try_for_each(|authority| {
-                let taken = anchors.add(authority);
-                taken.map_err(|error| format!("{name}: {error}"))
-            })
-        });
-        if let Err(what) = found {
-            element.fail(what);
-            sound = false;
-        }
-    }
-    if sound && anchors.is_empty() {
-        entry.fail("is empty; name at least one CA");
-        return None;
-    }
-    sound.then_some(Proof::Certificate(anchors))
-}
-
-fn file<T>(
-    section: &Section<'_>,
-    key: &str,
-    read: impl FnOnce(&str) -> Result<T, String>,
-) -> Option<T> {
-    let Some(entry) = section.entry(key) else {
-        section.fail(key, "is missing; auth = \"pubkey\" needs both cert and key");
-        return None;
-    };
-    read(entry.string()?).map_err(|what| entry.fail(what)).ok()
-}
-
-/// Where the key of a pair is looked for: beside `auth`, in the connection, then by the peer's
-/// identity among the secrets, because one key proves both sides of a pair.
-struct Shared<'a> {
-    section: &'a Section<'a>,
-    remote_id: Option<Identity>,
-    around: &'a Surroundings<'a>,
-}
-
-impl Shared<'_> {
-    fn secret(&self, side: &Section<'_>) -> Option<Secret> {
-        for section in [side, self.section] {
-            if let Some(entry) = section.entry("psk") {
-                return self.around.secrets.inline(&entry);
-            }
-            if let Some(entry) = section.entry("secret") {
-                return self.around.secrets.named(&entry);
-            }
-        }
-        let found = self
-            .remote_id
-            .as_ref()
-            .and_then(|id| self.around.secrets.of(id));
-        if found.is_none() {
-            side.fail(
-                "secret",
-                "no pre-shared key; name one with secret = \"NAME\", or give an entry of \
-                 secrets.toml the peer's id",
-            );
-        }
-        found
-    }
-}
-
-fn child(section: &Section<'_>, asks: bool, leases: bool) -> Option<Child> {
-    let Some(children) = section.entry("children") else {
-        section.fail(
-            "children",
-            "is missing; add a table children.NAME with local_ts and remote_ts",
-        );
-        return None;
-    };
-    let children = children.table()?;
-    let mut entries = children.entries().into_iter();
-    let (first, second) = (entries.next(), entries.next());
-    let Some((name, entry)) = first else {
-        children.fail("", "is empty; add a table NAME with local_ts and remote_ts");
-        return None;
-    };
-    if let Some((_, second)) = second {
-        second.fail("a connection has exactly one child in this release; make another connection");
-        return None;
-    }
-    let name_is_good = is_name(name);
-    if !name_is_good {
-        entry.fail(bad_name());
-    }
-    let section = entry.table()?.only(CHILD_KEYS);
-    let local_ts = selectors(&section, "local_ts", asks.then_some("vips"));
-    let remote_ts = selectors(&section, "remote_ts", leases.then_some("pools"));
-    let ciphers = match section.entry("esp_proposals") {
-        Some(entry) => proposal::ciphers(&entry),
-        None => Some(proposal::default_ciphers()),
-    };
-    let lifetime = time(
-        &section,
-        "life_time",
-        DEFAULT_CHILD_LIFETIME,
-        LIFETIME_BOUNDS,
-    );
-    let rekey = rekey_time(&section, ("life_time", lifetime), DEFAULT_CHILD_REKEY);
-    let ((local_ts, local_dynamic), (remote_ts, remote_dynamic)) = (local_ts?, remote_ts?);
-    name_is_good.then_some(Child {
-        name: Arc::from(name),
-        local_ts,
-        local_dynamic,
-        remote_ts,
-        remote_dynamic,
-        ciphers: ciphers?,
-        lifetime: lifetime?,
-        rekey: rekey?,
-    })
-}
-
-/// Networks, and whether `dynamic` is among them: what is leased, which `because` of this key there is.
-fn selectors(
-    section: &Section<'_>,
-    key: &str,
-    because: Option<&str>,
-) -> Option<(Vec<TrafficSelector>, bool)> {
-    let Some(entry) = section.entry(key) else {
-        if because.is_some() {
-            return Some((Vec::new(), true));
-        }
-        section.fail(key, "is missing; write networks, [\"10.1.0.0/24\"]");
-        return None;
-    };
-    let texts = entry.strings()?;
-    if !(1..=TrafficSelector::MAX).contains(&texts.len()) {
-        entry.fail(format!("takes 1 to {} networks", TrafficSelector::MAX));
-        return None;
-    }
-    let (dynamic, networks): (Vec<_>, Vec<_>) =
-        texts.iter().partition(|(text, _)| *text == DYNAMIC);
-    match (dynamic.first(), because) {
-        (Some((_, element)), None) => {
-            element.fail(
-                "\"dynamic\" is what vips asks for or pools leases, and there is neither; \
-                 write networks",
-            );
-            return None;
-        }
-        (None, Some(because)) => {
-            entry.fail(format!(
-                "leaves out the addresses that {because} is about; add \"dynamic\" or drop {key}"
-            ));
-            return None;
-        }
-        _ => {}
-    }
-    let read = |(text, element): &&(&str, Entry<'_>)| {
-        let selector = TrafficSelector::from_text(text);
-        if selector.is_none() {
-            element.fail(format!(
-                "{} is not a network; write 10.1.0.0/24",
-                quoted(text)
-            ));
-        }
-        selector
-    };
-    let networks: Vec<_> = networks.iter().map(read).collect();
-    let networks: Option<Vec<_>> = networks.into_iter().collect();
-    networks.map(|networks| (networks, because.is_some()))
 }

@@ -1,6 +1,8 @@
 //! The configuration: TOML files to typed values, with every problem named by file, line, column and
 //! key. Keys are those of `swanctl.conf` where it has one for the thing.
 
+mod authentication;
+mod child;
 mod connection;
 mod credential;
 mod digest;
@@ -23,19 +25,9 @@ use std::{
 use ike::{lease::Pool, peer::Connection};
 use toml::{Spanned, de::DeTable};
 
-use self::{
-    connection::Surroundings,
-    credential::CredentialFolders,
-    document::{Document, Sink},
-    pool::Pools,
-    secrets::Secrets,
-    section::{Entry, Section},
-};
 pub use self::{
-    connection::{
-        DEFAULT_CHILD_LIFETIME, DEFAULT_IKE_LIFETIME, DEFAULT_LIVENESS, LIFETIME_BOUNDS,
-        LIVENESS_BOUNDS,
-    },
+    child::DEFAULT_CHILD_LIFETIME,
+    connection::{DEFAULT_IKE_LIFETIME, DEFAULT_LIVENESS, LIFETIME_BOUNDS, LIVENESS_BOUNDS},
     credential::{MAX_CERTIFICATES, MAX_CREDENTIAL_OCTETS, MAX_PSK_OCTETS, PrivateKey},
     document::{ConfigErrors, MAX_FILE_OCTETS, MAX_PROBLEMS, Problem},
     pool::{MAX_POOLS, MAX_RANGES},
@@ -43,6 +35,14 @@ pub use self::{
         DEFAULT_TICKET_LIFETIME, DaemonConfig, DataplaneChoice, FloodConfig, GateConfig, GateMode,
         LogConfig, LogLevel, MAX_LISTED, ResumeConfig, TICKET_LIFETIME_BOUNDS,
     },
+};
+use self::{
+    connection::Surroundings,
+    credential::CredentialFolders,
+    document::{Document, Sink},
+    pool::Pools,
+    secrets::Secrets,
+    section::{Entry, Section},
 };
 
 /// Longest name of a connection or child, in octets.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use ike::{crypto::Secret, wire::id::Identity};
 
 use super::{
-    connection::{bad_name, identity, is_name},
+    authentication::identity,
+    connection::{bad_name, is_name},
     credential::pre_shared,
     document::quoted,
     section::{Entry, Section},

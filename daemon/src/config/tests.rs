@@ -505,9 +505,9 @@ fn the_operations_page_lists_every_key() {
         GateConfig::KEYS,
         LogConfig::KEYS,
         connection::KEYS,
-        connection::LOCAL_KEYS,
-        connection::REMOTE_KEYS,
-        connection::CHILD_KEYS,
+        authentication::LOCAL_KEYS,
+        authentication::REMOTE_KEYS,
+        child::CHILD_KEYS,
         pool::KEYS,
     ];
     for key in lists.into_iter().flatten() {

@@ -16,7 +16,7 @@ use ike::{
 use tracing::{error, info, warn};
 
 use self::store::LeaseQueue;
-pub use self::store::{LeaseError, LeaseStore, MovedAside};
+pub use self::store::{LeaseError, LeaseStore};
 use crate::{config::Config, kernel::Orphan};
 
 const NOT_KEPT: &str = "leases are good until the next restart only";

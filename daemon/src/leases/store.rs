@@ -2,7 +2,7 @@
 //! one transaction whatever has queued while it was busy with the one before.
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{
@@ -16,12 +16,14 @@ use ike::{io::StoreId, lease::LeaseRecord, wire::id::Identity};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use tracing::{error, warn};
 
-use crate::tickets::{is_damage, open_or_create, sync_folder};
+use crate::tickets::{MovedAside, Unopened, open_database};
 
 /// Changes that wait for their commit.
 const MAX_QUEUED: usize = 4096;
 /// Changes in one commit; more would make the first of them wait for the last.
 const MAX_BATCH: usize = 512;
+/// What it means to begin anew.
+const LOSS: &str = "clients that come back may get other addresses than before";
 const CACHE_OCTETS: usize = 2 << 20;
 const FILE: &str = "leases";
 /// The numbers of our changes have this bit, those of the store of references have not.
@@ -54,28 +56,6 @@ pub enum LeaseError {
     Thread(#[from] io::Error),
 }
 
-/// A damaged file that has been put out of the way.
-#[derive(Debug)]
-pub struct MovedAside {
-    path: PathBuf,
-    to: PathBuf,
-    why: redb::Error,
-}
-
-impl fmt::Display for MovedAside {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: damaged ({}). It is {} now, and an empty one took its place: clients that come back \
-             may get other addresses than before. To undo this, stop the daemon and put a good copy in \
-             its place",
-            self.path.display(),
-            self.why,
-            self.to.display(),
-        )
-    }
-}
-
 /// The open file.
 pub struct LeaseStore {
     path: PathBuf,
@@ -103,23 +83,11 @@ impl LeaseStore {
             path: path.clone(),
             source: Box::new(source),
         };
-        let mut moved = None;
-        let database = match open_or_create(&path, CACHE_OCTETS).map_err(io)? {
-            Ok(database) => database,
-            Err(error) if is_damage(&error) => {
-                let to = path.with_added_extension("damaged");
-                fs::rename(&path, &to).map_err(io)?;
-                sync_folder(&path).map_err(io)?;
-                moved = Some(MovedAside {
-                    path: path.clone(),
-                    to,
-                    why: error.into(),
-                });
-                let fresh = open_or_create(&path, CACHE_OCTETS).map_err(io)?;
-                fresh.map_err(|error| failed(error.into()))?
-            }
-            Err(error) => return Err(failed(error.into())),
-        };
+        let opened = open_database(&path, CACHE_OCTETS, LOSS);
+        let (database, moved) = opened.map_err(|error| match error {
+            Unopened::Io(error) => io(error),
+            Unopened::Database(error) => failed(error.into()),
+        })?;
         Ok((Self { path, database }, moved))
     }
 
@@ -316,6 +284,7 @@ fn decode(address: &[u8], value: &[u8]) -> Option<LeaseRecord> {
 #[cfg(test)]
 mod tests {
     use std::{
+        fs,
         os::unix::fs::PermissionsExt as _,
         sync::{Mutex, mpsc},
     };

@@ -15,14 +15,14 @@ mod ring;
 mod sessions;
 mod used;
 
-pub(crate) use database::{is_damage, open_or_create};
+pub use database::MovedAside;
+pub(crate) use database::{Unopened, open as open_database};
 pub use durable::DurableError;
-pub(crate) use durable::sync_folder;
 pub use ledger::{Epochs, IndexSource, Ledger};
 pub use node::Node;
 pub use references::{
-    MAX_REFERENCE_OCTETS, MAX_REFERENCES, MovedAside, ReferenceError, ReferenceLimits,
-    ReferenceQueue, References,
+    MAX_REFERENCE_OCTETS, MAX_REFERENCES, ReferenceError, ReferenceLimits, ReferenceQueue,
+    References,
 };
 pub use revocations::{MAX_REVOCATIONS, Revocation, RevocationError, Revocations};
 pub use ring::{EpochTimes, IndexRange, MAX_EPOCHS, Notice, Ring, RingError, RingOptions};

@@ -10,7 +10,7 @@
 mod queue;
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -32,10 +32,7 @@ use ring::{
 use zeroize::Zeroize;
 
 pub use self::queue::ReferenceQueue;
-use super::{
-    database::{is_damage, open_or_create},
-    durable::sync_folder,
-};
+use super::database::{self, MovedAside, Unopened};
 
 /// Records at once, by default.
 pub const MAX_REFERENCES: u64 = 1_000_000;
@@ -50,6 +47,9 @@ const PURGE_BATCH: usize = 1024;
 /// Releases that may wait for the next write that is synced. A lost one costs nothing: the used bit of
 /// its ticket is set.
 const MAX_LAZY: u32 = 256;
+/// What it means to begin anew.
+const LOSS: &str =
+    "tickets by reference given out before are void and their clients log in with a full exchange";
 const CACHE_OCTETS: usize = 8 << 20;
 const FILE: &str = "references";
 const ENVELOPE: usize = 32;
@@ -99,28 +99,6 @@ pub enum ReferenceError {
     /// The operating system has no randomness.
     #[error("no randomness from the operating system")]
     Random,
-}
-
-/// A damaged file that has been put out of the way.
-#[derive(Debug)]
-pub struct MovedAside {
-    path: PathBuf,
-    to: PathBuf,
-    why: redb::Error,
-}
-
-impl fmt::Display for MovedAside {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: damaged ({}). It is {} now, and an empty one took its place: tickets by reference \
-             given out before are void and their clients log in with a full exchange. To undo this, \
-             stop the daemon and put a good copy in its place",
-            self.path.display(),
-            self.why,
-            self.to.display(),
-        )
-    }
 }
 
 /// What to change in the store.
@@ -180,23 +158,11 @@ impl References {
             path: path.clone(),
             source: Box::new(source),
         };
-        let mut moved = None;
-        let database = match open_or_create(&path, CACHE_OCTETS).map_err(io)? {
-            Ok(database) => database,
-            Err(error) if is_damage(&error) => {
-                let to = path.with_added_extension("damaged");
-                fs::rename(&path, &to).map_err(io)?;
-                sync_folder(&path).map_err(io)?;
-                moved = Some(MovedAside {
-                    path: path.clone(),
-                    to,
-                    why: error.into(),
-                });
-                let fresh = open_or_create(&path, CACHE_OCTETS).map_err(io)?;
-                fresh.map_err(|error| failed(error.into()))?
-            }
-            Err(error) => return Err(failed(error.into())),
-        };
+        let opened = database::open(&path, CACHE_OCTETS, LOSS);
+        let (database, moved) = opened.map_err(|error| match error {
+            Unopened::Io(error) => io(error),
+            Unopened::Database(error) => failed(error.into()),
+        })?;
         Ok((Self::over(database, path, limits)?, moved))
     }
 

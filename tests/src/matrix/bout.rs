@@ -1,10 +1,6 @@
 //! One case with one foreign daemon in one role: both are started, and what happens then is the case's.
 
-use std::{
-    rc::Rc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -20,6 +16,7 @@ use crate::{
     pki::Authority,
     site::{Setting, Site},
     suite::Lab,
+    until::until,
 };
 
 /// Both daemons, running and idle.
@@ -213,19 +210,3 @@ impl Bout<'_> {
         })
     }
 }
-
-/// Asks again until it is so.
-pub(super) fn until(
-    what: &str,
-    limit: Duration,
-    mut holds: impl FnMut() -> Result<bool>,
-) -> Result<()> {
-    let deadline = Instant::now() + limit;
-    while !holds()? {
-        ensure!(Instant::now() < deadline, "not so after {limit:?}: {what}");
-        thread::sleep(POLL);
-    }
-    Ok(())
-}
-
-const POLL: Duration = Duration::from_millis(100);

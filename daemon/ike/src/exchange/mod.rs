@@ -1,5 +1,5 @@
 //! One file for each exchange, both roles in it, in the order of the wire: the request's sender
-//! first, then its receiver, then the response's receiver.
+//! first, then its receiver, then the response's receiver. IKE_AUTH has a file for each side.
 
 mod auth;
 mod child;

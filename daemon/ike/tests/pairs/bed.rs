@@ -334,6 +334,18 @@ impl Pair {
         result
     }
 
+    /// A pair whose client is logged in, and of which nothing has been noted yet.
+    pub(crate) fn established(seed: u64) -> Self {
+        let mut pair = Self::new(seed);
+        pair.up();
+        pair.run(Duration::from_secs(1));
+        assert!(pair.keys_agree());
+        pair.client.events.clear();
+        pair.gateway.events.clear();
+        pair.sent.clear();
+        pair
+    }
+
     pub(crate) fn up(&mut self) {
         self.command(&Command::Up("home".into()))
             .expect("can be started");

@@ -28,17 +28,6 @@ const CREATE_CHILD_SA: u8 = 36;
 /// On the way from one side to the other.
 const LATENCY: u32 = 10;
 
-fn up(seed: u64) -> Pair {
-    let mut pair = Pair::new(seed);
-    pair.up();
-    pair.run(SOON);
-    assert!(pair.keys_agree());
-    pair.client.events.clear();
-    pair.gateway.events.clear();
-    pair.sent.clear();
-    pair
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Which {
     Ike,
@@ -128,7 +117,7 @@ fn traffic(pair: &mut Pair, span: Duration) -> usize {
 fn no_packet_is_lost_while_keys_change() {
     for which in [Which::Child, Which::Ike] {
         for by_gateway in [false, true] {
-            let mut pair = up(1);
+            let mut pair = Pair::established(1);
             let before = pair.client.child().inbound.spi;
             if by_gateway {
                 pair.gateway_does(&which.command("rw"));
@@ -145,7 +134,7 @@ fn no_packet_is_lost_while_keys_change() {
             settled(&pair).expect("settled");
         }
         for seed in 0..50 {
-            let mut pair = up(seed);
+            let mut pair = Pair::established(seed);
             both_rekey(&mut pair, which);
             assert_eq!(
                 traffic(&mut pair, SOON),
@@ -162,7 +151,7 @@ fn both_at_once_make_two_and_keep_the_one_without_the_lowest_nonce() {
     let mut kept = BTreeSet::new();
     for seed in 0..40 {
         for which in [Which::Child, Which::Ike] {
-            let mut pair = up(seed);
+            let mut pair = Pair::established(seed);
             both_rekey(&mut pair, which);
             pair.run(SOON);
             settled(&pair).unwrap_or_else(|why| panic!("{which:?} {seed}: {why}"));
@@ -191,7 +180,7 @@ fn any_one_message_of_a_collision_may_be_lost_or_late() {
         for seed in 0..6 {
             for victim in 0..10 {
                 for late in [None, Some(30), Some(700)] {
-                    let mut pair = up(seed);
+                    let mut pair = Pair::established(seed);
                     both_rekey(&mut pair, which);
                     let (mut seen, mut touched) = (pair.flying.len(), false);
                     for _ in 0..4000 {
@@ -221,7 +210,7 @@ fn any_one_message_of_a_collision_may_be_lost_or_late() {
 fn a_storm_over_a_collision_passes() {
     for which in [Which::Child, Which::Ike] {
         for seed in 0..150 {
-            let mut pair = up(seed);
+            let mut pair = Pair::established(seed);
             pair.weather = Weather {
                 loss: seed % 30,
                 duplicate: seed % 20,
@@ -240,7 +229,7 @@ fn a_storm_over_a_collision_passes() {
 fn a_rekey_of_one_kind_puts_off_the_other() {
     for (gateways, clients) in [(Which::Ike, Which::Child), (Which::Child, Which::Ike)] {
         for seed in 0..20 {
-            let mut pair = up(seed);
+            let mut pair = Pair::established(seed);
             pair.gateway_does(&gateways.command("rw"));
             pair.command(&clients.command("home")).expect("is up");
             assert_eq!(traffic(&mut pair, Duration::from_secs(2)), 0);
@@ -264,7 +253,7 @@ fn a_deletion_ends_whatever_rekey_it_meets() {
     for which in [Which::Child, Which::Ike] {
         for deleted_by_client in [true, false] {
             for pause in 0..60 {
-                let mut pair = up(3);
+                let mut pair = Pair::established(3);
                 let (rekeys, deletes) = ("rw", "home");
                 if deleted_by_client {
                     pair.gateway_does(&which.command(rekeys));
@@ -293,7 +282,7 @@ fn a_deletion_ends_whatever_rekey_it_meets() {
 
 #[test]
 fn both_delete_at_once() {
-    let mut pair = up(4);
+    let mut pair = Pair::established(4);
     pair.gateway_does(&Command::Down("rw".into()));
     pair.command(&Command::Down("home".into())).expect("is up");
     pair.run(SOON);
@@ -465,7 +454,7 @@ fn a_child_sa_that_nobody_rekeys_ends_its_ike_sa_in_time() {
 
 #[test]
 fn a_peer_that_puts_off_every_rekey_is_given_up_after_some_minutes() {
-    let mut pair = up(8);
+    let mut pair = Pair::established(8);
     pair.command(&Command::RekeyChild("home".into()))
         .expect("is up");
     // Its kernel takes nothing new, so it says TEMPORARY_FAILURE each time.

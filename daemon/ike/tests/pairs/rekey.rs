@@ -17,17 +17,6 @@ use crate::sides::{client_side, gateway_side, suite};
 const SOON: Duration = Duration::from_secs(1);
 const CREATE_CHILD_SA: u8 = 36;
 
-fn up(seed: u64) -> Pair {
-    let mut pair = Pair::new(seed);
-    pair.up();
-    pair.run(SOON);
-    assert!(pair.keys_agree());
-    pair.client.events.clear();
-    pair.gateway.events.clear();
-    pair.sent.clear();
-    pair
-}
-
 fn rekey_by_gateway(pair: &mut Pair) {
     let Node {
         endpoint,
@@ -67,7 +56,7 @@ fn rekeyed(node: &Node) -> bool {
 
 #[test]
 fn the_client_rekeys_and_the_child_sa_moves_over() {
-    let mut pair = up(1);
+    let mut pair = Pair::established(1);
     let (spis, esp) = (
         pair.client.established()[0].spis,
         pair.client.child().inbound.spi,
@@ -102,7 +91,7 @@ fn the_client_rekeys_and_the_child_sa_moves_over() {
 // RFC 5723: N2, N43
 #[test]
 fn a_rekey_of_the_client_brings_a_new_ticket_and_ends_the_old_one() {
-    let mut pair = up(2);
+    let mut pair = Pair::established(2);
     pair.command(&Command::Rekey("home".into())).expect("is up");
     pair.run(SOON);
     let received = |e: &Event| matches!(e, Event::TicketReceived { .. });
@@ -123,7 +112,7 @@ fn a_rekey_of_the_client_brings_a_new_ticket_and_ends_the_old_one() {
 // RFC 5723: N3, N43, A10, A11, N2
 #[test]
 fn after_a_rekey_of_the_gateway_the_client_asks_for_a_ticket_itself() {
-    let mut pair = up(3);
+    let mut pair = Pair::established(3);
     rekey_by_gateway(&mut pair);
     pair.run(SOON);
     assert!(rekeyed(&pair.client) && rekeyed(&pair.gateway));
@@ -146,7 +135,7 @@ fn after_a_rekey_of_the_gateway_the_client_asks_for_a_ticket_itself() {
 
 #[test]
 fn both_at_once_leave_one_sa_that_works() {
-    let mut pair = up(4);
+    let mut pair = Pair::established(4);
     rekey_by_gateway(&mut pair);
     pair.command(&Command::Rekey("home".into())).expect("is up");
     pair.run(Duration::from_secs(200));
@@ -189,7 +178,7 @@ fn another_group_is_asked_for_and_taken() {
 #[test]
 fn loss_and_repetition_do_not_break_a_rekey() {
     for seed in 0..100 {
-        let mut pair = up(seed);
+        let mut pair = Pair::established(seed);
         pair.weather = Weather {
             loss: 20,
             duplicate: 10,
@@ -208,7 +197,7 @@ fn loss_and_repetition_do_not_break_a_rekey() {
 
 #[test]
 fn a_child_sa_beyond_the_first_is_refused() {
-    let mut pair = up(7);
+    let mut pair = Pair::established(7);
     // A rekey request whose proposal is for ESP is a request for a Child SA.
     let before = pair.gateway.kernel.ops;
     pair.command(&Command::Rekey("home".into())).expect("is up");
@@ -221,7 +210,7 @@ fn a_child_sa_beyond_the_first_is_refused() {
 // RFC 5723: A14
 #[test]
 fn a_resumed_sa_gets_keys_of_its_own_within_half_an_hour() {
-    let mut pair = up(8);
+    let mut pair = Pair::established(8);
     pair.suspend();
     pair.up();
     pair.run(SOON);

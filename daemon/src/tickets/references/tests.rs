@@ -1,3 +1,5 @@
+use std::fs;
+
 use gate_abi::ticket::{Envelope, Kind};
 
 use super::*;

@@ -6,8 +6,11 @@ use std::{thread, time::Duration};
 
 use anyhow::{Result, anyhow, ensure};
 
-use super::sides::{Auth, GATEWAY, NAME, Role, Sides, until};
-use crate::suite::{Case, Lab};
+use super::sides::{Auth, GATEWAY, NAME, Role, Sides};
+use crate::{
+    suite::{Case, Lab},
+    until::until,
+};
 
 /// We repeat our request first.
 pub(super) const OURS_FIRST: Case = Case {

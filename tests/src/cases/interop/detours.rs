@@ -7,9 +7,12 @@ use anyhow::{Context as _, Result, ensure};
 use ike::wire::{header::Exchange, notify::NotifyKind};
 
 use super::super::mangled::throw;
-use super::sides::{Auth, GATEWAY, NAME, Role, Sides, Traffic, until};
-use crate::datagram::Datagram;
-use crate::suite::{Case, Lab};
+use super::sides::{Auth, GATEWAY, NAME, Role, Sides, Traffic};
+use crate::{
+    datagram::Datagram,
+    suite::{Case, Lab},
+    until::until,
+};
 
 /// INVALID_KE_PAYLOAD towards us.
 pub(super) const OTHER_GROUP: Case = Case {

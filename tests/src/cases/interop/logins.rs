@@ -6,10 +6,11 @@ use std::{thread, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use ike::wire::header::Exchange;
 
-use super::sides::{Auth, NAME, Role, Sides, Traffic, until};
+use super::sides::{Auth, NAME, Role, Sides, Traffic};
 use crate::{
     site::Site,
     suite::{Case, Lab},
+    until::until,
 };
 
 /// strongSwan calls with a key.

@@ -3,8 +3,11 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::sides::{Auth, NAME, Role, Sides, until};
-use crate::suite::{Case, Lab};
+use super::sides::{Auth, NAME, Role, Sides};
+use crate::{
+    suite::{Case, Lab},
+    until::until,
+};
 
 /// Both kinds of rekey, begun by strongSwan.
 pub(super) const THEIRS: Case = Case {

@@ -1,11 +1,7 @@
 //! A client and a gateway, each with a network behind it; either may be Rekindle, the other is
 //! strongSwan.
 
-use std::{
-    rc::Rc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{rc::Rc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use ike::wire::header::Exchange;
@@ -20,6 +16,7 @@ use crate::{
     pki::{Authority, CA, KeyKind, OWN},
     site::{Setting, Site},
     suite::Lab,
+    until::until,
 };
 
 /// Which end.
@@ -339,20 +336,6 @@ impl Traffic {
     }
 }
 
-/// Asks again until it is so.
-pub(super) fn until(
-    what: &str,
-    limit: Duration,
-    mut holds: impl FnMut() -> Result<bool>,
-) -> Result<()> {
-    let deadline = Instant::now() + limit;
-    while !holds()? {
-        ensure!(Instant::now() < deadline, "not so after {limit:?}: {what}");
-        thread::sleep(POLL);
-    }
-    Ok(())
-}
-
 struct End {
     id: &'static str,
     network: &'static str,
@@ -389,4 +372,3 @@ const PINGS: u32 = 2;
 /// ESP packets of one round of pings: there and back, from both ends.
 const PACKETS: u64 = 4 * PINGS as u64;
 const PATIENCE: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(50);

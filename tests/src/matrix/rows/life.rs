@@ -8,12 +8,12 @@ use ike::wire::header::Exchange;
 use super::{
     super::{
         PATIENCE,
-        bout::{Bout, until},
+        bout::Bout,
         terms::{NAME, PLAIN, Role, Terms},
     },
     Case, USUAL,
 };
-use crate::datagram::Datagram;
+use crate::{datagram::Datagram, until::until};
 
 pub(super) const CASES: &[Case] = &[
     Case {

@@ -1,0 +1,275 @@
+//! IKE_AUTH on the initiator's side: proves itself, asks for a Child SA, and judges the answer.
+
+use std::sync::Arc;
+
+use super::chance_between;
+use crate::{
+    counters::Counter,
+    crypto::keymat::KeyMaterial,
+    endpoint::{Context, Endpoint},
+    exchange::{
+        AFTER_RESUMPTION, child, configuration,
+        judge::Agreed,
+        proof::{SHARED_KEY_MIC, emit_auth, prove, resumption_mic},
+    },
+    peer::Connection,
+    sa::{
+        first::FirstExchange,
+        ike_sa::{AuthSent, IkeSa, Installing, Live, Origin, Proven, State},
+        nat::Nat,
+        proposal::IkeSuite,
+        protection::Protection,
+        window::{Datagrams, Due, Outstanding, Window},
+    },
+    ticket::SessionRecord,
+    trust::{self, Hashes},
+    view::Closed,
+    wire::{
+        header::{Exchange, Header},
+        notify::NotifyKind,
+        payload::{ChainWriter, PayloadKind},
+    },
+};
+
+/// What a first exchange came to, on the initiator's side.
+pub(crate) struct Opening {
+    pub connection: Arc<Connection>,
+    pub first: FirstExchange,
+    pub suite: IkeSuite,
+    pub keys: KeyMaterial,
+    pub nat: Nat,
+    /// What the peer can check signatures of RFC 7427 with.
+    pub peer_hashes: Hashes,
+    /// Whether both sides take fragments.
+    pub fragments: bool,
+    /// The record whose ticket was accepted.
+    pub resumed: Option<SessionRecord>,
+}
+
+impl Endpoint {
+    // RFC 5723: N1, N5, N22, N25, A7, A15
+    /// Initiator: proves itself and asks for a Child SA.
+    pub(crate) fn send_auth(&mut self, mut sa: IkeSa, opening: Opening, cx: &mut Context<'_>) {
+        let Opening {
+            connection,
+            first,
+            suite,
+            keys,
+            nat,
+            resumed,
+            peer_hashes,
+            fragments,
+        } = opening;
+        let Some(mut protection) = Protection::new(suite, &keys, true, fragments) else {
+            return self.attempt_failed(sa, &connection, Closed::Protocol, cx);
+        };
+        protection.fit_into(connection.fragment_size);
+        if nat.found() {
+            // RFC 7296, 2.23: the initiator floats, both ports.
+            sa.path.local.set_port(self.settings.natt_port);
+            sa.path.remote.set_port(self.settings.natt_port);
+        }
+        let id_i = &connection.local.id;
+        let octets = first.initiator_octets(suite.prf, &keys, id_i);
+        let mut chain = ChainWriter::new();
+        chain.octets(PayloadKind::ID_I, &id_i.body());
+        let proof = if resumed.is_some() {
+            let compat = connection.compat;
+            let mic = resumption_mic(suite, compat, &keys.sk_pi, &octets, &first.request);
+            Some((SHARED_KEY_MIC, mic))
+        } else {
+            trust::emit_chain(&connection, &mut chain);
+            trust::emit_request(std::iter::once(&*connection), &mut chain);
+            prove(&connection, suite, &octets, peer_hashes, cx)
+        };
+        let Some((method, proof)) = proof else {
+            return self.attempt_failed(sa, &connection, Closed::AuthenticationFailed, cx);
+        };
+        let id_r = resumed
+            .as_ref()
+            .map(|record| &record.id_r)
+            .or(connection.remote.id.as_ref());
+        if let Some(id_r) = id_r {
+            chain.octets(PayloadKind::ID_R, &id_r.body());
+        }
+        emit_auth(&mut chain, method, &proof);
+        if resumed.is_none() && self.is_first_contact(&connection) {
+            chain.notify(NotifyKind::INITIAL_CONTACT, &[]);
+        }
+        if connection.resume.enabled {
+            chain.notify(NotifyKind::TICKET_REQUEST, &[]);
+        }
+        chain.notify(NotifyKind::QCD_TOKEN, &self.token_of((sa.spi_i, sa.spi_r)));
+        let former = self.slot_of(&connection.name);
+        let former = former.and_then(|at| self.slots.get(at));
+        let former = former.map_or(&[][..], |slot| &slot.leased);
+        configuration::emit_request(&mut chain, &connection, former);
+        let child_spi = self.new_esp_spi(cx.env);
+        let terms = connection.child.with(&configuration::any(&connection.vips));
+        child::emit_offer(&mut chain, &terms, child_spi);
+        let message = protection.seal(&sa.header(Exchange::IkeAuth, false, 1), chain);
+        self.send_all(sa.path, &message);
+        let out = Outstanding::new(message, cx.now.boot);
+        sa.state = State::AuthSent(Box::new(AuthSent {
+            connection,
+            first,
+            suite,
+            keys,
+            protection,
+            nat,
+            child_spi,
+            resumed,
+            out,
+        }));
+        self.check_in(sa);
+    }
+
+    /// Initiator: judges the responder's proof and asks the kernel for what it agreed to.
+    pub(crate) fn auth_response(
+        &mut self,
+        mut sa: IkeSa,
+        header: &Header,
+        message: &[u8],
+        cx: &mut Context<'_>,
+    ) {
+        let State::AuthSent(sent) = &mut sa.state else {
+            return self.stray(sa);
+        };
+        if header.message_id != 1 {
+            return self.stray(sa);
+        }
+        let plain = match sent.protection.open(header, message, cx.now.boot) {
+            Ok(Some(received)) => received.plain,
+            Ok(None) => return self.check_in(sa),
+            Err(error) => {
+                self.counters.add(Counter::of(error));
+                return self.check_in(sa);
+            }
+        };
+        let judged = self.judge_response(sa.path, sent, &plain, cx.now);
+        let State::AuthSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
+            return self.forget(&sa);
+        };
+        match judged {
+            Ok(agreed) => self.agreed(sa, *sent, agreed, cx),
+            Err((reason, believed)) => {
+                let AuthSent {
+                    connection,
+                    protection,
+                    resumed,
+                    ..
+                } = *sent;
+                // The gateway holds SK_d and still says no: the ticket goes, a full exchange follows.
+                let was_resumption = resumed.is_some();
+                if believed {
+                    // The responder has an SA that we do not want (RFC 7296, 2.21.2).
+                    self.goodbye(&sa, protection);
+                }
+                self.forget(&sa);
+                self.attempt_over(&connection, reason, was_resumption, cx);
+            }
+        }
+    }
+
+    // RFC 5723: T12, A13, A14
+    fn agreed(&mut self, mut sa: IkeSa, sent: AuthSent, agreed: Agreed, cx: &mut Context<'_>) {
+        let AuthSent {
+            connection,
+            first,
+            suite,
+            keys,
+            protection,
+            nat,
+            child_spi,
+            resumed,
+            ..
+        } = sent;
+        let Agreed {
+            peer,
+            auth,
+            certificate,
+            child,
+            leased,
+            ticket,
+            token,
+            auth_lifetime,
+        } = agreed;
+        if let Some(slot) = self.slot_mut(&connection) {
+            slot.leased.clone_from(&leased.addresses);
+        }
+        let now = cx.now;
+        let origin = match &resumed {
+            Some(record) => Origin {
+                resumed: true,
+                resume_count: record.resume_count.saturating_add(1),
+                full_auth: record.full_auth,
+                auth: record.auth,
+                certificate: None,
+                fresh_keys: false,
+                ticket_issued: Some(record.received.wall()),
+            },
+            None => Origin {
+                resumed: false,
+                resume_count: 0,
+                full_auth: now.into(),
+                auth,
+                certificate,
+                fresh_keys: true,
+                ticket_issued: None,
+            },
+        };
+        let keying = child::Keying {
+            suite,
+            sk_d: &keys.sk_d,
+            shared: None,
+            ni: first.ni(),
+            nr: first.nr(),
+            initiator: true,
+            spi_in: child_spi,
+        };
+        let (child, install) = child::agreed(&connection, &peer, &child, &keying, sa.path, nat);
+        let proven = Proven {
+            connection,
+            peer,
+            client: true,
+            suite,
+            sk_d: keys.sk_d.duplicate(),
+            protection,
+            window: Window {
+                next_request: 2,
+                expected: 0,
+                last_response: Datagrams::none(),
+            },
+            child: Some(child),
+            leased,
+            nat,
+            origin,
+        };
+        let mut live = Live::new(proven, now);
+        live.token = token;
+        // The gateway knows when it wants to see us authenticate again (RFC 4478, 3).
+        live.auth_until = now.boot.saturating_add(auth_lifetime);
+        live.end = live.end.min(live.auth_until);
+        if live.origin.resumed {
+            live.rekey_at = Some(now.boot + chance_between(AFTER_RESUMPTION, cx.env));
+        }
+        sa.state = State::Installing(live, Box::new(Installing::Initiator { ticket }));
+        self.install(sa, install);
+    }
+
+    /// Initiator: the proof was not answered in time.
+    pub(crate) fn auth_due(&mut self, mut sa: IkeSa, cx: &mut Context<'_>) {
+        let State::AuthSent(sent) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        match sent.out.due(cx.now.boot) {
+            Due::Wait => {}
+            Due::Resend => {
+                let message = sent.out.message.clone();
+                self.send_all(sa.path, &message);
+            }
+            Due::Dead => return self.close(sa, Closed::Timeout, cx),
+        }
+        self.check_in(sa);
+    }
+}

@@ -1,0 +1,199 @@
+//! `local` and `remote` of a connection: who we are, who the peer must be, and what proves it.
+
+use ike::{
+    crypto::{CertificateChain, Secret, TrustAnchors},
+    peer::{Credential, LocalAuth, Proof},
+    wire::id::Identity,
+};
+
+use super::{
+    connection::Surroundings,
+    credential::PrivateKey,
+    document::quoted,
+    section::{Entry, Section},
+};
+
+pub(super) const LOCAL_KEYS: &[&str] = &["auth", "cert", "id", "key", "psk", "secret"];
+pub(super) const REMOTE_KEYS: &[&str] = &["auth", "cacerts", "id", "psk", "secret"];
+
+#[expect(
+    clippy::option_option,
+    reason = "absent and wrong are different answers here"
+)]
+pub(super) fn remote_identity(section: &Section<'_>) -> Option<Option<Identity>> {
+    match section.entry("id") {
+        None => Some(None),
+        Some(entry) if entry.string()? == "%any" => Some(None),
+        Some(entry) => identity(&entry).map(Some),
+    }
+}
+
+pub(super) fn identity(entry: &Entry<'_>) -> Option<Identity> {
+    let text = entry.string()?;
+    let id = Identity::from_text(text);
+    if id.is_none() {
+        entry.fail(format!(
+            "{} cannot be an identity; write a host name, name@host, an address, keyid:NAME or a \
+             distinguished name such as O=Example, CN=gw",
+            quoted(text)
+        ));
+    }
+    id
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Auth {
+    Psk,
+    Pubkey,
+}
+
+/// `auth`, or what the keys beside it imply.
+fn auth(section: &Section<'_>, certificate_keys: &[&str]) -> Option<Auth> {
+    let has = |key: &&str| section.entry(key).is_some();
+    let (psk, pubkey) = (
+        ["psk", "secret"].iter().any(has),
+        certificate_keys.iter().any(has),
+    );
+    let auth = match section.entry("auth") {
+        Some(entry) => entry.choice(&[("psk", Auth::Psk), ("pubkey", Auth::Pubkey)])?,
+        None if psk => Auth::Psk,
+        None if pubkey => Auth::Pubkey,
+        None => {
+            section.fail(
+                "auth",
+                "is missing; write auth = \"psk\" or auth = \"pubkey\"",
+            );
+            return None;
+        }
+    };
+    let stray: &[&str] = if auth == Auth::Psk {
+        certificate_keys
+    } else {
+        &["psk", "secret"]
+    };
+    let (name, other) = if auth == Auth::Psk {
+        ("psk", "pubkey")
+    } else {
+        ("pubkey", "psk")
+    };
+    for entry in stray.iter().filter_map(|key| section.entry(key)) {
+        entry.fail(format!(
+            "belongs to auth = \"{other}\", but auth is \"{name}\"; drop one"
+        ));
+    }
+    Some(auth)
+}
+
+pub(super) fn local_auth(
+    section: &Section<'_>,
+    shared: &Shared<'_>,
+) -> Option<(LocalAuth, Option<PrivateKey>)> {
+    let id = section.entry("id");
+    if id.is_none() {
+        section.fail("id", "is missing; write the name the peer knows us by");
+    }
+    let id = id.and_then(|entry| identity(&entry));
+    let (credential, key) = match auth(section, &["cert", "key"])? {
+        Auth::Psk => (Credential::PreShared(shared.secret(section)?), None),
+        Auth::Pubkey => {
+            let folders = shared.around.folders;
+            let chain = file(section, "cert", |name| folders.chain(name));
+            let key = file(section, "key", |name| folders.private_key(name));
+            let (chain, key) = (chain?, key?);
+            if !chain.first().is_some_and(|leaf| key.belongs_to(leaf)) {
+                section.fail("key", "does not belong to the first certificate of cert");
+                return None;
+            }
+            (
+                Credential::Certificate(CertificateChain {
+                    certificates: chain,
+                }),
+                Some(key),
+            )
+        }
+    };
+    Some((
+        LocalAuth {
+            id: id?,
+            credential,
+        },
+        key,
+    ))
+}
+
+pub(super) fn remote_proof(section: &Section<'_>, shared: &Shared<'_>) -> Option<Proof> {
+    if auth(section, &["cacerts"])? == Auth::Psk {
+        return shared.secret(section).map(Proof::PreShared);
+    }
+    let Some(entry) = section.entry("cacerts") else {
+        section.fail(
+            "cacerts",
+            "is missing; name the CA's file, cacerts = [\"ca.pem\"]",
+        );
+        return None;
+    };
+    let mut anchors = TrustAnchors::default();
+    let mut sound = true;
+    for (name, element) in entry.strings()? {
+        let found = shared.around.folders.authorities(name).and_then(|found| {
+            found.iter().try_for_each(|authority| {
+                let taken = anchors.add(authority);
+                taken.map_err(|error| format!("{name}: {error}"))
+            })
+        });
+        if let Err(what) = found {
+            element.fail(what);
+            sound = false;
+        }
+    }
+    if sound && anchors.is_empty() {
+        entry.fail("is empty; name at least one CA");
+        return None;
+    }
+    sound.then_some(Proof::Certificate(anchors))
+}
+
+fn file<T>(
+    section: &Section<'_>,
+    key: &str,
+    read: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
+    let Some(entry) = section.entry(key) else {
+        section.fail(key, "is missing; auth = \"pubkey\" needs both cert and key");
+        return None;
+    };
+    read(entry.string()?).map_err(|what| entry.fail(what)).ok()
+}
+
+/// Where the key of a pair is looked for: beside `auth`, in the connection, then by the peer's
+/// identity among the secrets, because one key proves both sides of a pair.
+pub(super) struct Shared<'a> {
+    pub(super) section: &'a Section<'a>,
+    pub(super) remote_id: Option<Identity>,
+    pub(super) around: &'a Surroundings<'a>,
+}
+
+impl Shared<'_> {
+    fn secret(&self, side: &Section<'_>) -> Option<Secret> {
+        for section in [side, self.section] {
+            if let Some(entry) = section.entry("psk") {
+                return self.around.secrets.inline(&entry);
+            }
+            if let Some(entry) = section.entry("secret") {
+                return self.around.secrets.named(&entry);
+            }
+        }
+        let found = self
+            .remote_id
+            .as_ref()
+            .and_then(|id| self.around.secrets.of(id));
+        if found.is_none() {
+            side.fail(
+                "secret",
+                "no pre-shared key; name one with secret = \"NAME\", or give an entry of \
+                 secrets.toml the peer's id",
+            );
+        }
+        found
+    }
+}
