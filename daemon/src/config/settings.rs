@@ -4,7 +4,9 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZero,
     path::PathBuf,
+    thread,
     time::Duration,
 };
 
@@ -157,7 +159,7 @@ impl Default for DaemonConfig {
             ike_port: 500,
             natt_port: 4500,
             node: 0,
-            workers: 1,
+            workers: one_for_each_cpu(),
             dataplane: DataplaneChoice::Xfrm,
             vip_interface: "lo".into(),
         }
@@ -337,6 +339,11 @@ impl LogConfig {
             entry.choice(&[Error, Warn, Info, Debug, Trace].map(|level| (level.word(), level)))
         });
     }
+}
+
+fn one_for_each_cpu() -> u8 {
+    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+    cpus.min(usize::from(MAX_WORKERS)) as u8
 }
 
 fn set<'a, T>(

@@ -5,6 +5,7 @@
 //! seconds would look good: whoever waits for it makes few attempts.
 
 use std::{
+    io,
     net::Ipv4Addr,
     os::fd::AsFd as _,
     sync::atomic::{AtomicBool, Ordering},
@@ -244,10 +245,23 @@ impl<'a> Legitimate<'a> {
     }
 }
 
+/// A process that this one has forked and that has not yet become another program still has the socket
+/// of the client before, and with it the address.
 fn open(namespace: &Namespace, number: u16, gateway: Ipv4Addr) -> Result<Client> {
-    let client = namespace.within(|| Client::new(number, gateway))??;
+    let deadline = Instant::now() + HANDOVER;
+    let client = loop {
+        match namespace.within(|| Client::new(number, gateway))? {
+            Err(error) if is_taken(&error) && Instant::now() < deadline => thread::sleep(GLANCE),
+            opened => break opened?,
+        }
+    };
     client.socket().set_nonblocking(true)?;
     Ok(client)
+}
+
+fn is_taken(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
 /// What a user puts up with.
@@ -256,6 +270,8 @@ pub(super) const IN_TIME: Duration = Duration::from_secs(3);
 pub(super) const PERIOD: Duration = Duration::from_millis(500);
 /// Between two looks whether it is over.
 const GLANCE: Duration = Duration::from_millis(20);
+/// For an address to be free again.
+const HANDOVER: Duration = Duration::from_secs(1);
 /// For an answer to the goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Between an SA and its end.
