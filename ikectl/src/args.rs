@@ -81,6 +81,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<PoolCommand>,
     },
+    /// What last went wrong with a peer, and what to do about it
+    Why {
+        /// Its address, its identity, or the name of a connection; all peers if left out
+        peer: Option<String>,
+    },
     /// The level of defence against floods, why, and what is sent back
     Flood,
     /// Where the gate is attached and what it has counted
@@ -175,6 +180,7 @@ mod tests {
         assert!(revoke("ikectl ticket revoke a --all").is_err());
         assert!(parse("ikectl pool").is_ok() && parse("ikectl pool leases -j").is_ok());
         assert!(parse("ikectl pool rw4").is_err());
+        assert!(parse("ikectl why 192.0.2.1 -j").is_ok() && parse("ikectl why").is_ok());
         assert!(parse("ikectl up").is_err());
         assert!(parse("ikectl up rw --timeout 0").is_err());
         assert!(parse("ikectl reboot").is_err());

@@ -138,6 +138,7 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
             None | Some(PoolCommand::List) => Request::PoolList,
             Some(PoolCommand::Leases) => Request::PoolLeases,
         },
+        Some(Command::Why { peer }) => Request::Why { peer: peer.clone() },
         Some(Command::Flood) => Request::Flood,
         // Metrics are asked for in several requests.
         Some(Command::Gate | Command::Metrics) => Request::Gate,

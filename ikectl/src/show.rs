@@ -5,6 +5,7 @@ mod flood;
 pub(crate) mod metrics;
 mod pool;
 mod ticket;
+mod why;
 
 use std::fmt::Write as _;
 
@@ -40,6 +41,7 @@ pub(crate) fn text(reply: &Reply, one_sa: bool) -> String {
         Outcome::Leases(leases) => pool::leases(leases),
         Outcome::Gate(gate) => flood::gate_screen(gate),
         Outcome::Flood(flood) => flood::screen(flood),
+        Outcome::PeerFailures(failures) => why::screen(failures),
         Outcome::Done(done) => done_line(done),
         Outcome::Error(failure) => printable(&failure.message) + "\n",
     }

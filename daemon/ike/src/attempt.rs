@@ -264,6 +264,7 @@ impl Endpoint {
 
     /// Ends an SA and everything that hangs on it.
     pub(crate) fn close(&mut self, sa: IkeSa, reason: Closed, cx: &mut Context<'_>) {
+        self.failed_at_close(&sa, reason, cx.now);
         self.forget(&sa);
         let IkeSa {
             id, path, state, ..

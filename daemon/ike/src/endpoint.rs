@@ -24,6 +24,7 @@ use crate::{
         openings::Openings,
     },
     exchange::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, TOKENS_PER_SECOND, block, whole},
+    failure::Telling,
     io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
     kernel::{KernelFailed, KernelOp, OpId, Owner},
     lease::{LeaseBook, LeaseId},
@@ -134,6 +135,8 @@ pub struct Endpoint {
     /// Of these, to addresses that have proved nothing.
     pub(crate) blind_refusals: Allowance,
     pub(crate) openings: Arc<Openings>,
+    /// What is told of failures.
+    pub(crate) telling: Telling,
     spi_order: SipKey,
     spi_count: u32,
     pub(crate) first_key: SipKey,
@@ -191,6 +194,7 @@ impl Endpoint {
             refusals: allowance(REFUSALS_PER_SECOND),
             blind_refusals: allowance(BLIND_REFUSALS_PER_SECOND),
             openings: Arc::new(Openings::new(sip_key(env))),
+            telling: Telling::new(workers),
             spi_order: sip_key(env),
             spi_count: 0,
             first_key: sip_key(env),

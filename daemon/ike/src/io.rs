@@ -10,10 +10,11 @@ use std::{
 
 use crate::{
     crypto::{Group, KeyShare, Secret, SignError, SignatureScheme},
+    failure::Failure,
     kernel::{KernelFailed, KernelOp, OpId},
     lease::LeaseId,
-    ticket::{Kept, Reference},
-    view::{Closed, Unproven},
+    ticket::{Kept, Reference, Refused},
+    view::Closed,
     wire::{header::Spi, id::Identity},
 };
 
@@ -248,15 +249,9 @@ pub enum Event {
         /// Why.
         reason: Closed,
     },
-    /// A peer did not prove in a full exchange who it claims to be.
-    Unproven {
-        /// Where it is.
-        from: SocketAddr,
-        /// Whom it claims to be; displayed escaped.
-        peer: Identity,
-        /// What its proof lacks. The peer learns none of it.
-        why: Unproven,
-    },
+    /// Something went wrong with a peer. Of these there are so many in a second at most; who asks for
+    /// counts has [`crate::counters`].
+    Failed(Box<Failure>),
     /// The gateway has given a ticket to a client.
     TicketIssued {
         /// The connection's name.
@@ -277,8 +272,8 @@ pub enum Event {
     TicketRefused {
         /// Where the request came from.
         from: SocketAddr,
-        /// Why; a fixed word, never the peer's text.
-        why: &'static str,
+        /// Why.
+        why: Refused,
     },
     /// An operation on the kernel failed; the SA it was for has been taken back.
     KernelFailed {

@@ -13,6 +13,7 @@ pub mod crypto;
 pub mod defence;
 mod endpoint;
 mod exchange;
+pub mod failure;
 pub mod io;
 pub mod kernel;
 pub mod lease;

@@ -227,6 +227,18 @@ pub enum Unproven {
     Certificate(#[from] TrustError),
 }
 
+impl Unproven {
+    /// Lower-case word for JSON.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Method => "auth_method_mismatch",
+            Self::PreSharedKey => "peer_auth_failed",
+            Self::Certificate(why) => why.word(),
+        }
+    }
+}
+
 /// What an operator sees of an SA; nothing of one that is only kept for a retransmission.
 pub(crate) fn of_sa(sa: &IkeSa, endpoint: &Endpoint, now: Stamp) -> Option<SaView> {
     let mut view = SaView {

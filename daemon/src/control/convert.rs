@@ -1,5 +1,7 @@
 //! The engine's types to those on the socket.
 
+mod why;
+
 use std::{
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
@@ -14,6 +16,7 @@ use ike::{
 };
 use ikectl_api as api;
 
+pub(super) use self::why::failure_of_peer;
 use super::request::{
     CommandError, EpochReport, FloodReport, GateReport, RevocationReport, SaReport, StatusReport,
     TicketReport, Traffic,
@@ -269,7 +272,11 @@ pub(super) fn failure(connection: &str, error: &CommandError) -> api::Failure {
             "holds no ticket, so that it could not resume".to_owned(),
             Some("ikectl down deletes it instead"),
         ),
-        CommandError::Ended(closed) => (api::ErrorCode::Failed, format!("ended: {closed}"), None),
+        CommandError::Ended(closed) => (
+            api::ErrorCode::Failed,
+            format!("ended: {closed}"),
+            Some("ikectl why, with its name, says more"),
+        ),
         CommandError::Kernel(text) => {
             let text = text.escape_debug();
             (

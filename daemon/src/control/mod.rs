@@ -10,8 +10,9 @@ mod tests;
 
 pub use self::{
     request::{
-        CommandError, ControlRequest, EpochReport, FloodReport, GateReport, GateVerdict, RekeyDone,
-        RevocationReport, RevokeDone, SaReport, StatusReport, TicketReport, Traffic, UpDone,
+        CommandError, ControlRequest, EpochReport, FailureReport, FloodReport, GateReport,
+        GateVerdict, RekeyDone, RevocationReport, RevokeDone, SaReport, StatusReport, TicketReport,
+        Traffic, UpDone,
     },
     server::{Bound, ControlError, MAX_CLIENTS, QUEUE, RESULT_SLACK, bind, serve},
 };

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ike::{
+    failure::Failure,
     lease::{LeaseView, PoolView},
     view::{Closed, HeldTicket, SaView, origin::SaOrigin},
 };
@@ -107,6 +108,13 @@ pub enum ControlRequest {
     Gate {
         /// Answer at once.
         reply: oneshot::Sender<GateReport>,
+    },
+    /// The last failures of peers.
+    Why {
+        /// Only of this one: an address, an identity, or the name of a connection.
+        peer: Option<Arc<str>>,
+        /// Answer at once.
+        reply: oneshot::Sender<Vec<FailureReport>>,
     },
     /// End the daemon.
     Shutdown {
@@ -261,6 +269,19 @@ pub struct StatusReport {
     pub gate_mode: &'static str,
     /// What an operator should look at, a line each.
     pub attention: Vec<String>,
+}
+
+/// A failure of a peer, and the same again.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FailureReport {
+    /// What went wrong.
+    pub failure: Failure,
+    /// When it first did, Unix seconds.
+    pub first: u64,
+    /// When it last did, Unix seconds.
+    pub last: u64,
+    /// How often.
+    pub times: u64,
 }
 
 /// The gate's state and counters.

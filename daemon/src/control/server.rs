@@ -280,6 +280,12 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
                 let leases = leases.iter().map(|lease| convert::lease(lease, now));
                 Ok(Outcome::Leases(leases.collect()))
             }
+            Request::Why { peer } => {
+                let peer: Option<Arc<str>> = peer.map(Into::into);
+                let failures = ask(engine, |reply| ControlRequest::Why { peer, reply }).await?;
+                let failures = failures.iter().map(convert::failure_of_peer);
+                Ok(Outcome::PeerFailures(failures.collect()))
+            }
             Request::Flood => {
                 let report = ask(engine, |reply| ControlRequest::Flood { reply }).await?;
                 Ok(Outcome::Flood(convert::flood(report)))

@@ -8,9 +8,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{dispatch::home_of, operator::Question};
 use crate::control::{
-    CommandError, ControlRequest, FloodReport, RevokeDone, SaReport, StatusReport, TicketReport,
-    UpDone,
+    CommandError, ControlRequest, FailureReport, FloodReport, RevokeDone, SaReport, StatusReport,
+    TicketReport, UpDone,
 };
+
+/// Failures in one answer.
+const FAILURES_TOLD: usize = 64;
 
 /// The way to all workers.
 #[derive(Clone, Debug)]
@@ -53,6 +56,13 @@ impl Front {
                     parts.await.into_iter().reduce(both_tickets)
                 })
                 .await;
+            }
+            ControlRequest::Why { peer, reply } => {
+                let parts = self.ask_all(|reply| ControlRequest::Why {
+                    peer: peer.clone(),
+                    reply,
+                });
+                deliver(reply, async { Some(latest(parts.await.concat())) }).await;
             }
             ControlRequest::Flood { reply } => {
                 let parts = self.ask_all(|reply| ControlRequest::Flood { reply });
@@ -267,6 +277,13 @@ fn both_revoked(
         tickets: one.tickets + other.tickets,
         refused_for: one.refused_for.max(other.refused_for),
     })
+}
+
+/// The latest first, and no more than people read.
+fn latest(mut all: Vec<FailureReport>) -> Vec<FailureReport> {
+    all.sort_by_key(|report| std::cmp::Reverse(report.last));
+    all.truncate(FAILURES_TOLD);
+    all
 }
 
 /// Adds counts under the same words.

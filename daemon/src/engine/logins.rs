@@ -42,14 +42,14 @@ impl Logins {
             Event::TicketIssued { .. } => self.tickets_issued += 1,
             Event::TicketRefused { why, .. } => {
                 self.tickets_refused += 1;
-                *self.refused.entry(why).or_default() += 1;
+                *self.refused.entry(why.word()).or_default() += 1;
             }
             Event::Closed { .. }
             | Event::Suspended { .. }
             | Event::SessionEnded { .. }
             | Event::Rekeyed { .. }
             | Event::ChildRekeyed { .. }
-            | Event::Unproven { .. }
+            | Event::Failed(_)
             | Event::TicketReceived { .. }
             | Event::KernelFailed { .. } => {}
         }
@@ -88,8 +88,8 @@ pub(super) fn log(event: &Event) {
             info!("{connection}: its suspended session has expired");
         }
         Event::UpFailed { connection, reason } => warn!("{connection}: not up ({reason})"),
-        // Whoever gets here has answered from where he says he is, at the price of a key exchange.
-        Event::Unproven { from, peer, why } => warn!("{from}: {peer} is not proven: {why}"),
+        // Of these a few have lines of their own, see `failures`.
+        Event::Failed(_) => {}
         Event::TicketReceived {
             connection,
             octets,
@@ -104,7 +104,9 @@ pub(super) fn log(event: &Event) {
             tracing::debug!("{connection}: issued a ticket of {octets} octets");
         }
         // Anybody can cause these, as often as he likes: counted, and seen at debug only.
-        Event::TicketRefused { from, why } => tracing::debug!("{from}: ticket refused ({why})"),
+        Event::TicketRefused { from, why } => {
+            tracing::debug!("{from}: ticket refused ({})", why.word())
+        }
         Event::KernelFailed { connection, text } => warn!("{connection}: kernel: {text}"),
     }
 }

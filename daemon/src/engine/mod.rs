@@ -6,6 +6,7 @@
 
 mod dispatch;
 mod environment;
+mod failures;
 mod front;
 mod inlets;
 mod logins;

@@ -123,7 +123,7 @@ impl Waiting {
             | Event::TicketIssued { .. }
             | Event::TicketReceived { .. }
             | Event::TicketRefused { .. }
-            | Event::Unproven { .. } => {}
+            | Event::Failed(_) => {}
         }
     }
 }
@@ -212,6 +212,9 @@ impl Worker {
             // Whoever asked may be gone.
             ControlRequest::Pools { reply } => drop(reply.send(self.leases.pools())),
             ControlRequest::Leases { reply } => drop(reply.send(self.leases.leases())),
+            ControlRequest::Why { peer, reply } => {
+                drop(reply.send(self.failures.of(peer.as_deref())));
+            }
             ControlRequest::Flood { reply } => {
                 let views = self.endpoint.sas(now());
                 let half_open = views

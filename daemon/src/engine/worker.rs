@@ -26,6 +26,7 @@ use super::{
     EngineError,
     dispatch::{Dispatch, HandedOn, HandsOn, home_of},
     environment::Environment,
+    failures::Failures,
     inlets::Inlets,
     logins::{self, Logins},
     operator::{Question, Waiting},
@@ -99,6 +100,7 @@ pub(super) struct Worker {
     buffer: Vec<u8>,
     pub(super) waiting: Waiting,
     pub(super) logins: Logins,
+    pub(super) failures: Failures,
     posted: Posted,
     start_up: Vec<Arc<str>>,
     /// Connections to be started, and when.
@@ -182,6 +184,7 @@ impl Worker {
             buffer: vec![0; MAX_DATAGRAM],
             waiting: Waiting::default(),
             logins: Logins::new(connections.len()),
+            failures: Failures::new(),
             posted: Posted::new(common.notices.clone()),
             starts: start_up
                 .iter()
@@ -475,6 +478,9 @@ impl Worker {
                 .push((now().boot + RETRY_START, Arc::clone(connection)));
         }
         self.waiting.resolve(&event);
+        if let Event::Failed(failure) = event {
+            self.failures.happened(*failure, now());
+        }
     }
 }
 

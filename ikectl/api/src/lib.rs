@@ -6,6 +6,7 @@ mod reply;
 mod request;
 mod sa;
 mod ticket;
+mod why;
 
 pub use pool::{Lease, Pool};
 pub use reply::{
@@ -17,6 +18,7 @@ pub use sa::{ChildSa, Endpoint, IkeSa, Pfs, SaState, Ticket};
 pub use ticket::{
     HeldTicket, OriginItem, SaOrigin, TicketEpoch, TicketRefusals, TicketRevocation, Tickets,
 };
+pub use why::PeerFailure;
 
 /// The number of these shapes. It grows when a key changes its meaning or goes.
 pub const SCHEMA: u32 = 1;

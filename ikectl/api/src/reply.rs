@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{IkeSa, Lease, Pool, SaOrigin, Tickets};
+use crate::{IkeSa, Lease, PeerFailure, Pool, SaOrigin, Tickets};
 
 /// One reply: who answers, then exactly one outcome.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -47,6 +47,8 @@ pub enum Outcome {
     Gate(Gate),
     /// To `flood`.
     Flood(Flood),
+    /// To `why`.
+    PeerFailures(Vec<PeerFailure>),
     /// To every command.
     Done(Done),
     /// To anything.

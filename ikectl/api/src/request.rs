@@ -68,6 +68,12 @@ pub enum Request {
     Flood,
     /// What the gate is attached to and has counted.
     Gate,
+    /// The last failures of a peer, or of all, the latest first.
+    Why {
+        /// Its address, its identity, or the name of a connection.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+    },
     /// End the daemon.
     Shutdown {
         /// Delete all SAs with the peers' knowledge first; else they outlive the daemon.

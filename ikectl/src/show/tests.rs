@@ -248,3 +248,20 @@ fn metrics_have_one_family_each_and_labels_of_ours() {
         assert!(families.iter().any(named), "{sample}");
     }
 }
+
+#[test]
+fn a_failure_is_shown_with_its_cure() {
+    let failure = r#""peer_failures":[{"time":"2026-11-22T17:01:40Z",
+        "first_time":"2026-11-22T16:58:02Z","times":3,"addr":"2001:db8::7","port":4500,
+        "standing":"stranger","identity":"carol\u001b","connection":"rw","role":"responder",
+        "exchange":"IKE_AUTH","step":"authentication","reason":"cert_expired",
+        "verdict":"the certificate of 'CN=carol' expired","notify":"sent AUTHENTICATION_FAILED",
+        "cure":"ask its owner to renew it"}]"#;
+    let expected = "\
+2026-11-22T17:01:40Z  [2001:db8::7]:4500  rw  carol?  (the address may be forged)  3 times since 2026-11-22T16:58:02Z
+  IKE_AUTH as responder, authentication: the certificate of 'CN=carol' expired (sent AUTHENTICATION_FAILED)
+  -> ask its owner to renew it
+";
+    assert_eq!(text(&reply(failure), false), expected);
+    assert!(text(&reply(r#""peer_failures":[]"#), false).starts_with("no failure is remembered"));
+}

@@ -86,7 +86,8 @@ impl HalfOpenBudget {
 }
 
 /// One IPv4 address, or one /64 of IPv6: what one attacker gets for nothing.
-pub(crate) fn network(address: IpAddr) -> u64 {
+#[must_use]
+pub fn network(address: IpAddr) -> u64 {
     match address {
         // 32 zero bits in front cannot be a /64 in use.
         IpAddr::V4(v4) => u64::from(u32::from(v4)),

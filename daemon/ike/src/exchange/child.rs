@@ -5,6 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use crate::{
     crypto::{Group, Secret, keymat::child_keys},
     endpoint::{Context, Endpoint},
+    failure::{Cause, Failure, Standing},
     io::{Event, Path},
     kernel::{ChildInstall, EspKey, KernelFailed, KernelOp, Owner},
     peer::{Child, Connection},
@@ -17,6 +18,7 @@ use crate::{
     wire::{
         header::Exchange,
         id::Identity,
+        notify::NotifyKind,
         payload::{Chain, ChainWriter, PayloadKind},
         ts::TrafficSelector,
     },
@@ -39,10 +41,21 @@ impl Terms {
 
 /// Why there are no terms.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum ChildError {
+pub(crate) enum ChildError {
     NoProposal,
     NoSelectors,
     Syntax,
+}
+
+impl ChildError {
+    /// What the peer is told.
+    pub(super) const fn notify(self) -> NotifyKind {
+        match self {
+            Self::NoProposal => NotifyKind::NO_PROPOSAL_CHOSEN,
+            Self::NoSelectors => NotifyKind::TS_UNACCEPTABLE,
+            Self::Syntax => NotifyKind::INVALID_SYNTAX,
+        }
+    }
 }
 
 /// Everything the keys of a Child SA come from.
@@ -279,6 +292,10 @@ impl Endpoint {
         let connection = Arc::clone(&live.connection);
         if let Err(failed) = &result {
             let text = failed.text.clone();
+            self.failed(Standing::Proven, cx.now.boot, || {
+                Failure::of_sa(&sa, Exchange::IkeAuth, Cause::kernel(&text))
+                    .proven(live.peer.clone(), &connection)
+            });
             self.event(Event::KernelFailed {
                 connection: Arc::clone(&connection.name),
                 text,

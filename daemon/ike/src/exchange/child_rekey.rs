@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     NONCE_LEN,
-    child::{self, ChildError, Keying},
+    child::{self, Keying},
     init::{emit_ke, parse_ke},
     nonce,
     retry::Refusal,
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     crypto::{Group, Secret},
     endpoint::{Context, Endpoint},
+    failure::{Cause, Failure, Standing},
     io::{Event, Path},
     kernel::{ChildInstall, KernelFailed, KernelOp},
     sa::{
@@ -128,11 +129,17 @@ impl Endpoint {
         } else {
             &[None]
         };
-        let terms = match child::negotiate(&live.child_terms(), request, groups) {
+        let wanted = live.child_terms();
+        let terms = match child::negotiate(&wanted, request, groups) {
             Ok(terms) => terms,
-            Err(ChildError::NoProposal) => return refuse(NotifyKind::NO_PROPOSAL_CHOSEN),
-            Err(ChildError::NoSelectors) => return refuse(NotifyKind::TS_UNACCEPTABLE),
-            Err(ChildError::Syntax) => return refuse(NotifyKind::INVALID_SYNTAX),
+            Err(error) => {
+                let kind = error.notify();
+                self.failed(Standing::Proven, cx.now.boot, || {
+                    let cause = Cause::of_child(error, &wanted, Some(request));
+                    Failure::of_live(live, path, cause).sent(kind)
+                });
+                return refuse(kind);
+            }
         };
         let Some(ni) = nonce(request, live.suite.prf.output_len()) else {
             return refuse(NotifyKind::INVALID_SYNTAX);

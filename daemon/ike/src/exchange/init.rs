@@ -9,6 +9,7 @@ use crate::{
     crypto::{Group, KeyShare, Secret, keymat::KeyMaterial},
     defence::{budget::Room, cookie::Bound},
     endpoint::{CommandRefused, Context, Endpoint},
+    failure::{Cause, Failure, Standing},
     io::Path,
     peer::Connection,
     sa::{
@@ -127,9 +128,27 @@ impl Endpoint {
             Ok(Some(chosen)) => chosen,
             Ok(None) => {
                 self.counters.add(Counter::NoProposal);
+                let within: Vec<_> = self.slots_at(&path).take(2).cloned().collect();
+                self.failed(Standing::Stranger, cx.now.boot, || {
+                    let cause = match &suites[..] {
+                        [] => Cause::NoConnection,
+                        ours => Cause::proposals(ours, Some(offer)),
+                    };
+                    let failure = Failure::of_stranger(path.remote, header.exchange, cause)
+                        .sent(NotifyKind::NO_PROPOSAL_CHOSEN);
+                    match &within[..] {
+                        [only] => failure.within(only),
+                        _ => failure,
+                    }
+                });
                 return self.refuse_first(path, header, NotifyKind::NO_PROPOSAL_CHOSEN, &[]);
             }
-            Err(_) => return self.counters.add(Counter::BadPayloads),
+            Err(_) => {
+                self.counters.add(Counter::BadPayloads);
+                return self.failed(Standing::Stranger, cx.now.boot, || {
+                    Failure::of_stranger(path.remote, header.exchange, Cause::Malformed)
+                });
+            }
         };
         let suite: IkeSuite = chosen.suite;
         if group != Some(suite.group) {
@@ -347,6 +366,9 @@ impl Endpoint {
         let full = room == Room::Full && !asked;
         if full || self.table.len() >= self.settings.max_sas {
             self.counters.add(Counter::Full);
+            self.failed(Standing::Stranger, cx.now.boot, || {
+                Failure::of_stranger(path.remote, header.exchange, Cause::Full)
+            });
             return false;
         }
         if free && room == Room::Free {

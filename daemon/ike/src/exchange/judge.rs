@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     endpoint::{Context, Endpoint},
-    io::{Event, Path, Stamp},
+    failure::{Cause, Failure, Standing},
+    io::Stamp,
     lease::Leased,
     peer::Connection,
     sa::{
@@ -21,11 +22,15 @@ use crate::{
         ike_sa::{AuthSent, IkeSa, Ripe},
         nat::Nat,
     },
-    ticket::state::{AuthMethod, CertificateFacts},
-    trust::Hashes,
+    ticket::{
+        Refused,
+        state::{AuthMethod, CertificateFacts},
+    },
+    trust::{Culprit, Hashes},
     view::{Closed, Unproven},
     wire::{
         encrypted::Plain,
+        header::Exchange,
         id::Identity,
         notify::NotifyKind,
         payload::{Chain, PayloadKind},
@@ -66,6 +71,62 @@ pub(super) struct Agreed {
     pub auth_lifetime: Duration,
 }
 
+/// Why an IKE_AUTH request is refused.
+pub(super) struct Denied {
+    /// What the peer is told.
+    pub notify: NotifyKind,
+    /// What we know.
+    pub cause: Cause,
+    /// Of this connection, if it got so far.
+    pub connection: Option<Arc<Connection>>,
+}
+
+impl Denied {
+    const fn new(notify: NotifyKind, cause: Cause) -> Self {
+        Self {
+            notify,
+            cause,
+            connection: None,
+        }
+    }
+}
+
+impl From<NotifyKind> for Denied {
+    fn from(notify: NotifyKind) -> Self {
+        let cause = match notify {
+            NotifyKind::AUTHENTICATION_FAILED => Cause::NoProof,
+            NotifyKind::FAILED_CP_REQUIRED => Cause::AddressRequired,
+            NotifyKind::INTERNAL_ADDRESS_FAILURE => Cause::NoAddress,
+            _ => Cause::Malformed,
+        };
+        Self::new(notify, cause)
+    }
+}
+
+/// Why an IKE_AUTH response leads to no SA.
+pub(super) struct Unwanted {
+    pub reason: Closed,
+    /// Whether the responder believes in an SA.
+    pub believed: bool,
+    pub cause: Cause,
+}
+
+impl From<(Closed, bool)> for Unwanted {
+    fn from((reason, believed): (Closed, bool)) -> Self {
+        let cause = match reason {
+            Closed::NoAddress => Cause::NoAddress,
+            Closed::AddressRequired => Cause::AddressRequired,
+            Closed::AuthenticationFailed => Cause::TicketProof,
+            _ => Cause::Malformed,
+        };
+        Self {
+            reason,
+            believed,
+            cause,
+        }
+    }
+}
+
 impl Endpoint {
     // RFC 5723: N24, N25, N26, T1, T2, T3, T4, X5, A7, A8
     /// Everything an IKE_AUTH request must show, or the notification that says what it lacks.
@@ -76,7 +137,7 @@ impl Endpoint {
         asked: &Asked<'_>,
         plain: &Plain,
         cx: &mut Context<'_>,
-    ) -> Result<Accepted, NotifyKind> {
+    ) -> Result<Accepted, Denied> {
         let syntax = |_| NotifyKind::INVALID_SYNTAX;
         let refused = NotifyKind::AUTHENTICATION_FAILED;
         let chain = Chain::parse(plain.first, &plain.octets).map_err(syntax)?;
@@ -104,14 +165,18 @@ impl Endpoint {
                 let state = &ticket.state;
                 let same = id_i == state.id_i && id_r.is_none_or(|id_r| id_r == state.id_r);
                 let no_cert = chain.one(PayloadKind::CERT).is_none();
-                let config = self.config_of(&state.connection).ok_or(refused)?;
+                let of_ticket = |why| Denied::new(refused, Cause::Ticket(why));
+                let config = self.config_of(&state.connection);
+                let config = config.ok_or_else(|| of_ticket(Refused::Policy))?;
                 let (compat, message) = (config.compat, &asked.first.request);
                 let expected =
                     resumption_mic(ripe.suite, compat, &ripe.keys.sk_pi, &octets, message);
                 // Between the two messages, that is.
-                let revoked = state.is_revoked(&*cx.ledger);
-                if revoked || !(same && no_cert && resumption_holds(&claim, &expected)) {
-                    return Err(refused);
+                if state.is_revoked(&*cx.ledger) {
+                    return Err(of_ticket(Refused::Revoked));
+                }
+                if !(same && no_cert && resumption_holds(&claim, &expected)) {
+                    return Err(Denied::new(refused, Cause::TicketProof));
                 }
                 (Arc::clone(config), state.auth, state.certificate.clone())
             }
@@ -128,29 +193,33 @@ impl Endpoint {
                         Err(why) => {
                             // Of several connections the one whose method it used tells most.
                             if unproven.is_none() || why != Unproven::Method {
-                                unproven = Some(why);
+                                unproven = Some((Arc::clone(config), why));
                             }
                             None
                         }
                     }
                 });
-                drop(candidates);
-                if let (None, Some(why)) = (&found, unproven) {
-                    self.unproven(sa.path, &id_i, why);
-                }
-                found.ok_or(refused)?
+                found.ok_or_else(|| match unproven {
+                    Some((config, why)) => Denied {
+                        connection: Some(config),
+                        ..Denied::new(refused, disbelieved(why, &chain, cx.now))
+                    },
+                    None => Denied::new(refused, Cause::NoIdentity { asked_for: id_r }),
+                })?
             }
         };
-        let grant = configuration::grant(&connection, &id_i, &chain, cx)?;
+        let within = |denied: Denied| Denied {
+            connection: Some(Arc::clone(&connection)),
+            ..denied
+        };
+        let grant = configuration::grant(&connection, &id_i, &chain, cx)
+            .map_err(|notify| within(notify.into()))?;
         let granted = grant.as_ref().map(|grant| &*grant.granted.addresses);
         let terms = connection.child.with(granted.unwrap_or_default());
         let child = child::negotiate(&terms, &chain, &[None]).map_err(|error| {
             self.take_back(grant.as_ref());
-            match error {
-                ChildError::NoProposal => NotifyKind::NO_PROPOSAL_CHOSEN,
-                ChildError::NoSelectors => NotifyKind::TS_UNACCEPTABLE,
-                ChildError::Syntax => NotifyKind::INVALID_SYNTAX,
-            }
+            let cause = Cause::of_child(error, &terms, Some(&chain));
+            within(Denied::new(error.notify(), cause))
         })?;
         let wants_ticket = chain
             .notifies()
@@ -170,12 +239,11 @@ impl Endpoint {
     // RFC 5723: N25, N26, T2
     /// The response's proof and terms; on failure why, and whether the responder believes in an SA.
     pub(super) fn judge_response(
-        &mut self,
-        path: Path,
+        &self,
         sent: &AuthSent,
         plain: &Plain,
         now: Stamp,
-    ) -> Result<Agreed, (Closed, bool)> {
+    ) -> Result<Agreed, Unwanted> {
         let broken = (Closed::Protocol, false);
         let chain = Chain::parse(plain.first, &plain.octets).map_err(|_| broken)?;
         let error = chain
@@ -183,7 +251,10 @@ impl Endpoint {
             .map(|notify| notify.kind)
             .find(|kind| kind.is_error());
         let Some(auth) = chain.one(PayloadKind::AUTH) else {
-            return Err((error.map_or(Closed::Protocol, reason_of), false));
+            return Err(match error {
+                Some(error) => turned_down(sent, error, false),
+                None => broken.into(),
+            });
         };
         // Who sends AUTH has accepted ours, and has an SA by now, whatever his own is worth.
         let broken = (Closed::Protocol, true);
@@ -209,28 +280,29 @@ impl Endpoint {
                     resumption_mic(sent.suite, compat, &sent.keys.sk_pr, &octets, message);
                 let no_cert = chain.one(PayloadKind::CERT).is_none();
                 if !resumption_holds(&claim, &expected) || id_r != record.id_r || !no_cert {
-                    return Err(refused);
+                    return Err(refused.into());
                 }
                 (record.auth, None)
             }
             None => {
-                if sent
-                    .connection
-                    .remote
-                    .id
-                    .as_ref()
-                    .is_some_and(|id| !id.is(&id_r))
-                {
-                    return Err(refused);
+                let wanted = sent.connection.remote.id.as_ref();
+                if let Some(wanted) = wanted.filter(|id| !id.is(&id_r)) {
+                    let wanted = wanted.clone();
+                    return Err(Unwanted {
+                        cause: Cause::OtherIdentity { wanted },
+                        ..refused.into()
+                    });
                 }
                 proven(&sent.connection, sent.suite, &claim, &chain, now).map_err(|why| {
-                    self.unproven(path, &id_r, why);
-                    refused
+                    Unwanted {
+                        cause: disbelieved(why, &chain, now),
+                        ..refused.into()
+                    }
                 })?
             }
         };
         if let Some(error) = error {
-            return Err((reason_of(error), true));
+            return Err(turned_down(sent, error, true));
         }
         let leased = configuration::received(&chain, &sent.connection.vips)
             .ok_or((Closed::NoAddress, true))?;
@@ -241,7 +313,11 @@ impl Endpoint {
                 ChildError::NoSelectors => Closed::TsUnacceptable,
                 ChildError::Syntax => Closed::Protocol,
             };
-            (reason, true)
+            Unwanted {
+                reason,
+                believed: true,
+                cause: Cause::of_child(error, &terms, Some(&chain)),
+            }
         })?;
         let ticket = if sent.connection.resume.enabled {
             ticket::received(&chain)
@@ -260,9 +336,74 @@ impl Endpoint {
         })
     }
 
-    fn unproven(&mut self, path: Path, peer: &Identity, why: Unproven) {
-        let (from, peer) = (path.remote, peer.clone());
-        self.event(Event::Unproven { from, peer, why });
+    /// Tells of an IKE_AUTH request that was refused.
+    pub(super) fn denied(&mut self, sa: &IkeSa, plain: &Plain, denied: Denied, now: Stamp) {
+        self.failed(Standing::Reached, now.boot, || {
+            let failure = Failure::of_sa(sa, Exchange::IkeAuth, denied.cause)
+                .sent(denied.notify)
+                .claimed(claimed(plain, PayloadKind::ID_I));
+            match &denied.connection {
+                Some(connection) => failure.within(connection),
+                None => failure,
+            }
+        });
+    }
+
+    /// Tells of an IKE_AUTH response that led to no SA.
+    pub(super) fn unwanted(
+        &mut self,
+        sa: &IkeSa,
+        connection: &Connection,
+        plain: &Plain,
+        cause: Cause,
+        now: Stamp,
+    ) {
+        self.failed(Standing::Reached, now.boot, || {
+            let failure = Failure::of_sa(sa, Exchange::IkeAuth, cause)
+                .within(connection)
+                .claimed(claimed(plain, PayloadKind::ID_R));
+            let chain = Chain::parse(plain.first, &plain.octets).ok();
+            let mut kinds = chain.iter().flat_map(Chain::notifies).map(|one| one.kind);
+            match kinds.find(|kind| kind.is_error()) {
+                Some(kind) => failure.received(kind),
+                None => failure,
+            }
+        });
+    }
+}
+
+/// Whom the sender of an IKE_AUTH message says to be.
+fn claimed(plain: &Plain, kind: PayloadKind) -> Option<Identity> {
+    let chain = Chain::parse(plain.first, &plain.octets).ok()?;
+    Identity::parse(chain.one(kind)?).ok()
+}
+
+/// Why a peer was not believed, with the certificate that is to blame.
+fn disbelieved(why: Unproven, chain: &Chain<'_>, now: Stamp) -> Cause {
+    let certificate = match why {
+        Unproven::Certificate(why) => {
+            let certificates: Vec<_> = chain.all(PayloadKind::CERT).collect();
+            Culprit::find(&certificates, why, now.wall)
+        }
+        _ => None,
+    };
+    Cause::Unproven { why, certificate }
+}
+
+/// The responder says no.
+fn turned_down(sent: &AuthSent, error: NotifyKind, believed: bool) -> Unwanted {
+    let terms = &sent.connection.child;
+    let cause = match error {
+        NotifyKind::NO_PROPOSAL_CHOSEN => Cause::of_child(ChildError::NoProposal, terms, None),
+        NotifyKind::TS_UNACCEPTABLE => Cause::of_child(ChildError::NoSelectors, terms, None),
+        NotifyKind::INTERNAL_ADDRESS_FAILURE => Cause::NoAddress,
+        NotifyKind::FAILED_CP_REQUIRED => Cause::AddressRequired,
+        _ => Cause::Refused,
+    };
+    Unwanted {
+        reason: reason_of(error),
+        believed,
+        cause,
     }
 }
 

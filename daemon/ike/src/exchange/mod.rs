@@ -18,7 +18,7 @@ mod stored;
 mod ticket;
 
 pub(crate) use auth::{Opening, chance_between};
-pub(crate) use child::{block, owner, whole};
+pub(crate) use child::{ChildError, block, owner, whole};
 pub(crate) use qcd::TOKENS_PER_SECOND;
 pub(crate) use rekey::AFTER_RESUMPTION;
 pub(crate) use resume::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND};

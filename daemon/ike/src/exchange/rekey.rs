@@ -20,6 +20,7 @@ use crate::{
         keymat::{Exchanged, KeyMaterial},
     },
     endpoint::{CommandRefused, Context, Endpoint},
+    failure::{Cause, Failure, Standing},
     io::{Event, Path},
     sa::{
         ike_sa::{IkeSa, Live, Proven, Purpose, Rekeying, Rival, State},
@@ -147,6 +148,10 @@ impl Endpoint {
             .ok()
             .flatten();
         let Some(chosen) = chosen else {
+            self.failed(Standing::Proven, cx.now.boot, || {
+                let cause = Cause::proposals(&live.connection.ike_suites, Some(offer));
+                Failure::of_live(live, path, cause).sent(NotifyKind::NO_PROPOSAL_CHOSEN)
+            });
             return refuse(answer, NotifyKind::NO_PROPOSAL_CHOSEN);
         };
         if group != Some(chosen.suite.group) {

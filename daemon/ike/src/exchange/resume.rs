@@ -19,6 +19,7 @@ use crate::{
         cookie::Bound,
     },
     endpoint::{CommandRefused, Context, Endpoint},
+    failure::{Cause, Failure, Standing},
     io::{Event, Path},
     sa::{
         first::FirstExchange,
@@ -159,9 +160,12 @@ impl Endpoint {
             Ok(_) => return self.counters.add(Counter::BadPayloads),
             Err(why) => {
                 self.counters.add(Counter::TicketRefused);
-                self.event(Event::TicketRefused {
-                    from: path.remote,
-                    why: why.word(),
+                let from = path.remote;
+                self.event(Event::TicketRefused { from, why });
+                let exchange = header.exchange;
+                self.failed(Standing::Stranger, cx.now.boot, || {
+                    Failure::of_stranger(from, exchange, Cause::Ticket(why))
+                        .sent(NotifyKind::TICKET_NACK)
                 });
                 let no_cookie = self.keyring.is_no_cookie(ticket.data);
                 return self.refuse_ticket(header, chain, &bound, no_cookie, cx);

@@ -4,6 +4,7 @@ pub(crate) mod children;
 pub(crate) mod first;
 pub mod ike_sa;
 pub mod nat;
+pub(crate) mod offered;
 pub mod proposal;
 pub(crate) mod protection;
 pub(crate) mod reassembly;

@@ -1,6 +1,7 @@
 //! Certificates in IKE_AUTH: our own chain and signature, the authorities we ask for, and whether a
 //! peer's chain, identity and signature hold together (RFC 7296, 3.6 to 3.8; RFC 7427; RFC 4945).
 
+mod culprit;
 mod leaf;
 mod path;
 mod proof;
@@ -9,6 +10,7 @@ use ring::digest::{SHA256, digest};
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
+pub use self::culprit::Culprit;
 pub(crate) use self::proof::{Hashes, sign};
 use crate::{
     crypto::{TrustAnchors, sign::KEY_HASH_LEN},
@@ -78,6 +80,28 @@ pub enum TrustError {
     /// The certificate's key did not sign what the peer had to sign.
     #[error("the signature is wrong")]
     Signature,
+}
+
+impl TrustError {
+    /// Lower-case word for JSON.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::NoCertificate => "cert_missing",
+            Self::TooManyCertificates => "cert_chain_too_long",
+            Self::TooLong => "cert_too_big",
+            Self::Malformed => "cert_malformed",
+            Self::Algorithm => "signature_algorithm",
+            Self::UnknownAuthority => "cert_untrusted_root",
+            Self::NotYetValid => "cert_not_yet_valid",
+            Self::Expired => "cert_expired",
+            Self::KeyUsage => "cert_key_usage",
+            Self::ExtendedKeyUsage => "cert_extended_key_usage",
+            Self::Path => "cert_validation_failed",
+            Self::Identity => "cert_identity",
+            Self::Signature => "peer_auth_failed",
+        }
+    }
 }
 
 /// Whether a peer's certificates lead to an authority, name the identity, and made the signature.

@@ -29,7 +29,7 @@ pub(super) fn from_text(text: &str) -> Option<Vec<u8>> {
 }
 
 /// The name as text that [`from_text`] reads, without control characters; `None` if it is not one.
-pub(super) fn to_text(der: &[u8]) -> Option<String> {
+pub(crate) fn to_text(der: &[u8]) -> Option<String> {
     let name = RdnSequence::from_der(der).ok()?;
     let parts: Vec<_> = name.iter().map(ToString::to_string).collect();
     let visible = |letter: char| if letter.is_control() { '?' } else { letter };

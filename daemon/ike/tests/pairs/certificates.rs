@@ -7,6 +7,7 @@ use ike::{
     Settings,
     counters::Counter,
     crypto::{CertificateChain, TrustAnchors},
+    failure::Cause,
     io::Event,
     peer::{Connection, Credential, Proof},
     ticket::state::{AuthMethod, CertificateFacts},
@@ -96,7 +97,10 @@ fn refused(pair: &Pair) -> bool {
 /// Why peers were not believed, as an operator reads it.
 fn reasons(events: &[Event]) -> Vec<Unproven> {
     let why = |event: &Event| match event {
-        Event::Unproven { why, .. } => Some(*why),
+        Event::Failed(failure) => match failure.cause {
+            Cause::Unproven { why, .. } => Some(why),
+            _ => None,
+        },
         _ => None,
     };
     events.iter().filter_map(why).collect()

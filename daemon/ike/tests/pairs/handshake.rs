@@ -8,6 +8,7 @@ use crate::sides::{client_side, gateway_side, suite};
 use ike::{
     CommandRefused, Settings,
     crypto::{Encryption, Group, Prf, Secret},
+    failure::Cause,
     io::{Command, Event},
     peer::{Connection, Credential},
     view::{Closed, Unproven},
@@ -98,7 +99,10 @@ fn a_wrong_key_is_refused_and_leaves_nothing() {
         reason: Closed::AuthenticationFailed,
     };
     assert!(pair.client.events.contains(&failed));
-    let unproven = |event: &Event| matches!(event, Event::Unproven { why, .. } if *why == Unproven::PreSharedKey);
+    let unproven = |event: &Event| {
+        matches!(event, Event::Failed(failure)
+            if matches!(failure.cause, Cause::Unproven { why: Unproven::PreSharedKey, .. }))
+    };
     assert!(pair.gateway.events.iter().any(unproven));
     assert!(pair.client.kernel.installed.is_empty() && pair.gateway.kernel.installed.is_empty());
     pair.run(Duration::from_mins(1));

@@ -7,6 +7,7 @@ use ike::{
     Settings,
     io::Event,
     peer::{Compat, Connection},
+    ticket::Refused,
 };
 
 use crate::bed::Pair;
@@ -73,7 +74,15 @@ fn a_ticket_from_before_the_deadline_is_refused_after_it() {
     // The gateway's envelope counts whole minutes, its policy seconds.
     pair.advance_to(pair.now.boot + Duration::from_mins(10));
     pair.deliver(request.from, request.to, &request.message);
-    let refused = |e: &Event| matches!(e, Event::TicketRefused { why: "expired", .. });
+    let refused = |e: &Event| {
+        matches!(
+            e,
+            Event::TicketRefused {
+                why: Refused::Expired,
+                ..
+            }
+        )
+    };
     assert!(
         pair.gateway.events.iter().any(refused),
         "{:?}",

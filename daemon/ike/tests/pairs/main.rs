@@ -26,4 +26,5 @@ mod sides;
 mod stored;
 mod suspend;
 mod tap;
+mod why;
 mod workers;

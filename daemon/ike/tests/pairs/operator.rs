@@ -7,6 +7,7 @@ use ike::{
     Context, Settings,
     io::{Command, Event},
     peer::Connection,
+    ticket::Refused,
     view::origin::{Ends, Item, ROWS, Row, SaOrigin, Source},
     wire::id::Identity,
 };
@@ -80,7 +81,15 @@ fn a_revoked_ticket_is_refused_and_the_sa_stays_up() {
     pair.up();
     pair.run(Duration::from_secs(5));
     assert!(pair.sent.iter().any(|sent| sent.message[18] == RESUME));
-    let refused = |e: &Event| matches!(e, Event::TicketRefused { why: "used", .. });
+    let refused = |e: &Event| {
+        matches!(
+            e,
+            Event::TicketRefused {
+                why: Refused::Used,
+                ..
+            }
+        )
+    };
     assert!(pair.gateway.events.iter().any(refused));
     assert!(pair.keys_agree() && !pair.client.established()[0].resumed);
 }
@@ -110,7 +119,15 @@ fn revoke_all_of(pair: &mut Pair, peer: &Identity) {
 }
 
 fn refused_as_revoked(pair: &Pair) -> bool {
-    let refused = |e: &Event| matches!(e, Event::TicketRefused { why: "revoked", .. });
+    let refused = |e: &Event| {
+        matches!(
+            e,
+            Event::TicketRefused {
+                why: Refused::Revoked,
+                ..
+            }
+        )
+    };
     pair.gateway.events.iter().any(refused)
 }
 

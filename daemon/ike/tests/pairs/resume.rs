@@ -425,7 +425,7 @@ fn a_used_ticket_is_refused() {
         pair.gateway.events.clear();
         pair.deliver(request.from, request.to, message);
         let why = pair.gateway.events.iter().find_map(|event| match event {
-            Event::TicketRefused { why, .. } => Some(*why),
+            Event::TicketRefused { why, .. } => Some(why.word()),
             _ => None,
         });
         assert_eq!(why, Some("used"));

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ike::{
     io::{Command, Event},
     peer::{Connection, Suspend},
+    ticket::Refused,
     view::SaState,
 };
 
@@ -168,7 +169,15 @@ fn a_crash_at_any_moment_leads_to_a_connection_and_never_to_a_second_use() {
         pair.command(&up).expect("nothing is up after a restart");
         pair.run(Duration::from_secs(5));
         assert!(pair.keys_agree(), "killed after {} ms", 5 * steps);
-        let refused = |e: &Event| matches!(e, Event::TicketRefused { why: "used", .. });
+        let refused = |e: &Event| {
+            matches!(
+                e,
+                Event::TicketRefused {
+                    why: Refused::Used,
+                    ..
+                }
+            )
+        };
         assert!(
             !pair.gateway.events.iter().any(refused),
             "killed after {} ms",

@@ -8,6 +8,7 @@ use ike::{
     io::{Event, Input, Output},
     kernel::KernelOp,
     lease::NoLeases,
+    ticket::Refused,
     view::Closed,
 };
 
@@ -140,8 +141,15 @@ fn a_ticket_that_one_worker_has_honoured_is_used_for_all() {
     change(&mut pair, &mut second);
     let sent = pair.sent.len();
     pair.deliver(resume.from, resume.to, &resume.message);
-    let refused =
-        |event: &Event| matches!(event, Event::TicketRefused { why, .. } if *why == "used");
+    let refused = |event: &Event| {
+        matches!(
+            event,
+            Event::TicketRefused {
+                why: Refused::Used,
+                ..
+            }
+        )
+    };
     assert!(
         pair.gateway.events.iter().any(refused),
         "{:?}",

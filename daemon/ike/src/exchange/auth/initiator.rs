@@ -9,9 +9,10 @@ use crate::{
     endpoint::{Context, Endpoint},
     exchange::{
         AFTER_RESUMPTION, child, configuration,
-        judge::Agreed,
+        judge::{Agreed, Unwanted},
         proof::{SHARED_KEY_MIC, emit_auth, prove, resumption_mic},
     },
+    failure::{Cause, Failure, Standing},
     peer::Connection,
     sa::{
         first::FirstExchange,
@@ -83,6 +84,9 @@ impl Endpoint {
             prove(&connection, suite, &octets, peer_hashes, cx)
         };
         let Some((method, proof)) = proof else {
+            self.failed(Standing::Reached, cx.now.boot, || {
+                Failure::of_sa(&sa, Exchange::IkeAuth, Cause::OwnProof).within(&connection)
+            });
             return self.attempt_failed(sa, &connection, Closed::AuthenticationFailed, cx);
         };
         let id_r = resumed
@@ -146,13 +150,17 @@ impl Endpoint {
                 return self.check_in(sa);
             }
         };
-        let judged = self.judge_response(sa.path, sent, &plain, cx.now);
+        let judged = self.judge_response(sent, &plain, cx.now);
         let State::AuthSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
             return self.forget(&sa);
         };
         match judged {
             Ok(agreed) => self.agreed(sa, *sent, agreed, cx),
-            Err((reason, believed)) => {
+            Err(Unwanted {
+                reason,
+                believed,
+                cause,
+            }) => {
                 let AuthSent {
                     connection,
                     protection,
@@ -161,6 +169,7 @@ impl Endpoint {
                 } = *sent;
                 // The gateway holds SK_d and still says no: the ticket goes, a full exchange follows.
                 let was_resumption = resumed.is_some();
+                self.unwanted(&sa, &connection, &plain, cause, cx.now);
                 if believed {
                     // The responder has an SA that we do not want (RFC 7296, 2.21.2).
                     self.goodbye(&sa, protection);

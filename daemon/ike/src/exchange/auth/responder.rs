@@ -10,6 +10,7 @@ use crate::{
         judge::{Accepted, Asked},
         proof::{SHARED_KEY_MIC, emit_auth, prove, resumption_mic},
     },
+    failure::{Cause, Failure, Standing},
     io::{Past, Path},
     lease::Leased,
     sa::{
@@ -19,7 +20,7 @@ use crate::{
         reassembly::Received,
         window::{Datagrams, Window},
     },
-    ticket::{Keyring, Opened},
+    ticket::{Keyring, Opened, Refused},
     trust,
     view::Closed,
     wire::{
@@ -69,7 +70,12 @@ impl Endpoint {
                 sa.state = State::HalfOpen(half);
                 return match error {
                     // RFC 7383, 5: whoever sends so much is not to be waited for.
-                    OpenError::TooLong => self.close(sa, Closed::Limit, cx),
+                    OpenError::TooLong => {
+                        self.failed(Standing::Reached, cx.now.boot, || {
+                            Failure::of_sa(&sa, Exchange::IkeAuth, Cause::TooLong)
+                        });
+                        self.close(sa, Closed::Limit, cx);
+                    }
                     _ => self.check_in(sa),
                 };
             }
@@ -98,7 +104,9 @@ impl Endpoint {
         };
         match self.judge_request(&sa, &ripe, &asked, &plain, cx) {
             Ok(accepted) => self.accept(sa, *ripe, asked, accepted, cx),
-            Err(notify) => {
+            Err(denied) => {
+                let notify = denied.notify;
+                self.denied(&sa, &plain, denied, cx.now);
                 if notify == NotifyKind::AUTHENTICATION_FAILED {
                     self.counters.add(Counter::AuthFailed);
                 }
@@ -151,6 +159,11 @@ impl Endpoint {
             }
             if !first {
                 self.counters.add(Counter::AuthFailed);
+                self.failed(Standing::Proven, now.boot, || {
+                    Failure::of_sa(&sa, Exchange::IkeAuth, Cause::Ticket(Refused::Used))
+                        .sent(NotifyKind::AUTHENTICATION_FAILED)
+                        .proven(peer, &connection)
+                });
                 let mut chain = ChainWriter::new();
                 chain.notify(NotifyKind::AUTHENTICATION_FAILED, &[]);
                 return self.last_word(sa, protection, &header, asked.message, chain, cx);
@@ -169,6 +182,11 @@ impl Endpoint {
             prove(&connection, suite, &octets, asked.peer_hashes, cx)
         };
         let Some((method, proof)) = proof else {
+            self.failed(Standing::Proven, now.boot, || {
+                Failure::of_sa(&sa, Exchange::IkeAuth, Cause::OwnProof)
+                    .sent(NotifyKind::AUTHENTICATION_FAILED)
+                    .proven(peer, &connection)
+            });
             let mut chain = ChainWriter::new();
             chain.notify(NotifyKind::AUTHENTICATION_FAILED, &[]);
             return self.last_word(sa, protection, &header, asked.message, chain, cx);

@@ -79,7 +79,7 @@ fn resumed(pair: &Pair) -> bool {
 /// Why the gateway refused a ticket last.
 fn refusal(pair: &Pair) -> Option<&'static str> {
     let why = |event: &Event| match event {
-        Event::TicketRefused { why, .. } => Some(*why),
+        Event::TicketRefused { why, .. } => Some(why.word()),
         _ => None,
     };
     pair.gateway.events.iter().rev().find_map(why)
