@@ -39,6 +39,11 @@ counters! {
     BadIntegrity => "bad_integrity",
     /// A fragment of no message that is waited for, seen before, or of one that is too long.
     FragmentRefused => "fragment_refused",
+    /// Made a message in fragments longer than any may be.
+    FragmentsTooLong => "fragments_too_long",
+    /// A request of an authenticated peer beyond what it may ask at a time; not answered, so that it comes
+    /// again.
+    TooFast => "too_fast",
     /// A request seen before, answered again from memory.
     Repeated => "repeated",
     /// Answered with COOKIE.
@@ -70,7 +75,8 @@ impl Counter {
     pub(crate) const fn of(error: OpenError) -> Self {
         match error {
             OpenError::Shape(_) | OpenError::Corrupt => Self::BadIntegrity,
-            OpenError::Unfit | OpenError::TooLong => Self::FragmentRefused,
+            OpenError::Unfit => Self::FragmentRefused,
+            OpenError::TooLong => Self::FragmentsTooLong,
         }
     }
 }

@@ -2,7 +2,10 @@
 //! and octets, and shared out: one network does not crowd out the others, nor forged addresses the peers
 //! that are where they say.
 
-use std::{collections::HashMap, collections::VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt::Write as _,
+};
 
 use ike::{
     defence::{allowance::Allowance, budget::network},
@@ -142,11 +145,11 @@ impl Shelf {
         }
         let mut line = kept.failure.to_string();
         if kept.times > 1 {
-            line += &format!(" ({} times)", kept.times);
+            let _infallible = write!(line, " ({} times)", kept.times);
         }
         let unsaid = std::mem::take(&mut self.unsaid);
         if unsaid > 0 {
-            line += &format!(" [{unsaid} more failures were not logged]");
+            let _infallible = write!(line, " [{unsaid} more failures were not logged]");
         }
         Some(line)
     }

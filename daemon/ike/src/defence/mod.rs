@@ -4,3 +4,4 @@ pub mod allowance;
 pub mod budget;
 pub mod cookie;
 pub mod openings;
+pub mod pace;

@@ -136,7 +136,7 @@ impl Endpoint {
                 let kind = error.notify();
                 self.failed(Standing::Proven, cx.now.boot, || {
                     let cause = Cause::of_child(error, &wanted, Some(request));
-                    Failure::of_live(live, path, cause).sent(kind)
+                    Failure::of_live(live, path, Exchange::CreateChildSa, cause).sent(kind)
                 });
                 return refuse(kind);
             }

@@ -7,6 +7,7 @@ use super::{notify_data, qcd::token_in, ticket};
 use crate::{
     counters::Counter,
     endpoint::{Context, Endpoint},
+    failure::TooMuch,
     io::Path,
     sa::{
         children::{Origin, PendingChild},
@@ -109,11 +110,16 @@ impl Endpoint {
                 return self.check_in(sa);
             }
             Err(error) => {
-                self.counters.add(Counter::of(error));
+                self.not_opened(live, path, header, error, cx.now.boot);
                 return self.check_in(sa);
             }
         };
         live.heard = cx.now.boot;
+        if !live.pace.requests.take(cx.now.boot) {
+            let what = (TooMuch::Requests, None);
+            self.too_fast(live, path, header.exchange, what, cx.now.boot);
+            return self.check_in(sa);
+        }
         if live.nat.remote {
             // The NAT may have moved the peer; a new authenticated message says where to (2.23). A
             // repeated one may have been repeated by anybody.
@@ -126,6 +132,15 @@ impl Endpoint {
             Err(_) => {
                 self.counters.add(Counter::BadPayloads);
                 chain.notify(NotifyKind::INVALID_SYNTAX, &[]);
+            }
+            Ok(request)
+                if header.exchange == Exchange::CreateChildSa
+                    && !live.pace.exchanges.take(cx.now.boot) =>
+            {
+                let kind = put_off(&request);
+                let what = (TooMuch::Rekeys, Some(kind));
+                self.too_fast(live, path, header.exchange, what, cx.now.boot);
+                chain.notify(kind, &[]);
             }
             Ok(request) if header.exchange == Exchange::CreateChildSa => {
                 let offer = request.one(PayloadKind::SA);
@@ -153,7 +168,7 @@ impl Endpoint {
                     }
                 }
                 if notify_data(&request, NotifyKind::TICKET_REQUEST).is_some() {
-                    self.answer_ticket_request(spis, live, &mut chain, cx);
+                    self.answer_ticket_request(spis, live, path, &mut chain, cx);
                 }
                 if let Some(token) = token_in(&request) {
                     live.token = token;
@@ -214,6 +229,7 @@ impl Endpoint {
         message: &[u8],
         cx: &mut Context<'_>,
     ) {
+        let path = sa.path;
         let State::Up(live) = &mut sa.state else {
             return self.stray(sa);
         };
@@ -227,7 +243,7 @@ impl Endpoint {
                 return self.check_in(sa);
             }
             Err(error) => {
-                self.counters.add(Counter::of(error));
+                self.not_opened(live, path, header, error, cx.now.boot);
                 return self.check_in(sa);
             }
         };
@@ -249,7 +265,6 @@ impl Endpoint {
                 self.child_rekey_response(sa, *rekeying, &chain, cx);
             }
             (Some(Purpose::Ticket), None) => {
-                let path = sa.path;
                 self.take_ticket(live, ticket::received(&chain), path, cx);
                 self.check_in(sa);
             }
@@ -329,6 +344,16 @@ impl Endpoint {
         chain.payload(PayloadKind::DELETE, |out| Delete::IkeSa.emit(out));
         let message = protection.seal(&sa.header(Exchange::Informational, false, 2), chain);
         self.send_all(sa.path, &message);
+    }
+}
+
+/// What a peer is told that asks for new keys too often, or for more Child SAs (RFC 8019, 5).
+fn put_off(request: &Chain<'_>) -> NotifyKind {
+    let rekeys_ike = request.one(PayloadKind::SA).is_some_and(offers_ike);
+    if rekeys_ike || notify_data(request, NotifyKind::REKEY_SA).is_some() {
+        NotifyKind::TEMPORARY_FAILURE
+    } else {
+        NotifyKind::NO_ADDITIONAL_SAS
     }
 }
 

@@ -76,16 +76,16 @@ pub(super) struct Denied {
     /// What the peer is told.
     pub notify: NotifyKind,
     /// What we know.
-    pub cause: Cause,
+    pub cause: Box<Cause>,
     /// Of this connection, if it got so far.
     pub connection: Option<Arc<Connection>>,
 }
 
 impl Denied {
-    const fn new(notify: NotifyKind, cause: Cause) -> Self {
+    fn new(notify: NotifyKind, cause: Cause) -> Self {
         Self {
             notify,
-            cause,
+            cause: Box::new(cause),
             connection: None,
         }
     }
@@ -108,7 +108,7 @@ pub(super) struct Unwanted {
     pub reason: Closed,
     /// Whether the responder believes in an SA.
     pub believed: bool,
-    pub cause: Cause,
+    pub cause: Box<Cause>,
 }
 
 impl From<(Closed, bool)> for Unwanted {
@@ -122,7 +122,7 @@ impl From<(Closed, bool)> for Unwanted {
         Self {
             reason,
             believed,
-            cause,
+            cause: Box::new(cause),
         }
     }
 }
@@ -239,7 +239,6 @@ impl Endpoint {
     // RFC 5723: N25, N26, T2
     /// The response's proof and terms; on failure why, and whether the responder believes in an SA.
     pub(super) fn judge_response(
-        &self,
         sent: &AuthSent,
         plain: &Plain,
         now: Stamp,
@@ -289,13 +288,13 @@ impl Endpoint {
                 if let Some(wanted) = wanted.filter(|id| !id.is(&id_r)) {
                     let wanted = wanted.clone();
                     return Err(Unwanted {
-                        cause: Cause::OtherIdentity { wanted },
+                        cause: Box::new(Cause::OtherIdentity { wanted }),
                         ..refused.into()
                     });
                 }
                 proven(&sent.connection, sent.suite, &claim, &chain, now).map_err(|why| {
                     Unwanted {
-                        cause: disbelieved(why, &chain, now),
+                        cause: Box::new(disbelieved(why, &chain, now)),
                         ..refused.into()
                     }
                 })?
@@ -316,7 +315,7 @@ impl Endpoint {
             Unwanted {
                 reason,
                 believed: true,
-                cause: Cause::of_child(error, &terms, Some(&chain)),
+                cause: Box::new(Cause::of_child(error, &terms, Some(&chain))),
             }
         })?;
         let ticket = if sent.connection.resume.enabled {
@@ -339,7 +338,7 @@ impl Endpoint {
     /// Tells of an IKE_AUTH request that was refused.
     pub(super) fn denied(&mut self, sa: &IkeSa, plain: &Plain, denied: Denied, now: Stamp) {
         self.failed(Standing::Reached, now.boot, || {
-            let failure = Failure::of_sa(sa, Exchange::IkeAuth, denied.cause)
+            let failure = Failure::of_sa(sa, Exchange::IkeAuth, *denied.cause)
                 .sent(denied.notify)
                 .claimed(claimed(plain, PayloadKind::ID_I));
             match &denied.connection {
@@ -403,7 +402,7 @@ fn turned_down(sent: &AuthSent, error: NotifyKind, believed: bool) -> Unwanted {
     Unwanted {
         reason: reason_of(error),
         believed,
-        cause,
+        cause: Box::new(cause),
     }
 }
 

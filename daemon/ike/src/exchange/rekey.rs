@@ -30,7 +30,7 @@ use crate::{
     },
     view::Closed,
     wire::{
-        header::Spi,
+        header::{Exchange, Spi},
         notify::NotifyKind,
         payload::{Chain, ChainWriter, PayloadKind},
     },
@@ -150,7 +150,8 @@ impl Endpoint {
         let Some(chosen) = chosen else {
             self.failed(Standing::Proven, cx.now.boot, || {
                 let cause = Cause::proposals(&live.connection.ike_suites, Some(offer));
-                Failure::of_live(live, path, cause).sent(NotifyKind::NO_PROPOSAL_CHOSEN)
+                Failure::of_live(live, path, Exchange::CreateChildSa, cause)
+                    .sent(NotifyKind::NO_PROPOSAL_CHOSEN)
             });
             return refuse(answer, NotifyKind::NO_PROPOSAL_CHOSEN);
         };
@@ -194,7 +195,7 @@ impl Endpoint {
             return None;
         };
         if notify_data(request, NotifyKind::TICKET_REQUEST).is_some() {
-            self.answer_ticket_request(spis, new, answer, cx);
+            self.answer_ticket_request(spis, new, path, answer, cx);
         }
         if let Some(ours) = live.rekeying() {
             // Which of the two stays, the peer's answer will tell.
@@ -393,6 +394,7 @@ impl Endpoint {
         }
         let mut live = Live::new(proven, cx.now);
         live.origin.fresh_keys = true;
+        live.pace = old.pace;
         // What the peer allows this authentication, a rekey does not extend (RFC 4478, 3).
         live.auth_until = old.auth_until;
         live.end = live.end.min(old.auth_until);

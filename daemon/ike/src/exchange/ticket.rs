@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     endpoint::{Context, Endpoint, Slot},
+    failure::TooMuch,
     io::{Event, Path, Stamp, StoreId},
     peer::Compat,
     sa::ike_sa::{IkeSa, Issued, Live, State},
@@ -12,7 +13,7 @@ use crate::{
     view::{self, HeldTicket},
     wire::{
         cursor::Cursor,
-        header::Spi,
+        header::{Exchange, Spi},
         id::Identity,
         notify::NotifyKind,
         payload::{Chain, ChainWriter},
@@ -53,6 +54,7 @@ impl Endpoint {
         &mut self,
         spis: (Spi, Spi),
         live: &mut Live,
+        path: Path,
         answer: &mut ChainWriter,
         cx: &mut Context<'_>,
     ) {
@@ -60,6 +62,13 @@ impl Endpoint {
             answer.notify(NotifyKind::TICKET_NACK, &[]);
             return;
         };
+        if !live.pace.tickets.take(cx.now.boot) {
+            // One that it holds stays good, unless a rekey has voided it; it asks again later.
+            let what = (TooMuch::Tickets, Some(NotifyKind::TICKET_ACK));
+            self.too_fast(live, path, Exchange::Informational, what, cx.now.boot);
+            answer.notify(NotifyKind::TICKET_ACK, &[]);
+            return;
+        }
         let offer = self.offer(spis, live, lifetime, cx);
         let kept = offer.and_then(|(offer, record)| {
             let keeps = |(reference, kept)| cx.ledger.keep(reference, offer.issued.expiry, kept);

@@ -1,6 +1,6 @@
 //! What can go wrong with a peer, and the step of its exchange at which it does.
 
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc};
 
 use crate::{
     exchange::ChildError,
@@ -109,6 +109,8 @@ pub enum Cause {
 /// What a peer asks too much of.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum TooMuch {
+    /// Anything.
+    Requests,
     /// New keys or Child SAs.
     Rekeys,
     /// Tickets.
@@ -240,7 +242,7 @@ fn between(one: &[TrafficSelector], other: &[TrafficSelector]) -> String {
         named.truncate(MAX_SELECTORS_NAMED);
         let mut text = named.join(" ");
         if more > 0 {
-            text.push_str(&format!(" and {more} more"));
+            let _infallible = write!(text, " and {more} more");
         }
         if text.is_empty() {
             "nothing".to_owned()

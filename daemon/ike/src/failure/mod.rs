@@ -7,14 +7,20 @@ mod words;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-pub use self::cause::Cause;
+pub use self::cause::{Cause, TooMuch};
 use crate::{
+    counters::Counter,
     defence::allowance::Allowance,
     endpoint::Endpoint,
     io::{Event, Path},
     peer::Connection,
     sa::ike_sa::{IkeSa, Live, State},
-    wire::{header::Exchange, id::Identity, notify::NotifyKind},
+    wire::{
+        encrypted::OpenError,
+        header::{Exchange, Header},
+        id::Identity,
+        notify::NotifyKind,
+    },
 };
 
 /// Failures told in one second of whoever has not shown yet that he is where he says: their source may be
@@ -134,12 +140,12 @@ impl Failure {
     }
 
     /// Of a request of the peer on an established SA.
-    pub(crate) fn of_live(live: &Live, path: Path, cause: Cause) -> Self {
+    pub(crate) fn of_live(live: &Live, path: Path, exchange: Exchange, cause: Cause) -> Self {
         Self {
             standing: Standing::Proven,
             peer: Some(live.peer.clone()),
             connection: Some(Arc::clone(&live.connection.name)),
-            ..Self::of_stranger(path.remote, Exchange::CreateChildSa, cause)
+            ..Self::of_stranger(path.remote, exchange, cause)
         }
     }
 
@@ -211,5 +217,40 @@ impl Endpoint {
         if self.telling.may(standing, now) {
             self.event(Event::Failed(Box::new(what())));
         }
+    }
+
+    /// A message of an established peer that did not open: most of these anybody can send, and they are
+    /// counted; one that is too long only the peer can.
+    pub(crate) fn not_opened(
+        &mut self,
+        live: &Live,
+        path: Path,
+        header: &Header,
+        error: OpenError,
+        now: Duration,
+    ) {
+        self.counters.add(Counter::of(error));
+        if error == OpenError::TooLong {
+            self.failed(Standing::Proven, now, || Failure {
+                ours: header.response,
+                ..Failure::of_live(live, path, header.exchange, Cause::TooLong)
+            });
+        }
+    }
+
+    /// A request of an established peer that comes too soon after others.
+    pub(crate) fn too_fast(
+        &mut self,
+        live: &Live,
+        path: Path,
+        exchange: Exchange,
+        (what, told): (TooMuch, Option<NotifyKind>),
+        now: Duration,
+    ) {
+        self.counters.add(Counter::TooFast);
+        self.failed(Standing::Proven, now, || {
+            let failure = Failure::of_live(live, path, exchange, Cause::TooMuch(what));
+            told.map_or(failure.clone(), |kind| failure.sent(kind))
+        });
     }
 }

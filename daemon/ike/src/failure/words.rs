@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Cause, Failure, Told, cause::TooMuch};
+use super::{Cause, Failure, Told, TooMuch};
 use crate::{
     ticket::Refused,
     trust::{Culprit, MAX_CERTIFICATE_OCTETS, MAX_CERTIFICATES, TrustError},
@@ -80,6 +80,9 @@ impl Failure {
                 "the peer sent a message of more fragments or octets than are kept".to_owned()
             }
             Cause::Full => "all places for IKE SAs are taken".to_owned(),
+            Cause::TooMuch(TooMuch::Requests) => {
+                "the peer sends requests faster than one peer may".to_owned()
+            }
             Cause::TooMuch(TooMuch::Rekeys) => {
                 "the peer asks for new keys or Child SAs faster than one peer may".to_owned()
             }
@@ -144,7 +147,10 @@ impl Failure {
                 _ => "the peer's log says why",
             },
             Cause::Malformed => "look at the peer: its version, or something that changes messages",
-            Cause::TooLong => "make the peer's chain of certificates shorter",
+            Cause::TooLong if self.exchange == Exchange::IkeAuth => {
+                "make the peer's chain of certificates shorter"
+            }
+            Cause::TooLong => "look at the peer: no message of an established SA is so long",
             Cause::Full => "`ikectl status` shows how many there are",
             Cause::TooMuch(_) => "look at the peer's rekey times; its SA stays up",
         };

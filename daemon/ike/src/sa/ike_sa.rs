@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     crypto::{Group, KeyShare, Secret, keymat::KeyMaterial},
+    defence::pace::Paces,
     exchange::{Storing, TicketAnswer},
     io::{Past, Path, Stamp, TicketLedger},
     kernel::{EspCipher, Owner},
@@ -195,6 +196,8 @@ pub(crate) struct Live {
     pub end: Duration,
     /// Until when the gateway lets our authentication count, by its AUTH_LIFETIME.
     pub auth_until: Duration,
+    /// What the peer may ask for.
+    pub pace: Paces,
     /// When the peer last proved to be there.
     pub heard: Duration,
     pub last_keepalive: Duration,
@@ -296,6 +299,7 @@ impl Live {
             issued: None,
             token: Vec::new(),
             established: now.boot,
+            pace: Paces::new(),
             heard: now.boot,
             last_keepalive: now.boot,
             rekey_at: None,

@@ -324,8 +324,13 @@ fn who_sends_more_than_a_message_may_have_is_not_waited_for() {
         .gateway
         .endpoint
         .counters()
-        .count(Counter::FragmentRefused);
+        .count(Counter::FragmentsTooLong);
     assert_eq!(refused, 1, "and what follows belongs to no SA");
+    let told = crate::why::told(&pair.gateway);
+    assert!(
+        told.contains("more fragments or octets than are kept"),
+        "{told}"
+    );
 }
 
 #[test]

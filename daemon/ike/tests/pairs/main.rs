@@ -1,5 +1,6 @@
 //! Exchanges between two cores in one thread under a virtual clock.
 
+mod abuse;
 mod bed;
 mod certificates;
 mod chains;

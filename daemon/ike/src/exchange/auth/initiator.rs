@@ -150,7 +150,7 @@ impl Endpoint {
                 return self.check_in(sa);
             }
         };
-        let judged = self.judge_response(sent, &plain, cx.now);
+        let judged = Self::judge_response(sent, &plain, cx.now);
         let State::AuthSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
             return self.forget(&sa);
         };
@@ -169,7 +169,7 @@ impl Endpoint {
                 } = *sent;
                 // The gateway holds SK_d and still says no: the ticket goes, a full exchange follows.
                 let was_resumption = resumed.is_some();
-                self.unwanted(&sa, &connection, &plain, cause, cx.now);
+                self.unwanted(&sa, &connection, &plain, *cause, cx.now);
                 if believed {
                     // The responder has an SA that we do not want (RFC 7296, 2.21.2).
                     self.goodbye(&sa, protection);
