@@ -15,4 +15,5 @@ pub mod namespaces;
 pub mod storm;
 pub mod suspend;
 pub mod tunnel;
+pub mod underway;
 pub mod workers;

@@ -22,5 +22,6 @@ pub mod pki;
 pub mod process;
 pub mod site;
 pub mod storm;
+pub mod stream;
 pub mod suite;
 pub mod until;

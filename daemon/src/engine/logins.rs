@@ -105,7 +105,7 @@ pub(super) fn log(event: &Event) {
         }
         // Anybody can cause these, as often as he likes: counted, and seen at debug only.
         Event::TicketRefused { from, why } => {
-            tracing::debug!("{from}: ticket refused ({})", why.word())
+            tracing::debug!("{from}: ticket refused ({})", why.word());
         }
         Event::KernelFailed { connection, text } => warn!("{connection}: kernel: {text}"),
     }

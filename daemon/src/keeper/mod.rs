@@ -223,6 +223,7 @@ impl Keeper {
 
     fn timers(&mut self, now: Duration) {
         self.guard.tick(now, since_epoch());
+        self.dataplane.drain(now);
         let lost = self.dataplane.expire_orphans(now);
         if lost > 0 {
             info!(

@@ -5,6 +5,7 @@
 //! hardly more of routes; for these a general packet crate would be the larger part, would print keys in `Debug` and would leave
 //! them in buffers that nobody wipes.
 
+mod draining;
 mod inner;
 mod journal;
 mod netlink;
@@ -45,6 +46,9 @@ pub trait Dataplane {
 
     /// Removes orphans whose deadline has passed. Returns how many owners lost theirs.
     fn expire_orphans(&mut self, now: Duration) -> usize;
+
+    /// Removes states that have been replaced, once nothing is under way to them any more.
+    fn drain(&mut self, now: Duration);
 
     /// Removes every state and policy of ours: the goodbye.
     fn clear(&mut self);
@@ -143,6 +147,8 @@ impl Dataplane for NoOp {
     fn expire_orphans(&mut self, _now: Duration) -> usize {
         0
     }
+
+    fn drain(&mut self, _now: Duration) {}
 
     fn clear(&mut self) {
         self.owners.clear();

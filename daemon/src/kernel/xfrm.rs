@@ -18,7 +18,9 @@ use nix::errno::Errno;
 use tracing::{info, warn};
 
 use super::{
-    Dataplane, DataplaneError, Orphan, Usage, failed,
+    Dataplane, DataplaneError, Orphan, Usage,
+    draining::Draining,
+    failed,
     inner::Inner,
     journal::{Journal, MAX_OWNER, REQIDS},
     netlink::{Netlink, Refusal},
@@ -39,6 +41,7 @@ pub struct Xfrm {
     slots: HashMap<PolicyKey, Slot>,
     /// Policies of our reqid range whose owner the journal does not name any more.
     abandoned: HashSet<PolicyKey>,
+    draining: Draining,
 }
 
 /// What one owner has.
@@ -76,6 +79,7 @@ impl Xfrm {
             held: BTreeMap::new(),
             slots: HashMap::new(),
             abandoned: HashSet::new(),
+            draining: Draining::default(),
         };
         xfrm.tune_spd()?;
         xfrm.adopt()?;
@@ -213,7 +217,7 @@ impl Xfrm {
         let old = std::mem::replace(&mut held.states, states.into());
         // From here on the new Child SA stands, whatever becomes of the old one's remains.
         let mut requests = self.lead_now(reqid, policies);
-        requests.extend(old.iter().map(|state| Request::delete_state(state.id)));
+        requests.extend(self.draining.replaced(reqid, old));
         self.clean_up(requests);
         Ok(())
     }
@@ -408,10 +412,10 @@ impl Xfrm {
     /// Takes everything of one owner away, but no block that another owner wants too.
     fn release(&mut self, reqid: u32) -> Vec<Request> {
         self.inner.release(reqid);
+        let mut requests = self.draining.of(reqid);
         let Some(held) = self.held.remove(&reqid) else {
-            return Vec::new();
+            return requests;
         };
-        let mut requests = Vec::new();
         for key in held.keys {
             let Some(slot) = self.slots.get_mut(&key) else {
                 continue;
@@ -551,6 +555,11 @@ impl Dataplane for Xfrm {
             self.clean_up(requests);
         }
         late.len()
+    }
+
+    fn drain(&mut self, now: Duration) {
+        let requests = self.draining.over(now);
+        self.clean_up(requests);
     }
 
     fn clear(&mut self) {

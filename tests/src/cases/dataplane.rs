@@ -106,6 +106,14 @@ fn replace(lab: &mut Lab) -> Result<()> {
     ensure!(orphans[0].remote_ts == selectors().1, "{orphans:?}");
     apply(&mut xfrm, &install("carol", 0x1002, 0x2002))?;
     ensure!(xfrm.orphans().is_empty());
+    // What is under way to the old inbound state still finds it; nothing is sent by an old one.
+    let states = ns.ip("xfrm state")?;
+    ensure!(
+        states.contains("0x00001001") && !states.contains("0x00002001"),
+        "{states}"
+    );
+    xfrm.drain(DEADLINE);
+    xfrm.drain(DEADLINE + Duration::from_secs(1));
     let states = ns.ip("xfrm state")?;
     ensure!(states.matches("proto esp").count() == 2, "{states}");
     ensure!(

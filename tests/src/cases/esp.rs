@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{asleep, dataplane, deploy, leases, suspend, tunnel, workers};
+use super::{asleep, dataplane, deploy, leases, suspend, tunnel, underway, workers};
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
 use crate::ping::ping;
@@ -30,6 +30,8 @@ pub const CASES: &[Case] = &[
     workers::MOVES_ESP,
     leases::STICKY,
     leases::FULL,
+    underway::LOADED,
+    underway::APART,
 ];
 
 const LEFT: &str = "192.0.2.1";

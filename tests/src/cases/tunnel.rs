@@ -150,7 +150,7 @@ fn resumes(lab: &mut Lab) -> Result<()> {
     }
     let spi =
         |sa: &serde_json::Value, key| sa["children"][0][key].as_str().unwrap_or("none").to_owned();
-    let states = gateway_ns.ip("xfrm state")?;
+    let states = drained(&gateway_ns)?;
     for old in [spi(&before, "spi_in"), spi(&before, "spi_out")] {
         ensure!(
             !states.contains(&old),
@@ -184,6 +184,19 @@ fn resumes(lab: &mut Lab) -> Result<()> {
         "a goodbye leaves nothing:\n{left}"
     );
     Ok(())
+}
+
+/// The kernel's states, once those that have been replaced are gone: two for the one tunnel.
+pub(super) fn drained(namespace: &Namespace) -> Result<String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let states = namespace.ip("xfrm state")?;
+        if states.matches("proto esp").count() == 2 {
+            return Ok(states);
+        }
+        ensure!(Instant::now() < deadline, "not two states:\n{states}");
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn behind_nat(lab: &mut Lab) -> Result<()> {

@@ -12,7 +12,9 @@ use serde_json::Value;
 
 use super::{
     storm::log_in,
-    tunnel::{OFFICE, REAL, client_connection, gateway_connection as one_gateway, two_sites},
+    tunnel::{
+        OFFICE, REAL, client_connection, drained, gateway_connection as one_gateway, two_sites,
+    },
 };
 use crate::{
     ping::ping,
@@ -70,7 +72,8 @@ pub(super) fn by_worker(gateway: &Site<'_>) -> Result<BTreeMap<u8, Vec<Value>>> 
     Ok(workers)
 }
 
-fn worker_of(sa: &Value) -> Result<u8> {
+/// The worker that an SA of a gateway's lives with.
+pub(super) fn worker_of(sa: &Value) -> Result<u8> {
     let digits = sa["spi_r"].as_str().and_then(|spi| spi.get(2..4));
     Ok(u8::from_str_radix(digits.context("an SPI")?, 16)?)
 }
@@ -185,8 +188,7 @@ fn moves(lab: &mut Lab, setting: Setting<'_>) -> Result<()> {
         }
         let reply = ping(&client_ns, OFFICE, 3, PATIENCE)?;
         ensure!(reply.all(), "through worker {at}: {reply:?}");
-        let states = gateway_ns.ip("xfrm state")?;
-        ensure!(states.matches("proto esp").count() == 2, "{states}");
+        drained(&gateway_ns)?;
         let policies = gateway_ns.ip("xfrm policy")?;
         ensure!(policies.matches("tmpl").count() == 3, "{policies}");
     }

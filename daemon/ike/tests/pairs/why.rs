@@ -22,10 +22,12 @@ const SOON: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_mins(10);
 
 pub(crate) fn failures(node: &Node) -> Vec<&Failure> {
-    let failure = |event| match event {
-        &Event::Failed(ref failure) => Some(&**failure),
-        _ => None,
-    };
+    fn failure(event: &Event) -> Option<&Failure> {
+        match event {
+            Event::Failed(failure) => Some(failure),
+            _ => None,
+        }
+    }
     node.events.iter().filter_map(failure).collect()
 }
 
