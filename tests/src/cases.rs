@@ -16,4 +16,5 @@ pub mod storm;
 pub mod suspend;
 pub mod tunnel;
 pub mod underway;
+pub mod why;
 pub mod workers;

@@ -9,11 +9,12 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
 };
 
 /// Kinds of keys that certificates are made for.
@@ -109,6 +110,29 @@ impl Authority {
         put(&folder.join("x509ca"), CA, &self.root)
     }
 
+    /// Takes back the certificate that `holder` was equipped with, and puts the list that says so, and nothing
+    /// else, below `folder`.
+    pub fn revoke(&self, holder: &Path, folder: &Path) -> Result<()> {
+        let certificate = fs::read(holder.join("x509").join(OWN))?;
+        let serial = serial_of(&certificate).context("a serial number")?;
+        let gone = RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2100, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: vec![gone],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer)?;
+        put(&folder.join("x509crl"), LIST, list.der())
+    }
+
     /// Puts the certificates between below `folder`, for a daemon that builds its chain itself.
     pub fn bring_intermediates(&self, folder: &Path) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
@@ -119,6 +143,16 @@ impl Authority {
         }
         Ok(files)
     }
+}
+
+/// The number behind the version of an X.509 certificate, version 3, in DER.
+fn serial_of(certificate: &[u8]) -> Option<&[u8]> {
+    const VERSION: [u8; 6] = [0xa0, 3, 2, 1, 2, 2];
+    let at = certificate
+        .windows(VERSION.len())
+        .position(|window| window == VERSION)?;
+    let (length, rest) = certificate.get(at + VERSION.len()..)?.split_first()?;
+    rest.get(..usize::from(*length))
 }
 
 fn authority(name: &str, constraints: BasicConstraints) -> CertificateParams {
@@ -187,6 +221,8 @@ pub const OWN: &str = "own.der";
 pub const OWN_CHAIN: &str = "own.pem";
 /// File name of the authority in `x509ca`.
 pub const CA: &str = "ca.der";
+/// File name of its list of revoked certificates in `x509crl`.
+const LIST: &str = "list.der";
 
 /// As PKCS#8.
 const MAKE_RSA: &str =

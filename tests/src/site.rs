@@ -226,6 +226,12 @@ impl<'a> Site<'a> {
         Ok(one.clone())
     }
 
+    /// Waits until its log has a line with this.
+    pub fn log_has(&mut self, text: &str, limit: Duration) -> Result<()> {
+        let daemon = self.daemon.as_mut().context("it runs")?;
+        daemon.wait_for_line(text, limit).map(drop)
+    }
+
     /// Packets the gate has counted under a reason.
     pub fn gate_count(&self, reason: &str) -> Result<u64> {
         let gate = self.ikectl("gate")?;

@@ -8,7 +8,7 @@ use crate::{
     kernel::EspCipher,
     lease::Pool,
     sa::proposal::IkeSuite,
-    wire::{id::Identity, ts::TrafficSelector},
+    wire::{id::Identity, pattern::Pattern, ts::TrafficSelector},
 };
 
 /// Everything about one connection that the configuration fixes.
@@ -127,8 +127,29 @@ pub enum Credential {
 pub struct RemoteAuth {
     /// The identity the peer must prove; `None` for any that its proof covers.
     pub id: Option<Identity>,
+    /// Where that is open, what it must look like.
+    pub pattern: Option<Pattern>,
     /// The proof we ask for.
     pub proof: Proof,
+}
+
+impl RemoteAuth {
+    /// Whether a peer of this identity may be the connection's.
+    #[must_use]
+    pub fn accepts(&self, id: &Identity) -> bool {
+        let one = self.id.as_ref().is_none_or(|wanted| wanted.is(id));
+        one && self.pattern.as_ref().is_none_or(|pattern| pattern.fits(id))
+    }
+
+    /// Whom it accepts, for people.
+    #[must_use]
+    pub fn wanted(&self) -> String {
+        match (&self.id, &self.pattern) {
+            (Some(id), _) => id.to_string(),
+            (None, Some(pattern)) => pattern.to_string(),
+            (None, None) => "anybody".to_owned(),
+        }
+    }
 }
 
 /// The peer's proof.

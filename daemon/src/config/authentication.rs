@@ -3,7 +3,8 @@
 use ike::{
     crypto::{CertificateChain, Secret, TrustAnchors},
     peer::{Credential, LocalAuth, Proof},
-    wire::id::Identity,
+    trust::{RevocationPolicy, Revocations},
+    wire::{id::Identity, pattern::Pattern},
 };
 
 use super::{
@@ -14,7 +15,15 @@ use super::{
 };
 
 pub(super) const LOCAL_KEYS: &[&str] = &["auth", "cert", "id", "key", "psk", "secret"];
-pub(super) const REMOTE_KEYS: &[&str] = &["auth", "cacerts", "id", "psk", "secret"];
+pub(super) const REMOTE_KEYS: &[&str] = &[
+    "auth",
+    "cacerts",
+    "crls",
+    "id",
+    "psk",
+    "revocation",
+    "secret",
+];
 
 #[expect(
     clippy::option_option,
@@ -24,8 +33,21 @@ pub(super) fn remote_identity(section: &Section<'_>) -> Option<Option<Identity>>
     match section.entry("id") {
         None => Some(None),
         Some(entry) if entry.string()? == "%any" => Some(None),
+        Some(entry) if Pattern::from_text(entry.string()?).is_some() => Some(None),
+        Some(entry) if entry.string()?.contains('*') => {
+            entry.fail(
+                "has a wildcard where none can be; write *@HOST, *.DOMAIN, or * for a whole value of a \
+                 distinguished name, O=Example, CN=*",
+            );
+            None
+        }
         Some(entry) => identity(&entry).map(Some),
     }
+}
+
+/// What the peer's identity must look like, where a wildcard says so.
+pub(super) fn remote_pattern(section: &Section<'_>) -> Option<Pattern> {
+    Pattern::from_text(section.entry("id")?.string()?)
 }
 
 pub(super) fn identity(entry: &Entry<'_>) -> Option<Identity> {
@@ -122,7 +144,7 @@ pub(super) fn local_auth(
 }
 
 pub(super) fn remote_proof(section: &Section<'_>, shared: &Shared<'_>) -> Option<Proof> {
-    if auth(section, &["cacerts"])? == Auth::Psk {
+    if auth(section, &["cacerts", "crls", "revocation"])? == Auth::Psk {
         return shared.secret(section).map(Proof::PreShared);
     }
     let Some(entry) = section.entry("cacerts") else {
@@ -150,7 +172,38 @@ pub(super) fn remote_proof(section: &Section<'_>, shared: &Shared<'_>) -> Option
         entry.fail("is empty; name at least one CA");
         return None;
     }
+    anchors.revocations = revocations(section, shared)?;
     sound.then_some(Proof::Certificate(anchors))
+}
+
+/// The lists that a connection names, else all there are.
+fn revocations(section: &Section<'_>, shared: &Shared<'_>) -> Option<Revocations> {
+    let mut revocations = Revocations::default();
+    if let Some(entry) = section.entry("revocation") {
+        revocations.policy = entry.choice(&[
+            ("relaxed", RevocationPolicy::Relaxed),
+            ("strict", RevocationPolicy::Strict),
+        ])?;
+    }
+    let folders = shared.around.folders;
+    let lists = match section.entry("crls") {
+        None => folders
+            .all_revocations()
+            .map_err(|what| section.fail("crls", what))
+            .ok()?,
+        Some(entry) => {
+            let mut lists = Vec::new();
+            for (name, element) in entry.strings()? {
+                let found = folders.revocations(name);
+                lists.extend(found.map_err(|what| element.fail(what)).ok()?);
+            }
+            lists
+        }
+    };
+    for list in lists {
+        revocations.add(list);
+    }
+    Some(revocations)
 }
 
 fn file<T>(

@@ -6,7 +6,9 @@ use ike::peer::{Compat, Connection, RemoteAuth, Resume, Suspend};
 
 use super::{
     MAX_NAME, ResumeConfig,
-    authentication::{LOCAL_KEYS, REMOTE_KEYS, Shared, local_auth, remote_identity, remote_proof},
+    authentication::{
+        LOCAL_KEYS, REMOTE_KEYS, Shared, local_auth, remote_identity, remote_pattern, remote_proof,
+    },
     child::child,
     credential::{CredentialFolders, PrivateKey},
     digest,
@@ -169,6 +171,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         local,
         remote: RemoteAuth {
             id: remote_id?,
+            pattern: remote_section.as_ref().and_then(remote_pattern),
             proof: proof?,
         },
         ike_suites: ike_suites?,

@@ -2,11 +2,16 @@
 //! both Swans, PEM or DER files.
 
 use std::{
+    cell::OnceCell,
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use ike::crypto::{Secret, SignError, SignatureScheme};
+use ike::{
+    crypto::{Secret, SignError, SignatureScheme},
+    trust::RevocationList,
+};
 use ring::{
     rand::SystemRandom,
     signature::{
@@ -17,7 +22,10 @@ use ring::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::document::{keeps_world_out, read_bounded};
+use super::{
+    document::{keeps_world_out, read_bounded},
+    revocation,
+};
 
 /// Longest certificate or key file, in octets.
 pub const MAX_CREDENTIAL_OCTETS: u64 = 256 << 10;
@@ -161,9 +169,18 @@ impl fmt::Debug for PrivateKey {
 #[derive(Debug)]
 pub(super) struct CredentialFolders {
     pub(super) base: PathBuf,
+    /// Of the folder `x509crl`, read once.
+    lists: OnceCell<Result<Vec<Arc<RevocationList>>, String>>,
 }
 
 impl CredentialFolders {
+    pub(super) const fn new(base: PathBuf) -> Self {
+        Self {
+            base,
+            lists: OnceCell::new(),
+        }
+    }
+
     /// Our own chain, leaf first.
     pub(super) fn chain(&self, name: &str) -> Result<Vec<Vec<u8>>, String> {
         certificates(&self.find("x509", name))
@@ -172,6 +189,17 @@ impl CredentialFolders {
     /// Authorities.
     pub(super) fn authorities(&self, name: &str) -> Result<Vec<Vec<u8>>, String> {
         certificates(&self.find("x509ca", name))
+    }
+
+    /// Lists of revoked certificates in one file.
+    pub(super) fn revocations(&self, name: &str) -> Result<Vec<Arc<RevocationList>>, String> {
+        revocation::read(&self.find("x509crl", name))
+    }
+
+    /// All lists there are.
+    pub(super) fn all_revocations(&self) -> Result<Vec<Arc<RevocationList>>, String> {
+        let all = || revocation::all_of(&self.base.join("x509crl"));
+        self.lists.get_or_init(all).clone()
     }
 
     /// A private key, which nobody but owner and group may reach.
@@ -229,7 +257,7 @@ fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, String> {
     Ok(found)
 }
 
-fn is_pem(octets: &[u8]) -> bool {
+pub(super) fn is_pem(octets: &[u8]) -> bool {
     octets.windows(11).any(|window| window == b"-----BEGIN ")
 }
 

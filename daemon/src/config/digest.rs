@@ -60,6 +60,9 @@ fn canonical(connection: &Connection) -> String {
     if let Some(id) = &remote.id {
         lines.add("remote.id", &hex(&id.body()));
     }
+    if let Some(pattern) = &remote.pattern {
+        lines.add("remote.pattern", pattern);
+    }
     match &remote.proof {
         Proof::PreShared(secret) => lines.add("remote.psk", &hash_of(secret)),
         Proof::Certificate(anchors) => {

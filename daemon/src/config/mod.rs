@@ -9,6 +9,7 @@ mod digest;
 mod document;
 mod pool;
 mod proposal;
+mod revocation;
 mod secrets;
 mod section;
 mod settings;
@@ -139,9 +140,7 @@ impl Config {
         let around = Surroundings {
             pools: &pools,
             secrets: &secrets,
-            folders: &CredentialFolders {
-                base: base.to_path_buf(),
-            },
+            folders: &CredentialFolders::new(base.to_path_buf()),
             resume: config.resume,
         };
         for root in &roots {

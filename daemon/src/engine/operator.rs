@@ -273,6 +273,10 @@ impl Worker {
         let trouble = self.ledger.revocations().and_then(Revocations::trouble);
         let attention = trouble.map(|trouble| trouble.to_string());
         report.attention.extend(attention);
+        let outdated = self.endpoint.outdated_lists(now).into_iter();
+        let outdated =
+            outdated.map(|issuer| format!("the revocation list of '{issuer}' is outdated"));
+        report.attention.extend(outdated);
         let client = self.client.clone();
         tokio::spawn(async move {
             let status = client.gate_status().await.unwrap_or_default();

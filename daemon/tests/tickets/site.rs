@@ -522,6 +522,7 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
         },
         remote: RemoteAuth {
             id: remote,
+            pattern: None,
             proof: Proof::PreShared(key()),
         },
         ike_suites: vec![IkeSuite {

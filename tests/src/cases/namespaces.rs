@@ -1,6 +1,6 @@
 //! Daemons talking in namespaces of a kernel that need not have ESP.
 
-use super::{challenge, dataplane, flood, lanes, mangled, storm, workers};
+use super::{challenge, dataplane, flood, lanes, mangled, storm, why, workers};
 use crate::suite::Case;
 
 /// In the order in which they run.
@@ -16,6 +16,8 @@ pub const CASES: &[Case] = &[
     challenge::COOKIE_IPV6,
     challenge::LEVEL,
     mangled::SURVIVES,
+    why::TOLD,
+    why::REVOKED,
     workers::AS_ONE,
     workers::ONE_QUEUE,
     workers::MOVES,

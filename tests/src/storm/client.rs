@@ -238,6 +238,7 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
         },
         remote: RemoteAuth {
             id: Some(identity(GATEWAY_ID)?),
+            pattern: None,
             proof: Proof::PreShared(key()),
         },
         ike_suites: vec![IkeSuite {

@@ -20,6 +20,8 @@ use thiserror::Error;
 use webpki::ring as algorithms;
 use x509_cert::Certificate;
 
+use crate::trust::Revocations;
+
 /// How an AUTH payload is signed. ECDSA signatures are in the DER of RFC 3279, 2.2.3; AUTH methods that
 /// want another form are served from it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -88,6 +90,8 @@ pub struct TrustAnchors {
     anchors: Vec<TrustAnchor<'static>>,
     hashes: Vec<[u8; KEY_HASH_LEN]>,
     fingerprints: Vec<[u8; 32]>,
+    /// What they, and those below them, have taken back.
+    pub revocations: Revocations,
 }
 
 /// A certificate that cannot serve as authority.

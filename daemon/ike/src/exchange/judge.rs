@@ -26,7 +26,7 @@ use crate::{
         Refused,
         state::{AuthMethod, CertificateFacts},
     },
-    trust::{Culprit, Hashes},
+    trust::{self, Culprit, Hashes},
     view::{Closed, Unproven},
     wire::{
         encrypted::Plain,
@@ -172,7 +172,9 @@ impl Endpoint {
                 let expected =
                     resumption_mic(ripe.suite, compat, &ripe.keys.sk_pi, &octets, message);
                 // Between the two messages, that is.
-                if state.is_revoked(&*cx.ledger) {
+                let facts = state.certificate.as_ref();
+                let listed = trust::is_revoked(config, facts, cx.now.wall);
+                if listed || state.is_revoked(&*cx.ledger) {
                     return Err(of_ticket(Refused::Revoked));
                 }
                 if !(same && no_cert && resumption_holds(&claim, &expected)) {
@@ -185,7 +187,7 @@ impl Endpoint {
                 let mut candidates = self.slots_at(&sa.path).filter(|config| {
                     config.ike_suites.contains(&ripe.suite)
                         && id_r.as_ref().is_none_or(|id_r| id_r.is(&config.local.id))
-                        && config.remote.id.as_ref().is_none_or(|id| id.is(&id_i))
+                        && config.remote.accepts(&id_i)
                 });
                 let found = candidates.find_map(|config| {
                     match proven(config, ripe.suite, &claim, &chain, cx.now) {
@@ -284,9 +286,9 @@ impl Endpoint {
                 (record.auth, None)
             }
             None => {
-                let wanted = sent.connection.remote.id.as_ref();
-                if let Some(wanted) = wanted.filter(|id| !id.is(&id_r)) {
-                    let wanted = wanted.clone();
+                let remote = &sent.connection.remote;
+                if !remote.accepts(&id_r) {
+                    let wanted = remote.wanted();
                     return Err(Unwanted {
                         cause: Box::new(Cause::OtherIdentity { wanted }),
                         ..refused.into()

@@ -30,7 +30,7 @@ use crate::{
         window::{Datagrams, Due, Outstanding},
     },
     ticket::{Opened, Reference, Refused, SessionRecord},
-    trust::Hashes,
+    trust::{self, Hashes},
     view::Closed,
     wire::{
         encrypted,
@@ -296,6 +296,9 @@ impl Endpoint {
             return Err(Refused::Revoked);
         }
         let config = self.config_of(&state.connection).ok_or(Refused::Policy)?;
+        if trust::is_revoked(config, state.certificate.as_ref(), cx.now.wall) {
+            return Err(Refused::Revoked);
+        }
         // The last full authentication counts, not the last resumption.
         if config
             .reauth

@@ -60,7 +60,7 @@ pub enum Cause {
     /// We have called somebody else.
     OtherIdentity {
         /// Whom we wanted.
-        wanted: Identity,
+        wanted: String,
     },
     /// It wants EAP, or it has forgotten to prove itself.
     NoProof,
@@ -221,7 +221,7 @@ impl Cause {
             | Self::EspProposals { ours, theirs }
             | Self::Selectors { ours, theirs } => ours.len() + text(theirs),
             Self::NoIdentity { asked_for } => asked_for.as_ref().map_or(0, |id| id.data().len()),
-            Self::OtherIdentity { wanted } => wanted.data().len(),
+            Self::OtherIdentity { wanted } => wanted.len(),
             Self::Unproven { certificate, .. } => certificate.as_ref().map_or(0, Culprit::octets),
             Self::Kernel(text) => text.len(),
             _ => 0,

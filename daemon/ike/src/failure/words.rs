@@ -36,7 +36,7 @@ impl Failure {
                 format!("no connection is for {}{wanted}", who(&self.peer))
             }
             Cause::OtherIdentity { wanted } => {
-                format!("the peer is {}, and not {}", who(&self.peer), shown(wanted))
+                format!("the peer is {}, and not {}", who(&self.peer), cut(wanted))
             }
             Cause::NoProof => "the peer sent no AUTH payload: it wants EAP".to_owned(),
             Cause::Unproven { why, certificate } => unproven(*why, certificate.as_ref()),
@@ -245,6 +245,10 @@ fn unproven(why: Unproven, certificate: Option<&Culprit>) -> String {
             };
             format!("{of}, {others}, does not name the identity that the peer claims")
         }
+        TrustError::Revoked => format!("{of} was revoked by '{issuer}', or one above it was"),
+        TrustError::RevocationUnknown => format!("no list says whether {of} is revoked"),
+        TrustError::ListOutdated => format!("the revocation list of '{issuer}' is outdated"),
+        TrustError::ListUnproven => format!("the revocation list of '{issuer}' is not by it"),
         TrustError::KeyUsage => format!("the key usage of {of} excludes signatures"),
         TrustError::ExtendedKeyUsage => format!("the extended key usage of {of} excludes IKE"),
         TrustError::Signature => format!("the signature was not made by the key of '{subject}'"),
@@ -288,6 +292,16 @@ fn mend(why: Unproven, certificate: Option<&Culprit>) -> String {
         TrustError::Identity => {
             "let the peer claim a name of its certificate, or put the identity into its subjectAltName"
         }
+        TrustError::Revoked => {
+            "its owner needs a new one, with a new key if the old one was stolen"
+        }
+        TrustError::RevocationUnknown => {
+            "put the authority's CRL into x509crl, or set remote.revocation = \"relaxed\""
+        }
+        TrustError::ListOutdated => {
+            "fetch the authority's CRL anew and restart, or set remote.revocation = \"relaxed\""
+        }
+        TrustError::ListUnproven => "put the authority's own CRL in place of the one in x509crl",
         TrustError::Signature => "let the peer's certificate and private key be of one pair",
     };
     text.to_owned()
@@ -328,7 +342,7 @@ const fn ticket(why: Refused) -> (&'static str, &'static str) {
             LOGIN,
         ),
         Refused::Revoked => (
-            "the tickets of this peer were revoked",
+            "the tickets of this peer were revoked, or its certificate was",
             "nothing if that was meant: it has to log in in full",
         ),
     }
@@ -355,7 +369,10 @@ fn name(kind: NotifyKind) -> String {
 
 /// An identity, which escapes itself, but not its length.
 fn shown(id: &Identity) -> String {
-    let text = id.to_string();
+    cut(&id.to_string())
+}
+
+fn cut(text: &str) -> String {
     let visible =
         |letter: char| letter.is_ascii_graphic() || letter == ' ' || letter.is_alphanumeric();
     let letters = text

@@ -43,6 +43,9 @@ impl AuthMethod {
 pub struct CertificateFacts {
     /// SHA-256 of the certificate.
     pub fingerprint: [u8; 32],
+    /// Truncated SHA-256 of its issuer's name and its serial number, by which a list of revoked certificates
+    /// names it. A ticket of before lists were read has none.
+    pub issued_as: Option<[u8; 8]>,
     /// End of validity, Unix seconds.
     pub not_after: u64,
 }
@@ -103,6 +106,7 @@ impl TicketState {
         let facts = self.certificate.as_ref().map_or_else(Vec::new, |facts| {
             let mut octets = facts.fingerprint.to_vec();
             octets.extend_from_slice(&facts.not_after.to_be_bytes());
+            octets.extend(facts.issued_as.iter().flatten());
             octets
         });
         let (id_i, id_r) = (self.id_i.body(), self.id_r.body());
@@ -154,6 +158,7 @@ impl TicketState {
             let (fingerprint, not_after) = (facts.array()?, u64::from_be_bytes(facts.array()?));
             Some(CertificateFacts {
                 fingerprint,
+                issued_as: facts.array().ok(),
                 not_after,
             })
         };

@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use der::{Decode as _, Encode as _};
-use x509_cert::{Certificate, ext::pkix::SubjectAltName, ext::pkix::name::GeneralName};
+use x509_cert::{
+    Certificate,
+    ext::pkix::{SubjectAltName, name::GeneralName},
+    name::Name,
+};
 
 use super::{MAX_CERTIFICATE_OCTETS, MAX_CERTIFICATES, TrustError, X509_SIGNATURE};
 use crate::wire::name;
@@ -87,10 +91,6 @@ impl Culprit {
 
     fn of(certificate: &Certificate, place: usize, size: usize) -> Self {
         let body = certificate.tbs_certificate();
-        let name = |name: &x509_cert::name::Name| {
-            let text = name.to_der().ok().and_then(|der| name::to_text(&der));
-            printable(&text.unwrap_or_default())
-        };
         let validity = body.validity();
         let alternatives = body.get_extension::<SubjectAltName>().ok().flatten();
         let alternatives = alternatives.map_or_else(Vec::new, |(_, names)| names.0);
@@ -108,8 +108,8 @@ impl Culprit {
             _ => None,
         });
         Self {
-            subject: name(body.subject()),
-            issuer: name(body.issuer()),
+            subject: shown(body.subject()),
+            issuer: shown(body.issuer()),
             validity: (
                 validity.not_before.to_date_time().to_string(),
                 validity.not_after.to_date_time().to_string(),
@@ -125,6 +125,12 @@ impl Culprit {
         let (from, until) = &self.validity;
         self.subject.len() + self.issuer.len() + from.len() + until.len() + names
     }
+}
+
+/// A distinguished name, escaped and cut.
+pub(super) fn shown(name: &Name) -> String {
+    let text = name.to_der().ok().and_then(|der| name::to_text(&der));
+    printable(&text.unwrap_or_default())
 }
 
 /// Text of a stranger for a terminal: no control or format characters, and not much of it.

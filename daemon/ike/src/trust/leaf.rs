@@ -7,7 +7,7 @@ use x509_cert::{
     ext::pkix::{KeyUsage, SubjectAltName, name::GeneralName},
 };
 
-use super::TrustError;
+use super::{TrustError, revocation};
 use crate::wire::{
     id::{IdKind, Identity},
     name,
@@ -17,6 +17,7 @@ use crate::wire::{
 #[derive(Debug)]
 pub(super) struct Leaf {
     not_after: u64,
+    issued_as: revocation::IssuedAs,
     key_usage: Option<KeyUsage>,
     names: Vec<GeneralName>,
 }
@@ -32,6 +33,7 @@ impl Leaf {
         let not_after = body.validity().not_after.to_unix_duration();
         Ok(Self {
             not_after: not_after.as_secs(),
+            issued_as: revocation::issued_as_of(&certificate).ok_or(TrustError::Malformed)?,
             key_usage: key_usage.map(|(_, usage)| usage),
             names: names.map_or_else(Vec::new, |(_, names)| names.0),
         })
@@ -40,6 +42,11 @@ impl Leaf {
     /// End of validity, Unix seconds.
     pub(super) const fn not_after(&self) -> u64 {
         self.not_after
+    }
+
+    /// What lists of revoked certificates name it by.
+    pub(super) const fn issued_as(&self) -> revocation::IssuedAs {
+        self.issued_as
     }
 
     /// RFC 4945, 5.1.3.2: no key usage allows all, and either bit of those for signatures is enough.

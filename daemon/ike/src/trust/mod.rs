@@ -5,6 +5,7 @@ mod culprit;
 mod leaf;
 mod path;
 mod proof;
+mod revocation;
 
 use ring::digest::{SHA256, digest};
 use rustls_pki_types::CertificateDer;
@@ -12,6 +13,7 @@ use thiserror::Error;
 
 pub use self::culprit::Culprit;
 pub(crate) use self::proof::{Hashes, sign};
+pub use self::revocation::{NotAList, RevocationList, RevocationPolicy, Revocations};
 use crate::{
     crypto::{TrustAnchors, sign::KEY_HASH_LEN},
     peer::{Connection, Credential, Proof},
@@ -71,6 +73,18 @@ pub enum TrustError {
     /// The certificate is for other purposes (RFC 4945, 5.1.3.12).
     #[error("the certificate's extended key usage excludes IKE")]
     ExtendedKeyUsage,
+    /// Its authority has taken it back.
+    #[error("the certificate was revoked")]
+    Revoked,
+    /// Lists are asked for, and none says anything of it.
+    #[error("no revocation list says whether the certificate is good")]
+    RevocationUnknown,
+    /// Lists are asked for, and the one about it should have been replaced.
+    #[error("the revocation list is outdated")]
+    ListOutdated,
+    /// The list about it is not signed by its issuer, or its issuer may not sign lists.
+    #[error("the revocation list is not its issuer's")]
+    ListUnproven,
     /// Any other rule of RFC 5280 that the path breaks.
     #[error("the certificate's path breaks a rule of RFC 5280")]
     Path,
@@ -97,6 +111,10 @@ impl TrustError {
             Self::Expired => "cert_expired",
             Self::KeyUsage => "cert_key_usage",
             Self::ExtendedKeyUsage => "cert_extended_key_usage",
+            Self::Revoked => "cert_revoked",
+            Self::RevocationUnknown | Self::ListOutdated | Self::ListUnproven => {
+                "cert_revocation_unknown"
+            }
             Self::Path => "cert_validation_failed",
             Self::Identity => "cert_identity",
             Self::Signature => "peer_auth_failed",
@@ -120,7 +138,8 @@ pub fn verify(
     let leaf = leaf::Leaf::parse(first)?;
     let signature = proof::Signature::parse(signed)?;
 
-    let end_entity = path::walk(anchors, first, intermediates, wall)?;
+    let revocations = &anchors.revocations;
+    let end_entity = revocations.walk(anchors.anchors(), first, intermediates, wall)?;
     leaf.may_sign()?;
 
     if !leaf.names(id, end_entity.subject()) {
@@ -136,7 +155,20 @@ pub fn verify(
             .copied()
             .unwrap_or_default(),
         not_after: leaf.not_after(),
+        issued_as: Some(leaf.issued_as()),
     })
+}
+
+/// Whether a list of the connection names the certificate that its peer once logged in with.
+pub(crate) fn is_revoked(
+    connection: &Connection,
+    certificate: Option<&CertificateFacts>,
+    wall: u64,
+) -> bool {
+    match (&connection.remote.proof, certificate) {
+        (Proof::Certificate(anchors), Some(facts)) => anchors.is_revoked(facts.issued_as, wall),
+        _ => false,
+    }
 }
 
 /// The X.509 certificates among CERT payloads. Other encodings (a CRL, a URL) are passed over, as

@@ -1,35 +1,32 @@
 //! The path from a peer's certificate to an authority (RFC 5280, 6), walked by rustls-webpki under
 //! the profile for IKE (RFC 4945).
 
-use std::time::Duration;
-
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
     EndEntityCert, Error, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage,
-    RequiredEkuNotFoundContext,
+    RequiredEkuNotFoundContext, RevocationOptions,
 };
 
 use super::TrustError;
-use crate::crypto::{TrustAnchors, sign::CHAIN_ALGORITHMS};
+use crate::crypto::sign::CHAIN_ALGORITHMS;
 
-/// Follows signatures, validity, constraints and purposes up to one of the authorities. There is no
-/// revocation: a CRL would have to come from the configuration, and this release reads none.
+/// Follows signatures, validity, constraints, purposes and revocations up to one of the authorities.
 pub(super) fn walk<'a>(
-    anchors: &TrustAnchors,
+    anchors: &[TrustAnchor<'_>],
     leaf: &'a CertificateDer<'a>,
     intermediates: &[CertificateDer<'_>],
-    wall: u64,
+    time: UnixTime,
+    revocation: Option<RevocationOptions<'_>>,
 ) -> Result<EndEntityCert<'a>, TrustError> {
     let end_entity = EndEntityCert::try_from(leaf).map_err(reason)?;
-    let time = UnixTime::since_unix_epoch(Duration::from_secs(wall));
     end_entity
         .verify_for_usage(
             CHAIN_ALGORITHMS,
-            anchors.anchors(),
+            anchors,
             intermediates,
             time,
             ForIke,
-            None,
+            revocation,
             None,
         )
         .map_err(reason)?;
@@ -91,6 +88,13 @@ fn reason(error: Error) -> TrustError {
         Error::CertExpired { .. } => TrustError::Expired,
         Error::CertNotValidYet { .. } => TrustError::NotYetValid,
         Error::RequiredEkuNotFoundContext(_) => TrustError::ExtendedKeyUsage,
+        Error::CertRevoked => TrustError::Revoked,
+        Error::UnknownRevocationStatus => TrustError::RevocationUnknown,
+        Error::CrlExpired { .. } => TrustError::ListOutdated,
+        Error::InvalidCrlSignatureForPublicKey
+        | Error::IssuerNotCrlSigner
+        | Error::UnsupportedCrlSignatureAlgorithmContext(_)
+        | Error::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_) => TrustError::ListUnproven,
         // Authorities are told apart by name first; one of the right name with another key has not
         // signed, and is not the authority.
         Error::UnknownIssuer | Error::InvalidSignatureForPublicKey => TrustError::UnknownAuthority,

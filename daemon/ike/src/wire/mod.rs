@@ -10,6 +10,7 @@ pub mod header;
 pub mod id;
 pub(crate) mod name;
 pub mod notify;
+pub mod pattern;
 pub mod payload;
 pub mod sa;
 pub mod ts;

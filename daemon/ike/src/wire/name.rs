@@ -40,6 +40,34 @@ pub(crate) fn to_text(der: &[u8]) -> Option<String> {
 /// attributes. Strings are compared without regard to their type, to ASCII case, or to how many blanks
 /// stand where one does.
 pub(crate) fn same(one: &[u8], other: &[u8]) -> bool {
+    alike(one, other, same_attribute)
+}
+
+/// The same, where the value [`ANY`] in the first name stands for any.
+pub(super) fn fits(pattern: &[u8], name: &[u8]) -> bool {
+    alike(pattern, name, |wanted, other| {
+        wanted.oid == other.oid && (is_any(wanted) || same_attribute(wanted, other))
+    })
+}
+
+/// Whether a name in DER has a value that stands for any.
+pub(super) fn has_any(der: &[u8]) -> bool {
+    let name = RdnSequence::from_der(der).unwrap_or_default();
+    name.iter().any(|part| part.iter().any(is_any))
+}
+
+/// What stands for any value of an attribute.
+const ANY: &str = "*";
+
+fn is_any(attribute: &AttributeTypeAndValue) -> bool {
+    text(attribute) == Some(ANY)
+}
+
+fn alike(
+    one: &[u8],
+    other: &[u8],
+    same: impl Fn(&AttributeTypeAndValue, &AttributeTypeAndValue) -> bool,
+) -> bool {
     let parse = |der| {
         RdnSequence::from_der(der)
             .ok()
@@ -50,7 +78,7 @@ pub(crate) fn same(one: &[u8], other: &[u8]) -> bool {
     };
     one.len() == other.len()
         && one.iter().zip(other.iter()).all(|(one, other)| {
-            let found = |wanted| other.iter().any(|other| same_attribute(wanted, other));
+            let found = |wanted| other.iter().any(|other| same(wanted, other));
             one.len() == other.len() && one.iter().all(found)
         })
 }

@@ -13,7 +13,7 @@ use ike::{
     ticket::state::{AuthMethod, CertificateFacts},
     trust::TrustError,
     view::{Closed, Unproven},
-    wire::payload::PayloadKind,
+    wire::{pattern::Pattern, payload::PayloadKind},
 };
 use rcgen::{CertificateParams, date_time_ymd};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
@@ -349,10 +349,22 @@ fn a_resumption_needs_no_certificate_and_remembers_the_one_shown() {
     }
 }
 
+/// The first octets of the hash over issuer and serial number, each as it stands in the certificate.
+fn issued_as(certificate: &[u8]) -> [u8; 8] {
+    use der::{Decode as _, Encode as _};
+    let read = x509_cert::Certificate::from_der(certificate).expect("a certificate");
+    let body = read.tbs_certificate();
+    let mut octets = body.issuer().to_der().expect("a name");
+    octets.extend_from_slice(body.serial_number().as_bytes());
+    let hash = digest(&SHA256, &octets);
+    hash.as_ref()[..8].try_into().expect("8 octets")
+}
+
 fn facts_of(certificate: &[u8]) -> CertificateFacts {
     let fingerprint = digest(&SHA256, certificate).as_ref().try_into();
     CertificateFacts {
         fingerprint: fingerprint.expect("32 octets"),
+        issued_as: Some(issued_as(certificate)),
         // 2030-01-01, 0:00 UTC
         not_after: 1_893_456_000,
     }
@@ -431,4 +443,41 @@ fn a_ticket_does_not_outlive_the_certificate_it_stands_for() {
         _ => None,
     });
     assert_eq!(lifetime, Some(Duration::from_hours(16)));
+}
+
+#[test]
+fn a_wildcard_takes_whoever_has_a_certificate_like_that() {
+    fn picky() -> Vec<Connection> {
+        let mut side = client();
+        side[0].remote.id = None;
+        side[0].remote.pattern = Pattern::from_text("*.other.example");
+        side
+    }
+    fn like(text: &str) -> Vec<Connection> {
+        let mut side = gateway();
+        side[0].remote.id = None;
+        side[0].remote.pattern = Pattern::from_text(text);
+        assert!(side[0].remote.pattern.is_some(), "{text}");
+        side
+    }
+    let mut taken = pair(70, client, || like("*.example"));
+    taken.run(SOON);
+    assert!(taken.keys_agree(), "{:?}", taken.gateway.events);
+    let mut other = pair(71, client, || like("*.other.example"));
+    other.run(SOON);
+    assert!(refused(&other));
+    let text = crate::why::told(&other.gateway);
+    assert!(
+        text.contains("no connection is for client.example"),
+        "{text}"
+    );
+    // A gateway that is called has to be like that too.
+    let mut called = pair(72, picky, gateway);
+    called.run(SOON);
+    assert!(refused(&called));
+    let text = crate::why::told(&called.client);
+    assert!(
+        text.contains("the peer is gw.example, and not *.other.example"),
+        "{text}"
+    );
 }

@@ -20,6 +20,7 @@ mod recovery;
 mod rekey;
 mod remote_access;
 mod resume;
+mod revocations;
 mod seedbed;
 mod seeds;
 mod shuffle;

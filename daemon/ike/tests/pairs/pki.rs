@@ -4,8 +4,10 @@
 use std::sync::LazyLock;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
+    CrlIssuingDistributionPoint, CrlScope, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevokedCertParams,
+    SanType, SerialNumber, date_time_ymd,
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 
@@ -81,6 +83,51 @@ impl Authority {
         certificate.expect("signs").der().to_vec()
     }
 
+    /// A list of revoked certificates, which are given in DER.
+    pub(crate) fn list(&self, gone: &[&[u8]], years: (i32, i32)) -> Vec<u8> {
+        self.list_of(gone, years, None)
+    }
+
+    /// A list that is about user certificates only.
+    pub(crate) fn partial_list(&self, years: (i32, i32)) -> Vec<u8> {
+        let uris = vec!["http://crl.example/".to_owned()];
+        let point = CrlIssuingDistributionPoint {
+            distribution_point: CrlDistributionPoint { uris },
+            scope: Some(CrlScope::UserCertsOnly),
+        };
+        self.list_of(&[], years, Some(point))
+    }
+
+    fn list_of(
+        &self,
+        gone: &[&[u8]],
+        (from, until): (i32, i32),
+        point: Option<CrlIssuingDistributionPoint>,
+    ) -> Vec<u8> {
+        use der::Decode as _;
+        let [from, until] = [from, until].map(|year| date_time_ymd(year, 1, 1));
+        let entry = |der: &&[u8]| {
+            let read = x509_cert::Certificate::from_der(der).expect("a certificate");
+            let serial = read.tbs_certificate().serial_number().as_bytes().to_vec();
+            RevokedCertParams {
+                serial_number: SerialNumber::from(serial),
+                revocation_time: from,
+                reason_code: None,
+                invalidity_date: None,
+            }
+        };
+        let params = CertificateRevocationListParams {
+            this_update: from,
+            next_update: until,
+            crl_number: SerialNumber::from(7),
+            issuing_distribution_point: point,
+            revoked_certs: gone.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let signed = params.signed_by(&self.issuer).expect("signs");
+        signed.der().to_vec()
+    }
+
     /// An ordinary certificate for a key of any kind.
     pub(crate) fn certify_key(&self, name: &str, key: &KeyPair) -> Vec<u8> {
         let certificate = leaf_params(name).signed_by(key, &self.issuer);
@@ -130,7 +177,7 @@ fn leaf_params(name: &str) -> CertificateParams {
 fn authority_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.distinguished_name = common_name(name);
     params
 }

@@ -69,6 +69,7 @@ pub(crate) fn side(
         },
         remote: RemoteAuth {
             id: Identity::from_text(peer),
+            pattern: None,
             proof: Proof::PreShared(Secret::from(&b"correct horse battery"[..])),
         },
         ike_suites: vec![

@@ -328,3 +328,22 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "6: connections.rw.children.\"n t\": a name has",
     ),
 ];
+
+#[test]
+fn wildcards_stand_for_whole_parts() {
+    let with = |id: &str| SMALL.replace("{}", "").replace("client.example", id);
+    for id in ["*@example.net", "*.example.net", "O=Example, CN=*"] {
+        let config = super::load(&with(id));
+        let remote = &config.connections[0].remote;
+        assert!(remote.id.is_none() && remote.pattern.is_some(), "{id}");
+    }
+    for id in ["*", "al*@example.net", "vpn.*", "O=Example, CN=a*"] {
+        let found = problems(&with(id));
+        assert!(
+            found
+                .iter()
+                .any(|one| one.contains("remote.id: has a wildcard where none can be")),
+            "{id}: {found:?}"
+        );
+    }
+}

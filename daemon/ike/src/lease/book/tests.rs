@@ -41,6 +41,7 @@ fn connection(name: &str, pools: &[Arc<Pool>]) -> Connection {
         },
         remote: RemoteAuth {
             id: None,
+            pattern: None,
             proof: Proof::PreShared(key()),
         },
         ike_suites: Vec::new(),

@@ -1,0 +1,66 @@
+//! Files with lists of revoked certificates: found, named, and told when they are none.
+
+use ike::{
+    peer::Proof,
+    trust::{RevocationPolicy, Revocations},
+};
+
+use super::{AUTHORITY, CERTIFICATE, CERTIFIED, CRL, Folder, KEY_SEC1};
+use crate::config::Config;
+
+#[test]
+fn lists_of_revoked_certificates_are_found_and_judged() {
+    let folder = Folder::new(&[("rekindle.toml", CERTIFIED)]);
+    folder.put("gw.pem", CERTIFICATE, 0o644);
+    folder.put("ca.pem", AUTHORITY, 0o644);
+    folder.put("gw.key", KEY_SEC1, 0o600);
+    folder.load().expect("none is needed");
+    folder.put("x509crl/one.pem", CRL, 0o644);
+    let config = folder.load().expect("one in the folder");
+    let of = |config: &Config| match &config.connections[0].remote.proof {
+        Proof::Certificate(anchors) => anchors.revocations.clone(),
+        Proof::PreShared(_) => panic!("certificates"),
+    };
+    assert_ne!(of(&config), Revocations::default());
+    // What is named is taken, and nothing else.
+    let named = |extra: &str| CERTIFIED.replace("[\"ca.pem\"]", &format!("[\"ca.pem\"], {extra}"));
+    folder.put("rekindle.toml", named("crls = []").as_bytes(), 0o644);
+    assert_eq!(
+        of(&folder.load().expect("none named")),
+        Revocations::default()
+    );
+    let strict = named("crls = [\"one.pem\"], revocation = \"strict\"");
+    folder.put("rekindle.toml", strict.as_bytes(), 0o644);
+    let config = folder.load().expect("one named");
+    assert_eq!(of(&config).policy, RevocationPolicy::Strict);
+
+    for (extra, what) in [
+        ("crls = [\"two.pem\"]", "remote.crls: "),
+        (
+            "crls = [\"ca.pem\"]",
+            "holds no list of revoked certificates",
+        ),
+        (
+            "crls = [\"gw.key\"]",
+            "holds no list of revoked certificates",
+        ),
+        (
+            "revocation = \"ifuri\"",
+            "\"ifuri\" is none of relaxed, strict",
+        ),
+    ] {
+        folder.put("rekindle.toml", named(extra).as_bytes(), 0o644);
+        let found = folder.problems().join("\n");
+        assert!(
+            found.contains("rekindle.toml:4: ") && found.contains(what),
+            "{found}"
+        );
+    }
+    folder.put("rekindle.toml", CERTIFIED.as_bytes(), 0o644);
+    folder.put("x509crl/junk.pem", b"\x30\x03\x02\x01\x00", 0o644);
+    let found = folder.problems().join("\n");
+    assert!(
+        found.contains("junk.pem: is not an X.509 CRL of version 2"),
+        "{found}"
+    );
+}

@@ -1,0 +1,170 @@
+//! What operators read when a tunnel does not come up: at the gateway, at the client, and in the log; and
+//! that a certificate which its authority has taken back ends sessions that only sleep.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use super::tunnel::{CLIENT, client_connection, gateway_connection, two_sites};
+use crate::{
+    pki::{Authority, CA, KeyKind, OWN},
+    site::{Setting, Site},
+    suite::{Case, Lab},
+};
+
+/// A wrong key, and nothing in common.
+pub const TOLD: Case = Case {
+    name: "why_a_tunnel_does_not_come_up_is_told_at_both_ends",
+    run: told,
+};
+/// A list of revoked certificates between suspend and resume.
+pub const REVOKED: Case = Case {
+    name: "a_certificate_revoked_while_its_client_sleeps_does_not_resume",
+    run: revoked,
+};
+
+const NO_ESP: Setting<'static> = Setting {
+    gate: "off",
+    dataplane: "none",
+    node: 1,
+};
+const LOGGED_WITHIN: Duration = Duration::from_secs(5);
+
+/// The latest failure that a daemon tells of a peer for this reason.
+fn failure(site: &Site<'_>, peer: &str, reason: &str) -> Result<Value> {
+    let all = site.ikectl(&format!("why {peer}"))?;
+    let mut failures = all.as_array().context("a list")?.iter();
+    let found = failures.find(|failure| failure["reason"] == reason);
+    Ok(found
+        .with_context(|| format!("no {reason} in {all}"))?
+        .clone())
+}
+
+fn says(failure: &Value, key: &str, part: &str) -> Result<()> {
+    let text = failure[key].as_str().unwrap_or_default();
+    ensure!(text.contains(part), "{key} without {part:?}: {failure}");
+    Ok(())
+}
+
+fn told(lab: &mut Lab) -> Result<()> {
+    let (client_ns, gateway_ns) = two_sites()?;
+    let mut gateway = Site::prepare(lab, &gateway_ns, NO_ESP, &gateway_connection())?;
+    let own = Setting { node: 2, ..NO_ESP };
+    let wrong_key = client_connection().replace("correct horse", "wrong horse");
+    let mut client = Site::prepare(lab, &client_ns, own, &wrong_key)?;
+    gateway.start(lab)?;
+    client.start(lab)?;
+    let Err(error) = client.ikectl("up home") else {
+        bail!("up with a wrong key");
+    };
+    ensure!(error.to_string().contains("peer_auth_failed"), "{error}");
+
+    for peer in [CLIENT, "client.example", "rw"] {
+        let found = failure(&gateway, peer, "peer_auth_failed")?;
+        says(&found, "verdict", "the peer's pre-shared key is not ours")?;
+        says(&found, "notify", "sent AUTHENTICATION_FAILED")?;
+        says(&found, "cure", "compare the secrets")?;
+        says(&found, "identity", "client.example")?;
+        says(&found, "standing", "reached")?;
+    }
+    let nobody = gateway.ikectl("why 192.0.2.99")?;
+    ensure!(nobody.as_array().is_some_and(Vec::is_empty), "{nobody}");
+    gateway.log_has(
+        "IKE_AUTH: the peer's pre-shared key is not ours",
+        LOGGED_WITHIN,
+    )?;
+    let found = failure(&client, "home", "peer_refused")?;
+    says(&found, "verdict", "the peer refuses: AUTHENTICATION_FAILED")?;
+    says(&found, "role", "initiator")?;
+    let all = gateway.ikectl("why")?.to_string() + &client.ikectl("why")?.to_string();
+    ensure!(!all.contains("horse"), "a secret in {all}");
+
+    client.kill()?;
+    let other_suite = client_connection().replace(
+        "dpd_delay",
+        "proposals = \"aes128gcm16-prfsha384-ecp384\"\ndpd_delay",
+    );
+    let narrow = gateway_connection().replace(
+        "dpd_delay",
+        "proposals = \"aes256gcm16-prfsha256-x25519\"\ndpd_delay",
+    );
+    gateway.kill()?;
+    let mut gateway = Site::prepare(lab, &gateway_ns, NO_ESP, &narrow)?;
+    let mut client = Site::prepare(lab, &client_ns, own, &other_suite)?;
+    gateway.start(lab)?;
+    client.start(lab)?;
+    ensure!(
+        client.ikectl("up home").is_err(),
+        "up with nothing in common"
+    );
+    let found = failure(&gateway, CLIENT, "proposal_mismatch_ike")?;
+    says(
+        &found,
+        "verdict",
+        "the peer offers aes128gcm16-prfsha384-ecp384",
+    )?;
+    says(&found, "verdict", "we take aes256gcm16-prfsha256-x25519")?;
+    says(&found, "notify", "sent NO_PROPOSAL_CHOSEN")?;
+    says(&found, "standing", "stranger")?;
+    let found = failure(&client, "home", "proposal_mismatch_ike")?;
+    says(&found, "notify", "received NO_PROPOSAL_CHOSEN")
+}
+
+/// The same with certificates in place of the key.
+fn certified(connection: &str) -> String {
+    let line = |line: &str| {
+        let ids = ["client.example", "gw.example"];
+        match ids.into_iter().find(|id| line.contains(id)) {
+            Some(id) if line.trim_start().starts_with("local =") => {
+                format!("local = {{ id = \"{id}\", cert = \"{OWN}\", key = \"{OWN}\" }}")
+            }
+            Some(id) => format!("remote = {{ id = \"{id}\", cacerts = \"{CA}\" }}"),
+            None => line.to_owned(),
+        }
+    };
+    let with_key = connection.lines().filter(|line| !line.starts_with("psk"));
+    let lines: Vec<_> = with_key.map(line).collect();
+    lines.join("\n") + "\n"
+}
+
+fn revoked(lab: &mut Lab) -> Result<()> {
+    let (client_ns, gateway_ns) = two_sites()?;
+    let mut gateway = Site::prepare(lab, &gateway_ns, NO_ESP, &certified(&gateway_connection()))?;
+    let own = Setting { node: 2, ..NO_ESP };
+    let mut client = Site::prepare(lab, &client_ns, own, &certified(&client_connection()))?;
+    let authority = Authority::new()?;
+    for (site, id) in [(&gateway, "gw.example"), (&client, "client.example")] {
+        authority.equip(site.folder(), KeyKind::P256, id)?;
+        authority.be_trusted_in(site.folder())?;
+    }
+    // A list of another's certificate changes nothing.
+    authority.revoke(gateway.folder(), gateway.folder())?;
+    gateway.start(lab)?;
+    client.start(lab)?;
+    client.ikectl("up home")?;
+    client.ikectl("suspend home")?;
+
+    authority.revoke(client.folder(), gateway.folder())?;
+    gateway.kill()?;
+    gateway.start(lab)?;
+    ensure!(
+        client.ikectl("up home").is_err(),
+        "up with a revoked certificate"
+    );
+    let tickets = gateway.ikectl("ticket")?;
+    let refused = tickets["refused"].as_array().context("refusals")?;
+    let revoked = refused.iter().find(|one| one["reason"] == "revoked");
+    ensure!(revoked.is_some_and(|one| one["tickets"] == 1), "{tickets}");
+    let found = failure(&gateway, "client.example", "cert_revoked")?;
+    says(
+        &found,
+        "verdict",
+        "'CN=client.example' was revoked by 'CN=Lab Authority'",
+    )?;
+    says(&found, "notify", "sent AUTHENTICATION_FAILED")?;
+    let sas = gateway.ikectl("sa")?;
+    ensure!(sas.as_array().is_some_and(Vec::is_empty), "left: {sas}");
+    failure(&client, "home", "peer_refused")?;
+    Ok(())
+}
