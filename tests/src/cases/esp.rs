@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{asleep, dataplane, deploy, leases, suspend, tunnel, underway, workers};
+use super::{asleep, dataplane, deploy, leases, sniffed, suspend, tunnel, underway, workers};
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
 use crate::ping::ping;
@@ -28,6 +28,7 @@ pub const CASES: &[Case] = &[
     suspend::BY_REFERENCE,
     deploy::DEPLOYS,
     workers::MOVES_ESP,
+    sniffed::ESP,
     leases::STICKY,
     leases::FULL,
     underway::LOADED,
