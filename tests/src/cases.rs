@@ -12,6 +12,7 @@ pub mod lanes;
 pub mod leases;
 pub mod mangled;
 pub mod namespaces;
+pub mod roaming;
 pub mod sniffed;
 pub mod storm;
 pub mod suspend;

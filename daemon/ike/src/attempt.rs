@@ -126,7 +126,11 @@ impl Endpoint {
 
     // RFC 5723: N12, N17
     /// Resumes if there is something to resume, else starts from nothing.
-    fn begin(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
+    pub(crate) fn begin(
+        &mut self,
+        slot: usize,
+        cx: &mut Context<'_>,
+    ) -> Result<(), CommandRefused> {
         // Before the record is touched: a connection that cannot be dialled keeps it.
         self.dial(slot)?;
         self.retries.remove(&slot);
@@ -370,6 +374,10 @@ impl Endpoint {
                     let wait = chance_between((Duration::ZERO, AFTER_CRASH), cx.env);
                     self.retries.insert(slot, cx.now.boot + wait);
                 }
+                if reason == Closed::Moved && self.retries.contains_key(&slot) {
+                    // The way is there already.
+                    self.retries.insert(slot, cx.now.boot);
+                }
             }
         }
         self.event(Event::Closed {
@@ -402,7 +410,7 @@ impl Endpoint {
         }
     }
 
-    fn ids_of(&self, connection: &Connection) -> Vec<u64> {
+    pub(crate) fn ids_of(&self, connection: &Connection) -> Vec<u64> {
         self.table
             .iter()
             .filter(|sa| of_connection(sa, connection))

@@ -419,7 +419,7 @@ impl Endpoint {
                     Err(_) => self.stray(sa),
                 }
             }
-            State::Up(_) if header.response => self.response(sa, header, message, cx),
+            State::Up(_) if header.response => self.response(sa, path, header, message, cx),
             State::Up(_) => self.request(sa, path, header, message, cx),
             State::Lingering(old) if old.request == message => {
                 let (path, response) = (sa.path, old.response.clone());

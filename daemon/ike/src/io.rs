@@ -232,6 +232,14 @@ pub enum Event {
         /// The connection's name.
         connection: Arc<str>,
     },
+    /// A connection's SAs have moved to other addresses, or have been confirmed where they are
+    /// (RFC 4555).
+    Moved {
+        /// The connection's name.
+        connection: Arc<str>,
+        /// Where they are now.
+        path: Path,
+    },
     /// A connection holds a ticket instead of an SA now.
     Suspended {
         /// The connection's name.

@@ -39,6 +39,16 @@ pub enum KernelOp {
         /// Selectors of the peer's side.
         remote_ts: Vec<TrafficSelector>,
     },
+    /// All states of the owner go between these addresses from now on, and its IPsec policies with them.
+    /// Keys, counters and replay windows stay.
+    Move {
+        /// Whose.
+        owner: Owner,
+        /// Outer addresses; the ports matter only with `udp_encap`.
+        path: Path,
+        /// ESP in UDP from now on, or not.
+        udp_encap: bool,
+    },
     /// Delete the owner's states with these inbound and outbound SPIs and its IPsec policies. The
     /// block policies stay.
     Remove {

@@ -5,6 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
     crypto::{CertificateChain, Secret, TrustAnchors},
+    io::Path,
     kernel::EspCipher,
     lease::Pool,
     sa::proposal::IkeSuite,
@@ -18,6 +19,8 @@ pub struct Connection {
     pub name: Arc<str>,
     /// Our address; `None` takes the one the peer reaches us by, and cannot initiate.
     pub local_addr: Option<IpAddr>,
+    /// Our other addresses, which a peer that knows MOBIKE is told of (RFC 4555, 3.4).
+    pub more_addrs: Vec<IpAddr>,
     /// The peer's address; `None` for any, and cannot initiate.
     pub remote_addr: Option<IpAddr>,
     /// The UDP port of the first message; 500 outside of tests.
@@ -43,6 +46,8 @@ pub struct Connection {
     pub reauth: Option<Duration>,
     /// After this much silence the peer is asked for a sign of life; zero for never.
     pub liveness: Duration,
+    /// Whether its SAs may move to other addresses (RFC 4555).
+    pub mobike: bool,
     /// Session resumption: ask for tickets as client, issue and honour them as gateway.
     pub resume: Resume,
     /// Gateway: what the peer's inner addresses are leased from. With any, the peer has to ask.
@@ -54,6 +59,16 @@ pub struct Connection {
     /// SHA-256 over the connection's settings. A session record or ticket made under other settings is
     /// not resumed (RFC 5723 leaves policy changes open; our ruling is TICKET_NACK).
     pub digest: [u8; 32],
+}
+
+impl Connection {
+    /// Whether the peer may come by these addresses.
+    pub(crate) fn accepts(&self, path: &Path) -> bool {
+        let (ours, theirs) = (path.local.ip(), path.remote.ip());
+        let here = self.local_addr.is_none_or(|local| local == ours);
+        (here || self.more_addrs.contains(&ours))
+            && self.remote_addr.is_none_or(|remote| remote == theirs)
+    }
 }
 
 /// Deviations of a peer from the RFCs that a connection goes along with.

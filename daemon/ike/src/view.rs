@@ -180,6 +180,8 @@ pub enum Closed {
     Rekeyed,
     /// The peer has lost it, and has proved that by a token (RFC 6290).
     Crashed,
+    /// We are at another address, where it cannot follow.
+    Moved,
 }
 
 impl Closed {
@@ -203,6 +205,7 @@ impl Closed {
             Self::Expired => "expired",
             Self::Rekeyed => "rekeyed",
             Self::Crashed => "peer_crashed",
+            Self::Moved => "moved",
         }
     }
 }

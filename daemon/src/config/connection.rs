@@ -1,18 +1,17 @@
 //! `[connections.NAME]` to [`ike::peer::Connection`].
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ike::peer::{Compat, Connection, RemoteAuth, Resume, Suspend};
 
 use super::{
-    MAX_NAME, ResumeConfig,
+    MAX_NAME, ResumeConfig, addresses,
     authentication::{
         LOCAL_KEYS, REMOTE_KEYS, Shared, local_auth, remote_identity, remote_pattern, remote_proof,
     },
     child::child,
     credential::{CredentialFolders, PrivateKey},
     digest,
-    document::quoted,
     pool::{self, Pools},
     proposal,
     secrets::Secrets,
@@ -47,6 +46,7 @@ pub(super) const KEYS: &[&str] = &[
     "ike_lifetime",
     "local",
     "local_addrs",
+    "mobike",
     "pools",
     "proposals",
     "psk",
@@ -86,8 +86,8 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         entry.fail(bad_name());
     }
     let section = entry.table()?.only(KEYS);
-    let local_addr = address(&section, "local_addrs");
-    let remote_addr = address(&section, "remote_addrs");
+    let local_addrs = addresses::ours(&section);
+    let remote_addr = addresses::of_peer(&section);
     let remote_port = optional(&section, "remote_port", IKE_PORT, |entry| {
         entry
             .integer(1..=u64::from(u16::MAX))
@@ -119,6 +119,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
             &[Suspend::Memory, Suspend::Expire, Suspend::Disk].map(|form| (form.word(), form)),
         )
     });
+    let mobike = optional(&section, "mobike", true, Entry::boolean);
     let by_reference = optional(&section, "tickets", around.resume.by_reference, |entry| {
         entry.choice(TICKET_FORMS)
     });
@@ -163,9 +164,11 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
     }
     let (local, key) = local?;
     let ike_lifetime = ike_lifetime?;
+    let (local_addr, more_addrs) = local_addrs?;
     let mut connection = Connection {
         name: Arc::from(name),
-        local_addr: local_addr?,
+        local_addr,
+        more_addrs,
         remote_addr: remote_addr?,
         remote_port: remote_port?,
         local,
@@ -184,6 +187,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         pools: pools?,
         vips: vips?,
         compat: compat?,
+        mobike: mobike?,
         resume: Resume {
             enabled: resumes? && around.resume.enabled,
             suspend: suspend?,
@@ -288,31 +292,4 @@ fn required_section<'a>(
         section.fail(key, format!("is missing; write {key} = {example}"));
     }
     section.section(key, known)
-}
-
-/// The outer option is whether the text was right, the inner one whether there is an address.
-#[expect(
-    clippy::option_option,
-    reason = "absent and wrong are different answers here"
-)]
-fn address(section: &Section<'_>, key: &str) -> Option<Option<IpAddr>> {
-    let Some(entry) = section.entry(key) else {
-        return Some(None);
-    };
-    let texts = entry.strings()?;
-    let [(text, element)] = texts.as_slice() else {
-        entry.fail("takes exactly one address in this release");
-        return None;
-    };
-    if *text == "%any" {
-        return Some(None);
-    }
-    let address = text.parse().ok();
-    if address.is_none() {
-        element.fail(format!(
-            "{} is not an IP address; host names are not looked up, write 192.0.2.1 or %any",
-            quoted(text)
-        ));
-    }
-    address.map(Some)
 }

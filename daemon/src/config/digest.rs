@@ -23,6 +23,9 @@ fn canonical(connection: &Connection) -> String {
     let Connection {
         name,
         local_addr,
+        // Where else we are, and whether SAs may move, is said anew each time.
+        more_addrs: _,
+        mobike: _,
         remote_addr,
         remote_port,
         local,

@@ -1,6 +1,7 @@
 //! The configuration: TOML files to typed values, with every problem named by file, line, column and
 //! key. Keys are those of `swanctl.conf` where it has one for the thing.
 
+mod addresses;
 mod authentication;
 mod child;
 mod connection;

@@ -24,7 +24,6 @@ const FOREIGN_KEYS: &[(&str, &str)] = &[
     ),
     ("if_id_in", "interface IDs are not supported; leave it out"),
     ("if_id_out", "interface IDs are not supported; leave it out"),
-    ("mobike", "MOBIKE is not supported; leave it out"),
     ("mode", "only tunnel mode is supported; leave it out"),
     (
         "start_action",

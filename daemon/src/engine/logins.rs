@@ -50,6 +50,7 @@ impl Logins {
             | Event::Rekeyed { .. }
             | Event::ChildRekeyed { .. }
             | Event::Failed(_)
+            | Event::Moved { .. }
             | Event::TicketReceived { .. }
             | Event::KernelFailed { .. } => {}
         }
@@ -83,6 +84,9 @@ pub(super) fn log(event: &Event) {
             sa,
             connection,
         } => info!("{connection}[{old}]: new keys, now [{sa}]"),
+        Event::Moved { connection, path } => {
+            info!("{connection}: now from {} to {}", path.local, path.remote);
+        }
         Event::Suspended { connection } => info!("{connection}: suspended"),
         Event::SessionEnded { connection } => {
             info!("{connection}: its suspended session has expired");

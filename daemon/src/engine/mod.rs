@@ -13,6 +13,7 @@ mod logins;
 mod operator;
 mod posted;
 mod stores;
+mod ways;
 mod worker;
 
 use std::{io, sync::Arc, thread};

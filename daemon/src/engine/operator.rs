@@ -119,6 +119,7 @@ impl Waiting {
             }
             Event::Closed { .. }
             | Event::Suspended { .. }
+            | Event::Moved { .. }
             | Event::SessionEnded { .. }
             | Event::TicketIssued { .. }
             | Event::TicketReceived { .. }

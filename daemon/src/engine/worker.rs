@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, SocketAddr, UdpSocket as StdUdpSocket},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -32,6 +32,7 @@ use super::{
     operator::{Question, Waiting},
     posted::{Notices, Posted},
     stores::SessionDesk,
+    ways::Ways,
 };
 use crate::{
     config::PrivateKey,
@@ -105,8 +106,7 @@ pub(super) struct Worker {
     start_up: Vec<Arc<str>>,
     /// Connections to be started, and when.
     starts: Vec<(Duration, Arc<str>)>,
-    /// Peers of connections without a local address of their own, which the routing table chooses.
-    dialled: Vec<(Arc<str>, SocketAddr)>,
+    ways: Ways,
     events: mpsc::UnboundedReceiver<KeeperEvent>,
     stored: mpsc::UnboundedReceiver<(StoreId, bool)>,
     questions: mpsc::Receiver<Question>,
@@ -133,14 +133,6 @@ impl Worker {
             ..
         } = common;
         let is_home = |name: &Arc<str>| home_of(name, *workers) == number;
-        let dialled = connections
-            .iter()
-            .filter(|connection| connection.local_addr.is_none())
-            .filter_map(|connection| {
-                let remote = SocketAddr::new(connection.remote_addr?, connection.remote_port);
-                Some((Arc::clone(&connection.name), remote))
-            })
-            .collect();
         let keys = NodeKeys {
             spi: common.spi_keys.0.map(SipKey::from_octets),
             cookies: CookieSecrets::new(&common.qcd, common.boot_id),
@@ -191,7 +183,7 @@ impl Worker {
                 .map(|name| (now.boot, Arc::clone(name)))
                 .collect(),
             start_up,
-            dialled,
+            ways: Ways::new(connections),
             events: start.events,
             stored,
             questions,
@@ -237,6 +229,7 @@ impl Worker {
                 },
                 Some((id, done)) = self.stored.recv() => self.feed(Input::Stored { id, done }),
                 Some(question) = self.questions.recv() => self.asked(question),
+                () = self.ways.changed() => self.ways.note(now().boot),
                 () = tokio::time::sleep(wake) => self.deadlines(),
                 Some(handed_on) = self.handed_on.recv() => {
                     self.take_in(handed_on);
@@ -261,6 +254,7 @@ impl Worker {
             .next_deadline()
             .into_iter()
             .chain(starts)
+            .chain(self.ways.look_at())
             .chain(self.stop_at);
         // Once a second at the latest, so that a clock that jumps costs no more than that.
         let longest = Duration::from_secs(1);
@@ -317,6 +311,9 @@ impl Worker {
         for (_, connection) in due {
             self.command(Command::Up(connection))
                 .unwrap_or_else(|refused| debug!("{refused}"));
+        }
+        for (connection, local) in self.ways.look(now) {
+            self.relocate(&connection, local);
         }
         if self.purge_at <= now {
             self.ledger.purge();
@@ -397,8 +394,10 @@ impl Worker {
     }
 
     pub(super) fn command(&mut self, command: Command) -> Result<(), ike::CommandRefused> {
-        if let Command::Up(name) = &command {
-            self.choose_local_address(&name.clone());
+        if let Command::Up(name) = &command
+            && let Some(local) = self.ways.source_of(name)
+        {
+            self.endpoint.set_local_address(name, local);
         }
         let cx = &mut Context {
             now: now(),
@@ -409,14 +408,15 @@ impl Worker {
         self.endpoint.command(&command, cx)
     }
 
-    /// Asks the routing table which of our addresses the peer would see. Nothing is sent.
-    fn choose_local_address(&mut self, name: &Arc<str>) {
-        let Some((_, remote)) = self.dialled.iter().find(|(dialled, _)| dialled == name) else {
-            return;
+    /// Packets to the connection's peer leave from this address now.
+    fn relocate(&mut self, connection: &str, local: IpAddr) {
+        let cx = &mut Context {
+            now: now(),
+            env: &mut self.environment,
+            ledger: &mut self.ledger,
+            leases: &mut self.leases,
         };
-        if let Ok(local) = source_address(*remote) {
-            self.endpoint.set_local_address(name, local);
-        }
+        self.endpoint.relocate(connection, local, cx);
     }
 
     fn carry_out(&mut self) {
@@ -482,16 +482,6 @@ impl Worker {
             self.failures.happened(*failure, now());
         }
     }
-}
-
-fn source_address(remote: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = match remote {
-        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let probe = StdUdpSocket::bind((any, 0))?;
-    probe.connect(remote)?;
-    Ok(probe.local_addr()?.ip())
 }
 
 /// Both clocks, now.

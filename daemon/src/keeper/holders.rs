@@ -29,6 +29,7 @@ impl Holders {
         match what {
             KernelOp::Remove { owner, .. }
             | KernelOp::Release { owner }
+            | KernelOp::Move { owner, .. }
             | KernelOp::Lead { owner, .. } => self.is_of_another(worker, owner),
             KernelOp::Add(child) => self.is_of_another(worker, &child.owner),
             KernelOp::Install(_) | KernelOp::Block { .. } => false,
@@ -74,7 +75,7 @@ impl Holders {
                 self.0.remove(owner);
                 None
             }
-            KernelOp::Lead { .. } | KernelOp::Block { .. } => None,
+            KernelOp::Lead { .. } | KernelOp::Move { .. } | KernelOp::Block { .. } => None,
         }
     }
 

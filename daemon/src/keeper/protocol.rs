@@ -115,7 +115,9 @@ pub fn batch<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> usize {
                 remote_ts,
                 ..
             } => (owner, local_ts.len() + remote_ts.len()),
-            KernelOp::Remove { owner, .. } | KernelOp::Release { owner } => (owner, 0),
+            KernelOp::Move { owner, .. }
+            | KernelOp::Remove { owner, .. }
+            | KernelOp::Release { owner } => (owner, 0),
         };
         let size = LONGEST_BARE + owner.0.len() + LONGEST_SELECTOR * selectors;
         let left = room.checked_sub(size);
@@ -361,6 +363,13 @@ enum KernelOpShape {
         local_ts: Vec<TrafficSelector>,
         #[serde(with = "selectors")]
         remote_ts: Vec<TrafficSelector>,
+    },
+    Move {
+        #[serde(with = "owner")]
+        owner: Owner,
+        #[serde(with = "PathShape")]
+        path: Path,
+        udp_encap: bool,
     },
     Remove {
         #[serde(with = "owner")]

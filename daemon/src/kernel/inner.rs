@@ -120,6 +120,44 @@ impl Inner {
         Ok(fresh)
     }
 
+    /// The peer is reached there from now on: the owner's routes lead through whatever interface does.
+    pub(super) fn relocate(&mut self, reqid: u32, peer: IpAddr) -> Result<(), KernelFailed> {
+        let Some(old) = self.held.get(&reqid).filter(|old| !old.is_empty()) else {
+            return Ok(());
+        };
+        let old = old.clone();
+        let through = self.interface_to(peer)?;
+        let moved = |route: &Route| match route.way {
+            Way::From(source, _) => Route {
+                way: Way::From(source, through),
+                ..*route
+            },
+            Way::Elsewhere => Route {
+                destination: Network {
+                    address: peer,
+                    prefix: longest(peer),
+                },
+                ..*route
+            },
+        };
+        let routes: Vec<_> = old.iter().map(moved).collect();
+        self.carry_out(routes.iter().map(Request::put_route).collect())?;
+        let stays = |old: &Route| {
+            let mut same = routes.iter();
+            same.any(|new| new.destination == old.destination)
+        };
+        let stale: Vec<_> = old.into_iter().filter(|route| !stays(route)).collect();
+        self.held.insert(reqid, routes);
+        self.take_away(&[], &stale);
+        Ok(())
+    }
+
+    fn interface_to(&mut self, peer: IpAddr) -> Result<u32, KernelFailed> {
+        let way = self.netlink.query(Request::way_to(peer), parse_interface);
+        let way = way.map_err(|error| failed(&error.to_string()))?;
+        way.ok_or_else(|| failed("no interface leads to the peer"))
+    }
+
     /// Takes everything of one owner away.
     pub(super) fn release(&mut self, reqid: u32) {
         let addresses = self.addresses(reqid);
@@ -151,11 +189,7 @@ impl Inner {
         remote_ts: &[TrafficSelector],
         peer: IpAddr,
     ) -> Result<Vec<Route>, KernelFailed> {
-        let way = self.netlink.query(Request::way_to(peer), parse_interface);
-        let way = way.map_err(|error| failed(&error.to_string()))?;
-        let Some(interface) = way else {
-            return Err(failed("no interface leads to the peer"));
-        };
+        let interface = self.interface_to(peer)?;
         let mut routes = Vec::new();
         let covers = |ts: &TrafficSelector| (ts.start..=ts.end).contains(&peer);
         if remote_ts

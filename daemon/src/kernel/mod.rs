@@ -5,6 +5,7 @@
 //! hardly more of routes; for these a general packet crate would be the larger part, would print keys in `Debug` and would leave
 //! them in buffers that nobody wipes.
 
+mod copy;
 mod draining;
 mod inner;
 mod journal;
@@ -127,7 +128,7 @@ impl Dataplane for NoOp {
             KernelOp::Remove { owner, .. } | KernelOp::Release { owner } => {
                 self.owners.remove(owner);
             }
-            KernelOp::Block { .. } | KernelOp::Lead { .. } => {}
+            KernelOp::Block { .. } | KernelOp::Lead { .. } | KernelOp::Move { .. } => {}
         }
         Ok(())
     }

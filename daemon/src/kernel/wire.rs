@@ -15,13 +15,13 @@ use super::policy::{Content, Direction, Network, Policy, PolicyKey, PortMask, Se
 pub(super) const HEADER: usize = 16;
 /// Length of `xfrm_userpolicy_info`, which per-socket policies take too.
 pub(crate) const POLICY_INFO: usize = 168;
-const STATE_INFO: usize = 224;
-const SELECTOR: usize = 56;
-const STATE_ID: usize = 24;
+pub(super) const STATE_INFO: usize = 224;
+pub(super) const SELECTOR: usize = 56;
+pub(super) const STATE_ID: usize = 24;
 const TEMPLATE: usize = 64;
 const ATTRIBUTE: usize = 4;
 /// Room for the longest request of ours: an SA with every attribute, 432 octets.
-const REQUEST_ROOM: usize = 512;
+pub(super) const REQUEST_ROOM: usize = 512;
 
 pub(super) const NLM_F_REQUEST: u16 = 1;
 pub(super) const NLM_F_ACK: u16 = 4;
@@ -39,10 +39,10 @@ pub(super) const XFRM_MSG_UPDPOLICY: u16 = 0x19;
 pub(super) const XFRM_MSG_NEWSPDINFO: u16 = 0x24;
 pub(super) const XFRM_MSG_GETSPDINFO: u16 = 0x25;
 
-const XFRMA_ENCAP: u16 = 4;
+pub(super) const XFRMA_ENCAP: u16 = 4;
 const XFRMA_TMPL: u16 = 5;
 const XFRMA_ALG_AEAD: u16 = 18;
-const XFRMA_REPLAY_ESN_VAL: u16 = 23;
+pub(super) const XFRMA_REPLAY_ESN_VAL: u16 = 23;
 const XFRMA_SPD_INFO: u16 = 1;
 const XFRMA_SPD_IPV4_HTHRESH: u16 = 3;
 const XFRMA_SPD_IPV6_HTHRESH: u16 = 4;
@@ -52,7 +52,7 @@ const AF_INET6: u16 = 10;
 const IPPROTO_ESP: u8 = 50;
 const XFRM_MODE_TUNNEL: u8 = 1;
 const XFRM_STATE_AF_UNSPEC: u8 = 32;
-const XFRM_STATE_ESN: u8 = 128;
+pub(super) const XFRM_STATE_ESN: u8 = 128;
 const XFRM_POLICY_ALLOW: u8 = 0;
 const XFRM_POLICY_BLOCK: u8 = 1;
 const UDP_ENCAP_ESPINUDP: u16 = 2;
@@ -154,13 +154,8 @@ impl Request {
             }
             octets.resize(octets.len() + 4 * words as usize, 0);
         });
-        if let Some((source, destination)) = state.encap {
-            request.attribute(XFRMA_ENCAP, |octets| {
-                octets.extend_from_slice(&UDP_ENCAP_ESPINUDP.to_ne_bytes());
-                octets.extend_from_slice(&source.to_be_bytes());
-                octets.extend_from_slice(&destination.to_be_bytes());
-                octets.resize(octets.len() + 2 + 16, 0);
-            });
+        if let Some(ports) = state.encap {
+            request.attribute(XFRMA_ENCAP, |octets| encapsulation(ports, octets));
         }
         request.finish()
     }
@@ -363,6 +358,14 @@ impl Request {
         }
         self.zeros(length.next_multiple_of(4) - length);
     }
+}
+
+/// `xfrm_encap_tmpl`: ESP in UDP between these ports.
+pub(super) fn encapsulation((source, destination): (u16, u16), octets: &mut Vec<u8>) {
+    octets.extend_from_slice(&UDP_ENCAP_ESPINUDP.to_ne_bytes());
+    octets.extend_from_slice(&source.to_be_bytes());
+    octets.extend_from_slice(&destination.to_be_bytes());
+    octets.resize(octets.len() + 2 + 16, 0);
 }
 
 /// A policy that lets a socket's own packets of one family pass without IPsec, for the

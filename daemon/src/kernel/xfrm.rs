@@ -3,6 +3,8 @@
 //! New states come first, then the policies that lead to them, and only when all of these stand do
 //! the old states go. What failed half-way is undone backwards.
 
+mod relocate;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::Path,
@@ -458,6 +460,11 @@ impl Dataplane for Xfrm {
                 local_ts,
                 remote_ts,
             } => self.lead(owner, path, *outbound, (local_ts, remote_ts)),
+            KernelOp::Move {
+                owner,
+                path,
+                udp_encap,
+            } => self.relocate(owner, path, *udp_encap),
             KernelOp::Remove {
                 owner,
                 inbound,

@@ -514,6 +514,7 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
     Connection {
         name: name.into(),
         local_addr: None,
+        more_addrs: Vec::new(),
         remote_addr: None,
         remote_port: 500,
         local: LocalAuth {
@@ -549,6 +550,7 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
         pools: Vec::new(),
         vips: Vec::new(),
         compat: Compat::Rfc,
+        mobike: true,
         resume: Resume {
             enabled: true,
             suspend: Suspend::Memory,

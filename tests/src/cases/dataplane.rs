@@ -37,6 +37,12 @@ pub const REKEY: Case = Case {
     run: rekey,
 };
 
+/// On kernels with ESP.
+pub const MOVE: Case = Case {
+    name: "states_and_policies_move_to_other_addresses_with_keys_and_counters",
+    run: relocate,
+};
+
 const DEADLINE: Duration = Duration::from_hours(1);
 const FOREIGN: &str = "src 10.1.0.0/16 dst 10.2.0.7/32";
 
@@ -179,6 +185,77 @@ fn rekey(lab: &mut Lab) -> Result<()> {
     apply(&mut xfrm, &remove(0x1003, 0x2003))?;
     states(2)?;
     ensure!(leads_to(0x2002)?);
+    Ok(())
+}
+
+fn relocate(lab: &mut Lab) -> Result<()> {
+    let ns = Namespace::new("move")?;
+    let mut xfrm = open(&ns, lab.work())?;
+    apply(&mut xfrm, &install("carol", 0x1001, 0x2001))?;
+    let keys = |text: &str| -> Vec<String> {
+        let keys = text.lines().filter(|line| line.contains("aead "));
+        keys.map(|line| line.trim().to_owned()).collect()
+    };
+    let before = ns.ip("xfrm state")?;
+    // Our end, then the peer's, then both and back.
+    for (ours, theirs, udp_encap) in [
+        ([192, 0, 2, 9], [192, 0, 2, 2], false),
+        ([192, 0, 2, 9], [192, 0, 2, 77], true),
+        ([192, 0, 2, 1], [192, 0, 2, 2], true),
+    ] {
+        let path = io::Path {
+            local: (ours, 4500).into(),
+            remote: (theirs, 40_001).into(),
+        };
+        let moves = KernelOp::Move {
+            owner: owner("carol"),
+            path,
+            udp_encap,
+        };
+        apply(&mut xfrm, &moves)?;
+        let (states, policies) = (ns.ip("xfrm state")?, ns.ip("xfrm policy")?);
+        let (local, remote) = (path.local.ip(), path.remote.ip());
+        for (source, destination) in [(local, remote), (remote, local)] {
+            let ends = format!("src {source} dst {destination}\n");
+            ensure!(states.contains(&ends), "{ends}: {states}");
+            ensure!(
+                policies.contains(&format!("tmpl {ends}")),
+                "{ends}: {policies}"
+            );
+        }
+        ensure!(states.matches("proto esp").count() == 2, "{states}");
+        ensure!(policies.matches("tmpl").count() == 3, "{policies}");
+        let encapsulated = states.matches("dport 40001").count() == 1;
+        ensure!(encapsulated == udp_encap, "{states}");
+        ensure!(keys(&states) == keys(&before), "{states}");
+        ensure!(states.contains("flag af-unspec esn"), "{states}");
+        ensure!(xfrm.usage(&owner("carol")).is_some());
+    }
+    let states = ns.ip("xfrm state")?;
+    // Numbers were left out each time, so none is sent twice.
+    ensure!(states.contains("oseq 0xc000"), "{states}");
+    // A kernel that refuses leaves everything where it was.
+    ns.ip(
+        "xfrm state add src 192.0.2.1 dst 192.0.2.66 proto esp spi 0x2001 reqid 9 mode tunnel \
+         aead rfc4106(gcm(aes)) 0x000102030405060708090a0b0c0d0e0f10111213 128",
+    )?;
+    let before = ns.ip("xfrm policy")?;
+    let refused = xfrm.apply(&KernelOp::Move {
+        owner: owner("carol"),
+        path: io::Path {
+            local: ([192, 0, 2, 1], 4500).into(),
+            remote: ([192, 0, 2, 66], 4500).into(),
+        },
+        udp_encap: false,
+    });
+    ensure!(
+        refused.is_err(),
+        "a state of somebody else's was overwritten"
+    );
+    ensure!(ns.ip("xfrm policy")? == before, "policies have changed");
+    ensure!(ns.ip("xfrm state")?.matches("proto esp").count() == 3);
+    apply(&mut xfrm, &remove(0x1001, 0x2001))?;
+    ensure!(ns.ip("xfrm state")?.matches("proto esp").count() == 1);
     Ok(())
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{asleep, dataplane, deploy, leases, sniffed, suspend, tunnel, underway, workers};
+use super::{
+    asleep, dataplane, deploy, leases, roaming, sniffed, suspend, tunnel, underway, workers,
+};
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
 use crate::ping::ping;
@@ -20,9 +22,11 @@ pub const CASES: &[Case] = &[
     dataplane::UNDO,
     dataplane::REPLACE,
     dataplane::REKEY,
+    dataplane::MOVE,
     tunnel::RESUMES,
     tunnel::BEHIND_NAT,
     tunnel::OVER_IPV6,
+    roaming::MOVES,
     asleep::FORGOTTEN,
     suspend::ON_DISK,
     suspend::BY_REFERENCE,

@@ -9,6 +9,7 @@ use crate::pki::{CA, OWN, OWN_CHAIN};
 pub(super) fn rekindle(terms: &Terms, role: Role) -> String {
     let [own, other] = ends(terms, role);
     let addresses = match role {
+        Role::Initiator if terms.roams => format!("remote_addrs = \"{}\"\n", other.address),
         Role::Initiator => format!(
             "local_addrs = \"{}\"\nremote_addrs = \"{}\"\n",
             own.address, other.address
@@ -66,6 +67,11 @@ pub(super) fn strongswan(terms: &Terms, role: Role) -> String {
         "" => String::new(),
         value => format!("{key} = {value}\n"),
     };
+    let own_address = match role {
+        Role::Responder if terms.roams => "%any",
+        _ => own.address,
+    };
+    let mobike = if terms.roams { "yes" } else { "no" };
     // A gateway is called from anywhere.
     let other_address = match role {
         Role::Initiator => "%any",
@@ -73,14 +79,13 @@ pub(super) fn strongswan(terms: &Terms, role: Role) -> String {
     };
     format!(
         "connections {{ {NAME} {{
-            version = 2\n mobike = no\n local_addrs = {}\n remote_addrs = {}\n {}\n {}
+            version = 2\n mobike = {mobike}\n local_addrs = {own_address}\n remote_addrs = {}\n {}\n {}
             local {{ auth = {how}\n id = {}\n {certs} }}
             remote {{ auth = {how}\n id = {}\n {cacerts} }}
             children {{ net {{
                 local_ts = {}\n remote_ts = {}\n {}\n {}\n mode = tunnel }} }}
         }} }}
         secrets {{ ike-peer {{ id = {}\n secret = \"{}\" }} }}\n",
-        own.address,
         other_address,
         line("proposals", own.ike),
         terms.swan,

@@ -91,6 +91,15 @@ impl Ground {
         Ok(packets)
     }
 
+    /// The client's interface gets another address in the place of this one.
+    pub(super) fn readdress(&self, from: &str, to: &str) -> Result<()> {
+        // Or the second address would go with the first.
+        self.client.set("ipv4/conf/all/promote_secondaries", "1")?;
+        self.client.ip(&format!("address add {to}/24 dev eth0"))?;
+        self.client.ip(&format!("address del {from}/24 dev eth0"))?;
+        Ok(())
+    }
+
     /// Whether nothing goes as ESP. In clear it may: no policy stands in a refused peer's kernel.
     pub(super) fn has_no_esp(&self) -> Result<()> {
         let watch = self.watch()?;

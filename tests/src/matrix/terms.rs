@@ -133,6 +133,8 @@ pub(super) struct Terms {
     /// Further lines of libreswan's connection, or options of its command line.
     pub(super) libre: &'static str,
     pub(super) libre_daemon: &'static str,
+    /// The client has no fixed address, and both know MOBIKE.
+    pub(super) roams: bool,
     /// What the foreign daemon thinks the gateway's network is, where the two ends differ.
     pub(super) their_office: Option<&'static str>,
 }
@@ -155,6 +157,7 @@ pub(super) const PLAIN: Terms = Terms {
     swan_daemon: "",
     libre: "",
     libre_daemon: "",
+    roams: false,
     their_office: None,
 };
 
@@ -214,6 +217,8 @@ pub(super) const PSKS: [&str; 2] = ["correct horse battery", "not the same horse
 
 pub(super) const GATEWAY: &str = "192.0.2.1";
 pub(super) const CLIENT: &str = "192.0.2.10";
+/// Where a client that roams goes.
+pub(super) const ELSEWHERE: &str = "192.0.2.20";
 pub(super) const GATEWAY6: &str = "2001:db8::1";
 pub(super) const CLIENT6: &str = "2001:db8::10";
 /// The client's address behind NAT.

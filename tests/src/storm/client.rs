@@ -230,6 +230,7 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
     Ok(Connection {
         name: NAME.into(),
         local_addr: Some(address),
+        more_addrs: Vec::new(),
         remote_addr: Some(gateway.into()),
         remote_port: IKE_PORT,
         local: LocalAuth {
@@ -270,6 +271,7 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
         pools: Vec::new(),
         vips: Vec::new(),
         compat: Compat::Rfc,
+        mobike: true,
         digest: [1; 32],
     })
 }

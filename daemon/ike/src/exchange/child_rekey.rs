@@ -168,6 +168,7 @@ impl Endpoint {
             spi_in: self.new_esp_spi(cx.env),
         };
         let (connection, peer) = (&live.connection, &live.peer);
+        let path = live.tunnel_path(path);
         let (child, install) = child::agreed(connection, peer, &terms, &keying, path, live.nat);
         child::emit_answer(answer, Some(&child));
         if let Some((Purpose::ChildRekey(ours), _)) = &mut live.outstanding {
@@ -220,6 +221,7 @@ impl Endpoint {
             spi_in,
         };
         let (connection, peer) = (&live.connection, &live.peer);
+        let path = live.tunnel_path(path);
         let (child, install) = child::agreed(connection, peer, &terms, &keying, path, live.nat);
         live.temporary_since = None;
         // "Lowest" is octet by octet, and a nonce that ends first is lower (RFC 7296, 2.8.1).

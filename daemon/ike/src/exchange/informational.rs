@@ -12,6 +12,7 @@ use crate::{
     sa::{
         children::{Origin, PendingChild},
         ike_sa::{IkeSa, Lingering, Live, Purpose, State},
+        nat::Nat,
         proposal::offers_ike,
         protection::Protection,
         reassembly::Received,
@@ -62,9 +63,7 @@ impl Endpoint {
     ) {
         let exchange = match purpose {
             Purpose::Rekey(_) | Purpose::ChildRekey(_) => Exchange::CreateChildSa,
-            Purpose::Liveness | Purpose::Delete(_) | Purpose::DeleteChild(_) | Purpose::Ticket => {
-                Exchange::Informational
-            }
+            _ => Exchange::Informational,
         };
         let header = sa.header(exchange, false, 0);
         let State::Up(live) = &mut sa.state else {
@@ -120,11 +119,14 @@ impl Endpoint {
             self.too_fast(live, path, header.exchange, what, cx.now.boot);
             return self.check_in(sa);
         }
-        if live.nat.remote {
+        if live.mobike.is_none() && live.nat.remote && sa.path != path {
             // The NAT may have moved the peer; a new authenticated message says where to (2.23). A
-            // repeated one may have been repeated by anybody.
+            // repeated one may have been repeated by anybody. With MOBIKE the peer says it itself
+            // (RFC 4555, 3.8).
             sa.path = path;
+            self.move_children(live, path);
         }
+        let ike_path = if live.mobike.is_some() { sa.path } else { path };
         let mut chain = ChainWriter::new();
         let mut gone = false;
         let mut successor = None;
@@ -145,9 +147,9 @@ impl Endpoint {
             Ok(request) if header.exchange == Exchange::CreateChildSa => {
                 let offer = request.one(PayloadKind::SA);
                 if offer.is_some_and(offers_ike) {
-                    successor = self.answer_rekey(live, path, &request, &mut chain, cx);
+                    successor = self.answer_rekey(live, ike_path, &request, &mut chain, cx);
                 } else if let Some((child, install)) =
-                    self.answer_child_rekey(live, path, &request, &mut chain, cx)
+                    self.answer_child_rekey(live, ike_path, &request, &mut chain, cx)
                 {
                     let origin = Origin::Theirs {
                         message_id: header.message_id,
@@ -173,6 +175,8 @@ impl Endpoint {
                 if let Some(token) = token_in(&request) {
                     live.token = token;
                 }
+                let ends = (&mut sa.path, path);
+                self.answer_addresses(live, ends, header, &request, &mut chain);
             }
             Ok(_) => return self.stray(sa),
         }
@@ -225,11 +229,11 @@ impl Endpoint {
     pub(crate) fn response(
         &mut self,
         mut sa: IkeSa,
+        path: Path,
         header: &Header,
         message: &[u8],
         cx: &mut Context<'_>,
     ) {
-        let path = sa.path;
         let State::Up(live) = &mut sa.state else {
             return self.stray(sa);
         };
@@ -255,6 +259,8 @@ impl Endpoint {
             self.counters.add(Counter::BadPayloads);
             return self.check_in(sa);
         };
+        let came = (path, purpose.as_ref());
+        live.path_answers(&mut sa.path, came, &chain);
         match (purpose, delete_next) {
             (Some(Purpose::Delete(reason)), _) => self.close(sa, reason, cx),
             (_, Some(reason)) => self.begin_delete(sa, reason, cx),
@@ -271,6 +277,12 @@ impl Endpoint {
             (Some(Purpose::DeleteChild(spi)), None) => {
                 self.child_deleted(live, spi);
                 self.check_in(sa);
+            }
+            (Some(Purpose::Update(asked)), None) => {
+                self.update_response(sa, (asked, path), header, &chain, cx);
+            }
+            (Some(Purpose::Check { cookie, path }), None) => {
+                self.check_response(sa, (&cookie, path), &chain, cx);
             }
             (Some(Purpose::Liveness) | None, None) => self.check_in(sa),
         }
@@ -292,8 +304,9 @@ impl Endpoint {
             match out.due(now) {
                 Due::Wait => {}
                 Due::Resend => {
-                    let message = out.message.clone();
-                    self.send_all(path, &message);
+                    let (message, tries) = (out.message.clone(), out.sent());
+                    sa.path = live.other_path(path, tries);
+                    self.send_all(sa.path, &message);
                 }
                 Due::Dead => {
                     let reason = match purpose {
@@ -308,6 +321,11 @@ impl Endpoint {
         if !live.pending.is_empty() {
             // What the kernel says comes first.
             return self.check_in(sa);
+        }
+        match live.has_moved() {
+            true if live.client => return self.send_update(sa, cx),
+            true => return self.send_check(sa, cx),
+            false => {}
         }
         let due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
         if due(live.moved_until) {
@@ -332,7 +350,12 @@ impl Endpoint {
             return self.send_request(sa, Purpose::Ticket, chain, cx);
         }
         if due(live.liveness_due()) {
-            return self.send_request(sa, Purpose::Liveness, ChainWriter::new(), cx);
+            let mut chain = ChainWriter::new();
+            if live.client && live.mobike.is_some() && live.nat.local {
+                // The answer says where we are seen (RFC 4555, 3.8).
+                Nat::announce(&mut chain, sa.spi_i, sa.spi_r, &path);
+            }
+            return self.send_request(sa, Purpose::Liveness, chain, cx);
         }
         self.check_in(sa);
     }
@@ -368,6 +391,7 @@ impl Live {
         let work = match &self.outstanding {
             Some((_, out)) => Some(out.deadline()),
             None if !self.pending.is_empty() => None,
+            None if self.has_moved() => Some(Duration::ZERO),
             None => {
                 let child_end = self.child_end.filter(|_| self.child.is_some());
                 let plans = [

@@ -71,7 +71,7 @@ impl Endpoint {
     }
 
     /// (Re)builds the request from the state and sends it.
-    fn send_init(&mut self, mut sa: IkeSa, cx: &Context<'_>) {
+    pub(super) fn send_init(&mut self, mut sa: IkeSa, cx: &Context<'_>) {
         let header = sa.header(Exchange::IkeSaInit, false, 0);
         let State::InitSent(sent) = &mut sa.state else {
             return self.check_in(sa);
@@ -417,14 +417,8 @@ impl Endpoint {
         &'a self,
         path: &'a Path,
     ) -> impl Iterator<Item = &'a Arc<Connection>> {
-        self.slots.iter().map(|slot| &slot.config).filter(|config| {
-            config
-                .local_addr
-                .is_none_or(|local| local == path.local.ip())
-                && config
-                    .remote_addr
-                    .is_none_or(|remote| remote == path.remote.ip())
-        })
+        let configs = self.slots.iter().map(|slot| &slot.config);
+        configs.filter(|config| config.accepts(path))
     }
 }
 

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     child::{self, ChildError, Terms},
     configuration::{self, Grant},
+    mobike::no_nat_in_between,
     notify_data,
     proof::{Claim, parse_auth, proven, resumption_holds, resumption_mic},
     qcd::token_in,
@@ -20,6 +21,7 @@ use crate::{
     sa::{
         first::FirstExchange,
         ike_sa::{AuthSent, IkeSa, Ripe},
+        mobike::Mobike,
         nat::Nat,
     },
     ticket::{
@@ -55,6 +57,7 @@ pub(super) struct Accepted {
     pub child: Terms,
     pub grant: Option<Grant>,
     pub wants_ticket: bool,
+    pub mobike: Option<Mobike>,
     pub token: Vec<u8>,
 }
 
@@ -66,6 +69,7 @@ pub(super) struct Agreed {
     pub child: Terms,
     pub leased: Leased,
     pub ticket: TicketAnswer,
+    pub mobike: Option<Mobike>,
     pub token: Vec<u8>,
     /// How long the gateway lets this authentication count.
     pub auth_lifetime: Duration,
@@ -214,6 +218,9 @@ impl Endpoint {
             connection: Some(Arc::clone(&connection)),
             ..denied
         };
+        if !no_nat_in_between(&chain, &sa.path) {
+            return Err(within(NotifyKind::UNEXPECTED_NAT_DETECTED.into()));
+        }
         let grant = configuration::grant(&connection, &id_i, &chain, cx)
             .map_err(|notify| within(notify.into()))?;
         let granted = grant.as_ref().map(|grant| &*grant.granted.addresses);
@@ -227,13 +234,14 @@ impl Endpoint {
             .notifies()
             .any(|notify| notify.kind == NotifyKind::TICKET_REQUEST);
         Ok(Accepted {
-            connection,
             peer: id_i.clone(),
             auth,
             certificate,
             child,
             grant,
             wants_ticket,
+            mobike: Mobike::said_in(&chain).filter(|_| connection.mobike),
+            connection,
             token: token_in(&chain).unwrap_or_default(),
         })
     }
@@ -332,6 +340,7 @@ impl Endpoint {
             child,
             leased,
             ticket,
+            mobike: Mobike::said_in(&chain).filter(|_| sent.connection.mobike),
             token: token_in(&chain).unwrap_or_default(),
             auth_lifetime: auth_lifetime(&chain).unwrap_or(Duration::MAX),
         })

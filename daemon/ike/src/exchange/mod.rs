@@ -9,6 +9,7 @@ mod half_open;
 mod informational;
 mod init;
 mod judge;
+mod mobike;
 mod proof;
 mod qcd;
 mod rekey;

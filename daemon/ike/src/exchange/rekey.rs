@@ -24,6 +24,7 @@ use crate::{
     io::{Event, Path},
     sa::{
         ike_sa::{IkeSa, Live, Proven, Purpose, Rekeying, Rival, State},
+        mobike::Mobike,
         proposal::{IkeSuite, answer_ike, choose_ike, offer_ike, rekey_spi},
         protection::Protection,
         window::{Datagrams, Window},
@@ -333,8 +334,12 @@ impl Endpoint {
 
     /// The SA that the peer's rekey has made takes over after all.
     fn adopt(&mut self, old: &mut IkeSa, mut theirs: IkeSa, cx: &mut Context<'_>) {
-        let path = theirs.path;
         if let (State::Up(live), State::Up(new)) = (&mut old.state, &mut theirs.state) {
+            if new.mobike.is_some() {
+                // It may have been made before a move.
+                theirs.path = old.path;
+            }
+            let path = theirs.path;
             new.moved_until = None;
             self.moves_to(live, new, path, cx);
         }
@@ -387,6 +392,7 @@ impl Endpoint {
             child: None,
             leased: old.leased.clone(),
             nat: old.nat,
+            mobike: old.mobike.as_ref().map(Mobike::successor),
             origin: old.origin.clone(),
         };
         if let Some(issued) = old.issued.take() {

@@ -104,7 +104,7 @@ impl Endpoint {
 
     // RFC 5723: N22, L2, T6, T9, T20, X1, X2, A15
     /// (Re)builds the request from the state and sends it: COOKIE, Ni, ticket, then the rest.
-    fn send_resume(&mut self, mut sa: IkeSa, cx: &Context<'_>) {
+    pub(super) fn send_resume(&mut self, mut sa: IkeSa, cx: &Context<'_>) {
         let header = sa.header(Exchange::IkeSessionResume, false, 0);
         let State::ResumeSent(sent) = &mut sa.state else {
             return self.check_in(sa);

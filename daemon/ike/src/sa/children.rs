@@ -121,7 +121,11 @@ impl Live {
             (Some(_), _) => return Err(NotifyKind::CHILD_SA_NOT_FOUND),
         }
         let busy = match &self.outstanding {
-            None | Some((Purpose::Liveness | Purpose::Ticket, _)) => false,
+            None
+            | Some((
+                Purpose::Liveness | Purpose::Ticket | Purpose::Update(_) | Purpose::Check { .. },
+                _,
+            )) => false,
             Some((Purpose::ChildRekey(ours), _)) => {
                 ours.rival.is_some() || ours.old != present.map(|child| child.spi_in)
             }
@@ -174,6 +178,10 @@ impl Live {
         self.child = old.child.take();
         self.child_rekey_at = old.child_rekey_at.take();
         self.child_end = old.child_end.take();
+        if let (Some(mobike), Some(old)) = (&mut self.mobike, &mut old.mobike) {
+            mobike.update_pending |= old.update_pending;
+            mobike.unchecked = old.unchecked.take();
+        }
         self.hurry_child_rekey(cx);
     }
 

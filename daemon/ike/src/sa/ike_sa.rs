@@ -6,6 +6,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use super::{
     children::{Beside, ChildRekeying, PendingChild},
     first::FirstExchange,
+    mobike::Mobike,
     nat::Nat,
     proposal::IkeSuite,
     protection::Protection,
@@ -186,6 +187,8 @@ pub(crate) struct Live {
     /// What the client has on the inside.
     pub leased: Leased,
     pub nat: Nat,
+    /// If both sides know MOBIKE.
+    pub mobike: Option<Mobike>,
     pub origin: Origin,
     /// Gateway: the ticket issued on this SA.
     pub issued: Option<Issued>,
@@ -253,6 +256,7 @@ pub(crate) struct Proven {
     pub child: Option<ChildSa>,
     pub leased: Leased,
     pub nat: Nat,
+    pub mobike: Option<Mobike>,
     pub origin: Origin,
 }
 
@@ -271,6 +275,7 @@ impl Live {
             child,
             leased,
             nat,
+            mobike,
             origin,
         } = proven;
         // No chain of resumptions and rekeys outlives the last full authentication by more than the
@@ -295,6 +300,7 @@ impl Live {
             child,
             leased,
             nat,
+            mobike,
             origin,
             issued: None,
             token: Vec::new(),
@@ -331,6 +337,13 @@ pub(crate) enum Purpose {
     ChildRekey(Box<ChildRekeying>),
     /// With our inbound SPI of it.
     DeleteChild(u32),
+    /// UPDATE_SA_ADDRESSES, with the addresses that it was sent on.
+    Update(Path),
+    /// Whether the peer is at its end of this path (RFC 4555, 3.7).
+    Check {
+        cookie: Vec<u8>,
+        path: Path,
+    },
 }
 
 /// Our half of a rekey that is under way.

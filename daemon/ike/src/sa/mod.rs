@@ -3,6 +3,7 @@
 pub(crate) mod children;
 pub(crate) mod first;
 pub mod ike_sa;
+pub(crate) mod mobike;
 pub mod nat;
 pub(crate) mod offered;
 pub mod proposal;

@@ -17,6 +17,8 @@ pub struct Nat {
     pub local: bool,
     /// The peer does.
     pub remote: bool,
+    /// The peer has said what it sees: it knows how to go through one.
+    pub traversal: bool,
 }
 
 impl Nat {
@@ -45,10 +47,22 @@ impl Nat {
         Self {
             local: says(destination) && !confirms(destination, path.local),
             remote: says(source) && !confirms(source, path.remote),
+            traversal: says(source) && says(destination),
         }
     }
 
-    /// Appends our two notifications to a first message.
+    /// Whether a message says what its sender sees.
+    pub(crate) fn is_asked(chain: &Chain<'_>) -> bool {
+        let about_nat = |kind| {
+            matches!(
+                kind,
+                NotifyKind::NAT_DETECTION_SOURCE_IP | NotifyKind::NAT_DETECTION_DESTINATION_IP
+            )
+        };
+        chain.notifies().any(|notify| about_nat(notify.kind))
+    }
+
+    /// Appends our two notifications to a message.
     pub fn announce(chain: &mut ChainWriter, spi_i: Spi, spi_r: Spi, path: &Path) {
         chain.notify(
             NotifyKind::NAT_DETECTION_SOURCE_IP,

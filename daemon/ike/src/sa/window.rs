@@ -87,6 +87,18 @@ impl Outstanding {
         }
     }
 
+    /// How often it has been sent.
+    #[must_use]
+    pub const fn sent(&self) -> usize {
+        self.sent
+    }
+
+    /// Begins anew, for the way to the peer is another one: to be sent now.
+    pub fn start_over(&mut self, now: Duration) -> Datagrams {
+        *self = Self::new(std::mem::take(&mut self.message), now);
+        self.message.clone()
+    }
+
     /// When to call [`Self::due`].
     #[must_use]
     pub const fn deadline(&self) -> Duration {

@@ -221,6 +221,19 @@ pub const ROWS: &[Row] = &[
     anew("T13", "child_sa", EXCHANGE, |_, live, _| {
         live.child.as_ref().map_or_else(none, child)
     }),
+    anew("T17", "mobike", EXCHANGE, |_, live, _| {
+        let known = if live.mobike.is_some() { "yes" } else { "no" };
+        known.to_owned()
+    }),
+    anew("T18", "mobike_addresses", EXCHANGE, |_, live, _| {
+        let said = live.mobike.iter().flat_map(|mobike| &mobike.additional);
+        let said: Vec<_> = said.map(ToString::to_string).collect();
+        if said.is_empty() {
+            none()
+        } else {
+            said.join(" ")
+        }
+    }),
     Row {
         row: "T19",
         item: "authentication_ends",

@@ -64,6 +64,10 @@ notifies! {
     FAILED_CP_REQUIRED = 37, NotApplicable;
     /// No common traffic.
     TS_UNACCEPTABLE = 38, NotApplicable;
+    /// The new addresses are against the responder's policy (RFC 4555, 4.1.1).
+    UNACCEPTABLE_ADDRESSES = 40, NotApplicable;
+    /// There is a NAT where the sender has said that there is none (RFC 4555, 4.1.2).
+    UNEXPECTED_NAT_DETECTED = 41, NotApplicable;
     /// Not now.
     TEMPORARY_FAILURE = 43, NotApplicable;
     /// No Child SA has this SPI.
@@ -78,6 +82,20 @@ notifies! {
     COOKIE = 16390, NewExchange;
     /// The Child SA that a CREATE_CHILD_SA is to replace.
     REKEY_SA = 16393, NotApplicable;
+    /// The sender can move its SAs to other addresses (RFC 4555, 4.2.1).
+    MOBIKE_SUPPORTED = 16396, NewExchange;
+    /// An IPv4 address of the sender besides the one it sends from (RFC 4555, 4.2.2).
+    ADDITIONAL_IP4_ADDRESS = 16397, NewExchange;
+    /// An IPv6 address of the same kind (RFC 4555, 4.2.2).
+    ADDITIONAL_IP6_ADDRESS = 16398, NewExchange;
+    /// The sender has no other addresses (RFC 4555, 4.2.3).
+    NO_ADDITIONAL_ADDRESSES = 16399, NewExchange;
+    /// The SAs go between the addresses of this message from now on (RFC 4555, 4.2.4).
+    UPDATE_SA_ADDRESSES = 16400, NewExchange;
+    /// To be returned as it is: shows that the peer is where it says (RFC 4555, 4.2.5).
+    COOKIE2 = 16401, NotApplicable;
+    /// The addresses of this message as the sender has written them (RFC 4555, 4.2.6).
+    NO_NATS_ALLOWED = 16402, NewExchange;
     /// Seconds until the peer must authenticate again (RFC 4478, 3).
     AUTH_LIFETIME = 16403, NewExchange;
     /// Ticket with its lifetime (RFC 5723, 7.2).

@@ -25,6 +25,8 @@ use crate::sides::{client_side, gateway_side};
 pub(crate) const WALL: u64 = 1_800_000_000;
 pub(crate) const CLIENT: &str = "192.0.2.10";
 pub(crate) const GATEWAY: &str = "198.51.100.1";
+/// Where the gateway can be reached too.
+pub(crate) const OTHER_GATEWAY: &str = "198.51.100.2";
 
 /// What the kernel would have.
 #[derive(Debug, Default)]
@@ -61,6 +63,20 @@ impl Kernel {
                     if let Some(old) = self.installed.insert(owner.0, next) {
                         self.beside.insert(old.inbound.spi, old);
                     }
+                }
+            }
+            KernelOp::Move {
+                owner,
+                path,
+                udp_encap,
+            } => {
+                let installed = self.installed.get_mut(&owner.0).into_iter();
+                let beside = self
+                    .beside
+                    .values_mut()
+                    .filter(|other| other.owner == owner);
+                for child in installed.chain(beside) {
+                    (child.path, child.udp_encap) = (path, udp_encap);
                 }
             }
             KernelOp::Install(install) => {
@@ -279,6 +295,9 @@ pub(crate) struct Pair {
     pub(crate) sent: Vec<InFlight>,
     /// Rewrites source addresses, as a NAT in front of the client would.
     pub(crate) nat: Option<SocketAddr>,
+    /// Where the client is, and where nobody is any more.
+    pub(crate) client_at: IpAddr,
+    pub(crate) gone: BTreeSet<IpAddr>,
 }
 
 const LATENCY: Duration = Duration::from_millis(10);
@@ -313,6 +332,8 @@ impl Pair {
             flying: Vec::new(),
             sent: Vec::new(),
             nat: None,
+            client_at: CLIENT.parse().expect("address"),
+            gone: BTreeSet::new(),
         }
     }
 
@@ -362,7 +383,8 @@ impl Pair {
             local: to,
             remote: from,
         };
-        let node = if to.ip().to_string() == GATEWAY {
+        let is_gateway = [GATEWAY, OTHER_GATEWAY].contains(&&*to.ip().to_string());
+        let node = if is_gateway {
             &mut self.gateway
         } else {
             &mut self.client
@@ -438,16 +460,17 @@ impl Pair {
         let mut to = to;
         if let Some(outside) = self.nat {
             // The NAT translates the client's address on the way out, and back on the way in.
-            if from.ip().to_string() == CLIENT {
+            if from.ip() == self.client_at {
                 from = SocketAddr::new(outside.ip(), outside.port() + from.port() / 4500);
             }
             if to.ip() == outside.ip() {
-                let port = if to.port() == outside.port() {
-                    500
-                } else {
-                    4500
+                let port = match to.port().checked_sub(outside.port()) {
+                    Some(0) => 500,
+                    Some(1) => 4500,
+                    // Of a mapping that is no more.
+                    _ => return,
                 };
-                to = SocketAddr::new(CLIENT.parse().unwrap(), port);
+                to = SocketAddr::new(self.client_at, port);
             }
         }
         let in_flight = InFlight {
@@ -457,6 +480,9 @@ impl Pair {
             message,
         };
         self.sent.push(in_flight.clone());
+        if self.gone.contains(&from.ip()) {
+            return;
+        }
         if self.rng.percent(self.weather.loss) {
             return;
         }
@@ -493,7 +519,9 @@ impl Pair {
                 let InFlight {
                     from, to, message, ..
                 } = self.flying.swap_remove(i);
-                self.deliver(from, to, &message);
+                if !self.gone.contains(&to.ip()) {
+                    self.deliver(from, to, &message);
+                }
             } else {
                 self.tick();
             }

@@ -1,11 +1,15 @@
-//! Random operations of both operators in random weather: whatever they do, when they stop and the
-//! weather clears both sides and both kernels agree.
+//! Random operations of both operators, and moves of the client, in random weather: whatever they do,
+//! when they stop and the weather clears both sides and both kernels agree.
 
 use std::{env, time::Duration};
 
 use ike::{io::Command, view::SaState};
 
-use crate::bed::{Pair, Rng, Weather};
+use crate::{
+    bed::{Pair, Rng, Weather},
+    roaming::{PLACES, plain_client, roaming_client},
+    sides::gateway_side,
+};
 
 const SEEDS: u64 = 2000;
 /// In a full run.
@@ -15,6 +19,13 @@ const STEPS: u64 = 12;
 fn step(pair: &mut Pair, rng: &mut Rng) -> String {
     let (home, rw) = ("home".into(), "rw".into());
     // What cannot be done now is refused, and that is an outcome too.
+    if rng.below(11) == 0 {
+        let to = PLACES[rng.below(3) as usize];
+        pair.relocate(to);
+        let pause = rng.below(5000);
+        pair.run(Duration::from_millis(pause));
+        return format!("client goes to {to}, then {pause} ms");
+    }
     let (who, command) = match rng.below(10) {
         0 => ("client", Command::Up(home)),
         1 | 2 => ("client", Command::Rekey(home)),
@@ -51,7 +62,7 @@ fn agree(pair: &Pair) -> Result<(), String> {
         ([], []) => {
             pair.client.kernel.inbound().is_empty() && pair.gateway.kernel.inbound().is_empty()
         }
-        ([c], [g]) => c.spis == g.spis && pair.keys_agree(),
+        ([c], [g]) => c.spis == g.spis && pair.keys_agree() && pair.paths_agree(),
         _ => false,
     };
     if same && !deleting(&pair.client) && !deleting(&pair.gateway) {
@@ -71,7 +82,12 @@ fn agree(pair: &Pair) -> Result<(), String> {
 
 fn story(seed: u64) -> Result<bool, String> {
     let mut rng = Rng(seed ^ 0x5eed);
-    let mut pair = Pair::new(seed);
+    let client = if seed.is_multiple_of(4) {
+        plain_client
+    } else {
+        roaming_client
+    };
+    let mut pair = Pair::roaming_with(seed, client, gateway_side);
     pair.up();
     pair.run(Duration::from_secs(1));
     pair.weather = Weather {
@@ -93,7 +109,7 @@ fn story(seed: u64) -> Result<bool, String> {
         let _up_already = pair.command(&Command::Up("home".into()));
         pair.run(Duration::from_secs(5));
     }
-    if !pair.keys_agree() {
+    if !(pair.keys_agree() && pair.paths_agree()) {
         return Err(format!("{}\nand does not come up again", told.join("\n")));
     }
     Ok(up)

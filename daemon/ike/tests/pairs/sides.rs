@@ -61,6 +61,7 @@ pub(crate) fn side(
     Connection {
         name: name.into(),
         local_addr: Some(local.parse().expect("address")),
+        more_addrs: Vec::new(),
         remote_addr: remote.map(|remote| remote.parse().expect("address")),
         remote_port: 500,
         local: LocalAuth {
@@ -94,6 +95,7 @@ pub(crate) fn side(
         pools: Vec::new(),
         vips: Vec::new(),
         compat: Compat::Rfc,
+        mobike: true,
         resume: Resume {
             enabled: true,
             suspend: Suspend::Memory,

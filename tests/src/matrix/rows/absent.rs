@@ -15,7 +15,6 @@ pub(super) const CASES: &[Case] = &[
     absent("protocols and ports in selectors", NO_PORTS),
     absent("several Child SAs", ONE_CHILD),
     absent("address pool", NO_CASE),
-    absent("MOBIKE", NOT_BUILT),
     absent("redirect", NOT_BUILT),
 ];
 

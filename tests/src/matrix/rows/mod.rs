@@ -4,6 +4,7 @@ mod absent;
 mod detours;
 mod life;
 mod logins;
+mod moves;
 mod reach;
 mod refusals;
 mod suites;
@@ -18,6 +19,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         reach::CASES,
         detours::CASES,
         life::CASES,
+        moves::CASES,
         refusals::CASES,
         absent::CASES,
     ]

@@ -17,6 +17,7 @@ use crate::{
     sa::{
         first::FirstExchange,
         ike_sa::{AuthSent, IkeSa, Installing, Live, Origin, Proven, State},
+        mobike::Mobike,
         nat::Nat,
         proposal::IkeSuite,
         protection::Protection,
@@ -65,8 +66,9 @@ impl Endpoint {
             return self.attempt_failed(sa, &connection, Closed::Protocol, cx);
         };
         protection.fit_into(connection.fragment_size);
-        if nat.found() {
-            // RFC 7296, 2.23: the initiator floats, both ports.
+        if nat.found() || connection.mobike && nat.traversal {
+            // RFC 7296, 2.23: the initiator floats, both ports. With MOBIKE also where there is no NAT
+            // yet (RFC 4555, 3.3).
             sa.path.local.set_port(self.settings.natt_port);
             sa.path.remote.set_port(self.settings.natt_port);
         }
@@ -102,6 +104,9 @@ impl Endpoint {
         }
         if connection.resume.enabled {
             chain.notify(NotifyKind::TICKET_REQUEST, &[]);
+        }
+        if connection.mobike {
+            Mobike::announce(&mut chain, sa.path.local.ip(), &connection.more_addrs);
         }
         chain.notify(NotifyKind::QCD_TOKEN, &self.token_of((sa.spi_i, sa.spi_r)));
         let former = self.slot_of(&connection.name);
@@ -200,6 +205,7 @@ impl Endpoint {
             child,
             leased,
             ticket,
+            mobike,
             token,
             auth_lifetime,
         } = agreed;
@@ -252,6 +258,7 @@ impl Endpoint {
             child: Some(child),
             leased,
             nat,
+            mobike,
             origin,
         };
         let mut live = Live::new(proven, now);

@@ -15,6 +15,7 @@ use crate::{
     lease::Leased,
     sa::{
         ike_sa::{HalfOpen, IkeSa, Live, Origin, Proven, Ripe, Ripeness, State},
+        mobike::Mobike,
         proposal::IkeSuite,
         protection::Protection,
         reassembly::Received,
@@ -141,6 +142,7 @@ impl Endpoint {
             child,
             grant,
             wants_ticket,
+            mobike,
             token,
         } = accepted;
         if let Some(grant) = &grant {
@@ -253,6 +255,7 @@ impl Endpoint {
                 ..Leased::default()
             },
             nat: asked.nat,
+            mobike,
             origin,
         };
         let mut live = Live::new(proven, now);
@@ -264,6 +267,9 @@ impl Endpoint {
         if live.connection.reauth.is_some() {
             let left = live.end.saturating_sub(now.boot).as_secs() as u32;
             works.notify(NotifyKind::AUTH_LIFETIME, &left.to_be_bytes());
+        }
+        if live.mobike.is_some() {
+            Mobike::announce(&mut works, sa.path.local.ip(), &live.connection.more_addrs);
         }
         works.notify(NotifyKind::QCD_TOKEN, &self.token_of((sa.spi_i, sa.spi_r)));
         if let Some(grant) = &grant {

@@ -33,6 +33,7 @@ fn connection(name: &str, pools: &[Arc<Pool>]) -> Connection {
     Connection {
         name: name.into(),
         local_addr: None,
+        more_addrs: Vec::new(),
         remote_addr: None,
         remote_port: 500,
         local: LocalAuth {
@@ -69,6 +70,7 @@ fn connection(name: &str, pools: &[Arc<Pool>]) -> Connection {
         pools: pools.to_vec(),
         vips: Vec::new(),
         compat: Compat::Rfc,
+        mobike: false,
         digest: [0; 32],
     }
 }

@@ -6,6 +6,7 @@ mod burn;
 mod keys;
 mod lease;
 mod lifecycle;
+mod mobike;
 mod present;
 mod spoof;
 mod state;
