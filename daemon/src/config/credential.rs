@@ -3,7 +3,7 @@
 
 use std::{
     cell::OnceCell,
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -226,8 +226,20 @@ impl CredentialFolders {
 }
 
 fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), String> {
-    read_bounded(path, MAX_CREDENTIAL_OCTETS)
-        .map_err(|error| format!("{} cannot be read: {error}", path.display()))
+    read_bounded(path, MAX_CREDENTIAL_OCTETS).map_err(|error| unread(path, &error))
+}
+
+/// What to say of a file that could not be read.
+pub(super) fn unread(path: &Path, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::NotFound {
+        format!(
+            "{} is not there, nor in the folder of its kind (x509, x509ca, x509crl, private); correct \
+             the name, or put the file there",
+            path.display()
+        )
+    } else {
+        format!("{} cannot be read: {error}", path.display())
+    }
 }
 
 fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, String> {

@@ -6,7 +6,10 @@ use std::{fs, path::Path, path::PathBuf, sync::Arc};
 use ike::trust::RevocationList;
 use rustls_pki_types::{CertificateRevocationListDer, pem::PemObject as _};
 
-use super::{credential::is_pem, document::read_bounded};
+use super::{
+    credential::{is_pem, unread},
+    document::read_bounded,
+};
 
 /// Longest file, in octets: a list of a hundred thousand certificates has about four million.
 const MAX_LIST_OCTETS: u64 = 16 << 20;
@@ -37,8 +40,7 @@ pub(super) fn all_of(folder: &Path) -> Result<Vec<Arc<RevocationList>>, String> 
 /// The lists of one file, in PEM or DER.
 pub(super) fn read(path: &Path) -> Result<Vec<Arc<RevocationList>>, String> {
     let about = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-    let (octets, _) = read_bounded(path, MAX_LIST_OCTETS)
-        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let (octets, _) = read_bounded(path, MAX_LIST_OCTETS).map_err(|error| unread(path, &error))?;
     let list = |der: &[u8]| RevocationList::parse(der).map_err(|error| about(&error));
     if !is_pem(&octets) {
         return Ok(vec![Arc::new(list(&octets)?)]);

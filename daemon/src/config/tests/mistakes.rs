@@ -1,6 +1,6 @@
 //! The mistakes an operator makes, one row each, and that each is named with its line and key.
 
-use super::{SMALL, problems};
+use super::{CERTIFICATE, Folder, KEY_SEC1, SMALL, problems};
 
 #[test]
 fn every_mistake_is_named_by_line_and_key() {
@@ -346,4 +346,44 @@ fn wildcards_stand_for_whole_parts() {
             "{id}: {found:?}"
         );
     }
+}
+
+/// As `docs/operations.md` shows it.
+#[test]
+fn each_mistake_has_file_line_column_and_cure() {
+    let folder = Folder::new(&[(
+        "rekindle.toml",
+        r#"[daemon]
+workers = "two"
+listn = ["192.0.2.1"]
+
+[connections.rw]
+local = { id = "vpn.example.net", cert = "vpn.pem", key = "vpn.key" }
+remote = { auth = "pubkey", cacerts = ["corp-ca.pem"] }
+pools = ["rw4"]
+[connections.rw.children.net]
+local_ts = ["10.1.0.0/16"]
+
+[pools.rw4]
+addrs = "10.20.0.0/16"
+[pools.guests]
+addrs = ["10.30.0.0/24", "10.20.200.0-10.20.200.99"]
+"#,
+    )]);
+    folder.put("vpn.pem", CERTIFICATE, 0o644);
+    folder.put("vpn.key", KEY_SEC1, 0o644);
+    let errors = folder.load().expect_err("mistakes").to_string();
+    let place = format!("{}/", folder.0.path().display());
+    let found = errors.replace(&place, "");
+    let expected = [
+        "rekindle.toml:3:1: daemon.listn: unknown key; did you mean listen?",
+        "rekindle.toml:2:11: daemon.workers: must be a number, not a string",
+        "rekindle.toml:15:26: pools.guests.addrs: \"10.20.200.0-10.20.200.99\" overlaps \
+         10.20.0.1-10.20.255.254 of pool rw4; an address belongs to one pool, shorten one of them",
+        "rekindle.toml:6:59: connections.rw.local.key: vpn.key: everybody on this machine can reach \
+         the private key; chmod 0600 it",
+        "rekindle.toml:7:40: connections.rw.remote.cacerts: corp-ca.pem is not there, nor in the \
+         folder of its kind (x509, x509ca, x509crl, private); correct the name, or put the file there",
+    ];
+    assert_eq!(found.lines().collect::<Vec<_>>(), expected);
 }
