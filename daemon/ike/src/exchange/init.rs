@@ -23,7 +23,7 @@ use crate::{
     trust::{self, Hashes},
     view::Closed,
     wire::{
-        encrypted,
+        WireError, encrypted,
         header::{Exchange, Header},
         notify::NotifyKind,
         payload::{Chain, ChainWriter, PayloadKind},
@@ -126,7 +126,8 @@ impl Endpoint {
         let suites = self.suites_at(&path);
         let chosen = match choose_ike(offer, &suites, group) {
             Ok(Some(chosen)) => chosen,
-            Ok(None) => {
+            // Whoever offers more than is read may offer less.
+            Ok(None) | Err(WireError::TooMany { .. }) => {
                 self.counters.add(Counter::NoProposal);
                 let within: Vec<_> = self.slots_at(&path).take(2).cloned().collect();
                 self.failed(Standing::Stranger, cx.now.boot, || {

@@ -67,6 +67,11 @@ fn of_1_000_transforms_none_is_taken_and_the_answer_says_so() {
         "{answer:?}"
     );
     assert!(pair.gateway.established().is_empty() && pair.gateway.kernel.installed.is_empty());
+    let told = crate::why::told(&pair.gateway);
+    assert!(
+        told.contains("no ESP proposal in common") && told.len() < 900,
+        "{told}"
+    );
 }
 
 #[test]
@@ -122,6 +127,29 @@ fn a_first_message_with_1_000_transforms_leaves_no_half_open_sa() {
     assert!(
         notified(&answer, NotifyKind::NO_PROPOSAL_CHOSEN),
         "{answer:?}"
+    );
+}
+
+#[test]
+fn a_first_message_with_more_than_is_read_is_answered_too() {
+    let mut pair = Pair::new(7);
+    pair.up();
+    let mut first = pair.flying.remove(0);
+    let mut payloads = clear(&first.message);
+    set(&mut payloads, PayloadKind::SA, proposal(true, 1, 200, &[]));
+    first.message = reclear(&first.message, payloads);
+    pair.flying.push(first);
+    pair.run(AT_ONCE);
+    assert_eq!(pair.gateway.endpoint.sas(pair.now).len(), 0);
+    let answer = clear(&pair.sent.last().expect("an answer").message);
+    assert!(
+        notified(&answer, NotifyKind::NO_PROPOSAL_CHOSEN),
+        "{answer:?}"
+    );
+    let told = crate::why::told(&pair.gateway);
+    assert!(
+        told.contains("the peer offers more than 96 transforms"),
+        "{told}"
     );
 }
 
