@@ -9,6 +9,7 @@ use crate::{
     kernel::EspCipher,
     lease::Pool,
     sa::proposal::IkeSuite,
+    trust::PinnedKey,
     wire::{id::Identity, pattern::Pattern, ts::TrafficSelector},
 };
 
@@ -174,6 +175,8 @@ pub enum Proof {
     PreShared(Secret),
     /// A certificate under one of these authorities.
     Certificate(TrustAnchors),
+    /// This key, whatever certificates may say of it.
+    PublicKey(PinnedKey),
 }
 
 /// The Child SA of a connection.

@@ -21,6 +21,7 @@ pub(super) const REMOTE_KEYS: &[&str] = &[
     "crls",
     "id",
     "psk",
+    "pubkey",
     "revocation",
     "secret",
 ];
@@ -144,8 +145,11 @@ pub(super) fn local_auth(
 }
 
 pub(super) fn remote_proof(section: &Section<'_>, shared: &Shared<'_>) -> Option<Proof> {
-    if auth(section, &["cacerts", "crls", "revocation"])? == Auth::Psk {
+    if auth(section, &["cacerts", "crls", "pubkey", "revocation"])? == Auth::Psk {
         return shared.secret(section).map(Proof::PreShared);
+    }
+    if let Some(entry) = section.entry("pubkey") {
+        return pinned(section, &entry, shared);
     }
     let Some(entry) = section.entry("cacerts") else {
         section.fail(
@@ -174,6 +178,22 @@ pub(super) fn remote_proof(section: &Section<'_>, shared: &Shared<'_>) -> Option
     }
     anchors.revocations = revocations(section, shared)?;
     sound.then_some(Proof::Certificate(anchors))
+}
+
+/// A key that stands for one peer, and needs nobody to vouch for it.
+fn pinned(section: &Section<'_>, entry: &Entry<'_>, shared: &Shared<'_>) -> Option<Proof> {
+    for stray in ["cacerts", "crls", "revocation"] {
+        if let Some(stray) = section.entry(stray) {
+            stray.fail("belongs to certificates, but pubkey names the key itself; drop one");
+        }
+    }
+    if shared.remote_id.is_none() {
+        entry.fail("is the key of one peer; say whose with remote.id, without a wildcard");
+        return None;
+    }
+    let key = shared.around.folders.public_key(entry.string()?);
+    let key = key.map_err(|what| entry.fail(what)).ok()?;
+    Some(Proof::PublicKey(key))
 }
 
 /// The lists that a connection names, else all there are.

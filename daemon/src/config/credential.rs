@@ -10,7 +10,7 @@ use std::{
 
 use ike::{
     crypto::{Secret, SignError, SignatureScheme},
-    trust::RevocationList,
+    trust::{NotAKey, PinnedKey, RevocationList},
 };
 use ring::{
     rand::SystemRandom,
@@ -19,7 +19,9 @@ use ring::{
         Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding, RsaKeyPair,
     },
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer, pem::PemObject as _,
+};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
@@ -191,6 +193,19 @@ impl CredentialFolders {
         certificates(&self.find("x509ca", name))
     }
 
+    /// A peer's public key.
+    pub(super) fn public_key(&self, name: &str) -> Result<PinnedKey, String> {
+        let path = self.find("pubkey", name);
+        let (octets, _) = read(&path)?;
+        let about = |what: &dyn fmt::Display| format!("{}: {what}", path.display());
+        if !is_pem(&octets) {
+            return PinnedKey::parse(&octets).map_err(|error| about(&error));
+        }
+        let key = SubjectPublicKeyInfoDer::from_pem_slice(&octets);
+        let key = key.map_err(|_| about(&NotAKey))?;
+        PinnedKey::parse(&key).map_err(|error| about(&error))
+    }
+
     /// Lists of revoked certificates in one file.
     pub(super) fn revocations(&self, name: &str) -> Result<Vec<Arc<RevocationList>>, String> {
         revocation::read(&self.find("x509crl", name))
@@ -233,7 +248,7 @@ fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), String> {
 pub(super) fn unread(path: &Path, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::NotFound {
         format!(
-            "{} is not there, nor in the folder of its kind (x509, x509ca, x509crl, private); correct \
+            "{} is not there, nor in the folder of its kind (x509, x509ca, x509crl, pubkey, private); correct \
              the name, or put the file there",
             path.display()
         )

@@ -68,6 +68,7 @@ fn canonical(connection: &Connection) -> String {
     }
     match &remote.proof {
         Proof::PreShared(secret) => lines.add("remote.psk", &hash_of(secret)),
+        Proof::PublicKey(key) => lines.add("remote.pubkey", &hex(&key.fingerprint())),
         Proof::Certificate(anchors) => {
             for fingerprint in anchors.fingerprints() {
                 lines.add("remote.ca", &hex(fingerprint));

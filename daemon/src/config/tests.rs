@@ -359,6 +359,7 @@ const KEY_PKCS8: &[u8] = include_bytes!("fixtures/gw.pkcs8.pem");
 const KEY_P384: &[u8] = include_bytes!("fixtures/p384.pem");
 const KEY_P521: &[u8] = include_bytes!("fixtures/p521.pem");
 const KEY_ED25519: &[u8] = include_bytes!("fixtures/ed25519.pem");
+const PUBLIC_KEY: &[u8] = include_bytes!("fixtures/pub.pem");
 const CRL: &[u8] = include_bytes!("fixtures/crl.pem");
 const KEY_RSA: &[u8] = include_bytes!("fixtures/rsa.pem");
 

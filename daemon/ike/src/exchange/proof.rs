@@ -63,7 +63,17 @@ pub(super) fn proven(
             }
             Ok((AuthMethod::PreShared, None))
         }
-        Proof::Certificate(_) if claim.method == SHARED_KEY_MIC => Err(Unproven::Method),
+        Proof::Certificate(_) | Proof::PublicKey(_) if claim.method == SHARED_KEY_MIC => {
+            Err(Unproven::Method)
+        }
+        Proof::PublicKey(key) => {
+            key.verify(&trust::Signed {
+                octets: claim.octets,
+                method: claim.method,
+                auth: claim.proof,
+            })?;
+            Ok((AuthMethod::PublicKey, None))
+        }
         Proof::Certificate(anchors) => {
             let certificates: Vec<_> = chain.all(PayloadKind::CERT).collect();
             let signed = trust::Signed {

@@ -19,6 +19,8 @@ pub enum AuthMethod {
     PreShared,
     /// A certificate and a signature.
     Certificate,
+    /// A signature by a key that the operator has put there.
+    PublicKey,
 }
 
 impl AuthMethod {
@@ -26,6 +28,7 @@ impl AuthMethod {
         match self {
             Self::PreShared => 1,
             Self::Certificate => 2,
+            Self::PublicKey => 3,
         }
     }
 
@@ -33,6 +36,7 @@ impl AuthMethod {
         match number {
             1 => Some(Self::PreShared),
             2 => Some(Self::Certificate),
+            3 => Some(Self::PublicKey),
             _ => None,
         }
     }

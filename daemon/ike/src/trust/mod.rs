@@ -4,6 +4,7 @@
 mod culprit;
 mod leaf;
 mod path;
+mod pinned;
 mod proof;
 mod revocation;
 
@@ -12,6 +13,7 @@ use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
 pub use self::culprit::Culprit;
+pub use self::pinned::{NotAKey, PinnedKey};
 pub(crate) use self::proof::{Hashes, sign};
 pub use self::revocation::{NotAList, RevocationList, RevocationPolicy, Revocations};
 use crate::{
@@ -145,7 +147,9 @@ pub fn verify(
     if !leaf.names(id, end_entity.subject()) {
         return Err(TrustError::Identity);
     }
-    signature.check(&end_entity, signed.octets)?;
+    signature.check(signed.octets, |algorithm, octets, signature| {
+        end_entity.verify_signature(algorithm, octets, signature)
+    })?;
 
     let fingerprint = digest(&SHA256, first);
     Ok(CertificateFacts {

@@ -2,7 +2,7 @@
 //! do not know that RFC the older forms of RFC 7296, 3.8 and RFC 4754.
 
 use rustls_pki_types::{AlgorithmIdentifier, SignatureVerificationAlgorithm, alg_id};
-use webpki::{EndEntityCert, Error};
+use webpki::Error;
 
 use super::{Signed, TrustError};
 use crate::{
@@ -128,9 +128,13 @@ impl<'a> Signature<'a> {
         }
     }
 
-    /// Whether the certificate's key made it over `octets`. An algorithm for another kind of key costs
+    /// Whether a key made it over `octets`. An algorithm for another kind of key costs
     /// no computation, so at most three signatures are ever checked.
-    pub(super) fn check(self, by: &EndEntityCert<'_>, octets: &[u8]) -> Result<(), TrustError> {
+    pub(super) fn check(
+        self,
+        octets: &[u8],
+        made_by: impl Fn(&'static dyn SignatureVerificationAlgorithm, &[u8], &[u8]) -> Result<(), Error>,
+    ) -> Result<(), TrustError> {
         let (algorithms, wanted, signature) = match self {
             Self::Named(wanted, signature) => (NAMED_ALGORITHMS, Some(wanted), signature),
             Self::OneOf(algorithms, signature) => (algorithms, None, signature),
@@ -140,7 +144,7 @@ impl<'a> Signature<'a> {
             if wanted.is_some_and(|wanted| !is_named(algorithm.signature_alg_id(), wanted)) {
                 continue;
             }
-            match by.verify_signature(*algorithm, octets, signature) {
+            match made_by(*algorithm, octets, signature) {
                 Ok(()) => return Ok(()),
                 Err(Error::InvalidSignatureForPublicKey) => why = TrustError::Signature,
                 Err(_) => {}

@@ -212,7 +212,7 @@ impl Endpoint {
         let proofs = self.slots.iter().map(|slot| &slot.config.remote.proof);
         let anchors = proofs.filter_map(|proof| match proof {
             Proof::Certificate(anchors) => Some(anchors),
-            Proof::PreShared(_) => None,
+            Proof::PreShared(_) | Proof::PublicKey(_) => None,
         });
         let outdated = anchors.flat_map(|anchors| anchors.revocations.outdated(now.wall));
         outdated.map(RevocationList::issuer).collect()

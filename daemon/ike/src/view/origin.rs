@@ -160,6 +160,7 @@ pub const ROWS: &[Row] = &[
         let method = match live.origin.auth {
             AuthMethod::PreShared => "pre-shared key",
             AuthMethod::Certificate => "certificate",
+            AuthMethod::PublicKey => "public key",
         };
         method.to_owned()
     }),

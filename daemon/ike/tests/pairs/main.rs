@@ -16,6 +16,7 @@ mod kinds;
 mod lifetime;
 mod mobike;
 mod operator;
+mod pinned;
 mod pki;
 mod recovery;
 mod rekey;

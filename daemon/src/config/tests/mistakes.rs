@@ -383,7 +383,7 @@ addrs = ["10.30.0.0/24", "10.20.200.0-10.20.200.99"]
         "rekindle.toml:6:59: connections.rw.local.key: vpn.key: everybody on this machine can reach \
          the private key; chmod 0600 it",
         "rekindle.toml:7:40: connections.rw.remote.cacerts: corp-ca.pem is not there, nor in the \
-         folder of its kind (x509, x509ca, x509crl, private); correct the name, or put the file there",
+         folder of its kind (x509, x509ca, x509crl, pubkey, private); correct the name, or put the file there",
     ];
     assert_eq!(found.lines().collect::<Vec<_>>(), expected);
 }

@@ -1,11 +1,12 @@
-//! Files with lists of revoked certificates: found, named, and told when they are none.
+//! Files with lists of revoked certificates, and with public keys of peers: found, named, and told when they
+//! are none.
 
 use ike::{
     peer::Proof,
     trust::{RevocationPolicy, Revocations},
 };
 
-use super::{AUTHORITY, CERTIFICATE, CERTIFIED, CRL, Folder, KEY_SEC1};
+use super::{AUTHORITY, CERTIFICATE, CERTIFIED, CRL, Folder, KEY_SEC1, PUBLIC_KEY};
 use crate::config::Config;
 
 #[test]
@@ -19,7 +20,7 @@ fn lists_of_revoked_certificates_are_found_and_judged() {
     let config = folder.load().expect("one in the folder");
     let of = |config: &Config| match &config.connections[0].remote.proof {
         Proof::Certificate(anchors) => anchors.revocations.clone(),
-        Proof::PreShared(_) => panic!("certificates"),
+        _ => panic!("certificates"),
     };
     assert_ne!(of(&config), Revocations::default());
     // What is named is taken, and nothing else.
@@ -61,6 +62,49 @@ fn lists_of_revoked_certificates_are_found_and_judged() {
     let found = folder.problems().join("\n");
     assert!(
         found.contains("junk.pem: is not an X.509 CRL of version 2"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_public_key_stands_for_one_peer() {
+    let pinned = |rest: &str| {
+        CERTIFIED.replace(
+            "remote = { auth = \"pubkey\", cacerts = [\"ca.pem\"] }",
+            &format!("remote = {{ pubkey = \"peer.pem\"{rest} }}"),
+        )
+    };
+    let folder = Folder::new(&[("rekindle.toml", &pinned(", id = \"client.example\""))]);
+    folder.put("gw.pem", CERTIFICATE, 0o644);
+    folder.put("gw.key", KEY_SEC1, 0o600);
+    folder.put("pubkey/peer.pem", PUBLIC_KEY, 0o644);
+    let config = folder.load().expect("a key");
+    let proof = &config.connections[0].remote.proof;
+    assert!(matches!(proof, Proof::PublicKey(_)), "{proof:?}");
+    for (rest, what) in [
+        ("", "is the key of one peer; say whose with remote.id"),
+        (", id = \"*.example\"", "is the key of one peer"),
+        (
+            ", id = \"a\", cacerts = \"ca.pem\"",
+            "remote.cacerts: belongs to certificates",
+        ),
+        (
+            ", id = \"a\", psk = \"x\"",
+            "remote.pubkey: belongs to auth",
+        ),
+    ] {
+        folder.put("rekindle.toml", pinned(rest).as_bytes(), 0o644);
+        let found = folder.problems().join("\n");
+        assert!(
+            found.contains("rekindle.toml:4: ") && found.contains(what),
+            "{rest}: {found}"
+        );
+    }
+    folder.put("pubkey/peer.pem", CERTIFICATE, 0o644);
+    folder.put("rekindle.toml", pinned(", id = \"a\"").as_bytes(), 0o644);
+    let found = folder.problems().join("\n");
+    assert!(
+        found.contains("peer.pem: is no public key; make one"),
         "{found}"
     );
 }
