@@ -134,7 +134,7 @@ fn another_key_is_said_on_one_side_and_a_refusal_on_the_other() {
     assert_eq!(failure.standing, Standing::Reached);
     assert_eq!(
         failure.to_string(),
-        "192.0.2.10:500 rw client.example: IKE_AUTH: the peer's pre-shared key is not ours (sent \
+        "192.0.2.10:4500 rw client.example: IKE_AUTH: the peer's pre-shared key is not ours (sent \
          AUTHENTICATION_FAILED); compare the secrets of both sides, blanks and line ends included"
     );
     let text = told(&pair.client);
