@@ -177,6 +177,17 @@ pub struct Received {
     pub messages: usize,
     /// Whether the socket's queue is empty now.
     pub drained: bool,
+    /// How long the last of them had waited to be read.
+    pub waited: Duration,
+}
+
+impl Received {
+    /// Of a socket with nothing to read.
+    pub const NOTHING: Self = Self {
+        messages: 0,
+        drained: true,
+        waited: Duration::ZERO,
+    };
 }
 
 impl UdpSocket {
@@ -342,7 +353,7 @@ impl UdpSocket {
         mut each: impl FnMut(Path, &[u8]),
     ) -> io::Result<Received> {
         let mut ancillary = cmsg_space!(TimeVal, u32, libc::in6_pktinfo);
-        let mut messages = 0;
+        let (mut messages, mut waited) = (0, Duration::ZERO);
         for _ in 0..MAX_READS {
             let mut parts = [IoSliceMut::new(buffer)];
             let read = recvmsg::<SockaddrStorage>(
@@ -357,6 +368,7 @@ impl UdpSocket {
                     return Ok(Received {
                         messages,
                         drained: true,
+                        waited,
                     });
                 }
                 // An ICMP error about something we sent, or a signal: the next read goes on.
@@ -387,7 +399,8 @@ impl UdpSocket {
                 self.count(|counters| counters.not_ike += 1);
                 continue;
             };
-            if arrived.is_some_and(is_stale) {
+            waited = arrived.map_or(waited, since);
+            if waited > STALE {
                 self.count(|counters| counters.stale += 1);
                 continue;
             }
@@ -402,6 +415,7 @@ impl UdpSocket {
         Ok(Received {
             messages,
             drained: false,
+            waited,
         })
     }
 
@@ -516,12 +530,12 @@ fn socket_addr(storage: &SockaddrStorage) -> Option<SocketAddr> {
     Some(SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
 }
 
-fn is_stale(arrived: TimeVal) -> bool {
+fn since(arrived: TimeVal) -> Duration {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let arrived = Duration::from_micros(arrived.num_microseconds().unsigned_abs());
-    now.saturating_sub(arrived) > STALE
+    now.saturating_sub(arrived)
 }
 
 #[cfg(test)]

@@ -209,6 +209,7 @@ pub(super) fn flood(report: FloodReport) -> api::Flood {
             age_seconds: gate.age.as_secs(),
             why: gate.why,
             unproven_per_second: gate.per_second,
+            queue_delay_seconds: gate.queue_delay.as_secs_f64(),
             budgets: gate.budgets.into_iter().map(budget).collect(),
         }),
     }

@@ -6,13 +6,14 @@ use std::{
     io,
     net::SocketAddr,
     task::{self, Poll, Waker},
+    time::Duration,
 };
 
 use gate_abi::lane::Lane;
 use ike::io::Path;
 use tokio::io::unix::AsyncFd;
 
-use crate::udp::{BATCH, Share, UdpSocket};
+use crate::udp::{BATCH, Received, Share, UdpSocket};
 
 /// Datagrams of a turn from peers that are being served already.
 const FOR_EXISTING: usize = 32;
@@ -41,6 +42,7 @@ pub(super) struct Inlets {
     /// What others read, to send by.
     outlets: Vec<UdpSocket>,
     turns: usize,
+    delay: Duration,
 }
 
 impl Inlets {
@@ -56,6 +58,7 @@ impl Inlets {
                 .collect::<io::Result<_>>()?,
             outlets,
             turns: 0,
+            delay: Duration::ZERO,
         })
     }
 
@@ -98,10 +101,20 @@ impl Inlets {
                 if left == 0 {
                     break;
                 }
-                left = left.saturating_sub(read(socket, left, buffer, &mut each)?);
+                let received = read(socket, left, buffer, &mut each)?;
+                left = left.saturating_sub(received.messages);
+                if received.messages > 0 && is_unproven(socket.get_ref().share()) {
+                    self.delay = smoothed(self.delay, &received);
+                }
             }
         }
         Ok(())
+    }
+
+    /// How long what has proved nothing waits to be read, of late. A cookie asked of everybody makes
+    /// that queue shorter; those of the proven are as long as the work they bring.
+    pub(super) const fn delay(&self) -> Duration {
+        self.delay
     }
 
     /// The socket that datagrams from a local address leave by.
@@ -112,23 +125,39 @@ impl Inlets {
     }
 }
 
+/// Without lanes nobody has proved anything before it is read.
+const fn is_unproven(share: Share) -> bool {
+    matches!(share, Share::Lane(Lane::Unproven) | Share::Whole)
+}
+
+/// A quarter of each new value, so that one pause of the thread is no queue; once the queue is empty, no
+/// more than that.
+fn smoothed(before: Duration, new: &Received) -> Duration {
+    let smoothed = (before * 3 + new.waited) / 4;
+    if new.drained {
+        smoothed.min(new.waited)
+    } else {
+        smoothed
+    }
+}
+
 fn read(
     socket: &AsyncFd<UdpSocket>,
     most: usize,
     buffer: &mut [u8],
     each: impl FnMut(Path, &[u8]),
-) -> io::Result<usize> {
+) -> io::Result<Received> {
     // The guard comes before the read: what arrives between an empty read and the clearing of its
     // readiness would else be forgotten until the next datagram.
     let mut unwoken = task::Context::from_waker(Waker::noop());
     let Poll::Ready(guard) = socket.poll_read_ready(&mut unwoken) else {
-        return Ok(0);
+        return Ok(Received::NOTHING);
     };
     let received = socket.get_ref().receive(most, buffer, each)?;
     if received.drained {
         guard?.clear_ready();
     }
-    Ok(received.messages)
+    Ok(received)
 }
 
 #[cfg(test)]
@@ -193,6 +222,21 @@ mod tests {
             total.extend(counts);
         }
         assert_eq!(total.len(), 2, "both were heard: {total:?}");
+    }
+
+    #[tokio::test]
+    async fn what_has_proved_nothing_says_how_long_it_waits() {
+        for (share, counts) in [
+            (Share::Lane(Lane::Unproven), true),
+            (Share::Whole, true),
+            (Share::Lane(Lane::Existing), false),
+        ] {
+            let mut inlets = Inlets::new(vec![full(share, 1)]).expect("inlets");
+            one_turn(&mut inlets).await;
+            // It lies there for a tenth of a second, of which a quarter counts.
+            let seen = inlets.delay() >= Duration::from_millis(25);
+            assert_eq!(seen, counts, "{share:?} {:?}", inlets.delay());
+        }
     }
 
     #[tokio::test]

@@ -99,6 +99,13 @@ impl Posted {
         board.admit(&message, now.as_secs());
     }
 
+    /// To be called after each turn: while nothing is reported, nothing waits.
+    pub(super) fn queue_delay(&self, delay: Duration) {
+        if let Some(notices) = &self.notices {
+            notices.board.report_queue_delay(delay);
+        }
+    }
+
     pub(super) fn half_open(&mut self, count: usize) {
         if let Some(notices) = &self.notices
             && self.half_open != count

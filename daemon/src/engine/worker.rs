@@ -286,7 +286,9 @@ impl Worker {
                 leases,
             };
             endpoint.handle(Input::Datagram { path, message }, &mut cx);
-        })
+        })?;
+        self.posted.queue_delay(self.inlets.delay());
+        Ok(())
     }
 
     /// What other workers have read for this one, no more of it than of the network in one turn.

@@ -8,10 +8,11 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use gate_abi::board::{
-    self as abi, Admission, Bit, HALF_OPEN_AT, KEY_AT, admission_hash, live_bit, used_bit,
-    used_words,
+    self as abi, Admission, Bit, HALF_OPEN_AT, KEY_AT, QUEUE_DELAY_AT, admission_hash, live_bit,
+    used_bit, used_words,
 };
 use gate_abi::cookie::CookieInput;
 use gate_abi::sip::SipKey;
@@ -119,9 +120,28 @@ impl Board {
         self.word(HALF_OPEN_AT)
     }
 
+    /// What has proved nothing waits so long for a worker now.
+    pub fn report_queue_delay(&self, delay: Duration) {
+        let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+        // Most turns find a longer one there.
+        if self.word(QUEUE_DELAY_AT) < micros
+            && let Some(word) = self.place(QUEUE_DELAY_AT)
+        {
+            word.fetch_max(micros, Ordering::Relaxed);
+        }
+    }
+
+    /// The longest delay that a worker has reported since this was last asked.
+    #[must_use]
+    pub fn take_queue_delay(&self) -> Duration {
+        let micros = self.place(QUEUE_DELAY_AT);
+        Duration::from_micros(micros.map_or(0, |word| word.swap(0, Ordering::Relaxed)))
+    }
+
     /// Forgets what an engine said that is gone.
     pub fn clear_engine(&self) {
         self.set_word(HALF_OPEN_AT, 0);
+        self.set_word(QUEUE_DELAY_AT, 0);
         self.clear(abi::words_of_an_engine());
     }
 
@@ -223,12 +243,24 @@ mod tests {
         board.set_half_open(3, 0);
         board.set_half_open(5, 0);
         board.set_half_open(1, 5);
+        board.report_queue_delay(Duration::from_millis(7));
         assert!(live() && admitted().is_some());
         board.clear_engine();
         assert!(!live() && admitted().is_none() && board.half_open() == 0);
+        assert_eq!(board.take_queue_delay(), Duration::ZERO);
         let used = used_bit(0, 7).expect("bit");
         assert_eq!(board.word(used.word), used.mask, "the keeper's");
         assert_eq!((board.key().k0, board.key().k1), (5, 6));
+    }
+
+    #[test]
+    fn the_longest_delay_is_told_once() {
+        let (_file, board) = board();
+        for millis in [3, 40, 20] {
+            board.report_queue_delay(Duration::from_millis(millis));
+        }
+        assert_eq!(board.take_queue_delay(), Duration::from_millis(40));
+        assert_eq!(board.take_queue_delay(), Duration::ZERO);
     }
 
     #[test]

@@ -16,6 +16,10 @@ pub(super) const ATTACK_FROM: u64 = 1000;
 /// gateway keeps, and half of it.
 const HALF_OPEN_GUARDED: u64 = 2048;
 const HALF_OPEN_ATTACK: u64 = 4096;
+/// How long what has proved nothing waits to be read, from which on the same holds. A client repeats its
+/// message after half a second or more, and each repetition makes the queue longer.
+const DELAY_GUARDED: Duration = Duration::from_millis(100);
+const DELAY_ATTACK: Duration = Duration::from_millis(400);
 /// Samples in a row above a limit, so that one burst of clients is no attack.
 const SAMPLES_UP: u32 = 2;
 /// A level is left below this share of what it is entered at.
@@ -59,6 +63,7 @@ pub struct LevelChoice {
     last: Option<(Duration, u64)>,
     per_second: u64,
     half_open: u64,
+    delay: Duration,
     /// Samples in a row that ask for each level above the lowest.
     above: [u32; 2],
     quiet_since: Option<Duration>,
@@ -83,15 +88,24 @@ impl LevelChoice {
             last: None,
             per_second: 0,
             half_open: 0,
+            delay: Duration::ZERO,
             above: [0; 2],
             quiet_since: None,
         }
     }
 
-    /// Takes a sample: how many first messages without proof there have been in all, and how many IKE
-    /// SAs are half-open. `true` if the level is another one now.
-    pub fn observe(&mut self, now: Duration, unproven: u64, half_open: u64) -> bool {
+    /// Takes a sample: how many first messages without proof there have been in all, how many IKE SAs
+    /// are half-open, and how long what has proved nothing waits to be read. `true` if the level is
+    /// another one now.
+    pub fn observe(
+        &mut self,
+        now: Duration,
+        unproven: u64,
+        half_open: u64,
+        delay: Duration,
+    ) -> bool {
         self.half_open = half_open;
+        self.delay = delay;
         let Some((before, counted)) = self.last.replace((now, unproven)) else {
             return false;
         };
@@ -104,7 +118,8 @@ impl LevelChoice {
         }
         let rate = self.per_second;
         for (samples, level) in self.above.iter_mut().zip([Level::Guarded, Level::Attack]) {
-            let above = rate >= entered_at(level) || half_open >= full_at(level);
+            let above =
+                rate >= entered_at(level) || half_open >= full_at(level) || delay >= slow_at(level);
             *samples = if above { *samples + 1 } else { 0 };
         }
         let [guarded, attack] = self.above.map(|samples| samples >= SAMPLES_UP);
@@ -117,8 +132,11 @@ impl LevelChoice {
             let (what, from) = if rate >= entered_at(wanted) {
                 let what = format!("{rate} first messages a second without proof");
                 (what, entered_at(wanted))
-            } else {
+            } else if half_open >= full_at(wanted) {
                 (format!("{half_open} half-open IKE SAs"), full_at(wanted))
+            } else {
+                let what = format!("{} ms in the queue", delay.as_millis());
+                (what, slow_at(wanted).as_millis() as u64)
             };
             let why = format!("{what}; {} from {from}", wanted.name());
             return self.enter(wanted, now, why);
@@ -133,7 +151,10 @@ impl LevelChoice {
             Level::Attack => (Level::Guarded, ATTACK_QUIET),
         };
         let limit = entered_at(self.level) / LEAVE_DIVISOR;
-        if self.per_second >= limit || self.half_open >= full_at(self.level) / LEAVE_DIVISOR {
+        if self.per_second >= limit
+            || self.half_open >= full_at(self.level) / LEAVE_DIVISOR
+            || self.delay >= slow_at(self.level) / LEAVE_DIVISOR as u32
+        {
             self.quiet_since = None;
             return false;
         }
@@ -185,6 +206,12 @@ impl LevelChoice {
         &self.why
     }
 
+    /// How long what has proved nothing waited to be read at the last sample.
+    #[must_use]
+    pub const fn delay(&self) -> Duration {
+        self.delay
+    }
+
     /// First messages without proof in the second of the last sample.
     #[must_use]
     pub const fn per_second(&self) -> u64 {
@@ -208,6 +235,14 @@ const fn full_at(level: Level) -> u64 {
     }
 }
 
+const fn slow_at(level: Level) -> Duration {
+    match level {
+        Level::Calm => Duration::ZERO,
+        Level::Guarded => DELAY_GUARDED,
+        Level::Attack => DELAY_ATTACK,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,17 +252,19 @@ mod tests {
         now: Duration,
         total: u64,
         half_open: u64,
+        delay: Duration,
     }
 
     impl Run {
         fn new(mode: FloodMode) -> Self {
             let mut choice = LevelChoice::new(mode, Duration::ZERO);
-            choice.observe(Duration::ZERO, 0, 0);
+            choice.observe(Duration::ZERO, 0, 0, Duration::ZERO);
             Self {
                 choice,
                 now: Duration::ZERO,
                 total: 0,
                 half_open: 0,
+                delay: Duration::ZERO,
             }
         }
 
@@ -236,7 +273,8 @@ mod tests {
             for _ in 0..samples {
                 self.now += SAMPLE_EVERY;
                 self.total += per_second / 2;
-                self.choice.observe(self.now, self.total, self.half_open);
+                self.choice
+                    .observe(self.now, self.total, self.half_open, self.delay);
             }
             self.choice.level()
         }
@@ -290,6 +328,24 @@ mod tests {
     }
 
     #[test]
+    fn a_long_queue_counts_too_until_it_is_short() {
+        let mut run = Run::new(FloodMode::Auto);
+        run.delay = DELAY_GUARDED / 2;
+        assert_eq!(run.at(10, 100), Level::Calm);
+        run.delay = DELAY_GUARDED;
+        assert_eq!(run.at(10, 1), Level::Calm);
+        assert_eq!(run.at(10, 1), Level::Guarded);
+        assert_eq!(run.choice.why(), "100 ms in the queue; guarded from 100",);
+        run.delay = DELAY_ATTACK;
+        assert_eq!(run.at(10, 2), Level::Attack);
+        run.delay = DELAY_ATTACK / 2;
+        assert_eq!(run.at(10, 200), Level::Attack);
+        run.delay = DELAY_GUARDED / 4;
+        assert_eq!(run.at(10, 61), Level::Guarded);
+        assert_eq!(run.at(10, 21), Level::Calm);
+    }
+
+    #[test]
     fn single_bursts_do_not_add_up() {
         let mut run = Run::new(FloodMode::Auto);
         for _ in 0..100 {
@@ -314,8 +370,8 @@ mod tests {
     #[test]
     fn counters_that_begin_anew_are_no_flood() {
         let mut choice = LevelChoice::new(FloodMode::Auto, Duration::ZERO);
-        choice.observe(Duration::ZERO, 1_000_000, 0);
-        choice.observe(SAMPLE_EVERY, 3, 0);
+        choice.observe(Duration::ZERO, 1_000_000, 0, Duration::ZERO);
+        choice.observe(SAMPLE_EVERY, 3, 0, Duration::ZERO);
         assert_eq!(choice.per_second(), 6);
     }
 }

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     gate::{
-        Counted, FloodMode, Gate, GateError, GateOptions, Lanes, LevelChoice, Mode, SAMPLE_EVERY,
-        boot_clock,
+        Board, Counted, FloodMode, Gate, GateError, GateOptions, Lanes, LevelChoice, Mode,
+        SAMPLE_EVERY, boot_clock,
     },
     tickets::{Node, Ring, UsedBits},
 };
@@ -284,11 +284,10 @@ impl Guard {
             .sum();
         self.samples.swap(0, 1);
         self.samples[1] = (now, counted);
-        let half_open = self
-            .gate
-            .as_ref()
-            .map_or(0, |gate| gate.board().half_open());
-        if self.level.observe(now, unproven, half_open) {
+        let board = self.gate.as_ref().map(Gate::board);
+        let half_open = board.map_or(0, Board::half_open);
+        let delay = board.map_or(Duration::ZERO, Board::take_queue_delay);
+        if self.level.observe(now, unproven, half_open, delay) {
             let (level, why) = (self.level.level().name(), self.level.why());
             warn!(level, why, "level of defence");
             self.tell_level();
@@ -384,6 +383,7 @@ impl Guard {
             age: boot_clock().saturating_sub(self.level.since()),
             why: self.level.why().into(),
             per_second: self.level.per_second(),
+            queue_delay: self.level.delay(),
             budgets: Budget::ALL
                 .iter()
                 .map(|budget| (budget.name().into(), budget.per_second(level)))

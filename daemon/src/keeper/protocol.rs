@@ -333,6 +333,8 @@ pub struct FloodStatus {
     pub why: String,
     /// First messages without proof in a second, of late.
     pub per_second: u64,
+    /// How long such messages waited for the engine, of late.
+    pub queue_delay: Duration,
     /// Name of each kind of reply, and how many of it each CPU may send in a second.
     pub budgets: Vec<(String, u64)>,
 }

@@ -20,6 +20,9 @@ pub const WORDS: usize = (ADMISSIONS_AT + ADMISSION_CELLS) as usize;
 pub const KEY_AT: u32 = 0;
 /// Word of the header: half-open IKE SAs now.
 pub const HALF_OPEN_AT: u32 = 2;
+/// Word of the header: the longest delay in the queue of what has proved nothing since the keeper last
+/// took it away, in microseconds.
+pub const QUEUE_DELAY_AT: u32 = 3;
 const HEADER_WORDS: u32 = 16;
 
 /// Epochs whose used bits the gate can know.

@@ -159,7 +159,7 @@ pub struct GateDrop {
 }
 
 /// What stands against a flood.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Flood {
     /// IKE SAs whose peer has proved nothing yet.
     pub half_open: u64,
@@ -173,7 +173,7 @@ pub struct Flood {
 }
 
 /// The gate's level of defence.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct FloodLevel {
     /// `auto`, or what is configured.
     pub mode: String,
@@ -185,6 +185,9 @@ pub struct FloodLevel {
     pub why: String,
     /// First messages without proof in a second, of late.
     pub unproven_per_second: u64,
+    /// How long such messages waited for the engine, of late.
+    #[serde(default)]
+    pub queue_delay_seconds: f64,
     /// What may be sent back.
     pub budgets: Vec<ReplyBudget>,
 }

@@ -26,6 +26,8 @@ pub(super) fn screen(flood: &Flood) -> String {
             );
             let rate = gate.unproven_per_second;
             line("First messages", format!("{rate} a second without proof"));
+            let delay = gate.queue_delay_seconds * 1000.0;
+            line("Their queue", format!("{delay:.1} ms"));
             let budgets = gate.budgets.iter();
             let budgets: Vec<_> = budgets
                 .map(|one| format!("{} {}", printable(&one.reply), one.per_cpu_per_second))

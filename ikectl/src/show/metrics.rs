@@ -100,6 +100,8 @@ impl Page {
         }
         let help = "First messages without proof in a second";
         self.gauge("unproven_per_second", help, gate.unproven_per_second);
+        let help = "How long such messages wait for the engine";
+        self.gauge("unproven_delay_seconds", help, gate.queue_delay_seconds);
         let help = "What each CPU may do for the unproven in a second";
         self.family("gate_budget_per_cpu", "gauge", help);
         for one in &gate.budgets {

@@ -172,6 +172,7 @@ fn numbers_are_short() {
 fn a_flood_is_shown_with_its_level_and_why() {
     let flood = r#""flood":{"half_open":3,"cookies_sent":1,"cookies_wrong":0,"gate":{"mode":"auto",
         "level":"attack","age_seconds":75,"why":"4000 first messages\u001b a second","unproven_per_second":4100,
+        "queue_delay_seconds":0.0125,
         "budgets":[{"reply":"cookie","per_cpu_per_second":100000},
         {"reply":"nack_expired","per_cpu_per_second":500}]}}"#;
     let shown = text(&reply(flood), false);
@@ -182,11 +183,12 @@ fn a_flood_is_shown_with_its_level_and_why() {
     );
     assert!(!shown.contains('\u{1b}'), "{shown}");
     assert_eq!(lines[1], "First messages      4100 a second without proof");
+    assert_eq!(lines[2], "Their queue         12.5 ms");
     assert_eq!(
-        lines[2],
+        lines[3],
         "Budget, CPU and s   cookie 100000  nack_expired 500"
     );
-    assert_eq!(lines[3], "Half-open           3");
+    assert_eq!(lines[4], "Half-open           3");
     let none = r#""flood":{"half_open":0,"cookies_sent":0,"cookies_wrong":0}"#;
     assert!(text(&reply(none), false).starts_with("Level               no gate"));
 }
