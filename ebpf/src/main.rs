@@ -22,13 +22,19 @@ mod lanes;
 mod maps;
 mod samples;
 
+use core::hint::cold_path;
+
 use aya_ebpf::Global;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::btf_maps::CpuMap;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+#[cfg(not(feature = "direct"))]
+use gate_abi::classify::{Bare, Frame};
 use gate_abi::classify::{Verdict, classify};
 use gate_abi::reply::FrameMut;
+#[cfg(not(feature = "direct"))]
+use gate_abi::sample::BARE;
 
 #[cfg(not(feature = "direct"))]
 use crate::frame::Copied;
@@ -51,6 +57,34 @@ pub fn gate(context: XdpContext) -> u32 {
 #[inline(always)]
 pub fn gate_frags(context: XdpContext) -> u32 {
     whole(&context, &mut Copied::new(&context), &CPUS_FRAGS)
+}
+
+/// For devices of layer 3. They have none but generic XDP, which takes what lies 12 octets behind the
+/// beginning for an EtherType and works the packet over when that changes: so this one answers nothing,
+/// and leaves to the daemon what is to be answered.
+#[cfg(not(feature = "direct"))]
+#[xdp]
+#[inline(always)]
+pub fn gate_l3(context: XdpContext) -> u32 {
+    let Some(told) = Told::new() else {
+        return XDP_PASS;
+    };
+    let frame = Direct::new(&context);
+    let frame = Bare(&frame);
+    let judgement = classify(&frame, &told);
+    let (reason, action) = match judgement.verdict {
+        Verdict::Pass(reason) => (reason, XDP_PASS),
+        // No reply comes about here.
+        Verdict::Drop(reason) | Verdict::Reply(reason) => (reason, XDP_DROP),
+    };
+    let reason = frame.forget(u64::from(reason as u32));
+    told.count(reason as u32, frame.octets());
+    if action == XDP_DROP
+        && let Some(now) = told.is_sample_due()
+    {
+        samples::take(&context, now, reason, frame.octets() as u64 | BARE);
+    }
+    action
 }
 
 #[inline(always)]
@@ -79,6 +113,7 @@ fn judge<F: FrameMut>(frame: &mut F, told: &Told) -> (u32, u32) {
         Verdict::Pass(reason) => (reason as u32, XDP_PASS),
         Verdict::Drop(reason) => (reason as u32, XDP_DROP),
         Verdict::Reply(reason) => {
+            cold_path();
             // Whatever the reason, the answer is written in the same way.
             let sent = frame.forget(u64::from(reason as u32)) as u32;
             let unsent = frame.forget(u64::from(reason.unanswered() as u32)) as u32;
@@ -98,7 +133,7 @@ fn judge<F: FrameMut>(frame: &mut F, told: &Told) -> (u32, u32) {
 /// The loader insists on this symbol (`gate_abi::maps::ABI_SYMBOL`), so that a daemon and an
 /// object of another layout never meet.
 #[unsafe(no_mangle)]
-static GATE_ABI_4: Global<u32> = Global::new(gate_abi::maps::ABI_VERSION);
+static GATE_ABI_5: Global<u32> = Global::new(gate_abi::maps::ABI_VERSION);
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]

@@ -41,7 +41,8 @@ pub fn take(context: &XdpContext, at: u64, reason: u64, octets: u64) {
             unsafe { bpf_xdp_load_bytes(context.as_ptr().cast(), 0, head.cast(), len as u32) };
         error == 0
     };
-    let [longest, a, b, c, shortest] = HEADS;
-    let _any = copied(longest) || copied(a) || copied(b) || copied(c) || copied(shortest);
+    let [longest, a, b, c, d, shortest] = HEADS;
+    let _any =
+        copied(longest) || copied(a) || copied(b) || copied(c) || copied(d) || copied(shortest);
     place.submit(u64::from(BPF_RB_NO_WAKEUP));
 }

@@ -11,13 +11,13 @@ use std::time::Duration;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{ProgramError, Xdp, XdpMode};
-use gate_abi::maps::{ABI_VERSION, PROGRAM, PROGRAM_FRAGS};
+use gate_abi::maps::{ABI_VERSION, PROGRAM, PROGRAM_FRAGS, PROGRAM_L3};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{FsType, statfs};
 use nix::unistd::geteuid;
 
-use super::interface::Interface;
+use super::interface::{Interface, Link};
 use super::objects::Objects;
 use super::{GateError, GateOptions, Mode, first_line};
 
@@ -203,8 +203,8 @@ type Outcome = Result<(PinnedLink, Attached, String), String>;
 
 fn attach(objects: &mut Objects, interface: &str, pin: &Path, mode: Mode) -> Outcome {
     // First of all, because it refuses names that would lead out of the folder of pins.
-    Interface::find(interface).map_err(|error| error.to_string())?;
-    if let Some(link) = swap(objects, interface, pin, mode) {
+    let device = Interface::find(interface).map_err(|error| error.to_string())?;
+    if let Some(link) = swap(objects, interface, pin, mode, device.link) {
         let native = Interface::find(interface).is_ok_and(|now| now.xdp.is_some_and(|x| x.native));
         return Ok(if native {
             (link, Attached::Native, String::new())
@@ -220,8 +220,12 @@ fn attach(objects: &mut Objects, interface: &str, pin: &Path, mode: Mode) -> Out
             taken.program
         ));
     }
-    let mut refusals = Vec::new();
-    for (wanted, attached, name) in attempts(mode) {
+    let mut refusals = match device.link {
+        Link::Ethernet => Vec::new(),
+        Link::Bare => vec!["native: its frames begin with IP".to_owned()],
+        Link::Other(kind) => return Err(format!("the gate cannot read devices of kind {kind}")),
+    };
+    for (wanted, attached, name) in attempts(mode, device.link) {
         match attach_new(objects, name, interface, wanted, pin) {
             Ok(link) if attached == Attached::Native => {
                 return Ok((link, attached, String::new()));
@@ -233,14 +237,24 @@ fn attach(objects: &mut Objects, interface: &str, pin: &Path, mode: Mode) -> Out
     Err(refusals.join("; "))
 }
 
+/// One way to attach a program.
+type Attempt = (XdpMode, Attached, &'static str);
+
 /// What to try, best first. Drivers refuse the one-buffer program on an MTU beyond a page.
-fn attempts(mode: Mode) -> impl Iterator<Item = (XdpMode, Attached, &'static str)> {
-    [
+fn attempts(mode: Mode, link: Link) -> impl Iterator<Item = Attempt> {
+    const ETHERNET: &[Attempt] = &[
         (XdpMode::Driver, Attached::Native, PROGRAM),
         (XdpMode::Driver, Attached::Native, PROGRAM_FRAGS),
         (XdpMode::Skb, Attached::Generic, PROGRAM),
-    ]
-    .into_iter()
+    ];
+    const BARE: &[Attempt] = &[(XdpMode::Skb, Attached::Generic, PROGRAM_L3)];
+    match link {
+        Link::Ethernet => ETHERNET,
+        Link::Bare => BARE,
+        Link::Other(_) => &[],
+    }
+    .iter()
+    .copied()
     .filter(move |(wanted, ..)| match mode {
         Mode::Auto => true,
         Mode::Native => *wanted == XdpMode::Driver,
@@ -266,7 +280,13 @@ fn attach_new(
 
 /// Swaps the program under the link of an earlier daemon. `None` if there is no such link on this
 /// interface, or none that can be used; then its pin is gone.
-fn swap(objects: &mut Objects, interface: &str, pin: &Path, mode: Mode) -> Option<PinnedLink> {
+fn swap(
+    objects: &mut Objects,
+    interface: &str,
+    pin: &Path,
+    mode: Mode,
+    link: Link,
+) -> Option<PinnedLink> {
     let pinned = PinnedLink::from_pin(pin).ok()?;
     let old = FdLink::from(pinned).info().ok()?.program_id();
     let on_interface = Interface::find(interface).ok()?.xdp;
@@ -281,11 +301,7 @@ fn swap(objects: &mut Objects, interface: &str, pin: &Path, mode: Mode) -> Optio
         xdp.program == old && mode_fits
     });
     let swapped = usable
-        .then(|| {
-            [PROGRAM, PROGRAM_FRAGS]
-                .into_iter()
-                .find_map(|name| update(objects, name, pin))
-        })
+        .then(|| attempts(mode, link).find_map(|(_, _, name)| update(objects, name, pin)))
         .flatten();
     if swapped.is_none() {
         // Removing the pin is what detaches it.

@@ -13,7 +13,31 @@ use nix::sys::socket::{
 pub(super) struct Interface {
     pub(super) index: u32,
     pub(super) mtu: u32,
+    pub(super) link: Link,
     pub(super) xdp: Option<OnInterface>,
+}
+
+/// What its frames begin with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Link {
+    /// The Ethernet header.
+    #[default]
+    Ethernet,
+    /// The IP header: a tunnel or PPP.
+    Bare,
+    /// Something else, by the kernel's number for such devices (`ARPHRD_*`).
+    Other(u16),
+}
+
+impl Link {
+    const fn of(kind: u16) -> Self {
+        match kind {
+            ARPHRD_ETHER | ARPHRD_LOOPBACK => Self::Ethernet,
+            ARPHRD_PPP | ARPHRD_RAWIP | ARPHRD_TUNNEL | ARPHRD_TUNNEL6 | ARPHRD_SIT
+            | ARPHRD_IPGRE | ARPHRD_IP6GRE | ARPHRD_NONE => Self::Bare,
+            other => Self::Other(other),
+        }
+    }
 }
 
 /// The XDP program on an interface.
@@ -50,8 +74,19 @@ const RTM_GETLINK: u16 = 18;
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;
 const MESSAGE_HEADER: usize = 16;
-/// `struct ifinfomsg`, which holds the index at offset 4.
+/// `struct ifinfomsg`, which holds the kind of device at offset 2 and the index at 4.
 const LINK_HEADER: usize = 16;
+const ARPHRD_ETHER: u16 = 1;
+const ARPHRD_PPP: u16 = 512;
+const ARPHRD_RAWIP: u16 = 519;
+const ARPHRD_TUNNEL: u16 = 768;
+const ARPHRD_TUNNEL6: u16 = 769;
+const ARPHRD_LOOPBACK: u16 = 772;
+const ARPHRD_SIT: u16 = 776;
+const ARPHRD_IPGRE: u16 = 778;
+const ARPHRD_IP6GRE: u16 = 823;
+/// Of tun and WireGuard.
+const ARPHRD_NONE: u16 = 0xfffe;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_XDP: u16 = 43;
@@ -106,8 +141,10 @@ fn read(answer: &[u8]) -> io::Result<Interface> {
         _ => return Err(malformed()),
     }
     let index = word(body.get(4..).unwrap_or_default()).ok_or_else(malformed)?;
+    let kind = body.get(2..).and_then(|octets| octets.first_chunk());
     let mut interface = Interface {
         index,
+        link: Link::of(u16::from_ne_bytes(*kind.ok_or_else(malformed)?)),
         ..Interface::default()
     };
     for (kind, value) in attributes(body.get(LINK_HEADER..).ok_or_else(malformed)?) {
@@ -162,7 +199,17 @@ mod tests {
     fn loopback_is_found_with_its_mtu() {
         let lo = Interface::find("lo").unwrap();
         assert_eq!(lo.index, 1);
+        assert_eq!(lo.link, Link::Ethernet);
         assert!(lo.mtu > 0);
+    }
+
+    #[test]
+    fn devices_are_told_apart_by_what_their_frames_begin_with() {
+        assert_eq!(Link::of(ARPHRD_ETHER), Link::Ethernet);
+        assert_eq!(Link::of(ARPHRD_NONE), Link::Bare);
+        assert_eq!(Link::of(ARPHRD_PPP), Link::Bare);
+        // InfiniBand has a header of its own.
+        assert_eq!(Link::of(32), Link::Other(32));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The two objects of the gate: the direct one, which some kernels refuse, and the portable one,
-//! which also has the programs for frames in several buffers and for sockets. They share their maps by
+//! which also has the programs for frames in several buffers, for layer 3 and for sockets. They share their maps by
 //! the pins.
 
 use std::path::Path;
@@ -8,7 +8,7 @@ use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use gate_abi::cpus::{CPUS, CPUS_FRAGS};
 use gate_abi::lane::PROGRAM_LANES;
-use gate_abi::maps::{ABI_SYMBOL, ABI_VERSION, PROGRAM, PROGRAM_FRAGS};
+use gate_abi::maps::{ABI_SYMBOL, ABI_VERSION, PROGRAM, PROGRAM_FRAGS, PROGRAM_L3};
 
 use super::cpus;
 use super::lanes::{self, LaneMaps, Lanes};
@@ -82,7 +82,7 @@ impl Objects {
             let direct = load(DIRECT_OBJECT, &[PROGRAM]);
             (
                 Some(direct),
-                load(PORTABLE_OBJECT, &[PROGRAM, PROGRAM_FRAGS]),
+                load(PORTABLE_OBJECT, &[PROGRAM, PROGRAM_FRAGS, PROGRAM_L3]),
             )
         };
         let reason = match &direct {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 use gate_abi::classify::Reason;
-use gate_abi::sample::{PER_SECOND, Sample};
+use gate_abi::sample::{BARE, PER_SECOND, Sample};
 
 use super::Attachment;
 
@@ -81,6 +81,6 @@ fn dropped(sample: &Sample, attachments: &[Attachment]) -> Option<Dropped> {
         ends: sample
             .ends()
             .map(|ends| (address(ends.source), address(ends.destination))),
-        octets: sample.octets,
+        octets: sample.octets & !BARE,
     })
 }

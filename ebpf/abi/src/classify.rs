@@ -39,6 +39,9 @@ pub const ASLEEP_AFTER: u64 = 15 * 60 * SECOND;
 
 /// Octets that may be shorter than they claim to be.
 pub trait Frame {
+    /// Whether they begin with the IP header: on devices of layer 3 nothing stands before it.
+    const BARE: bool = false;
+
     /// How many octets there are.
     fn octets(&self) -> usize;
     /// The `N` octets at `at`, if there are so many.
@@ -107,6 +110,39 @@ pub trait Knowledge {
     fn charge(&self, meter: Meter, hash: u64, now: u64) -> bool;
 }
 
+/// A frame of a device of layer 3, such as a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct Bare<'a, F: ?Sized>(pub &'a F);
+
+impl<F: Frame + ?Sized> Frame for Bare<'_, F> {
+    const BARE: bool = true;
+
+    #[inline(always)]
+    fn octets(&self) -> usize {
+        self.0.octets()
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.0.load(at)
+    }
+
+    #[inline(always)]
+    fn copy<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.0.copy(at)
+    }
+
+    #[inline(always)]
+    fn settle(&self, at: usize) -> usize {
+        self.0.settle(at)
+    }
+
+    #[inline(always)]
+    fn forget(&self, word: u64) -> u64 {
+        self.0.forget(word)
+    }
+}
+
 impl Frame for [u8] {
     fn octets(&self) -> usize {
         self.len()
@@ -136,7 +172,7 @@ impl From<Verdict> for Judgement {
     }
 }
 
-/// Judges a frame from its Ethernet header on.
+/// Judges a frame from its Ethernet header on, or from its IP header on if it is [`Bare`].
 #[inline(always)]
 pub fn classify<F: Frame + ?Sized, K: Knowledge>(frame: &F, known: &K) -> Judgement {
     let located = match locate::locate(frame, known) {

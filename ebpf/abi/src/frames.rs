@@ -4,7 +4,8 @@
 use alloc::vec::Vec;
 
 use crate::ike::{
-    COOKIE, FLAG_INITIATOR, IKE_SA_INIT, IKE_SESSION_RESUME, PAYLOAD_NOTIFY, PORT_IKE, PORT_NAT_T,
+    COOKIE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_PPPOE, FLAG_INITIATOR, IKE_SA_INIT,
+    IKE_SESSION_RESUME, PAYLOAD_NOTIFY, PORT_IKE, PORT_NAT_T, PPP_IPV4, PPP_IPV6, PPPOE_SESSION,
     TICKET_OPAQUE,
 };
 use crate::sip::SipKey;
@@ -40,6 +41,8 @@ impl Address {
 pub struct Around {
     /// EtherTypes of the VLAN tags, outermost first.
     pub vlans: Vec<u16>,
+    /// Whether it goes by a PPPoE session.
+    pub pppoe: bool,
     /// Where it comes from.
     pub source: Address,
     /// Where it goes to; of the same family.
@@ -69,9 +72,20 @@ impl Around {
             frame.extend(tag.to_be_bytes());
             frame.extend([0, 7]);
         }
+        let behind = |frame: &mut Vec<u8>, ethertype: u16, protocol: u16, len: usize| {
+            if self.pppoe {
+                frame.extend(ETHERTYPE_PPPOE.to_be_bytes());
+                frame.extend(PPPOE_SESSION);
+                frame.extend([0, 9]);
+                frame.extend((2 + len as u16).to_be_bytes());
+                frame.extend(protocol.to_be_bytes());
+            } else {
+                frame.extend(ethertype.to_be_bytes());
+            }
+        };
         match (self.source, self.destination) {
             (Address::V4(from), Address::V4(to)) => {
-                frame.extend([0x08, 0x00]);
+                behind(&mut frame, ETHERTYPE_IPV4, PPP_IPV4, 20 + payload.len());
                 let mut ip = Vec::from([0x45, 0]);
                 ip.extend((20 + payload.len() as u16).to_be_bytes());
                 ip.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
@@ -82,7 +96,8 @@ impl Around {
                 frame.extend(ip);
             }
             (from, to) => {
-                frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+                behind(&mut frame, ETHERTYPE_IPV6, PPP_IPV6, 40 + payload.len());
+                frame.extend([0x60, 0, 0, 0]);
                 frame.extend((payload.len() as u16).to_be_bytes());
                 frame.extend([protocol, 64]);
                 frame.extend(from.mapped());
@@ -109,6 +124,7 @@ impl Default for Around {
     fn default() -> Self {
         Self {
             vlans: Vec::new(),
+            pppoe: false,
             source: Address::V4([192, 0, 2, 1]),
             destination: Address::V4([192, 0, 2, 2]),
             port: PORT_IKE,

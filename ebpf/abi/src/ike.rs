@@ -8,6 +8,16 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// EtherType of an outer VLAN tag (IEEE 802.1ad).
 pub const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
+/// EtherType of a PPPoE session (RFC 2516).
+pub const ETHERTYPE_PPPOE: u16 = 0x8864;
+/// Octets of a PPPoE header and the PPP protocol behind it.
+pub const PPPOE_LEN: usize = 8;
+/// Version and type of PPPoE, and the code of a session's data.
+pub const PPPOE_SESSION: [u8; 2] = [0x11, 0];
+/// PPP protocol of IPv4.
+pub const PPP_IPV4: u16 = 0x0021;
+/// PPP protocol of IPv6.
+pub const PPP_IPV6: u16 = 0x0057;
 
 /// IP protocol of UDP.
 pub const PROTOCOL_UDP: u8 = 17;

@@ -12,14 +12,16 @@ use crate::defence::{Budget, Limit, Meter, Spent};
 use crate::sip::SipKey;
 
 /// Raised whenever a map, a value or the meaning of one changes.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 /// A symbol that every object of this ABI version exports; loading insists on it.
-pub const ABI_SYMBOL: &str = "GATE_ABI_4";
+pub const ABI_SYMBOL: &str = "GATE_ABI_5";
 
 /// Program for interfaces whose frames lie in one buffer.
 pub const PROGRAM: &str = "gate";
 /// Program for interfaces with an MTU so large that frames may lie in several buffers.
 pub const PROGRAM_FRAGS: &str = "gate_frags";
+/// Program for devices of layer 3, whose frames begin with the IP header.
+pub const PROGRAM_L3: &str = "gate_l3";
 
 /// Array of [`TicketKeySlot`]: `k_tag` and `k_mask` by key id.
 pub const KEYS: &str = "KEYS";

@@ -1,14 +1,15 @@
 //! Answers made in place: the frame of a first message becomes the frame of a COOKIE or a
 //! TICKET_NACK, on its way back to where it came from. Nothing in it is longer than what it answers.
 //!
-//! Ethernet and IP addresses and the ports change sides, VLAN tags and the marker of port 4500 stay.
+//! Ethernet and IP addresses and the ports change sides, VLAN tags, PPPoE and the marker of port 4500
+//! stay.
 //! The message is the IKE header and one notification (RFC 7296, 2.6; RFC 5723, 4.3.2).
 
 use crate::classify::Frame;
 use crate::cookie::COOKIE_LEN;
 use crate::ike::{
-    COOKIE, FLAG_RESPONSE, HEADER_LEN, MAJOR_VERSION, NOTIFY_HEADER_LEN, PAYLOAD_NOTIFY,
-    PROTOCOL_UDP, TICKET_NACK,
+    COOKIE, FLAG_RESPONSE, HEADER_LEN, MAJOR_VERSION, NOTIFY_HEADER_LEN, PAYLOAD_NOTIFY, PPP_IPV4,
+    PPP_IPV6, PROTOCOL_UDP, TICKET_NACK,
 };
 
 /// A frame that can be written to and made shorter.
@@ -149,6 +150,13 @@ impl Reply {
         } else {
             let [t0, t1, t2, t3, t4, t5, ..] = tail;
             stored(frame.store(self.message + TAIL_AT, [t0, t1, t2, t3, t4, t5]))?;
+        }
+        // What stands before IP is an EtherType, or the protocol of PPP behind the length of all.
+        let before = frame.settle(self.ip.wrapping_sub(4));
+        let [_, _, p0, p1] = frame.load::<4>(before)?;
+        if matches!(u16::from_be_bytes([p0, p1]), PPP_IPV4 | PPP_IPV6) {
+            let [l0, l1] = ((2 + self.ip_len + udp_len) as u16).to_be_bytes();
+            stored(frame.store(before, [u32::from_ne_bytes([l0, l1, p0, p1])]))?;
         }
         let start = frame.settle(0);
         stored(frame.store(start, ethernet))?;

@@ -4,7 +4,8 @@
 use crate::classify::{Frame, MAX_VLANS, Reason};
 use crate::defence::SECOND;
 use crate::ike::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, PROTOCOL_UDP,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_PPPOE, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN,
+    PPP_IPV4, PPP_IPV6, PPPOE_LEN, PROTOCOL_UDP,
 };
 
 /// Ring buffer of [`Sample`]s.
@@ -30,17 +31,19 @@ pub struct Sample {
     pub reason: u64,
     /// Index of the interface it came in by.
     pub interface: u64,
-    /// Octets, from the Ethernet header on.
+    /// Octets, from the first header on; with [`BARE`] added if that is the IP header.
     pub octets: u64,
     /// How it began, and zeros.
     pub head: [u64; HEAD_OCTETS / 8],
 }
 
+/// Added to [`Sample::octets`] where there is no Ethernet header.
+pub const BARE: u64 = 1 << 32;
 /// Octets of the longest head: two VLAN tags, IPv6, UDP, and the IKE header up to its flags.
 pub const HEAD_OCTETS: usize = 96;
 /// What is tried in turn, because a copy has a length known beforehand: the longest head; then up to
-/// the ports, over IPv6 and IPv4, with VLAN tags and without.
-pub const HEADS: [usize; 5] = [HEAD_OCTETS, 70, 62, 50, 42];
+/// the ports, over IPv6 and IPv4, with VLAN tags and without, and without Ethernet.
+pub const HEADS: [usize; 6] = [HEAD_OCTETS, 70, 62, 50, 42, 28];
 
 /// Where a packet came from and where it went to, IPv4 mapped into IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,14 +91,14 @@ impl Sample {
             *place = word.to_ne_bytes();
         }
         let head = &octets[..];
-        let mut ethertype = head.load::<2>(ETHERTYPE_AT).map(u16::from_be_bytes)?;
-        let mut at = ETHERTYPE_AT + 2;
-        for _ in 0..MAX_VLANS {
-            if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN {
-                ethertype = head.load::<2>(at + 2).map(u16::from_be_bytes)?;
-                at += 4;
+        let (at, ethertype) = if self.octets & BARE == 0 {
+            behind_ethernet(head)?
+        } else {
+            match head.load::<1>(0)? {
+                [version] if version >> 4 == 4 => (0, ETHERTYPE_IPV4),
+                _ => (0, ETHERTYPE_IPV6),
             }
-        }
+        };
         let (source, destination, ports) = match ethertype {
             ETHERTYPE_IPV4 => {
                 let [version, ..] = head.load::<1>(at)?;
@@ -121,6 +124,28 @@ impl Sample {
             destination: (destination, port(udp + 2)),
         })
     }
+}
+
+/// Where the IP header begins, and of which family it is.
+fn behind_ethernet(head: &[u8]) -> Option<(usize, u16)> {
+    let mut ethertype = head.load::<2>(ETHERTYPE_AT).map(u16::from_be_bytes)?;
+    let mut at = ETHERTYPE_AT + 2;
+    for _ in 0..MAX_VLANS {
+        if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN {
+            ethertype = head.load::<2>(at + 2).map(u16::from_be_bytes)?;
+            at += 4;
+        }
+    }
+    if ethertype == ETHERTYPE_PPPOE {
+        let protocol = head.load::<2>(at + PPPOE_LEN - 2).map(u16::from_be_bytes)?;
+        at += PPPOE_LEN;
+        ethertype = match protocol {
+            PPP_IPV4 => ETHERTYPE_IPV4,
+            PPP_IPV6 => ETHERTYPE_IPV6,
+            _ => return None,
+        };
+    }
+    Some((at, ethertype))
 }
 
 const ETHERTYPE_AT: usize = 12;
@@ -162,16 +187,25 @@ mod tests {
         };
         for around in [Around::default(), v6] {
             for vlans in [&[][..], &[0x8100], &[0x88a8, 0x8100]] {
-                let around = Around {
-                    vlans: vlans.to_vec(),
-                    ..around.clone()
-                };
-                let sample = sample_of(&around.ike(&Message::sa_init().octets()));
-                assert_eq!(sample.reason(), Some(Reason::TagWrong));
-                let ends = sample.ends().expect("ends");
-                assert_eq!(ends.source, (around.source.mapped(), 4321));
-                assert_eq!(ends.destination, (around.destination.mapped(), 500));
+                for pppoe in [false, true] {
+                    let around = Around {
+                        vlans: vlans.to_vec(),
+                        pppoe,
+                        ..around.clone()
+                    };
+                    let sample = sample_of(&around.ike(&Message::sa_init().octets()));
+                    assert_eq!(sample.reason(), Some(Reason::TagWrong));
+                    let ends = sample.ends().expect("ends");
+                    assert_eq!(ends.source, (around.source.mapped(), 4321));
+                    assert_eq!(ends.destination, (around.destination.mapped(), 500));
+                }
             }
+            let frame = around.ike(&Message::sa_init().octets());
+            let mut sample = sample_of(&frame[14..]);
+            sample.octets |= BARE;
+            let ends = sample.ends().expect("ends");
+            assert_eq!(ends.source, (around.source.mapped(), 4321));
+            assert_eq!(ends.destination, (around.destination.mapped(), 500));
         }
     }
 

@@ -2,6 +2,8 @@
 //! much; who has to show that he receives what is sent to his address is sent a cookie; whose ticket
 //! is of no use is told so, within a budget.
 
+use core::hint::cold_path;
+
 use super::locate::{IPV4_LEN, IPV6_LEN, Located, UDP_LEN, joined, mapped};
 use super::walk::{Payloads, walk};
 use super::{
@@ -83,6 +85,7 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
     if taken {
         return proof.verdict.into();
     }
+    cold_path();
     let Some(sides) = sides(frame, located) else {
         return Verdict::Drop(Reason::Truncated).into();
     };
@@ -326,6 +329,8 @@ impl<F: Frame + ?Sized> Answer<'_, F> {
         let Verdict::Reply(reason) = verdict else {
             return verdict.into();
         };
+        // What is answered has a budget; what is dropped or passes has to be fast.
+        cold_path();
         let with_cookie = matches!(reason, Reason::CookieSaInit | Reason::CookieResume);
         let unanswered = Verdict::Drop(reason.unanswered());
         let len = if with_cookie {
@@ -342,6 +347,10 @@ impl<F: Frame + ?Sized> Answer<'_, F> {
         };
         if !self.may_be_answered(&sides, known) {
             return unanswered.into();
+        }
+        // Nothing can be sent from here, so the daemon is to say it.
+        if F::BARE {
+            return Verdict::Pass(Reason::LeftToDaemon).into();
         }
         let mut octets = [0; COOKIE_LEN];
         if with_cookie {
@@ -373,11 +382,16 @@ impl<F: Frame + ?Sized> Answer<'_, F> {
         if known.flags() & CHECK_LOCAL == 0 {
             return false;
         }
-        let Some([m0, _, _, _, _, _, n0, ..]) = self.frame.copy::<12>(0) else {
-            return false;
-        };
-        // To or from a group of stations; from port 0.
-        if (m0 | n0) & 1 != 0 || sides.port == 0 {
+        if !F::BARE {
+            let Some([m0, _, _, _, _, _, n0, ..]) = self.frame.copy::<12>(0) else {
+                return false;
+            };
+            // To or from a group of stations.
+            if (m0 | n0) & 1 != 0 {
+                return false;
+            }
+        }
+        if sides.port == 0 {
             return false;
         }
         is_unicast(sides.source, self.located.ip_len == IPV4_LEN)

@@ -1,11 +1,14 @@
-//! From the Ethernet header to the IKE message: VLAN tags, IPv4 or IPv6, UDP, and on port 4500 the
-//! marker. What is not certainly a datagram for us ends here with its verdict.
+//! From the Ethernet header to the IKE message: VLAN tags, PPPoE, IPv4 or IPv6, UDP, and on port 4500
+//! the marker. What is not certainly a datagram for us ends here with its verdict.
+
+use core::hint::cold_path;
 
 use super::{Frame, Knowledge, Reason, Span, Verdict, within};
 use crate::defence::Budget;
 use crate::ike::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, EXTENSION_HEADERS,
-    KEEPALIVE, MARKER_LEN, PORT_IKE, PORT_NAT_T, PROTOCOL_ESP, PROTOCOL_FRAGMENT, PROTOCOL_UDP,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_PPPOE, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN,
+    EXTENSION_HEADERS, KEEPALIVE, MARKER_LEN, PORT_IKE, PORT_NAT_T, PPP_IPV4, PPP_IPV6, PPPOE_LEN,
+    PPPOE_SESSION, PROTOCOL_ESP, PROTOCOL_FRAGMENT, PROTOCOL_UDP,
 };
 use crate::maps::{CHECK_LOCAL, OUR_ADDRESS};
 
@@ -37,27 +40,20 @@ pub(super) struct Located {
     pub message: Span,
 }
 
-/// Goes from the Ethernet header to the IKE message of a datagram that is for us.
+/// Nothing of ours, or nothing that can be read.
+const NOT_IKE: Verdict = Verdict::Pass(Reason::NotIke);
+
+/// Goes from the first header to the IKE message of a datagram that is for us.
 #[inline(always)]
 pub(super) fn locate<F: Frame + ?Sized, K: Knowledge>(
     frame: &F,
     known: &K,
 ) -> Result<Located, Verdict> {
-    const NOT_IKE: Verdict = Verdict::Pass(Reason::NotIke);
-    // Every read begins at a settled place: a read at a known one would tell the verifier how much of
-    // the frame there is, and set paths apart that are alike in all else.
-    let ethertype = frame.load::<2>(frame.settle(ETHERTYPE_AT));
-    let mut ethertype = u16::from_be_bytes(ethertype.ok_or(NOT_IKE)?);
-    let mut at = ETHERNET_LEN;
-    for _ in 0..MAX_VLANS {
-        if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN {
-            let tag = frame.load::<VLAN_LEN>(frame.settle(at));
-            let [_, _, e0, e1] = tag.ok_or(NOT_IKE)?;
-            ethertype = u16::from_be_bytes([e0, e1]);
-            at += VLAN_LEN;
-        }
-    }
-    let at = frame.settle(at);
+    let (at, ethertype) = if F::BARE {
+        bare(frame)?
+    } else {
+        behind_ethernet(frame)?
+    };
     match ethertype {
         ETHERTYPE_IPV4 => {
             let ip = frame.load::<IPV4_LEN>(at).ok_or(NOT_IKE)?;
@@ -69,6 +65,50 @@ pub(super) fn locate<F: Frame + ?Sized, K: Knowledge>(
         }
         _ => Err(NOT_IKE),
     }
+}
+
+/// The family of a frame that begins with its IP header.
+#[inline(always)]
+fn bare<F: Frame + ?Sized>(frame: &F) -> Result<(usize, u16), Verdict> {
+    let at = frame.settle(0);
+    let [version] = frame.load::<1>(at).ok_or(NOT_IKE)?;
+    match version >> 4 {
+        4 => Ok((at, ETHERTYPE_IPV4)),
+        6 => Ok((at, ETHERTYPE_IPV6)),
+        _ => Err(NOT_IKE),
+    }
+}
+
+/// Where the IP header begins, and of which family it is.
+#[inline(always)]
+fn behind_ethernet<F: Frame + ?Sized>(frame: &F) -> Result<(usize, u16), Verdict> {
+    // Every read begins at a settled place: a read at a known one would tell the verifier how much of
+    // the frame there is, and set paths apart that are alike in all else.
+    let ethertype = frame.load::<2>(frame.settle(ETHERTYPE_AT));
+    let mut ethertype = u16::from_be_bytes(ethertype.ok_or(NOT_IKE)?);
+    let mut at = ETHERNET_LEN;
+    for _ in 0..MAX_VLANS {
+        if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN {
+            cold_path();
+            let tag = frame.load::<VLAN_LEN>(frame.settle(at));
+            let [_, _, e0, e1] = tag.ok_or(NOT_IKE)?;
+            ethertype = u16::from_be_bytes([e0, e1]);
+            at += VLAN_LEN;
+        }
+    }
+    if ethertype == ETHERTYPE_PPPOE {
+        cold_path();
+        let head = frame.load::<PPPOE_LEN>(frame.settle(at)).ok_or(NOT_IKE)?;
+        let [version, code, _, _, _, _, p0, p1] = head;
+        // The same packets as ever, under another number: those of PPP.
+        ethertype = match u16::from_be_bytes([p0, p1]) {
+            PPP_IPV4 if [version, code] == PPPOE_SESSION => ETHERTYPE_IPV4,
+            PPP_IPV6 if [version, code] == PPPOE_SESSION => ETHERTYPE_IPV6,
+            _ => return Err(NOT_IKE),
+        };
+        at += PPPOE_LEN;
+    }
+    Ok((frame.settle(at), ethertype))
 }
 
 #[inline(always)]

@@ -11,6 +11,7 @@ use crate::ike::{
 use crate::maps::{CHECK_LOCAL, COOKIES, NEVER_ANSWERED, OUR_ADDRESS, TICKET_KEYS_SET};
 use crate::ticket;
 
+mod bare;
 mod lanes;
 mod replies;
 mod state;
@@ -155,10 +156,19 @@ fn everywhere() -> Vec<Around> {
                 destination: LOCAL_V6,
                 ..v4.clone()
             };
-            all.extend([v4, v6]);
+            all.extend([v4, v6].iter().flat_map(with_pppoe));
         }
     }
     all
+}
+
+/// The same, and by a PPPoE session.
+fn with_pppoe(around: &Around) -> [Around; 2] {
+    let pppoe = Around {
+        pppoe: true,
+        ..around.clone()
+    };
+    [around.clone(), pppoe]
 }
 
 fn genuine() -> Message {
@@ -479,7 +489,7 @@ fn port_4500_tells_esp_keepalive_and_ike_apart() {
             source: destination,
             destination,
             port: PORT_NAT_T,
-            vlans: Vec::new(),
+            ..Around::default()
         };
         let judge = |payload: &[u8]| verdict(&around.datagram(payload));
         assert_eq!(judge(&[1; 40]), Verdict::Pass(Reason::Esp));

@@ -261,7 +261,12 @@ fn everywhere() -> Vec<Around> {
                 destination: PEER_V6,
                 ..v4.clone()
             };
+            let pppoe = [&v4, &v6].map(|around| Around {
+                pppoe: true,
+                ..around.clone()
+            });
             all.extend([v4, v6, elsewhere]);
+            all.extend(pppoe);
         }
     }
     all

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
-use gate_abi::classify::{Verdict, classify};
+use gate_abi::classify::{Bare, Verdict, classify};
 use gate_abi::defence::{Budget, Level, Limit, Meter};
 use gate_abi::maps as abi;
 use rekindled::gate::Gate;
@@ -66,9 +66,14 @@ pub(super) fn same_verdicts(lab: &mut Lab) -> Result<()> {
             }
             let before = counted(&gate)?;
             let mut expected = BTreeMap::new();
-            let testable = |frame: &&Vec<u8>| frame.len() >= SHORTEST_TEST_RUN;
-            for frame in frames.iter().chain(&with_cookies).filter(testable) {
-                let (verdict, runs) = agree(program, frame, &told)
+            // The same frames, without what Ethernet has before IP.
+            let bare = verified.program == abi::PROGRAM_L3;
+            let from = if bare { ETHERNET_LEN } else { 0 };
+            let testable = |frame: &&[u8]| frame.len() >= SHORTEST_TEST_RUN;
+            let all = frames.iter().chain(&with_cookies);
+            let all = all.filter_map(|frame| frame.get(from..));
+            for frame in all.filter(testable) {
+                let (verdict, runs) = agree(program, frame, bare, &told)
                     .with_context(|| format!("{} {}", verified.object, verified.program))?;
                 replies += u64::from(matches!(verdict, Verdict::Reply(_)));
                 judged += 1;
@@ -102,10 +107,14 @@ pub(super) fn same_verdicts(lab: &mut Lab) -> Result<()> {
 /// Has the kernel judge a frame, and compares verdict and answer with those of user space. A second
 /// may end between the two, which shows in a cookie, and the kernel's clock is read once in a tick: then
 /// both are asked again.
-fn agree(program: &Xdp, frame: &[u8], told: &corpus::Told) -> Result<(Verdict, u64)> {
+fn agree(program: &Xdp, frame: &[u8], bare: bool, told: &corpus::Told) -> Result<(Verdict, u64)> {
     let mut runs = 0;
     loop {
-        let judged = classify(frame, told);
+        let judged = if bare {
+            classify(&Bare(frame), told)
+        } else {
+            classify(frame, told)
+        };
         let mut wanted = frame.to_vec();
         let action = match judged.verdict {
             Verdict::Pass(_) => XDP_PASS,
@@ -169,5 +178,6 @@ const ANYTHING: Limit = Limit {
 };
 /// The kernel's test run wants an Ethernet header.
 const SHORTEST_TEST_RUN: usize = 14;
+const ETHERNET_LEN: usize = 14;
 /// All but those that only a silent daemon or missing keys bring about.
-const REASONS_IN_CORPUS: usize = 45;
+const REASONS_IN_CORPUS: usize = 46;

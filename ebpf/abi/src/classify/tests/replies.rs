@@ -35,7 +35,7 @@ fn clients() -> Vec<Around> {
                 destination: LOCAL_V6,
                 ..v4.clone()
             };
-            all.extend([v4, v6]);
+            all.extend([v4, v6].iter().flat_map(with_pppoe));
         }
     }
     all
@@ -69,8 +69,23 @@ fn payload_of(reply: &[u8], request: &[u8], around: &Around) -> Vec<u8> {
         (&reply[..6], &reply[6..12]),
         (&request[6..12], &request[..6])
     );
-    let ip_at = 14 + 4 * around.vlans.len();
-    assert_eq!(reply[12..ip_at], request[12..ip_at]);
+    let tagged = 14 + 4 * around.vlans.len();
+    let ip_at = if around.pppoe {
+        let [l0, l1] = [reply[tagged + 4], reply[tagged + 5]];
+        assert_eq!(
+            usize::from(l0) << 8 | usize::from(l1),
+            reply.len() - tagged - 6
+        );
+        assert_eq!(
+            reply[tagged + 6..tagged + 8],
+            request[tagged + 6..tagged + 8]
+        );
+        assert_eq!(reply[12..tagged + 4], request[12..tagged + 4]);
+        tagged + 8
+    } else {
+        assert_eq!(reply[12..tagged], request[12..tagged]);
+        tagged
+    };
     let (ip, asked) = (&reply[ip_at..], &request[ip_at..]);
     let (addresses, asked_addresses, udp, asked_udp) = if ip[0] == 0x45 {
         assert_eq!(usize::from(ip[2]) << 8 | usize::from(ip[3]), ip.len());
