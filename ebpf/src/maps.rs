@@ -282,13 +282,14 @@ impl Knowledge for Told {
 
     #[inline(always)]
     fn charge(&self, meter: Meter, hash: u64, now: u64) -> bool {
-        let [network, shown, proven, ticket, ticket_network] = self.config().limits;
+        let [network, shown, proven, ticket, ticket_network, own_spi] = self.config().limits;
         let limit = match meter {
             Meter::SoftNetwork => network,
             Meter::Cookie => shown,
             Meter::ProvenNetwork => proven,
             Meter::Ticket => ticket,
             Meter::TicketNetwork => ticket_network,
+            Meter::OwnSpi => own_spi,
         };
         let Some(cell) = METERS.get_ptr_mut(meter.cell(hash)) else {
             return true;

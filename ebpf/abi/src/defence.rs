@@ -152,18 +152,22 @@ pub enum Meter {
     Ticket = 3,
     /// Resumptions with a valid cookie, by ticket and network. Over it they are dropped.
     TicketNetwork = 4,
+    /// Messages for an SA of ours, by our SPI and their source. Over it they wait among those that have
+    /// proved nothing: whoever has seen an SPI can send as many as he likes.
+    OwnSpi = 5,
 }
 
 impl Meter {
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
     /// All of them, in the order of the maps.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::SoftNetwork,
         Self::Cookie,
         Self::ProvenNetwork,
         Self::Ticket,
         Self::TicketNetwork,
+        Self::OwnSpi,
     ];
     /// Cells of each; a power of two.
     pub const CELLS: usize = 1 << 16;
@@ -188,6 +192,11 @@ impl Meter {
             Self::Ticket | Self::TicketNetwork => Limit {
                 interval: 5 * SECOND,
                 burst: 10 * SECOND,
+            },
+            // A message in 64 fragments comes at once, and its answer may be lost.
+            Self::OwnSpi => Limit {
+                interval: SECOND / 64,
+                burst: 2 * SECOND,
             },
         }
     }
@@ -282,7 +291,7 @@ mod tests {
         assert_eq!(cells(Meter::Cookie), [0x1_0000, 0x1_ffff]);
         assert_eq!(cells(Meter::ProvenNetwork), [0x2_0000, 0x2_ffff]);
         assert_eq!(
-            cells(Meter::TicketNetwork)[1] as usize,
+            cells(Meter::OwnSpi)[1] as usize,
             Meter::COUNT * Meter::CELLS - 1
         );
     }

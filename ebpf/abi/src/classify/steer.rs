@@ -1,5 +1,5 @@
-//! Which lane a datagram belongs to. The same shape and the same proofs as everywhere, but no state:
-//! the question is not whether to serve it, only before whom. Nothing is believed for the type of its
+//! Which lane a datagram belongs to. The same shape and the same proofs as everywhere, but hardly any
+//! state: the question is not whether to serve it, only before whom. Nothing is believed for the type of its
 //! exchange, or a flood of forged resumptions would wait in line with the genuine ones.
 
 use super::first::{good_cookie, prove};
@@ -8,8 +8,11 @@ use super::{
     Frame, Header, Knowledge, Opening, Reason, Span, Verdict, check_is_right, may_be_live, open,
 };
 use crate::cookie::{self, CookieInput};
+use crate::defence::Meter;
 use crate::ike::{IKE_SESSION_RESUME, MARKER_LEN};
 use crate::lane::{Lane, Place};
+use crate::sip::siphash24_words;
+use crate::spi::OurSpi;
 use crate::ticket;
 
 const UDP_LEN: usize = 8;
@@ -44,8 +47,9 @@ pub fn steer<D: Datagram + ?Sized, K: Knowledge>(datagram: &D, marked: bool, kno
         Ok(Opening::Ours(spi)) => {
             return match check_is_right(spi, known) {
                 Some(true) => {
-                    // The peer of an SA that is gone waits among those who have proved nothing.
-                    let lane = if may_be_live(spi, known) {
+                    // The peer of an SA that is gone waits among those who have proved nothing, and so
+                    // does who sends more than a peer has to say.
+                    let lane = if may_be_live(spi, known) && is_within(datagram, spi, known) {
                         Lane::Existing
                     } else {
                         Lane::Unproven
@@ -76,6 +80,18 @@ pub fn steer<D: Datagram + ?Sized, K: Knowledge>(datagram: &D, marked: bool, kno
         return Place::Lane(Lane::CookieProven, None);
     }
     UNPROVEN
+}
+
+/// Whether this source may send one more message for this SA ahead of others.
+#[inline(always)]
+fn is_within<D: Datagram + ?Sized, K: Knowledge>(datagram: &D, spi: OurSpi, known: &K) -> bool {
+    let Some((source, _)) = datagram.addresses() else {
+        return false;
+    };
+    let source = u128::from_le_bytes(source);
+    let words = [spi.0, source as u64, (source >> 64) as u64];
+    let hash = siphash24_words(&known.meter_key(), &words);
+    known.charge(Meter::OwnSpi, hash, known.now())
 }
 
 #[inline(always)]

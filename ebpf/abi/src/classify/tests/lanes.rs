@@ -99,6 +99,28 @@ fn an_spi_of_ours_comes_first_and_names_its_worker() {
 }
 
 #[test]
+fn who_sends_too_much_for_one_sa_waits_among_the_unproven() {
+    let ours = OurSpi::compose(1, 3, 77, &SPI_KEY).0;
+    let message = Message {
+        spi_r: ours,
+        exchange: 37,
+        message_id: 9,
+        ..Message::sa_init()
+    };
+    let mut within = [true; Meter::COUNT];
+    within[Meter::OwnSpi as usize] = false;
+    let over = Told {
+        within,
+        ..Told::default()
+    };
+    let expected = Place::Lane(Lane::Unproven, Some(3));
+    assert_eq!(place(&message.octets(), &over), expected);
+    // First messages have meters of their own.
+    let resume = Place::Lane(Lane::Resume, None);
+    assert_eq!(place(&genuine().octets(), &over), resume);
+}
+
+#[test]
 fn a_ticket_of_ours_comes_before_a_first_message_without() {
     let resume = Place::Lane(Lane::Resume, None);
     assert_eq!(place_of(&genuine()), resume);
