@@ -131,6 +131,7 @@ fn options(config: &Config, engine: Vec<OsString>) -> KeeperOptions {
         interfaces: config.gate.interfaces.clone(),
         mode,
         masquerade: config.gate.masquerade,
+        denied: config.gate.denied.clone(),
     };
     KeeperOptions {
         state_dir: daemon.state_dir.clone(),

@@ -4,13 +4,15 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 #[cfg(not(feature = "direct"))]
 use aya_ebpf::btf_maps::ReusePortSockArray;
-use aya_ebpf::btf_maps::{Array, CpuMap, HashMap, PerCpuArray};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, CpuMap, HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
 use gate_abi::board;
 use gate_abi::classify::Knowledge;
 use gate_abi::cpus::{Named, STEERED_ENTRIES};
 use gate_abi::defence::{Budget, Level, Meter};
+use gate_abi::denied::MAX_DENIED;
 use gate_abi::maps::{
     COOKIE_KEYS_ENTRIES, Clock, Config, KEYS_ENTRIES, KeySlot, LOCAL_ENTRIES, METERS_ENTRIES, Own,
     SPI_KEYS_ENTRIES, TicketKeySlot, TicketKeys, WALL_SOUND,
@@ -39,6 +41,9 @@ static METERS: Array<u64, METERS_ENTRIES> = Array::new();
 
 #[btf_map]
 static OWN: PerCpuArray<Own, 1> = PerCpuArray::new();
+
+#[btf_map]
+static DENIED: LpmTrie<[u8; 16], u32, MAX_DENIED> = LpmTrie::new();
 
 /// Mapped by the daemon's engine, which writes it without a system call.
 #[btf_map]
@@ -194,6 +199,11 @@ impl Knowledge for Told {
             (*clock).told = told;
         }
         told
+    }
+
+    #[inline(always)]
+    fn is_denied(&self, address: &[u8; 16]) -> bool {
+        DENIED.get(&Key::new(128, *address)).is_some()
     }
 
     #[inline(always)]

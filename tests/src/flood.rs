@@ -313,6 +313,9 @@ mod tests {
         fn address(&self, _: &[u8; 16]) -> u64 {
             OUR_ADDRESS
         }
+        fn is_denied(&self, _: &[u8; 16]) -> bool {
+            false
+        }
         fn now(&self) -> u64 {
             0
         }

@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use gate_abi::{cpus::MAX_NAMED, defence::Level};
-use ike::MAX_WORKERS;
+use gate_abi::{cpus::MAX_NAMED, defence::Level, denied::Prefix};
+use ike::{MAX_WORKERS, wire::ts::TrafficSelector};
 
 use super::section::{Entry, Section};
-use crate::gate::FloodMode;
+use crate::gate::{FloodMode, mapped};
 
-/// Addresses to listen on, and interfaces to guard.
+/// Addresses to listen on, interfaces to guard, and networks to deny.
 pub const MAX_LISTED: usize = 64;
 /// `ticket_lifetime` when it is not given.
 pub const DEFAULT_TICKET_LIFETIME: Duration = Duration::from_hours(12);
@@ -87,6 +87,8 @@ pub struct GateConfig {
     pub masquerade: bool,
     /// The CPUs that work on IKE; none for whichever it comes to.
     pub steer_cpus: Vec<u32>,
+    /// Networks from which nobody is heard.
+    pub denied: Vec<Prefix>,
 }
 
 /// How the gate attaches.
@@ -235,6 +237,7 @@ impl DaemonConfig {
 
 impl GateConfig {
     pub(super) const KEYS: &[&str] = &[
+        "denied",
         "interfaces",
         "masquerade",
         "mode",
@@ -256,6 +259,9 @@ impl GateConfig {
             listed(entry, "interfaces", interface)
         });
         set(&mut self.masquerade, section, "masquerade", Entry::boolean);
+        set(&mut self.denied, section, "denied", |entry| {
+            listed(entry, "networks", network)
+        });
         self.take_steering(section);
         let mut objects_dir = self.objects_dir.clone().unwrap_or_default();
         set(&mut objects_dir, section, "objects_dir", folder);
@@ -367,6 +373,20 @@ fn interface(text: &str, element: &Entry<'_>) -> Option<String> {
         element.fail("is not the name of an interface");
     }
     good.then(|| text.to_owned())
+}
+
+fn network(text: &str, element: &Entry<'_>) -> Option<Prefix> {
+    let prefix = TrafficSelector::from_text(text).and_then(|range| {
+        let (address, bits) = range.prefix();
+        // What was written, not the network that it lies in.
+        let written = text.split('/').next()?.parse::<IpAddr>().ok()?;
+        let bits = if address.is_ipv4() { 96 + bits } else { bits };
+        Prefix::new(mapped(&written), bits)
+    });
+    if prefix.is_none() {
+        element.fail("is not a network, such as \"203.0.113.0/24\"");
+    }
+    prefix
 }
 
 fn folder(entry: &Entry<'_>) -> Option<PathBuf> {

@@ -25,6 +25,7 @@ ticket_lifetime = "2h"
 [gate]
 mode = "generic"
 interfaces = ["eth0"]
+denied = ["203.0.113.0/24", "2001:db8:bad::/48", "198.51.100.7"]
 [log]
 level = "debug"
 
@@ -135,6 +136,8 @@ fn a_full_file_is_read() {
     assert_eq!(config.daemon.workers, 2);
     assert_eq!(config.gate.mode, GateMode::Generic);
     assert_eq!(config.gate.interfaces, ["eth0"]);
+    let bits: Vec<_> = config.gate.denied.iter().map(|one| one.key().0).collect();
+    assert_eq!(bits, [120, 48, 128]);
     assert_eq!(config.log.level, LogLevel::Debug);
     assert_eq!(config.start_up.len(), 1);
 

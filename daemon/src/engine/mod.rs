@@ -177,6 +177,7 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
         openings: Arc::new(Openings::new(key())),
         spread: key(),
         notices: board.map(Notices::begin),
+        denied: config.gate.denied.into(),
         leases,
     };
     info!(

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use gate_abi::sip::SipKey;
+use gate_abi::{denied::Prefix, sip::SipKey};
 use ike::{
     Context, Endpoint, NodeKeys, Settings,
     crypto::Secret,
@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     config::PrivateKey,
+    gate::mapped,
     keeper::{Client, KeeperEvent, STOP_SECONDS, SpiKeys, WorkerStart},
     kernel::ORPHAN_LIFE,
     leases::Leases,
@@ -67,6 +68,8 @@ pub(super) struct Common {
     /// What first messages are spread by where the kernel does not do it.
     pub(super) spread: SipKey,
     pub(super) notices: Option<Arc<Notices>>,
+    /// Networks from which nobody is heard, gate or none.
+    pub(super) denied: Arc<[Prefix]>,
     pub(super) leases: Leases,
 }
 
@@ -103,6 +106,7 @@ pub(super) struct Worker {
     pub(super) logins: Logins,
     pub(super) failures: Failures,
     posted: Posted,
+    denied: Arc<[Prefix]>,
     start_up: Vec<Arc<str>>,
     /// Connections to be started, and when.
     starts: Vec<(Duration, Arc<str>)>,
@@ -178,6 +182,7 @@ impl Worker {
             logins: Logins::new(connections.len()),
             failures: Failures::new(),
             posted: Posted::new(common.notices.clone()),
+            denied: Arc::clone(&common.denied),
             starts: start_up
                 .iter()
                 .map(|name| (now.boot, Arc::clone(name)))
@@ -272,10 +277,15 @@ impl Worker {
             dispatch,
             hands_on,
             buffer,
+            denied,
             ..
         } = self;
         let stamp = now();
         inlets.turn(buffer, |path, message| {
+            let source = mapped(&path.remote.ip());
+            if denied.iter().any(|network| network.has(&source)) {
+                return;
+            }
             if let Some(worker) = dispatch.elsewhere(&path, message) {
                 return hands_on.send(worker, path, message);
             }

@@ -3,7 +3,7 @@
 //! Every value crosses the kernel line as a row of `u64`, which aya already knows to be plain
 //! memory; that is why no `unsafe` is needed here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,9 +11,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, RingBuf};
 use gate_abi::board;
 use gate_abi::defence::{Budget, Level, Limit, Meter};
+use gate_abi::denied::{DENIED, MAX_DENIED, Prefix};
 use gate_abi::lane::{GROUPS, LANES, LANES_ENTRIES, MAX_GROUPS};
 use gate_abi::maps::{self as abi, Config, Filter, KeySlot, Own, TicketKeySlot, TicketKeys};
 use gate_abi::sample::{RING_OCTETS, SAMPLES};
@@ -30,6 +32,7 @@ pub(super) struct Maps {
     spi_keys: Array<MapData, [u64; 3]>,
     cookie_keys: Array<MapData, [u64; 3]>,
     local: HashMap<MapData, [u8; 16], u64>,
+    denied: LpmTrie<MapData, [u8; 16], u32>,
     config: Array<MapData, [u64; Config::WORDS]>,
     /// What the configuration map holds.
     told: Config,
@@ -49,6 +52,7 @@ impl Maps {
             return Err(GateError::NoMap(abi::BOARD));
         };
         let board = Board::map(board_data.fd()).map_err(GateError::Board)?;
+        let denied = take(DENIED)?;
         let [own, samples] = [take(abi::OWN)?, take(SAMPLES)?];
         let samples: RingBuf<MapData> = typed(samples)?;
         Ok(Self {
@@ -56,6 +60,7 @@ impl Maps {
             spi_keys: typed(spi_keys)?,
             cookie_keys: typed(cookie_keys)?,
             local: typed(local)?,
+            denied: typed(denied)?,
             config: typed(config)?,
             told: Config::default(),
             board_data,
@@ -145,6 +150,30 @@ impl Maps {
         }
         self.told.local = after;
         Ok(self.set_flag(abi::CHECK_LOCAL, !ours.is_empty())?)
+    }
+
+    /// Makes exactly these the networks from which nobody is heard.
+    pub(super) fn set_denied(&mut self, wanted: &[Prefix]) -> Result<(), GateError> {
+        let wanted: BTreeSet<_> = wanted.iter().map(Prefix::key).collect();
+        if wanted.len() > MAX_DENIED {
+            return Err(GateError::TooMany {
+                what: "denied networks",
+                limit: MAX_DENIED,
+            });
+        }
+        let known: BTreeSet<(u32, [u8; 16])> = self
+            .denied
+            .keys()
+            .map(|key| key.map(|key| (key.prefix_len(), key.data())))
+            .collect::<Result<_, _>>()?;
+        // What goes makes room first, so that a full map can change.
+        for (bits, address) in known.difference(&wanted) {
+            self.denied.remove(&Key::new(*bits, *address))?;
+        }
+        for (bits, address) in wanted.difference(&known) {
+            self.denied.insert(&Key::new(*bits, *address), 1, 0)?;
+        }
+        Ok(self.set_flag(abi::DENIES, !wanted.is_empty())?)
     }
 
     pub(super) fn board_descriptor(&self) -> BorrowedFd<'_> {
@@ -288,7 +317,7 @@ impl Layout {
     }
 }
 
-const LAYOUTS: [Layout; 11] = [
+const LAYOUTS: [Layout; 12] = [
     Layout::new(
         abi::KEYS,
         MapType::Array,
@@ -314,6 +343,7 @@ const LAYOUTS: [Layout; 11] = [
         abi::SPI_KEYS_ENTRIES,
     ),
     Layout::new(abi::LOCAL, MapType::Hash, 16, 8, abi::LOCAL_ENTRIES),
+    Layout::new(DENIED, MapType::LpmTrie, 20, 4, MAX_DENIED),
     Layout::new(abi::CONFIG, MapType::Array, 4, size_of::<Config>(), 1),
     Layout::new(abi::BOARD, MapType::Array, 4, 8, board::WORDS),
     Layout::new(SAMPLES, MapType::RingBuf, 0, 0, RING_OCTETS),

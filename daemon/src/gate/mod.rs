@@ -27,6 +27,7 @@ use aya::maps::MapError;
 use aya::maps::xdp::XdpMapError;
 use aya::programs::ProgramError;
 use gate_abi::defence::{Budget, Level, Limit, Meter};
+use gate_abi::denied::Prefix;
 use gate_abi::maps::{ABI_VERSION, TicketKeys};
 use gate_abi::sample;
 use gate_abi::sip::SipKey;
@@ -58,6 +59,8 @@ pub struct GateOptions {
     /// This host masquerades the IKE of others behind one of its own addresses, so that answers to
     /// them carry SPIs that are not ours.
     pub masquerade: bool,
+    /// Networks from which nobody is heard.
+    pub denied: Vec<Prefix>,
 }
 
 /// How to attach.
@@ -176,6 +179,7 @@ impl Gate {
         maps.set_level(Some(Level::Calm))?;
         maps.set_meter_key(fresh_key()?)?;
         maps.set_masquerades(options.masquerade)?;
+        maps.set_denied(&options.denied)?;
         maps.set_sample_interval(sample::interval(cpus::places().into()))?;
         Ok(Self {
             options: options.clone(),

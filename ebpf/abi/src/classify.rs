@@ -84,6 +84,8 @@ pub trait Knowledge {
     /// What an address, IPv4 mapped into IPv6, is to us: [`crate::maps::OUR_ADDRESS`],
     /// [`crate::maps::NEVER_ANSWERED`].
     fn address(&self, address: &[u8; 16]) -> u64;
+    /// Whether an address is in a network that is denied. Asked only if some are, by the flags.
+    fn is_denied(&self, address: &[u8; 16]) -> bool;
     /// The boot clock, in nanoseconds.
     fn now(&self) -> u64;
     /// The same, or as it was a few milliseconds ago: for what has proved nothing, and is to cost as

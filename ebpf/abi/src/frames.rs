@@ -28,7 +28,7 @@ pub enum Address {
 impl Address {
     /// As the gate's map of local addresses has it.
     #[must_use]
-    pub fn mapped(self) -> [u8; 16] {
+    pub const fn mapped(self) -> [u8; 16] {
         match self {
             Self::V4([a, b, c, d]) => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
             Self::V6(octets) => octets,

@@ -19,6 +19,7 @@ pub mod classify;
 pub mod cookie;
 pub mod cpus;
 pub mod defence;
+pub mod denied;
 #[cfg(any(test, feature = "frames"))]
 pub mod frames;
 pub mod ike;

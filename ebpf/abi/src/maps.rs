@@ -72,6 +72,9 @@ pub const CHECK_LIVE_SPI: u64 = 1 << 5;
 /// [`Config::flags`]: this host masquerades the IKE of others, whose SPIs are not ours.
 pub const MASQUERADES: u64 = 1 << 6;
 
+/// [`Config::flags`]: some networks are denied.
+pub const DENIES: u64 = 1 << 7;
+
 /// A place for a key.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -267,7 +270,7 @@ impl Filter {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Config {
     /// [`CHECK_OWN_SPI`], [`CHECK_LOCAL`], [`TICKET_KEYS_SET`], [`COOKIES`], [`WALL_SOUND`],
-    /// [`CHECK_LIVE_SPI`], [`MASQUERADES`].
+    /// [`CHECK_LIVE_SPI`], [`MASQUERADES`], [`DENIES`].
     pub flags: u64,
     /// A [`Level`].
     pub level: u64,

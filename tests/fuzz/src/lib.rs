@@ -182,6 +182,9 @@ impl Knowledge for Told {
         if ours { OUR_ADDRESS } else { 0 }
     }
 
+    fn is_denied(&self, _: &[u8; 16]) -> bool {
+        false
+    }
     fn now(&self) -> u64 {
         0
     }

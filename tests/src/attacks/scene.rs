@@ -66,6 +66,7 @@ impl Ground {
                 interfaces: vec![CABLE.into()],
                 mode: gate::Mode::Native,
                 masquerade: false,
+                denied: Vec::new(),
             };
             ends.push(namespace.within(|| Gate::attach(&options))??);
         }

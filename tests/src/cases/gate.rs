@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::{Ebpf, EbpfLoader};
+use gate_abi::denied::DENIED;
 use gate_abi::maps as abi;
 use gate_abi::sample::SAMPLES;
 use rekindled::gate::{
@@ -493,6 +494,7 @@ pub(crate) fn options(lab: &Lab, name: &str, interfaces: &[&str]) -> Result<Gate
         interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
         mode: Mode::Auto,
         masquerade: false,
+        denied: Vec::new(),
     })
 }
 
@@ -525,6 +527,7 @@ pub(crate) fn load(object: &Path, maps: &Path) -> Result<Ebpf> {
         abi::COOKIE_KEYS,
         abi::METERS,
         abi::LOCAL,
+        DENIED,
         abi::CONFIG,
         abi::OWN,
         SAMPLES,

@@ -10,7 +10,7 @@ use crate::ike::{
     EXTENSION_HEADERS, KEEPALIVE, MARKER_LEN, PORT_IKE, PORT_NAT_T, PPP_IPV4, PPP_IPV6, PPPOE_LEN,
     PPPOE_SESSION, PROTOCOL_ESP, PROTOCOL_FRAGMENT, PROTOCOL_UDP,
 };
-use crate::maps::{CHECK_LOCAL, OUR_ADDRESS};
+use crate::maps::{CHECK_LOCAL, DENIES, OUR_ADDRESS};
 
 /// VLAN tags looked behind.
 pub const MAX_VLANS: usize = 2;
@@ -205,6 +205,12 @@ fn find_in_udp<F: Frame + ?Sized, K: Knowledge>(
     if !is_ours(destination, known) {
         return Err(Verdict::Pass(Reason::NotLocal));
     }
+    if known.flags() & DENIES != 0 {
+        cold_path();
+        if is_denied(frame, (ip, ip_len), known) {
+            return Err(Verdict::Drop(Reason::Denied));
+        }
+    }
     if len < UDP_LEN || len > room || at + len > frame.octets() {
         return Err(Verdict::Drop(Reason::Truncated));
     }
@@ -242,6 +248,27 @@ pub(super) const fn mapped(word: u64) -> [u8; 16] {
 fn is_ours<K: Knowledge>(destination: &[u8; 16], known: &K) -> bool {
     known.flags() & CHECK_LOCAL == 0 || known.address(destination) & OUR_ADDRESS != 0
 }
+
+/// Whether it comes from a network that is denied.
+#[inline(always)]
+fn is_denied<F: Frame + ?Sized, K: Knowledge>(
+    frame: &F,
+    (ip, ip_len): (usize, usize),
+    known: &K,
+) -> bool {
+    let source = if ip_len == IPV4_LEN {
+        let v4 = frame.copy::<4>(frame.settle(ip + IPV4_SOURCE));
+        v4.map(|source| mapped(u64::from(u32::from_le_bytes(source))))
+    } else {
+        frame.copy::<16>(frame.settle(ip + IPV6_SOURCE))
+    };
+    source.is_some_and(|source| known.is_denied(&source))
+}
+
+/// Where the source stands in an IPv4 header.
+const IPV4_SOURCE: usize = 12;
+/// And in one of IPv6.
+const IPV6_SOURCE: usize = 8;
 
 /// Within the level's budget, and beyond it.
 type Irregular = (Reason, Reason);

@@ -169,6 +169,8 @@ reasons! {
     TicketTooDeep = "ticket_too_deep",
     /// Drop: a first message while the daemon is silent.
     DaemonSilent = "daemon_silent",
+    /// Drop: from a network that is denied.
+    Denied = "denied",
 }
 
 impl Reason {

@@ -4,12 +4,14 @@
 use gate_abi::classify::Knowledge;
 use gate_abi::cookie::{self, CookieInput};
 use gate_abi::defence::{Budget, Level, Meter};
+use gate_abi::denied::Prefix;
 use gate_abi::frames::{self, Address, Around, EXPIRY_MINUTES, MASK_KEY, Message, NONCE};
 use gate_abi::ike::{
     FLAG_RESPONSE, IKE_SA_INIT, IKE_SESSION_RESUME, PORT_IKE, PORT_NAT_T, TICKET_OPAQUE,
 };
 use gate_abi::maps::{
-    CHECK_LIVE_SPI, CHECK_LOCAL, CHECK_OWN_SPI, COOKIES, OUR_ADDRESS, TICKET_KEYS_SET, TicketKeys,
+    CHECK_LIVE_SPI, CHECK_LOCAL, CHECK_OWN_SPI, COOKIES, DENIES, OUR_ADDRESS, TICKET_KEYS_SET,
+    TicketKeys,
 };
 use gate_abi::sip::SipKey;
 use gate_abi::spi::OurSpi;
@@ -37,6 +39,9 @@ pub(super) const LOCAL: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
 const LOCAL_V4: Address = Address::V4([192, 0, 2, 2]);
 const LOCAL_V6: Address = Address::V6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
 const PEER_V6: Address = Address::V6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+const DENIED_V4: Address = Address::V4([203, 0, 113, 0]);
+const DENIED_V6: Address =
+    Address::V6([0x20, 1, 0xd, 0xb8, 0xb, 0xad, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 const MUTATIONS: usize = 12_000;
 
 /// What the gate in the kernel is told too.
@@ -50,7 +55,7 @@ pub(super) struct Told<'a> {
 
 impl Knowledge for Told<'_> {
     fn flags(&self) -> u64 {
-        CHECK_LOCAL | CHECK_OWN_SPI | CHECK_LIVE_SPI | TICKET_KEYS_SET | COOKIES
+        CHECK_LOCAL | CHECK_OWN_SPI | CHECK_LIVE_SPI | TICKET_KEYS_SET | COOKIES | DENIES
     }
     fn level(&self) -> Level {
         self.level
@@ -73,6 +78,9 @@ impl Knowledge for Told<'_> {
         } else {
             0
         }
+    }
+    fn is_denied(&self, address: &[u8; 16]) -> bool {
+        denied().iter().any(|network| network.has(address))
     }
     fn now(&self) -> u64 {
         boot_clock().as_nanos() as u64
@@ -101,6 +109,14 @@ impl Knowledge for Told<'_> {
     fn charge(&self, _: Meter, _: u64, _: u64) -> bool {
         self.within
     }
+}
+
+/// Networks from which nobody is heard.
+pub(super) fn denied() -> Vec<Prefix> {
+    [(DENIED_V4, 96 + 24), (DENIED_V6, 48)]
+        .into_iter()
+        .filter_map(|(address, bits)| Prefix::new(address.mapped(), bits))
+        .collect()
 }
 
 /// `k_cookie` of the present interval and of those beside it.
@@ -265,7 +281,12 @@ fn everywhere() -> Vec<Around> {
                 pppoe: true,
                 ..around.clone()
             });
+            let denied = [(&v4, DENIED_V4), (&v6, DENIED_V6)].map(|(around, source)| Around {
+                source,
+                ..around.clone()
+            });
             all.extend([v4, v6, elsewhere]);
+            all.extend(denied);
             all.extend(pppoe);
         }
     }

@@ -218,3 +218,51 @@ fn fragments_and_options_towards_us_come_out_of_a_budget() {
         Verdict::Pass(Reason::NotLocal)
     );
 }
+
+#[test]
+fn nobody_is_heard_from_a_network_that_is_denied() {
+    let from = |source: Address| {
+        let destination = match source {
+            Address::V4(_) => LOCAL_V4,
+            Address::V6(_) => LOCAL_V6,
+        };
+        Around {
+            source,
+            destination,
+            ..Around::default()
+        }
+    };
+    let v6 =
+        |third: u8| Address::V6([0x20, 1, 0xd, 0xb8, 0xb, third, 7, 7, 0, 0, 0, 0, 0, 0, 0, 1]);
+    let told = Told {
+        flags: Told::default().flags | DENIES,
+        ..Told::default()
+    };
+    for (source, denied) in [
+        (Address::V4([203, 0, 113, 9]), true),
+        (Address::V4([203, 0, 112, 9]), false),
+        (v6(0xad), true),
+        (v6(0xae), false),
+    ] {
+        let around = from(source);
+        for message in [genuine(), Message::sa_init()] {
+            let frame = around.ike(&message.octets());
+            let judged = classify(&frame, &told);
+            assert_eq!(
+                judged == Verdict::Drop(Reason::Denied),
+                denied,
+                "{judged:?}"
+            );
+            // The list alone does nothing.
+            let without = classify(&frame, &Told::default());
+            assert!(matches!(without, Verdict::Pass(_)), "{without:?}");
+        }
+        // ESP is the kernel's, whoever sends it.
+        let esp = Around {
+            port: PORT_NAT_T,
+            ..around
+        };
+        let judged = classify(&esp.datagram(&[1; 40]), &told);
+        assert_eq!(judged, Verdict::Pass(Reason::Esp));
+    }
+}
