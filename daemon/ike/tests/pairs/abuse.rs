@@ -5,6 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use ike::{
     counters::Counter,
+    io::Command,
     wire::{
         header::{Exchange, Header},
         notify::NotifyKind,
@@ -182,6 +183,27 @@ fn a_storm_of_rekeys_makes_a_bounded_number_of_keys() {
         "{told:?}"
     );
     abuser.stands();
+}
+
+#[test]
+fn rekeys_without_end_are_put_off_though_each_is_right() {
+    let mut pair = Pair::established(7);
+    let before = pair.gateway.env.agreed.load(Ordering::Relaxed);
+    for _ in 0..100 {
+        // Refused while the one before is under way.
+        let _under_way = pair.command(&Command::Rekey("home".into()));
+        pair.run(Duration::from_millis(50));
+    }
+    let made = pair.gateway.env.agreed.load(Ordering::Relaxed) - before;
+    assert!((30..=36).contains(&made), "{made} key exchanges");
+    let told = failures(&pair.gateway);
+    assert!(
+        told.iter()
+            .any(|one| one.to_string().contains("faster than one peer may")),
+        "{told:?}"
+    );
+    pair.run(Duration::from_mins(1));
+    assert!(pair.keys_agree(), "{:?}", pair.client.events);
 }
 
 #[test]
