@@ -125,6 +125,24 @@ fn cpus_are_named_as_the_kernel_lists_them() {
 }
 
 #[test]
+fn a_connection_has_one_address_or_several_and_may_stay_where_it_is() {
+    let of = |line: &str| {
+        let config = load(&SMALL.replace("{}", line));
+        let one = config.connections.into_iter().next().expect("a connection");
+        (one.local_addr, one.more_addrs, one.mobike)
+    };
+    let address = |text: &str| text.parse::<IpAddr>().expect("address");
+    assert_eq!(of(""), (None, vec![], true));
+    assert_eq!(
+        of("local_addrs = \"%any\"\nmobike = false"),
+        (None, vec![], false)
+    );
+    let three = of("local_addrs = [\"192.0.2.1\", \"192.0.2.2\", \"2001:db8::1\"]");
+    let more = vec![address("192.0.2.2"), address("2001:db8::1")];
+    assert_eq!(three, (Some(address("192.0.2.1")), more, true));
+}
+
+#[test]
 fn a_full_file_is_read() {
     let folder = Folder::new(&[("rekindle.toml", GOOD), ("secrets.toml", SECRETS)]);
     let config = folder.load().expect("a good file");

@@ -23,6 +23,9 @@ use crate::{
 const SOON: Duration = Duration::from_secs(1);
 const INFORMATIONAL: u8 = 37;
 
+/// The connection at one end.
+type Side = fn() -> Vec<Connection>;
+
 fn up(seed: u64) -> Pair {
     let mut pair = Pair::roaming(seed);
     pair.up();
@@ -214,17 +217,14 @@ fn a_nat_that_was_not_there_before_is_found_and_left_again() {
 
 #[test]
 fn a_new_mapping_of_the_nat_is_noticed() {
-    for (client, ever) in [
-        (roaming_client as fn() -> Vec<Connection>, 45),
-        (plain_client, 45),
-    ] {
+    for client in [roaming_client as Side, plain_client] {
         let mut pair = Pair::roaming_with(6, client, gateway_side);
         pair.nat = Some("203.0.113.200:40000".parse().expect("address"));
         pair.up();
         pair.run(SOON);
         assert_eq!(pair.gateway.child().path.remote.port(), 40001);
         pair.nat = Some("203.0.113.200:50000".parse().expect("address"));
-        pair.run(Duration::from_secs(ever));
+        pair.run(Duration::from_secs(45));
         assert!(pair.keys_agree());
         assert_eq!(pair.gateway.child().path.remote.port(), 50001);
         assert!(pair.gateway.child().udp_encap && !resumed(&pair));
@@ -323,7 +323,6 @@ fn a_dead_address_of_the_gateway_is_left_for_another() {
 
 #[test]
 fn without_mobike_a_client_that_moves_resumes() {
-    type Side = fn() -> Vec<Connection>;
     let sides: [(Side, Side); 2] = [
         (plain_client, gateway_side),
         (roaming_client, silent_gateway),

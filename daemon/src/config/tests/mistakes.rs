@@ -162,6 +162,11 @@ const WRONG_IN_CONNECTION: &[(&str, &str)] = &[
         "local_addrs = \"gw.example\"",
         "local_addrs: \"gw.example\" is not an IP address; host names",
     ),
+    ("local_addrs = []", "local_addrs: takes 1 to 9 addresses"),
+    (
+        "local_addrs = [\"::1\", \"%any\"]",
+        "local_addrs: \"%any\" is not an IP address",
+    ),
     (
         "remote_addrs = [\"::1\", \"::2\"]",
         "remote_addrs: takes exactly one address",
