@@ -47,7 +47,7 @@ pub(crate) enum Command {
     },
     /// Bring a connection up: resume with a ticket at hand, else log in
     Up {
-        /// The connection's name
+        /// The connection's name, or NAME/CHILD for one Child SA of it
         connection: String,
         /// Seconds to wait for the outcome
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=MAX_UP_SECONDS))]
@@ -55,7 +55,7 @@ pub(crate) enum Command {
     },
     /// Delete a connection's SA with the peer's knowledge, and forget its ticket
     Down {
-        /// The connection's name
+        /// The connection's name, or NAME/CHILD for one Child SA of it alone
         connection: String,
     },
     /// Drop a connection's SA without a word, and keep its ticket for `up`
@@ -67,9 +67,9 @@ pub(crate) enum Command {
     Rekey {
         /// The connection's name
         connection: String,
-        /// For its Child SA instead
-        #[arg(long)]
-        child: bool,
+        /// For its Child SAs instead, or for this one of them
+        #[arg(long, value_name = "CHILD", num_args = 0..=1, default_missing_value = "")]
+        child: Option<String>,
     },
     /// Ticket keys, counts, and tickets held
     Ticket {

@@ -111,20 +111,24 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
             timeout,
         }) => {
             seconds = timeout.unwrap_or(UP_SECONDS).min(MAX_UP_SECONDS);
+            let (connection, child) = connection_and_child(connection);
             Request::Up {
-                connection: connection.clone(),
+                connection,
+                child,
                 timeout_seconds: Some(seconds),
             }
         }
-        Some(Command::Down { connection }) => Request::Down {
-            connection: connection.clone(),
-        },
+        Some(Command::Down { connection }) => {
+            let (connection, child) = connection_and_child(connection);
+            Request::Down { connection, child }
+        }
         Some(Command::Suspend { connection }) => Request::Suspend {
             connection: connection.clone(),
         },
         Some(Command::Rekey { connection, child }) => Request::Rekey {
             connection: connection.clone(),
-            child: *child,
+            child: child.is_some(),
+            name: child.clone().filter(|name| !name.is_empty()),
         },
         Some(Command::Ticket { command }) => match command {
             None | Some(TicketCommand::List) => Request::TicketList,
@@ -145,6 +149,14 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
         Some(Command::Shutdown { delete }) => Request::Shutdown { delete: *delete },
     };
     (request, Duration::from_secs(seconds) + ROUND_TRIP)
+}
+
+/// `NAME` or `NAME/CHILD`; no name has a slash in it.
+fn connection_and_child(text: &str) -> (String, Option<String>) {
+    match text.split_once('/') {
+        Some((connection, child)) => (connection.to_owned(), Some(child.to_owned())),
+        None => (text.to_owned(), None),
+    }
 }
 
 /// A reader that has seen enough, such as `head`, is no failure.

@@ -122,7 +122,6 @@ fn sa_table(sas: &[IkeSa]) -> String {
         "IN/OUT",
     ]);
     for sa in sas {
-        let child = sa.children.first();
         table.row(vec![
             sa.id.map_or(UNKNOWN.to_owned(), |id| id.to_string()),
             known(sa.connection.as_deref()),
@@ -142,8 +141,8 @@ fn sa_table(sas: &[IkeSa]) -> String {
             sa.ticket
                 .as_ref()
                 .map_or(UNKNOWN.to_owned(), |one| ago(one.expires_in_seconds)),
-            known(child.map(|child| child.name.as_str())),
-            child.map_or(UNKNOWN.to_owned(), traffic),
+            known(child_names(sa).as_deref()),
+            traffic(&sa.children),
         ]);
     }
     table.text()
@@ -299,11 +298,24 @@ fn bracketed(end: &Endpoint) -> String {
     }
 }
 
-fn traffic(child: &ChildSa) -> String {
-    match (child.in_bytes, child.out_bytes) {
-        (Some(received), Some(sent)) => format!("{}/{}", octets(received), octets(sent)),
+/// Of all of them together.
+fn traffic(children: &[ChildSa]) -> String {
+    let sum = |of: fn(&ChildSa) -> Option<u64>| children.iter().map(of).sum::<Option<u64>>();
+    match (sum(|child| child.in_bytes), sum(|child| child.out_bytes)) {
+        (Some(received), Some(sent)) if !children.is_empty() => {
+            format!("{}/{}", octets(received), octets(sent))
+        }
         _ => UNKNOWN.to_owned(),
     }
+}
+
+fn child_names(sa: &IkeSa) -> Option<String> {
+    let names: Vec<&str> = sa
+        .children
+        .iter()
+        .map(|child| child.name.as_str())
+        .collect();
+    (!names.is_empty()).then(|| names.join(","))
 }
 
 fn count(number: u64, noun: &str) -> String {

@@ -1,13 +1,13 @@
 //! Bringing connections up and taking them down: which first exchange to begin with, what to do when
 //! one fails or two race, and what an SA's end means for kernel, ticket and operator.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     endpoint::{CommandRefused, Context, Endpoint},
-    exchange::{block, chance_between, owner, whole},
+    exchange::{bare, chance_between, owner},
     io::Event,
-    kernel::{KernelOp, Owner},
+    kernel::KernelOp,
     peer::{Compat, Connection, Suspend},
     sa::ike_sa::{IkeSa, Installing, Lingering, Live, Purpose, State},
     view::Closed,
@@ -28,13 +28,10 @@ impl Endpoint {
     pub(crate) fn up(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
         let (connection, _) = self.dial(slot)?;
         if self.is_alive(&connection) {
-            return Err(CommandRefused::UpAlready);
+            return self.up_missing(slot, cx);
         }
-        let leased = self.slots.get(slot).map(|held| held.leased.as_slice());
-        if let Some((_, block)) = block(&connection, leased.unwrap_or_default()) {
-            // Stands until `down`, whatever becomes of the SA: nothing leaves in clear.
-            self.kernel(block);
-        }
+        // Stands until `down`, whatever becomes of the SA: nothing leaves in clear.
+        self.block_wanted(&connection);
         self.begin(slot, cx)
     }
 
@@ -49,6 +46,7 @@ impl Endpoint {
         let asleep = slot.record.is_some() || slot.suspended || retrying;
         let slept_with = slot.record.as_ref().map(|record| record.id_r.clone());
         slot.leased.clear();
+        slot.asked.clear();
         (slot.suspended, slot.wanted) = (false, false);
         self.sleepers.remove(&at);
         self.set_record(&connection, None);
@@ -66,12 +64,13 @@ impl Endpoint {
         let still_up = self.table.iter().any(|sa| of_connection(sa, &connection));
         let of_many = connection.remote.id.is_none();
         if !still_up || of_many {
-            let owner = whole(&connection);
-            self.kernel(KernelOp::Release { owner });
+            self.release_whole(&connection);
         }
         if let Some(peer) = slept_with.filter(|_| of_many) {
-            let owner = owner(&connection, &peer);
-            self.kernel(KernelOp::Release { owner });
+            for child in &connection.children {
+                let owner = owner(&connection, &child.name, &peer);
+                self.kernel(KernelOp::Release { owner });
+            }
         }
         if found || asleep {
             Ok(())
@@ -249,7 +248,12 @@ impl Endpoint {
     fn is_alive(&self, connection: &Connection) -> bool {
         !self.table.attempts_at(&connection.name).is_empty()
             || match &connection.remote.id {
-                Some(peer) => !self.table.of_owner(&owner(connection, peer)).is_empty(),
+                Some(peer) => {
+                    let children = connection.children.iter();
+                    let owners = children.map(|child| owner(connection, &child.name, peer));
+                    let mut owners = owners.chain([bare(connection, peer)]);
+                    owners.any(|owner| !self.table.of_owner(&owner).is_empty())
+                }
                 None => !self.ids_of(connection).is_empty(),
             }
     }
@@ -333,23 +337,27 @@ impl Endpoint {
         let client = live.client;
         let Live {
             connection,
-            child,
+            children,
             leased,
             issued,
             ..
         } = live;
-        if let Some(child) = child {
-            let (owner, inbound, outbound) = (child.owner, child.spi_in, child.spi_out);
+        let inside = if client { &leased.addresses[..] } else { &[] };
+        for child in children {
             match reason {
+                Closed::Rekeyed => {}
                 // The newer SA's installation has replaced what the kernel had.
-                Closed::Replaced | Closed::Rekeyed => {}
-                Closed::Down => self.kernel(KernelOp::Release { owner }),
-                // A client's operator has not said `down`: its flow stays blocked.
-                Closed::PeerDeleted if !client => self.kernel(KernelOp::Release { owner }),
-                _ => {
-                    let leased = if client { &leased.addresses[..] } else { &[] };
-                    self.lost(&connection, leased, owner, (inbound, outbound));
+                Closed::Replaced if !self.table.of_owner(&child.owner).is_empty() => {}
+                Closed::Down => {
+                    let owner = child.owner;
+                    self.kernel(KernelOp::Release { owner });
                 }
+                // A client's operator has not said `down`: its flow stays blocked.
+                Closed::PeerDeleted if !client => {
+                    let owner = child.owner;
+                    self.kernel(KernelOp::Release { owner });
+                }
+                _ => self.lost(&connection, inside, child),
             }
         }
         let deleted = matches!(reason, Closed::Down | Closed::PeerDeleted);
@@ -385,29 +393,6 @@ impl Endpoint {
             connection: Arc::clone(&connection.name),
             reason,
         });
-    }
-
-    /// Takes a lost Child SA from the kernel, while its flow stays blocked. What blocks it is the
-    /// connection's, where it can be: peers that come and never come back must not fill the kernel.
-    fn lost(
-        &mut self,
-        connection: &Connection,
-        leased: &[IpAddr],
-        owner: Owner,
-        (inbound, outbound): (u32, u32),
-    ) {
-        match block(connection, leased) {
-            // Leased addresses are the owner's, and stay with it.
-            Some((whole, block)) if whole != owner && leased.is_empty() => {
-                self.kernel(block);
-                self.kernel(KernelOp::Release { owner });
-            }
-            _ => self.kernel(KernelOp::Remove {
-                owner,
-                inbound,
-                outbound,
-            }),
-        }
     }
 
     pub(crate) fn ids_of(&self, connection: &Connection) -> Vec<u64> {

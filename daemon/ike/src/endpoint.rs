@@ -23,10 +23,10 @@ use crate::{
         cookie::{CookieJar, CookieSecrets},
         openings::Openings,
     },
-    exchange::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, TOKENS_PER_SECOND, block, whole},
+    exchange::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, TOKENS_PER_SECOND},
     failure::Telling,
     io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
-    kernel::{KernelFailed, KernelOp, OpId, Owner},
+    kernel::{KernelFailed, KernelOp, OpId},
     lease::{LeaseBook, LeaseId},
     peer::Connection,
     sa::{
@@ -73,6 +73,9 @@ pub enum CommandRefused {
     /// No connection has this name.
     #[error("no such connection")]
     NoConnection,
+    /// The connection has no child of this name.
+    #[error("the connection has no such child")]
+    NoChild,
     /// Its peer's or our own address is not configured.
     #[error("the connection has no remote or local address, so it can only answer")]
     CannotInitiate,
@@ -98,6 +101,8 @@ pub(crate) struct Slot {
     pub record: Option<SessionRecord>,
     /// Client: the inner addresses it has, or had last.
     pub leased: Vec<IpAddr>,
+    /// Child SAs that the operator has brought up, beside those that come by themselves.
+    pub asked: BTreeSet<Arc<str>>,
     /// Put to sleep by the operator.
     pub suspended: bool,
     /// Has been up by our own doing and is to come back when lost.
@@ -161,6 +166,7 @@ impl Endpoint {
             config,
             record: None,
             leased: Vec::new(),
+            asked: BTreeSet::new(),
             suspended: false,
             wanted: false,
             retries: 0,
@@ -222,14 +228,18 @@ impl Endpoint {
         | Command::Down(name)
         | Command::Suspend(name)
         | Command::Rekey(name)
-        | Command::RekeyChild(name)) = command;
+        | Command::UpChild(name, _)
+        | Command::DownChild(name, _)
+        | Command::RekeyChild(name, _)) = command;
         let slot = self.slot_of(name).ok_or(CommandRefused::NoConnection)?;
         match command {
             Command::Up(_) => self.up(slot, cx),
             Command::Down(_) => self.down(slot, cx),
             Command::Suspend(_) => self.suspend(slot, cx),
             Command::Rekey(_) => self.rekey(slot, cx),
-            Command::RekeyChild(_) => self.rekey_child(slot, cx),
+            Command::UpChild(_, child) => self.up_child(slot, child, cx),
+            Command::DownChild(_, child) => self.down_child(slot, child, cx),
+            Command::RekeyChild(_, child) => self.rekey_child(slot, child.as_deref(), cx),
         }
     }
 
@@ -267,25 +277,6 @@ impl Endpoint {
     #[must_use]
     pub fn newest_ticket_root(&self) -> Option<u8> {
         self.keyring.newest()
-    }
-
-    /// Blocks the flows of connections that an earlier run has left kernel state of, until `down`.
-    /// Beside each owner are the inner addresses it has there.
-    pub fn keep_blocked(&mut self, owners: &[(Owner, Vec<IpAddr>)]) {
-        let mut held = Vec::new();
-        for slot in &mut self.slots {
-            let owner = whole(&slot.config);
-            let Some((_, leased)) = owners.iter().find(|(other, _)| *other == owner) else {
-                continue;
-            };
-            if slot.leased.is_empty() {
-                slot.leased.clone_from(leased);
-            }
-            held.extend(block(&slot.config, &slot.leased));
-        }
-        for (_, block) in held {
-            self.kernel(block);
-        }
     }
 
     /// Names of all connections.

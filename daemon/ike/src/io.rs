@@ -134,8 +134,12 @@ pub enum Command {
     Suspend(Arc<str>),
     /// New keys for its IKE SA, with a key exchange of their own (RFC 7296, 1.3.2).
     Rekey(Arc<str>),
-    /// New keys for its Child SA (RFC 7296, 1.3.3).
-    RekeyChild(Arc<str>),
+    /// New keys for one of its Child SAs, or for each (RFC 7296, 1.3.3).
+    RekeyChild(Arc<str>, Option<Arc<str>>),
+    /// Bring one of its Child SAs up, and the connection first if it is not (RFC 7296, 1.3.1).
+    UpChild(Arc<str>, Arc<str>),
+    /// Delete one of its Child SAs, and nothing else (RFC 7296, 1.4.1).
+    DownChild(Arc<str>, Arc<str>),
 }
 
 /// What the caller has to do, in the order given.
@@ -194,7 +198,7 @@ pub enum Output {
 /// What happened.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Event {
-    /// An IKE SA and its Child SA are up, in the kernel too.
+    /// An IKE SA is up, and the Child SA that came with it, in the kernel too.
     Established {
         /// Our number of the IKE SA.
         sa: u64,
@@ -231,6 +235,33 @@ pub enum Event {
     ChildRekeyed {
         /// The connection's name.
         connection: Arc<str>,
+        /// The Child SA's, within the connection.
+        child: Arc<str>,
+    },
+    /// Another Child SA is up on an IKE SA, in the kernel too.
+    ChildUp {
+        /// The connection's name.
+        connection: Arc<str>,
+        /// The Child SA's, within the connection.
+        child: Arc<str>,
+    },
+    /// A Child SA is gone, but not its IKE SA.
+    ChildClosed {
+        /// The connection's name.
+        connection: Arc<str>,
+        /// The Child SA's, within the connection.
+        child: Arc<str>,
+        /// Why.
+        reason: Closed,
+    },
+    /// A Child SA that we have asked for is not to be had now. It is asked for again.
+    ChildFailed {
+        /// The connection's name.
+        connection: Arc<str>,
+        /// The Child SA's, within the connection.
+        child: Arc<str>,
+        /// Why.
+        reason: Closed,
     },
     /// A connection's SAs have moved to other addresses, or have been confirmed where they are
     /// (RFC 4555).

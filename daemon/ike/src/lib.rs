@@ -14,6 +14,7 @@ pub mod defence;
 mod endpoint;
 mod exchange;
 pub mod failure;
+mod flows;
 pub mod io;
 pub mod kernel;
 pub mod lease;

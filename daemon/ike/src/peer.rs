@@ -6,9 +6,8 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use crate::{
     crypto::{CertificateChain, Secret, TrustAnchors},
     io::Path,
-    kernel::EspCipher,
     lease::Pool,
-    sa::proposal::IkeSuite,
+    sa::proposal::{EspProposal, IkeSuite},
     trust::PinnedKey,
     wire::{id::Identity, pattern::Pattern, ts::TrafficSelector},
 };
@@ -35,8 +34,8 @@ pub struct Connection {
     /// Longest IP datagram, in octets, in which a protected IKE message goes out whole; a longer one goes
     /// in fragments if the peer takes them (RFC 7383). `None`: fragments are neither sent nor offered.
     pub fragment_size: Option<u16>,
-    /// The Child SA.
-    pub child: Child,
+    /// The Child SAs it is for, best known first: at least one and at most [`Connection::MAX_CHILDREN`].
+    pub children: Vec<Child>,
     /// Lifetime of an IKE SA without re-authentication.
     pub ike_lifetime: Duration,
     /// The IKE SA gets new keys at the latest after this long, by whichever side comes first; zero for
@@ -63,6 +62,15 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Child SAs of one configuration, and of one IKE SA.
+    pub const MAX_CHILDREN: usize = 16;
+
+    /// What it says of a Child SA.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Option<&Child> {
+        self.children.iter().find(|child| *child.name == *name)
+    }
+
     /// Whether the peer may come by these addresses.
     pub(crate) fn accepts(&self, path: &Path) -> bool {
         let (ours, theirs) = (path.local.ip(), path.remote.ip());
@@ -179,11 +187,23 @@ pub enum Proof {
     PublicKey(PinnedKey),
 }
 
-/// The Child SA of a connection.
+/// When a Child SA of a connection is made by our own doing.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Start {
+    /// With the connection.
+    #[default]
+    Up,
+    /// On the operator's word alone.
+    None,
+}
+
+/// A Child SA of a connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Child {
     /// Its name within the connection.
     pub name: Arc<str>,
+    /// When we ask for it. A peer may at any time.
+    pub start: Start,
     /// Our side's networks.
     pub local_ts: Vec<TrafficSelector>,
     /// Whether the addresses leased to us are on our side too.
@@ -192,8 +212,8 @@ pub struct Child {
     pub remote_ts: Vec<TrafficSelector>,
     /// Whether the addresses leased to the peer are on its side too.
     pub remote_dynamic: bool,
-    /// ESP ciphers, best first.
-    pub ciphers: Vec<EspCipher>,
+    /// What is proposed for it, best first.
+    pub proposals: Vec<EspProposal>,
     /// Lifetime of its states in the kernel.
     pub lifetime: Duration,
     /// It gets new keys at the latest after this long; zero for never.

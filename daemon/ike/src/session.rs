@@ -8,7 +8,6 @@ use thiserror::Error;
 
 use crate::{
     endpoint::{Context, Endpoint},
-    exchange::block,
     io::{Event, Output, Stamp},
     peer::{Connection, Suspend},
     ticket::SessionRecord,
@@ -49,9 +48,8 @@ impl Endpoint {
         slot.leased.clone_from(&record.leased);
         slot.record = Some(record);
         slot.suspended = true;
-        if let Some((_, block)) = block(&slot.config, &slot.leased) {
-            self.kernel(block);
-        }
+        let connection = Arc::clone(&slot.config);
+        self.block_wanted(&connection);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::{
     io::{Path, Stamp},
     lease::Leased,
     peer::Suspend,
-    sa::ike_sa::{IkeSa, Issued, Live, Purpose, State},
+    sa::ike_sa::{ChildSa, IkeSa, Issued, Live, Purpose, State},
     ticket::{SessionRecord, TicketName},
     trust::TrustError,
     wire::{id::Identity, ts::TrafficSelector},
@@ -61,8 +61,8 @@ pub struct SaView {
     pub client: Side,
     /// What the client has on the inside.
     pub leased: Leased,
-    /// Its Child SA.
-    pub child: Option<ChildView>,
+    /// Its Child SAs.
+    pub children: Vec<ChildView>,
 }
 
 /// A session that a client can resume.
@@ -99,8 +99,8 @@ pub struct ChildView {
     pub spi_out: u32,
     /// ESP in UDP.
     pub udp_encap: bool,
-    /// ESP cipher, as both Swans write it.
-    pub cipher: &'static str,
+    /// ESP cipher, and the group of a key exchange of its own, as both Swans write it.
+    pub proposal: String,
     /// Selectors of our side.
     pub local_ts: Vec<TrafficSelector>,
     /// Selectors of the peer's side.
@@ -265,7 +265,7 @@ pub(crate) fn of_sa(sa: &IkeSa, endpoint: &Endpoint, now: Stamp) -> Option<SaVie
         fresh_keys: None,
         client: Side::Remote,
         leased: Leased::default(),
-        child: None,
+        children: Vec::new(),
     };
     match &sa.state {
         State::InitSent(_) | State::ResumeSent(_) | State::AuthSent(_) => {}
@@ -309,18 +309,22 @@ fn fill(view: &mut SaView, live: &Live, now: Stamp) {
         Side::Remote
     };
     view.leased = live.leased.clone();
-    let child_is_fresh = live.child.as_ref().is_none_or(|child| child.fresh_keys);
-    view.fresh_keys = Some(live.origin.fresh_keys && child_is_fresh);
-    view.child = live.child.as_ref().map(|child| ChildView {
-        name: Arc::clone(&live.connection.child.name),
+    let children_are_fresh = live.children.iter().all(|child| child.fresh_keys);
+    view.fresh_keys = Some(live.origin.fresh_keys && children_are_fresh);
+    let of_child = |child: &ChildSa| ChildView {
+        name: Arc::clone(&child.name),
         owner: Arc::clone(&child.owner.0),
         spi_in: child.spi_in,
         spi_out: child.spi_out,
         udp_encap: live.nat.found(),
-        cipher: child.cipher.name(),
+        proposal: match child.group {
+            Some(group) => format!("{}-{}", child.cipher.name(), group.name()),
+            None => child.cipher.name().to_owned(),
+        },
         local_ts: child.local_ts.clone(),
         remote_ts: child.remote_ts.clone(),
-    });
+    };
+    view.children = live.children.iter().map(of_child).collect();
 }
 
 /// What an operator sees of a connection that sleeps on a ticket.
@@ -350,7 +354,7 @@ pub(crate) fn of_slot(slot: &Slot, now: Stamp) -> Option<SaView> {
             addresses: slot.leased.clone(),
             ..Leased::default()
         },
-        child: None,
+        children: Vec::new(),
     })
 }
 

@@ -2,14 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ike::{peer::Child, wire::ts::TrafficSelector};
+use ike::{
+    peer::{Child, Connection, Start},
+    wire::ts::TrafficSelector,
+};
 
 use super::{
-    connection::{LIFETIME_BOUNDS, bad_name, is_name, rekey_time, time},
+    connection::{LIFETIME_BOUNDS, bad_name, is_name, optional, rekey_time, time},
     document::quoted,
     proposal,
     section::{Entry, Section},
 };
+use crate::kernel;
 
 /// `life_time` when it is not given.
 pub const DEFAULT_CHILD_LIFETIME: Duration = Duration::from_hours(24);
@@ -23,10 +27,12 @@ pub(super) const CHILD_KEYS: &[&str] = &[
     "local_ts",
     "rekey_time",
     "remote_ts",
+    "start",
 ];
 
-/// The only one of `children`; `asks` for addresses and `leases` say what `dynamic` may stand for.
-pub(super) fn child(section: &Section<'_>, asks: bool, leases: bool) -> Option<Child> {
+/// All of `children`, in the order of the file; `asks` for addresses and `leases` say what `dynamic` may
+/// stand for.
+pub(super) fn children(section: &Section<'_>, asks: bool, leases: bool) -> Option<Vec<Child>> {
     let Some(children) = section.entry("children") else {
         section.fail(
             "children",
@@ -35,16 +41,22 @@ pub(super) fn child(section: &Section<'_>, asks: bool, leases: bool) -> Option<C
         return None;
     };
     let children = children.table()?;
-    let mut entries = children.entries().into_iter();
-    let (first, second) = (entries.next(), entries.next());
-    let Some((name, entry)) = first else {
-        children.fail("", "is empty; add a table NAME with local_ts and remote_ts");
-        return None;
-    };
-    if let Some((_, second)) = second {
-        second.fail("a connection has exactly one child in this release; make another connection");
+    let entries = children.entries();
+    if !(1..=Connection::MAX_CHILDREN).contains(&entries.len()) {
+        let most = Connection::MAX_CHILDREN;
+        children.fail(
+            "",
+            format!("needs 1 to {most} tables NAME with local_ts and remote_ts"),
+        );
         return None;
     }
+    let read = |(name, entry)| child(name, entry, asks, leases);
+    // Every one is looked at, so that each problem is noted.
+    let read: Vec<_> = entries.into_iter().map(read).collect();
+    read.into_iter().collect()
+}
+
+fn child(name: &str, entry: Entry<'_>, asks: bool, leases: bool) -> Option<Child> {
     let name_is_good = is_name(name);
     if !name_is_good {
         entry.fail(bad_name());
@@ -52,9 +64,9 @@ pub(super) fn child(section: &Section<'_>, asks: bool, leases: bool) -> Option<C
     let section = entry.table()?.only(CHILD_KEYS);
     let local_ts = selectors(&section, "local_ts", asks.then_some("vips"));
     let remote_ts = selectors(&section, "remote_ts", leases.then_some("pools"));
-    let ciphers = match section.entry("esp_proposals") {
-        Some(entry) => proposal::ciphers(&entry),
-        None => Some(proposal::default_ciphers()),
+    let proposals = match section.entry("esp_proposals") {
+        Some(entry) => proposal::esp_proposals(&entry),
+        None => Some(proposal::default_esp()),
     };
     let lifetime = time(
         &section,
@@ -63,14 +75,24 @@ pub(super) fn child(section: &Section<'_>, asks: bool, leases: bool) -> Option<C
         LIFETIME_BOUNDS,
     );
     let rekey = rekey_time(&section, ("life_time", lifetime), DEFAULT_CHILD_REKEY);
+    let start = optional(&section, "start", Start::Up, |entry| {
+        entry.choice(&[("up", Start::Up), ("none", Start::None)])
+    });
     let ((local_ts, local_dynamic), (remote_ts, remote_dynamic)) = (local_ts?, remote_ts?);
+    if !(local_dynamic || remote_dynamic)
+        && let Err(what) = kernel::may_select(&local_ts, &remote_ts)
+    {
+        section.fail("local_ts", format!("with remote_ts: {what}"));
+        return None;
+    }
     name_is_good.then_some(Child {
         name: Arc::from(name),
+        start: start?,
         local_ts,
         local_dynamic,
         remote_ts,
         remote_dynamic,
-        ciphers: ciphers?,
+        proposals: proposals?,
         lifetime: lifetime?,
         rekey: rekey?,
     })
@@ -96,6 +118,16 @@ fn selectors(
     }
     let (dynamic, networks): (Vec<_>, Vec<_>) =
         texts.iter().partition(|(text, _)| *text == DYNAMIC);
+    if let Some((text, element)) = networks
+        .iter()
+        .find(|(text, _)| text.starts_with("dynamic["))
+    {
+        element.fail(format!(
+            "{}: dynamic takes no protocol; name it on the other side, where it is meant too",
+            quoted(text)
+        ));
+        return None;
+    }
     match (dynamic.first(), because) {
         (Some((_, element)), None) => {
             element.fail(
@@ -114,13 +146,8 @@ fn selectors(
     }
     let read = |(text, element): &&(&str, Entry<'_>)| {
         let selector = TrafficSelector::from_text(text);
-        if selector.is_none() {
-            element.fail(format!(
-                "{} is not a network; write 10.1.0.0/24",
-                quoted(text)
-            ));
-        }
-        selector
+        let selector = selector.map_err(|why| element.fail(format!("{} {why}", quoted(text))));
+        selector.ok()
     };
     let networks: Vec<_> = networks.iter().map(read).collect();
     let networks: Option<Vec<_>> = networks.into_iter().collect();

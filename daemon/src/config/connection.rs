@@ -9,7 +9,7 @@ use super::{
     authentication::{
         LOCAL_KEYS, REMOTE_KEYS, Shared, local_auth, remote_identity, remote_pattern, remote_proof,
     },
-    child::child,
+    child::children,
     credential::{CredentialFolders, PrivateKey},
     digest,
     pool::{self, Pools},
@@ -138,7 +138,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
     if let (Some(_), Some(vips)) = (&leases, &asks) {
         vips.fail("a connection asks for addresses or leases some; drop vips or pools");
     }
-    let child = child(&section, asks.is_some(), leases.is_some());
+    let children = children(&section, asks.is_some(), leases.is_some());
 
     let remote_section = required_section(&section, "remote", REMOTE_KEYS, REMOTE_EXAMPLE);
     let remote_id = remote_section.as_ref().and_then(remote_identity);
@@ -179,7 +179,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         },
         ike_suites: ike_suites?,
         fragment_size: fragment_size?,
-        child: child?,
+        children: children?,
         ike_lifetime,
         rekey: rekey?,
         reauth: reauth?,
@@ -271,7 +271,7 @@ fn fragment_size(section: &Section<'_>) -> Option<Option<u16>> {
     Some(on.then_some(size))
 }
 
-fn optional<'a, T>(
+pub(super) fn optional<'a, T>(
     section: &Section<'a>,
     key: &str,
     default: T,

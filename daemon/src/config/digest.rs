@@ -33,7 +33,7 @@ fn canonical(connection: &Connection) -> String {
         ike_suites,
         // How messages travel is agreed on anew each time, and voids nothing.
         fragment_size: _,
-        child,
+        children,
         ike_lifetime,
         // Whoever comes first rekeys; it is no part of what a ticket stands for.
         rekey: _,
@@ -90,26 +90,30 @@ fn canonical(connection: &Connection) -> String {
     // Where a session sleeps, and the form of its ticket, are our own affair: they void nothing.
     lines.add("resume", &resume.enabled);
     lines.add("ticket_lifetime", &resume.ticket_lifetime.as_secs());
-    lines.add("child", &child.name);
-    for selector in &child.local_ts {
-        lines.add("local_ts", selector);
+    // They stand where they did before there could be several children.
+    let mut vips = vips.iter();
+    for child in children {
+        lines.add("child", &child.name);
+        for selector in &child.local_ts {
+            lines.add("local_ts", selector);
+        }
+        for vip in vips.by_ref() {
+            lines.add("vip", vip);
+        }
+        if child.local_dynamic {
+            lines.add("local_ts", &"dynamic");
+        }
+        if child.remote_dynamic {
+            lines.add("remote_ts", &"dynamic");
+        }
+        for selector in &child.remote_ts {
+            lines.add("remote_ts", selector);
+        }
+        for proposal in &child.proposals {
+            lines.add("esp_proposal", proposal);
+        }
+        lines.add("life_time", &child.lifetime.as_secs());
     }
-    for vip in vips {
-        lines.add("vip", vip);
-    }
-    if child.local_dynamic {
-        lines.add("local_ts", &"dynamic");
-    }
-    if child.remote_dynamic {
-        lines.add("remote_ts", &"dynamic");
-    }
-    for selector in &child.remote_ts {
-        lines.add("remote_ts", selector);
-    }
-    for cipher in &child.ciphers {
-        lines.add("esp_proposal", &super::proposal::cipher_name(*cipher));
-    }
-    lines.add("life_time", &child.lifetime.as_secs());
     lines.0
 }
 

@@ -240,7 +240,9 @@ fn range(text: &str) -> Result<(RangeInclusive<IpAddr>, Vec<TrafficSelector>), S
         }
         return usable(text, first..=last, networks);
     }
-    let network = TrafficSelector::from_text(text).ok_or_else(|| no_range(text))?;
+    let network = TrafficSelector::from_text(text).ok();
+    let network = network.filter(|network| network.protocol == 0);
+    let network = network.ok_or_else(|| no_range(text))?;
     let (address, prefix) = network.prefix();
     let written = text.split('/').next().and_then(|text| text.parse().ok());
     if written != Some(address) {

@@ -4,7 +4,7 @@
 use ike::{
     crypto::{Encryption, Group, Prf},
     kernel::EspCipher,
-    sa::proposal::IkeSuite,
+    sa::proposal::{EspProposal, IkeSuite},
 };
 
 use super::{document::quoted, section::Entry};
@@ -39,8 +39,8 @@ pub(super) fn default_suites() -> Vec<IkeSuite> {
 }
 
 /// What `esp_proposals = "default"` means: best first.
-pub(super) fn default_ciphers() -> Vec<EspCipher> {
-    ENCRYPTION.map(esp).to_vec()
+pub(super) fn default_esp() -> Vec<EspProposal> {
+    vec![EspProposal::of(&ENCRYPTION.map(esp))]
 }
 
 /// Reads `proposals`. A string with several transforms of a kind stands for all combinations.
@@ -65,24 +65,24 @@ pub(super) fn suites(entry: &Entry<'_>) -> Option<Vec<IkeSuite>> {
 }
 
 /// Reads `esp_proposals`.
-pub(super) fn ciphers(entry: &Entry<'_>) -> Option<Vec<EspCipher>> {
-    let mut ciphers = Vec::new();
+pub(super) fn esp_proposals(entry: &Entry<'_>) -> Option<Vec<EspProposal>> {
+    let mut proposals = Vec::new();
     let mut sound = true;
     for (text, element) in entry.strings()? {
         let parsed = if text == "default" {
-            Ok(default_ciphers())
+            Ok(default_esp())
         } else {
-            esp_proposal(text)
+            esp_proposal(text).map(|proposal| vec![proposal])
         };
         match parsed {
-            Ok(more) => append(&mut ciphers, more),
+            Ok(more) => append(&mut proposals, more),
             Err(what) => {
                 element.fail(what);
                 sound = false;
             }
         }
     }
-    finished(entry, ciphers, sound)
+    finished(entry, proposals, sound)
 }
 
 fn finished<T>(entry: &Entry<'_>, list: Vec<T>, sound: bool) -> Option<Vec<T>> {
@@ -123,26 +123,39 @@ fn ike_proposal(text: &str) -> Result<Vec<IkeSuite>, String> {
     Ok(product(&encryption, &prfs, &groups))
 }
 
-fn esp_proposal(text: &str) -> Result<Vec<EspCipher>, String> {
-    let mut ciphers = Vec::new();
+/// Groups, if any, are of a key exchange of each Child SA's own, which there must be then.
+fn esp_proposal(text: &str) -> Result<EspProposal, String> {
+    let (mut ciphers, mut groups, mut esn) = (Vec::new(), Vec::new(), Vec::new());
     for word in text.split('-') {
-        match Transform::read(word)? {
-            Transform::Encryption(one) => append(&mut ciphers, [esp(one)]),
-            Transform::Prf(_) => {
-                return Err(format!(
-                    "{} is a PRF, which ESP does not use; leave it out",
-                    quoted(word)
-                ));
-            }
-            Transform::Group(_) => {
-                return Err(format!(
-                    "{}: a Child SA has no key exchange of its own in this release; leave it out",
-                    quoted(word)
-                ));
-            }
+        match word {
+            "esn" => append(&mut esn, [true]),
+            "noesn" => append(&mut esn, [false]),
+            _ => match Transform::read(word)? {
+                Transform::Encryption(one) => append(&mut ciphers, [esp(one)]),
+                Transform::Group(one) => append(&mut groups, [one]),
+                Transform::Prf(_) => {
+                    return Err(format!(
+                        "{} is a PRF, which ESP does not use; leave it out",
+                        quoted(word)
+                    ));
+                }
+            },
         }
     }
-    Ok(ciphers)
+    if ciphers.is_empty() {
+        return Err(format!(
+            "{} names no cipher; add one, such as aes256gcm16",
+            quoted(text)
+        ));
+    }
+    if esn.is_empty() {
+        esn = vec![true, false];
+    }
+    Ok(EspProposal {
+        ciphers,
+        groups,
+        esn,
+    })
 }
 
 enum Transform {
@@ -227,14 +240,5 @@ const fn esp(encryption: Encryption) -> EspCipher {
         Encryption::AesGcm128 => EspCipher::AesGcm128,
         Encryption::AesGcm256 => EspCipher::AesGcm256,
         Encryption::ChaCha20Poly1305 => EspCipher::ChaCha20Poly1305,
-    }
-}
-
-/// As both Swans write it.
-pub(super) const fn cipher_name(cipher: EspCipher) -> &'static str {
-    match cipher {
-        EspCipher::AesGcm128 => Encryption::AesGcm128.name(),
-        EspCipher::AesGcm256 => Encryption::AesGcm256.name(),
-        EspCipher::ChaCha20Poly1305 => Encryption::ChaCha20Poly1305.name(),
     }
 }

@@ -376,7 +376,9 @@ fn interface(text: &str, element: &Entry<'_>) -> Option<String> {
 }
 
 fn network(text: &str, element: &Entry<'_>) -> Option<Prefix> {
-    let prefix = TrafficSelector::from_text(text).and_then(|range| {
+    let whole = Some(text).filter(|text| !text.contains('['));
+    let selector = whole.and_then(|text| TrafficSelector::from_text(text).ok());
+    let prefix = selector.and_then(|range| {
         let (address, bits) = range.prefix();
         // What was written, not the network that it lies in.
         let written = text.split('/').next()?.parse::<IpAddr>().ok()?;

@@ -10,6 +10,7 @@ use ike::{
     crypto::{Encryption, Group, Prf, SignatureScheme},
     kernel::EspCipher,
     peer::{Credential, Proof, Suspend},
+    sa::proposal::EspProposal,
 };
 use tempfile::TempDir;
 
@@ -41,7 +42,7 @@ remote = { auth = "psk", id = "client.example" }
 [connections.rw.children.net]
 local_ts = ["10.1.0.0/24"]
 remote_ts = "10.2.0.0/24"
-esp_proposals = ["chacha20poly1305", "aes128gcm16"]
+esp_proposals = ["chacha20poly1305-ecp384-noesn", "aes128gcm16"]
 "#;
 
 const SECRETS: &str = r#"
@@ -185,11 +186,14 @@ fn a_full_file_is_read() {
         suites,
         [(cipher, prf, Group::X25519), (cipher, prf, Group::P256)]
     );
-    assert_eq!(
-        rw.child.ciphers,
-        [EspCipher::ChaCha20Poly1305, EspCipher::AesGcm128]
-    );
-    assert_eq!(rw.child.remote_ts.len(), 1);
+    let strict = EspProposal {
+        ciphers: vec![EspCipher::ChaCha20Poly1305],
+        groups: vec![Group::P384],
+        esn: vec![false],
+    };
+    let other = EspProposal::of(&[EspCipher::AesGcm128]);
+    assert_eq!(rw.children[0].proposals, [strict, other]);
+    assert_eq!(rw.children[0].remote_ts.len(), 1);
     assert_eq!(rw.liveness, Duration::from_secs(10));
     assert_eq!(rw.fragment_size, Some(1400));
     assert_eq!(rw.resume.ticket_lifetime, Duration::from_hours(2));

@@ -98,9 +98,10 @@ pub(super) fn ike_sa(report: &SaReport, now: u64) -> api::IkeSa {
             .map(|domain| domain.as_str().to_owned())
             .collect(),
         children: view
-            .child
+            .children
             .iter()
-            .map(|view| child(view, *traffic))
+            .zip(traffic)
+            .map(|(view, traffic)| child(view, *traffic))
             .collect(),
     }
 }
@@ -334,7 +335,7 @@ fn child(view: &ChildView, traffic: Option<Traffic>) -> api::ChildSa {
         name: (*view.name).to_owned(),
         mode: "tunnel".to_owned(),
         encap: view.udp_encap.then(|| "udp".to_owned()),
-        proposal: view.cipher.to_owned(),
+        proposal: view.proposal.clone(),
         spi_in: format!("{:08x}", view.spi_in),
         spi_out: format!("{:08x}", view.spi_out),
         in_bytes: traffic.map(|traffic| traffic.in_bytes),

@@ -56,11 +56,15 @@ pub enum ControlRequest {
         /// Answer on `Rekeyed` of the connection, or when it has ended instead.
         reply: oneshot::Sender<Result<RekeyDone, CommandError>>,
     },
-    /// [`ike::io::Command::RekeyChild`].
-    RekeyChild {
+    /// What is to become of one Child SA, or of each.
+    Child {
         /// The connection.
         connection: Arc<str>,
-        /// Answer on `ChildRekeyed` of the connection, or when it has ended instead.
+        /// The Child SA within it; new keys may be for each of them.
+        child: Option<Arc<str>>,
+        /// What.
+        what: ChildCommand,
+        /// Answer on the event of each that is meant, or when it has ended otherwise.
         reply: oneshot::Sender<Result<(), CommandError>>,
     },
     /// [`ike::Endpoint::sa_origin`].
@@ -125,10 +129,21 @@ pub enum ControlRequest {
     },
 }
 
+/// What an operator wants with a Child SA.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ChildCommand {
+    /// [`ike::io::Command::UpChild`].
+    Up,
+    /// [`ike::io::Command::DownChild`].
+    Down,
+    /// [`ike::io::Command::RekeyChild`].
+    Rekey,
+}
+
 /// Why a command came to nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum CommandError {
-    /// No connection has this name.
+    /// No connection, or no child of it, has this name.
     UnknownConnection,
     /// The connection has no peer address, so only the peer can bring it up.
     NoPeerAddress,
@@ -214,13 +229,13 @@ pub struct EpochReport {
     pub accepted_for: Duration,
 }
 
-/// One SA, with what the kernel has counted for its Child SA.
+/// One SA, with what the kernel has counted for its Child SAs.
 #[derive(Clone, Debug)]
 pub struct SaReport {
     /// The core's view.
     pub view: SaView,
-    /// The kernel's count; `None` if it was not to be had.
-    pub traffic: Option<Traffic>,
+    /// The kernel's counts in the same order; `None` where one was not to be had.
+    pub traffic: Vec<Option<Traffic>>,
 }
 
 /// The kernel's counters of one Child SA.

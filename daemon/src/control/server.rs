@@ -36,7 +36,7 @@ use tokio::{
 
 use super::{
     convert,
-    request::{CommandError, ControlRequest},
+    request::{ChildCommand, CommandError, ControlRequest},
 };
 
 /// Clients served at a time; further ones are told so and closed.
@@ -294,8 +294,17 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
                 let report = ask(engine, |reply| ControlRequest::Gate { reply }).await?;
                 Ok(Outcome::Gate(convert::gate(report)))
             }
+            Request::Up {
+                connection,
+                child: Some(child),
+                ..
+            } => about_child(engine, &connection, Some(child), ChildCommand::Up).await,
             Request::Up { connection, .. } => up(engine, &connection).await,
-            Request::Down { connection } => {
+            Request::Down {
+                connection,
+                child: Some(child),
+            } => about_child(engine, &connection, Some(child), ChildCommand::Down).await,
+            Request::Down { connection, .. } => {
                 let name = Arc::from(connection.as_str());
                 let done = ask(engine, |reply| ControlRequest::Down {
                     connection: name,
@@ -306,18 +315,13 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
             Request::Rekey {
                 connection,
                 child: false,
+                ..
             } => rekey(engine, &connection).await,
             Request::Rekey {
                 connection,
                 child: true,
-            } => {
-                let name = Arc::from(connection.as_str());
-                let done = ask(engine, |reply| ControlRequest::RekeyChild {
-                    connection: name,
-                    reply,
-                });
-                finished(&connection, done.await?)
-            }
+                name,
+            } => about_child(engine, &connection, name, ChildCommand::Rekey).await,
             Request::Suspend { connection } => {
                 let name = Arc::from(connection.as_str());
                 let done = ask(engine, |reply| ControlRequest::Suspend {
@@ -436,6 +440,26 @@ async fn up(engine: &mpsc::Sender<ControlRequest>, connection: &str) -> Result<O
         })),
         Err(error) => Err(convert::failure(connection, &error)),
     }
+}
+
+/// A command about one Child SA, or about each.
+async fn about_child(
+    engine: &mpsc::Sender<ControlRequest>,
+    connection: &str,
+    child: Option<String>,
+    what: ChildCommand,
+) -> Result<Outcome, Failure> {
+    let shown = match &child {
+        Some(child) => format!("{connection}/{child}"),
+        None => connection.to_owned(),
+    };
+    let done = ask(engine, |reply| ControlRequest::Child {
+        connection: connection.into(),
+        child: child.as_deref().map(Arc::from),
+        what,
+        reply,
+    });
+    finished(&shown, done.await?)
 }
 
 fn finished(connection: &str, result: Result<(), CommandError>) -> Result<Outcome, Failure> {

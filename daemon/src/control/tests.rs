@@ -129,16 +129,16 @@ fn view() -> SaView {
             addresses: vec!["10.20.3.4".parse().expect("address")],
             ..Leased::default()
         },
-        child: Some(ChildView {
+        children: vec![ChildView {
             name: "net".into(),
             owner: "rw/net/alice".into(),
             spi_in: 0xc4be_31f0,
             spi_out: 0x01f2_c97a,
             udp_encap: true,
-            cipher: "aes128gcm16",
+            proposal: "aes128gcm16".into(),
             local_ts: selector("0.0.0.0/0"),
             remote_ts: selector("10.20.3.4"),
-        }),
+        }],
     }
 }
 
@@ -165,7 +165,7 @@ fn an_sa_is_shown_with_the_counters_of_the_kernel() {
         };
         let report = SaReport {
             view: view(),
-            traffic: Some(traffic),
+            traffic: vec![Some(traffic)],
         };
         reply.send(vec![report]).expect("the client waits");
         let reply = client.reply().await.expect("a reply");

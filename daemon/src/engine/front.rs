@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{dispatch::home_of, operator::Question};
 use crate::control::{
-    CommandError, ControlRequest, FailureReport, FloodReport, RevokeDone, SaReport, StatusReport,
-    TicketReport, UpDone,
+    ChildCommand, CommandError, ControlRequest, FailureReport, FloodReport, RevokeDone, SaReport,
+    StatusReport, TicketReport, UpDone,
 };
 
 /// Failures in one answer.
@@ -83,12 +83,27 @@ impl Front {
                 };
                 deliver(reply, self.ask_owner(&connection, request)).await;
             }
-            ControlRequest::RekeyChild { connection, reply } => {
-                let request = |reply| ControlRequest::RekeyChild {
+            ControlRequest::Child {
+                connection,
+                child,
+                what,
+                reply,
+            } => {
+                let request = |reply| ControlRequest::Child {
                     connection: Arc::clone(&connection),
+                    child: child.clone(),
+                    what,
                     reply,
                 };
-                deliver(reply, self.ask_owner(&connection, request)).await;
+                let owner = match what {
+                    // Else whoever is asked first would call the peer that has called another.
+                    ChildCommand::Up => self.who_is_up(&connection).await.map(|(at, _)| at),
+                    ChildCommand::Down | ChildCommand::Rekey => None,
+                };
+                match owner {
+                    Some(owner) => self.tell(owner, request(reply)).await,
+                    None => deliver(reply, self.ask_owner(&connection, request)).await,
+                }
             }
             ControlRequest::Revoke { peer, reply } => {
                 let parts = self.ask_all(|reply| ControlRequest::Revoke {
@@ -156,21 +171,30 @@ impl Front {
 
     /// The peer may have called, and that came to another worker than the one that would call the peer.
     async fn up(&self, connection: Arc<str>, reply: oneshot::Sender<Result<UpDone, CommandError>>) {
+        if let Some((_, done)) = self.who_is_up(&connection).await {
+            let _gone = reply.send(Ok(done));
+            return;
+        }
         let home = self.home_of(&connection);
-        for (_, worker) in (0..).zip(&*self.workers).filter(|(at, _)| *at != home) {
+        self.tell(home, ControlRequest::Up { connection, reply })
+            .await;
+    }
+
+    /// The worker with the connection's SA, if it is another than the one that would call the peer.
+    async fn who_is_up(&self, connection: &Arc<str>) -> Option<(u8, UpDone)> {
+        let home = self.home_of(connection);
+        for (at, worker) in (0..).zip(&*self.workers).filter(|(at, _)| *at != home) {
             let (ask, is_up) = oneshot::channel();
             let question = Question::IsUp {
-                connection: Arc::clone(&connection),
+                connection: Arc::clone(connection),
                 reply: ask,
             };
             let _gone = worker.send(question).await;
             if let Ok(Some(done)) = is_up.await {
-                let _gone = reply.send(Ok(done));
-                return;
+                return Some((at, done));
             }
         }
-        self.tell(home, ControlRequest::Up { connection, reply })
-            .await;
+        None
     }
 
     /// What whoever has the connection's SA says.

@@ -49,6 +49,9 @@ impl Logins {
             | Event::SessionEnded { .. }
             | Event::Rekeyed { .. }
             | Event::ChildRekeyed { .. }
+            | Event::ChildUp { .. }
+            | Event::ChildClosed { .. }
+            | Event::ChildFailed { .. }
             | Event::Failed(_)
             | Event::Moved { .. }
             | Event::TicketReceived { .. }
@@ -78,7 +81,20 @@ pub(super) fn log(event: &Event) {
             connection,
             reason,
         } => info!("{connection}[{sa}]: closed ({reason})"),
-        Event::ChildRekeyed { connection } => info!("{connection}: new keys for ESP"),
+        Event::ChildRekeyed { connection, child } => {
+            info!("{connection}/{child}: new keys for ESP");
+        }
+        Event::ChildUp { connection, child } => info!("{connection}/{child}: up"),
+        Event::ChildClosed {
+            connection,
+            child,
+            reason,
+        } => info!("{connection}/{child}: closed ({reason})"),
+        Event::ChildFailed {
+            connection,
+            child,
+            reason,
+        } => warn!("{connection}/{child}: not up ({reason})"),
         Event::Rekeyed {
             old,
             sa,

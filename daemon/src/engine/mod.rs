@@ -13,6 +13,7 @@ mod logins;
 mod operator;
 mod posted;
 mod stores;
+mod waiting;
 mod ways;
 mod worker;
 

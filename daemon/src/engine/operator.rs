@@ -1,12 +1,12 @@
-//! What operators ask a worker through the control socket, and who waits for which event of its core.
+//! What operators ask a worker through the control socket.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use gate_abi::classify::{Reason, Verdict};
 use ike::{
     CommandRefused, Context,
     counters::Counter,
-    io::{Command, Event},
+    io::Command,
     view::{Closed, SaState},
     wire::id::Identity,
 };
@@ -20,8 +20,9 @@ use tracing::{error, info};
 use super::worker::{Worker, now};
 use crate::{
     control::{
-        CommandError, ControlRequest, EpochReport, FloodReport, GateReport, GateVerdict, RekeyDone,
-        RevocationReport, RevokeDone, SaReport, StatusReport, TicketReport, Traffic, UpDone,
+        ChildCommand, CommandError, ControlRequest, EpochReport, FloodReport, GateReport,
+        GateVerdict, RevocationReport, RevokeDone, SaReport, StatusReport, TicketReport, Traffic,
+        UpDone,
     },
     keeper::GateStatus,
     tickets::{EpochTimes, Revocation, Revocations},
@@ -39,104 +40,6 @@ pub(super) enum Question {
     },
     /// To honour no ticket until the keeper has said what is new.
     Forget { done: oneshot::Sender<()> },
-}
-
-/// Commands that end with an event. Each belongs to a client of the control socket, whose number and
-/// patience are bounded there.
-#[derive(Debug, Default)]
-pub(super) struct Waiting {
-    up: Vec<Client<UpDone>>,
-    down: Vec<Client<()>>,
-    rekey: Vec<Client<RekeyDone>>,
-    rekey_child: Vec<Client<()>>,
-}
-
-/// Who waits for a connection's next event of some kind.
-type Client<T> = (Arc<str>, oneshot::Sender<Result<T, CommandError>>);
-
-impl Waiting {
-    /// Answers whoever waited for this. An answer nobody waits for any more is dropped.
-    pub(super) fn resolve(&mut self, event: &Event) {
-        self.up.retain(|(_, reply)| !reply.is_closed());
-        self.down.retain(|(_, reply)| !reply.is_closed());
-        self.rekey.retain(|(_, reply)| !reply.is_closed());
-        self.rekey_child.retain(|(_, reply)| !reply.is_closed());
-        match event {
-            Event::Established {
-                sa,
-                connection,
-                resumed,
-                took,
-                ..
-            } => {
-                let done = UpDone {
-                    sa: *sa,
-                    resumed: *resumed,
-                    took: Some(*took),
-                };
-                answer(&mut self.up, connection, &Ok(done));
-            }
-            Event::UpFailed { connection, reason } => {
-                answer(&mut self.up, connection, &Err(CommandError::Ended(*reason)));
-            }
-            Event::KernelFailed { connection, text } => {
-                answer(
-                    &mut self.up,
-                    connection,
-                    &Err(CommandError::Kernel(text.clone())),
-                );
-            }
-            // After a rekey the old SA ends, but not what anybody waits for.
-            Event::Closed {
-                connection, reason, ..
-            } if *reason != Closed::Rekeyed => {
-                answer(
-                    &mut self.rekey,
-                    connection,
-                    &Err(CommandError::Ended(*reason)),
-                );
-                answer(
-                    &mut self.rekey_child,
-                    connection,
-                    &Err(CommandError::Ended(*reason)),
-                );
-                let outcome = match reason {
-                    Closed::Down | Closed::PeerDeleted | Closed::Timeout => Ok(()),
-                    other => Err(CommandError::Ended(*other)),
-                };
-                answer(&mut self.down, connection, &outcome);
-            }
-            Event::Rekeyed {
-                old,
-                sa,
-                connection,
-            } => {
-                let done = RekeyDone { old: *old, sa: *sa };
-                answer(&mut self.rekey, connection, &Ok(done));
-            }
-            Event::ChildRekeyed { connection } => {
-                answer(&mut self.rekey_child, connection, &Ok(()));
-            }
-            Event::Closed { .. }
-            | Event::Suspended { .. }
-            | Event::Moved { .. }
-            | Event::SessionEnded { .. }
-            | Event::TicketIssued { .. }
-            | Event::TicketReceived { .. }
-            | Event::TicketRefused { .. }
-            | Event::Failed(_) => {}
-        }
-    }
-}
-
-fn answer<T: Clone>(
-    waiting: &mut Vec<Client<T>>,
-    connection: &Arc<str>,
-    outcome: &Result<T, CommandError>,
-) {
-    for (_, reply) in waiting.extract_if(.., |(name, _)| name == connection) {
-        let _gone = reply.send(outcome.clone());
-    }
 }
 
 impl Worker {
@@ -161,8 +64,8 @@ impl Worker {
             ControlRequest::Sas { id, reply } => self.sas(id, reply),
             ControlRequest::Up { connection, reply } => {
                 match self.command(Command::Up(Arc::clone(&connection))) {
-                    Ok(()) => self.waiting.up.push((connection, reply)),
-                    Err(CommandRefused::UpAlready) => match self.up_already(&connection) {
+                    // Up, and what its IKE SA lacks is on its way; or on its way itself.
+                    Ok(()) | Err(CommandRefused::UpAlready) => match self.up_already(&connection) {
                         Some(done) => drop(reply.send(Ok(done))),
                         None => self.waiting.up.push((connection, reply)),
                     },
@@ -187,12 +90,12 @@ impl Worker {
                     Err(refused) => drop(reply.send(Err(error_of(refused)))),
                 }
             }
-            ControlRequest::RekeyChild { connection, reply } => {
-                match self.command(Command::RekeyChild(Arc::clone(&connection))) {
-                    Ok(()) => self.waiting.rekey_child.push((connection, reply)),
-                    Err(refused) => drop(reply.send(Err(error_of(refused)))),
-                }
-            }
+            ControlRequest::Child {
+                connection,
+                child,
+                what,
+                reply,
+            } => self.about_child(connection, child, what, reply),
             ControlRequest::Origin { id, reply } => {
                 let _gone = reply.send(self.endpoint.sa_origin(id, now()));
             }
@@ -251,6 +154,41 @@ impl Worker {
         }
     }
 
+    /// A command about one Child SA, or about each.
+    fn about_child(
+        &mut self,
+        connection: Arc<str>,
+        child: Option<Arc<str>>,
+        what: ChildCommand,
+        reply: oneshot::Sender<Result<(), CommandError>>,
+    ) {
+        let present = self.children_of(&connection);
+        let name = Arc::clone(&connection);
+        let result = match (what, child.clone()) {
+            (ChildCommand::Up, Some(child)) => self.command(Command::UpChild(name, child)),
+            (ChildCommand::Down, Some(child)) => self.command(Command::DownChild(name, child)),
+            (_, child) => self.command(Command::RekeyChild(name, child)),
+        };
+        match result {
+            Ok(()) => {
+                let children = child.map_or(present, |child| BTreeSet::from([child]));
+                self.waiting.for_children(connection, children, what, reply);
+            }
+            // What is there already was asked for.
+            Err(CommandRefused::UpAlready) => drop(reply.send(Ok(()))),
+            Err(refused) => drop(reply.send(Err(error_of(refused)))),
+        }
+    }
+
+    fn children_of(&self, connection: &Arc<str>) -> BTreeSet<Arc<str>> {
+        let views = self.endpoint.sas(now());
+        let of_it = views
+            .into_iter()
+            .filter(|view| view.connection.as_ref() == Some(connection));
+        let children = of_it.flat_map(|view| view.children);
+        children.map(|child| child.name).collect()
+    }
+
     fn status(&self, reply: oneshot::Sender<StatusReport>) {
         let now = now();
         let views = self.endpoint.sas(now);
@@ -261,7 +199,7 @@ impl Worker {
             established: count(SaState::Established),
             half_open: count(SaState::HalfOpen),
             suspended: count(SaState::Suspended),
-            child_sas: views.iter().filter(|view| view.child.is_some()).count() as u64,
+            child_sas: views.iter().map(|view| view.children.len() as u64).sum(),
             full_logins: self.logins.full,
             resumed_logins: self.logins.resumed,
             failed_logins: self.logins.failed,
@@ -308,16 +246,16 @@ impl Worker {
         tokio::spawn(async move {
             let mut reports = Vec::with_capacity(views.len());
             for view in views {
-                let usage = match &view.child {
-                    Some(child) => client.usage(&child.owner).await.ok().flatten(),
-                    None => None,
-                };
-                let traffic = usage.map(|usage| Traffic {
-                    in_bytes: usage.in_bytes,
-                    in_packets: usage.in_packets,
-                    out_bytes: usage.out_bytes,
-                    out_packets: usage.out_packets,
-                });
+                let mut traffic = Vec::with_capacity(view.children.len());
+                for child in &view.children {
+                    let usage = client.usage(&child.owner).await.ok().flatten();
+                    traffic.push(usage.map(|usage| Traffic {
+                        in_bytes: usage.in_bytes,
+                        in_packets: usage.in_packets,
+                        out_bytes: usage.out_bytes,
+                        out_packets: usage.out_packets,
+                    }));
+                }
                 reports.push(SaReport { view, traffic });
             }
             let _gone = reply.send(reports);
@@ -446,7 +384,7 @@ fn epoch_reports(epochs: &[(u8, EpochTimes)], wall: u64) -> Vec<EpochReport> {
 
 const fn error_of(refused: CommandRefused) -> CommandError {
     match refused {
-        CommandRefused::NoConnection => CommandError::UnknownConnection,
+        CommandRefused::NoConnection | CommandRefused::NoChild => CommandError::UnknownConnection,
         CommandRefused::CannotInitiate => CommandError::NoPeerAddress,
         CommandRefused::NotUp | CommandRefused::UpAlready => CommandError::NotUp,
         CommandRefused::NoTicket => CommandError::NoTicket,
@@ -496,62 +434,6 @@ fn gate_report(status: &GateStatus) -> GateReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn closed(reason: Closed) -> Event {
-        Event::Closed {
-            sa: 1,
-            connection: "rw".into(),
-            reason,
-        }
-    }
-
-    #[test]
-    fn a_rekey_is_answered_by_its_event_and_a_down_not_by_the_old_sas_end() {
-        let mut waiting = Waiting::default();
-        let (reply, mut rekeyed) = oneshot::channel();
-        waiting.rekey.push(("rw".into(), reply));
-        let (reply, mut other) = oneshot::channel();
-        waiting.rekey.push(("other".into(), reply));
-        let (reply, mut down) = oneshot::channel();
-        waiting.down.push(("rw".into(), reply));
-        waiting.resolve(&Event::Rekeyed {
-            old: 1,
-            sa: 2,
-            connection: "rw".into(),
-        });
-        assert_eq!(rekeyed.try_recv(), Ok(Ok(RekeyDone { old: 1, sa: 2 })));
-        assert!(other.try_recv().is_err());
-        waiting.resolve(&closed(Closed::Rekeyed));
-        assert!(down.try_recv().is_err());
-        waiting.resolve(&closed(Closed::Down));
-        assert_eq!(down.try_recv(), Ok(Ok(())));
-    }
-
-    #[test]
-    fn a_rekey_of_a_child_sa_is_answered_by_its_own_event() {
-        let mut waiting = Waiting::default();
-        let (reply, mut done) = oneshot::channel();
-        waiting.rekey_child.push(("rw".into(), reply));
-        waiting.resolve(&Event::Rekeyed {
-            old: 1,
-            sa: 2,
-            connection: "rw".into(),
-        });
-        assert!(done.try_recv().is_err());
-        let connection = "rw".into();
-        waiting.resolve(&Event::ChildRekeyed { connection });
-        assert_eq!(done.try_recv(), Ok(Ok(())));
-    }
-
-    #[test]
-    fn a_rekey_of_an_sa_that_ends_says_how_it_ended() {
-        let mut waiting = Waiting::default();
-        let (reply, mut rekeyed) = oneshot::channel();
-        waiting.rekey.push(("rw".into(), reply));
-        waiting.resolve(&closed(Closed::Crashed));
-        let ended = Err(CommandError::Ended(Closed::Crashed));
-        assert_eq!(rekeyed.try_recv(), Ok(ended));
-    }
 
     #[test]
     fn only_the_newest_epoch_issues_and_not_for_ever() {

@@ -29,9 +29,10 @@ use super::{
     failures::Failures,
     inlets::Inlets,
     logins::{self, Logins},
-    operator::{Question, Waiting},
+    operator::Question,
     posted::{Notices, Posted},
     stores::SessionDesk,
+    waiting::Waiting,
     ways::Ways,
 };
 use crate::{

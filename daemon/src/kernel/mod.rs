@@ -108,6 +108,14 @@ pub enum DataplaneError {
     OwnersExhausted(usize),
 }
 
+/// Whether the kernel's policies can say which traffic is meant, and if not, why.
+pub(crate) fn may_select(
+    local: &[TrafficSelector],
+    remote: &[TrafficSelector],
+) -> Result<(), String> {
+    policy::slots(local, remote).map(drop)
+}
+
 fn failed(text: &str) -> KernelFailed {
     KernelFailed { text: text.into() }
 }

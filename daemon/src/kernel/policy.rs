@@ -8,8 +8,9 @@ use std::net::IpAddr;
 
 use ike::wire::ts::TrafficSelector;
 
-/// Pairs of selectors in one Child SA; each becomes three policies.
-pub(super) const MAX_PAIRS: usize = 64;
+/// Flows of one Child SA as the kernel can tell them apart; each becomes three policies. A pair of
+/// selectors is one, but for ranges of ports: the kernel knows a port and a mask.
+pub(super) const MAX_FLOWS: usize = 64;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 /// Numerically below every reqid of ours, and so ahead of every block policy.
@@ -130,42 +131,67 @@ pub(super) fn slots(
         .flat_map(|ours| remote.iter().map(move |theirs| (ours, theirs)))
         .filter(|(ours, theirs)| ours.start.is_ipv4() == theirs.start.is_ipv4())
     {
-        if keys.len() == 3 * MAX_PAIRS {
-            return Err(format!("more than {MAX_PAIRS} pairs of traffic selectors"));
+        let inwards = flows(theirs, ours)?;
+        for (outwards, inwards) in flows(ours, theirs)?.into_iter().zip(inwards) {
+            if keys.len() == 3 * MAX_FLOWS {
+                return Err(format!(
+                    "more than {MAX_FLOWS} flows, a range of ports taken apart into powers of two"
+                ));
+            }
+            keys.extend(
+                [
+                    (Direction::Out, outwards),
+                    (Direction::In, inwards),
+                    (Direction::Forward, inwards),
+                ]
+                .map(|(direction, selector)| PolicyKey {
+                    direction,
+                    selector,
+                }),
+            );
         }
-        let outwards = selector(ours, theirs)?;
-        let inwards = selector(theirs, ours)?;
-        keys.extend(
-            [
-                (Direction::Out, outwards),
-                (Direction::In, inwards),
-                (Direction::Forward, inwards),
-            ]
-            .map(|(direction, selector)| PolicyKey {
-                direction,
-                selector,
-            }),
-        );
     }
     if keys.is_empty() {
-        return Err("no pair of traffic selectors of one address family".into());
+        return Err("no pair of traffic selectors of one address family and protocol".into());
     }
     Ok(keys)
 }
 
-fn selector(from: &TrafficSelector, to: &TrafficSelector) -> Result<Selector, String> {
+/// What a pair of selectors is to the kernel.
+fn flows(from: &TrafficSelector, to: &TrafficSelector) -> Result<Vec<Selector>, String> {
     let protocol = match (from.protocol, to.protocol) {
         (0, protocol) | (protocol, 0) => protocol,
         (a, b) if a == b => a,
-        _ => return Err(format!("selectors {from} and {to} name two protocols")),
+        // No packet is of two protocols.
+        _ => return Ok(Vec::new()),
     };
-    Ok(Selector {
-        source: network(from)?,
-        destination: network(to)?,
-        protocol,
-        source_port: ports(from)?,
-        destination_port: ports(to)?,
-    })
+    let selector = |source_port, destination_port| -> Result<Selector, String> {
+        Ok(Selector {
+            source: network(from)?,
+            destination: network(to)?,
+            protocol,
+            source_port,
+            destination_port,
+        })
+    };
+    if matches!(protocol, ICMP | ICMPV6) {
+        // Type and code belong to the packet and not to one end of it; the kernel looks for the type
+        // where other protocols have the source port, and for the code in the other.
+        let first = from.start_port.max(to.start_port);
+        let last = from.end_port.min(to.end_port);
+        let halves = |PortMask { port, mask }: PortMask| {
+            let half = |port, mask| PortMask { port, mask };
+            selector(half(port >> 8, mask >> 8), half(port & 0xff, mask & 0xff))
+        };
+        return blocks(first, last).map(halves).collect();
+    }
+    let sources = blocks(from.start_port, from.end_port);
+    let pairs = sources.flat_map(|source| {
+        blocks(to.start_port, to.end_port).map(move |destination| (source, destination))
+    });
+    pairs
+        .map(|(source, destination)| selector(source, destination))
+        .collect()
 }
 
 /// A range that is no prefix is refused: a policy wider than what was agreed would let the peer send
@@ -180,27 +206,21 @@ fn network(ts: &TrafficSelector) -> Result<Network, String> {
     }
 }
 
-fn ports(ts: &TrafficSelector) -> Result<PortMask, String> {
-    let (start, end) = (ts.start_port, ts.end_port);
-    if (start, end) == (0, u16::MAX) {
-        return Ok(PortMask::default());
-    }
-    // RFC 7296, 3.13.1 packs ICMP type and code into the port; the kernel spreads them over two.
-    if matches!(ts.protocol, ICMP | ICMPV6) {
-        return Err(format!("{ts}: ICMP types cannot be selected"));
-    }
-    let differing = start ^ end;
-    let aligned = differing & differing.wrapping_add(1) == 0
-        && start & differing == 0
-        && end & differing == differing;
-    if aligned {
-        Ok(PortMask {
-            port: start,
-            mask: !differing,
-        })
-    } else {
-        Err(format!("{ts}: the kernel cannot select this port range"))
-    }
+/// The fewest blocks of ports, each aligned to its size, that make up a range: 30 at most.
+fn blocks(first: u16, last: u16) -> impl Iterator<Item = PortMask> {
+    let end = u32::from(last) + 1;
+    let mut next = u32::from(first);
+    std::iter::from_fn(move || {
+        let left = end.checked_sub(next).filter(|left| *left > 0)?;
+        let aligned = 1 << next.trailing_zeros().min(16);
+        let size = aligned.min(1 << left.ilog2());
+        let block = PortMask {
+            port: next as u16,
+            mask: !(size - 1) as u16,
+        };
+        next += size;
+        Some(block)
+    })
 }
 
 #[cfg(test)]
@@ -231,8 +251,8 @@ mod tests {
             protocol: 17,
             ..any
         };
-        assert!(slots(&[ports(1000, 1010)], &[any]).is_err());
         let keys = slots(&[ports(1024, 2047)], &[any]).expect("one block of ports");
+        assert_eq!(keys.len(), 3);
         assert_eq!(
             keys[0].selector.source_port,
             PortMask {
@@ -246,6 +266,76 @@ mod tests {
         );
         let many = vec![any; 9];
         assert!(slots(&many, &many).is_err());
+        let ragged = ports(1, 65534);
+        assert_eq!(slots(&[ragged], &[any]).expect("30 blocks").len(), 90);
+        assert!(slots(&[ragged], &[ragged]).is_err());
+    }
+
+    fn takes(side: PortMask, port: u16) -> bool {
+        (side.port ^ port) & side.mask == 0
+    }
+
+    #[test]
+    fn every_port_of_a_range_is_in_one_block_and_no_other_is_in_any() {
+        for (first, last) in [(0, 0), (1000, 1010), (1, 65534), (443, 443), (0, 65535)] {
+            let all: Vec<_> = blocks(first, last).collect();
+            assert!(all.len() <= 30);
+            for port in 0..=u16::MAX {
+                let inside = (first..=last).contains(&port);
+                let hits = all.iter().filter(|block| takes(**block, port)).count();
+                assert_eq!(hits, usize::from(inside), "{port} of {first}-{last}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_directions_are_of_the_same_ports() {
+        let keys = slots(
+            &[ts("10.1.0.0/16[tcp/1000-1010]")],
+            &[ts("10.2.0.0/16[tcp/80-82]")],
+        );
+        let keys = keys.expect("three blocks by two");
+        let of = |direction: Direction| {
+            let keys = keys.iter().filter(move |key| key.direction == direction);
+            keys.map(|key| key.selector)
+        };
+        let turned = |selector: Selector| Selector {
+            source: selector.destination,
+            destination: selector.source,
+            source_port: selector.destination_port,
+            destination_port: selector.source_port,
+            ..selector
+        };
+        assert_eq!(of(Direction::Out).count(), 6);
+        for direction in [Direction::In, Direction::Forward] {
+            assert_eq!(of(direction).count(), 6);
+            assert!(of(Direction::Out).all(|out| of(direction).any(|one| one == turned(out))));
+        }
+    }
+
+    #[test]
+    fn a_type_of_icmp_is_where_the_kernel_looks_for_it_both_ways() {
+        // Echo request, whatever its code.
+        let keys = slots(&[ts("10.1.0.0/16[icmp/2048-2303]")], &[ts("10.2.0.0/16")]);
+        for key in keys.expect("one block") {
+            let kind = key.selector.source_port;
+            assert_eq!(
+                kind,
+                PortMask {
+                    port: 8,
+                    mask: 0xff
+                }
+            );
+            assert_eq!(key.selector.destination_port.mask, 0);
+        }
+    }
+
+    #[test]
+    fn pairs_of_two_protocols_are_of_no_packet() {
+        let two = [ts("10.1.0.0/16[tcp/443]"), ts("10.1.0.0/16[udp/53]")];
+        let keys = slots(&two, &[ts("10.2.0.0/16[tcp]"), ts("10.2.0.0/16[udp]")]);
+        assert_eq!(keys.expect("two of four").len(), 6);
+        assert!(slots(&two[..1], &[ts("10.2.0.0/16[udp]")]).is_err());
     }
 
     #[test]

@@ -20,8 +20,10 @@ use ike::{
     io::{Command, Env, Event, Input, Output, Path, Stamp, StoreId, TicketLedger, TicketRoot},
     kernel::EspCipher,
     lease::NoLeases,
-    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
-    sa::proposal::IkeSuite,
+    peer::{
+        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start, Suspend,
+    },
+    sa::proposal::{EspProposal, IkeSuite},
     ticket::{Kept, Reference},
     wire::{id::Identity, ts::TrafficSelector},
 };
@@ -531,16 +533,17 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
             prf: Prf::HmacSha256,
             group: Group::X25519,
         }],
-        child: Child {
+        children: vec![Child {
             name: "net".into(),
+            start: Start::Up,
             local_ts: all(),
             local_dynamic: false,
             remote_ts: all(),
             remote_dynamic: false,
-            ciphers: vec![EspCipher::AesGcm256],
+            proposals: vec![EspProposal::of(&[EspCipher::AesGcm256])],
             lifetime: Duration::from_hours(24),
             rekey: Duration::ZERO,
-        },
+        }],
         rekey: Duration::ZERO,
         fragment_size: Some(1280),
         ike_lifetime: Duration::from_hours(24),

@@ -21,31 +21,42 @@ pub enum Request {
         /// Its number.
         id: u64,
     },
-    /// Bring a connection up: resume with a ticket at hand, else log in.
+    /// Bring a connection up: resume with a ticket at hand, else log in. Or one of its Child SAs, and the
+    /// connection first if it is not up.
     Up {
         /// Its name.
         connection: String,
+        /// The Child SA's within it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        child: Option<String>,
         /// How long to wait for the outcome.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_seconds: Option<u64>,
     },
-    /// Delete a connection's SA with the peer's knowledge, and forget its ticket.
+    /// Delete a connection's SA with the peer's knowledge, and forget its ticket. Or one of its Child SAs,
+    /// and nothing else.
     Down {
         /// Its name.
         connection: String,
+        /// The Child SA's within it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        child: Option<String>,
     },
     /// Drop a connection's SA without a word, and keep the ticket.
     Suspend {
         /// Its name.
         connection: String,
     },
-    /// New keys for a connection's IKE SA, from a key exchange of their own; or for its Child SA.
+    /// New keys for a connection's IKE SA, from a key exchange of their own; or for its Child SAs.
     Rekey {
         /// Its name.
         connection: String,
-        /// The Child SA instead.
+        /// The Child SAs instead.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         child: bool,
+        /// Of these the one of this name; absent for each.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
     },
     /// Ticket keys, counts, and tickets held.
     TicketList,

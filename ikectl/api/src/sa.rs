@@ -165,7 +165,7 @@ pub struct ChildSa {
     /// `udp` for ESP in UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encap: Option<String>,
-    /// Cipher, as both Swans write it.
+    /// Cipher, and the group of a key exchange of its own, as both Swans write it.
     pub proposal: String,
     /// Our inbound SPI, 8 hexadecimal digits.
     pub spi_in: String,

@@ -7,6 +7,7 @@ use super::*;
 #[test]
 fn requests_are_method_and_parameters() {
     let up = Request::Up {
+        child: None,
         connection: "rw".into(),
         timeout_seconds: None,
     };

@@ -126,6 +126,10 @@ impl Bout<'_> {
                 ensure!(up["resumed"] == false, "{up}");
                 Ok(())
             }
+            Role::Responder if self.terms.apart => {
+                self.peer.up()?;
+                self.peer.up_second()
+            }
             Role::Responder => self.peer.up(),
         }
     }

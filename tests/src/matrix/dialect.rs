@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::terms::{Auth, End, Key, NAME, Outer, PSKS, Role, Stranger, Terms};
+use super::terms::{Auth, End, Key, NAME, Outer, PSKS, Role, SECOND, Stranger, Terms};
 use crate::pki::{CA, OWN, OWN_CHAIN};
 
 /// Rekindle's connections.
@@ -34,20 +34,23 @@ pub(super) fn rekindle(terms: &Terms, role: Role) -> String {
     let _ = writeln!(
         text,
         "{}\nlocal = {{ auth = \"{how}\", id = \"{}\"{local} }}\n\
-         remote = {{ auth = \"{how}\", id = \"{}\"{remote} }}\n\
-         [connections.{NAME}.children.net]\n{}",
-        terms.ours, own.id, other.id, terms.our_child
+         remote = {{ auth = \"{how}\", id = \"{}\"{remote} }}",
+        terms.ours, own.id, other.id
     );
-    if !terms.esp.is_empty() {
-        let _ = writeln!(text, "esp_proposals = [\"{}\"]", terms.esp);
-    }
-    for (key, end) in [("local_ts", &own), ("remote_ts", &other)] {
-        let quoted: Vec<_> = end
-            .networks
-            .iter()
-            .map(|one| format!("\"{one}\""))
-            .collect();
-        let _ = writeln!(text, "{key} = [{}]", quoted.join(", "));
+    for (child, [own, other]) in children(terms, &own, &other) {
+        let _ = writeln!(
+            text,
+            "[connections.{NAME}.children.{child}]\n{}",
+            terms.our_child
+        );
+        if !terms.esp.is_empty() {
+            let _ = writeln!(text, "esp_proposals = [\"{}\"]", terms.esp);
+        }
+        for (key, end) in [("local_ts", &own), ("remote_ts", &other)] {
+            let quoted = end.iter().map(|one| format!("\"{one}\""));
+            let quoted: Vec<_> = quoted.collect();
+            let _ = writeln!(text, "{key} = [{}]", quoted.join(", "));
+        }
     }
     text
 }
@@ -77,13 +80,24 @@ pub(super) fn strongswan(terms: &Terms, role: Role) -> String {
         Role::Initiator => "%any",
         Role::Responder => other.address,
     };
+    let mut nets = String::new();
+    for (child, [own, other]) in children(terms, &own, &other) {
+        let _ = write!(
+            nets,
+            "{child} {{
+                local_ts = {}\n remote_ts = {}\n {}\n {}\n mode = tunnel }}\n",
+            own.join(","),
+            other.join(","),
+            line("esp_proposals", terms.esp),
+            terms.swan_child,
+        );
+    }
     format!(
         "connections {{ {NAME} {{
             version = 2\n mobike = {mobike}\n local_addrs = {own_address}\n remote_addrs = {}\n {}\n {}
             local {{ auth = {how}\n id = {}\n {certs} }}
             remote {{ auth = {how}\n id = {}\n {cacerts} }}
-            children {{ net {{
-                local_ts = {}\n remote_ts = {}\n {}\n {}\n mode = tunnel }} }}
+            children {{ {nets} }}
         }} }}
         secrets {{ ike-peer {{ id = {}\n secret = \"{}\" }} }}\n",
         other_address,
@@ -91,19 +105,37 @@ pub(super) fn strongswan(terms: &Terms, role: Role) -> String {
         terms.swan,
         quoted(own.id),
         quoted(other.id),
-        own.networks.join(","),
-        other.networks.join(","),
-        line("esp_proposals", terms.esp),
-        terms.swan_child,
         quoted(other.id),
         psk(terms),
     )
 }
 
-/// libreswan's connection.
+/// Name of each Child SA, and its selectors at one end and the other.
+fn children(terms: &Terms, own: &End, other: &End) -> Vec<(&'static str, [Vec<String>; 2])> {
+    let (own, other) = (own.selectors(), other.selectors());
+    if !terms.apart {
+        return vec![("net", [own, other])];
+    }
+    let pairs = own.into_iter().zip(other);
+    let pairs = pairs.map(|(own, other)| [vec![own], vec![other]]);
+    ["net", SECOND].into_iter().zip(pairs).collect()
+}
+
+/// libreswan's connections: it has one for each Child SA, and one IKE SA for both.
 pub(super) fn libreswan(terms: &Terms, role: Role) -> String {
+    let mut text = libreswan_connection(terms, role, (NAME, 0));
+    if terms.apart {
+        let second = libreswan_connection(terms, role, (SECOND, 1));
+        let conn = second.find("conn ").unwrap_or_default();
+        text += second.get(conn..).unwrap_or_default();
+    }
+    text
+}
+
+/// One of them, for the networks at this place.
+fn libreswan_connection(terms: &Terms, role: Role, (name, at): (&str, usize)) -> String {
     let [other, own] = foreign_ends(terms, role);
-    let mut text = format!("config setup\n\nconn {NAME}\n");
+    let mut text = format!("config setup\n\nconn {name}\n");
     let mut line = |key: &str, value: &str| {
         let _ = writeln!(text, "    {key}={value}");
     };
@@ -117,8 +149,11 @@ pub(super) fn libreswan(terms: &Terms, role: Role) -> String {
         line(&format!("{side}id"), &libre_id(end.id));
         line(
             &format!("{side}subnet"),
-            end.networks.first().copied().unwrap_or_default(),
+            end.networks.get(at).copied().unwrap_or_default(),
         );
+        if let Some(part) = end.part {
+            line(&format!("{side}protoport"), part);
+        }
     }
     match terms.auth {
         Auth::Psk => line("authby", "secret"),

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     dialect,
-    terms::{Auth, Foreign, Key, NAME, Role, Stranger, Terms},
+    terms::{Auth, Foreign, Key, NAME, Role, SECOND, Stranger, Terms},
 };
 use crate::{
     netns::Namespace,
@@ -63,7 +63,11 @@ impl<'a> Peer<'a> {
                 }
                 let pluto = Libreswan::start(lab, namespace, nss, terms.libre_daemon)?;
                 let secret = dialect::libreswan_secret(terms);
-                pluto.load(NAME, &secret, &dialect::libreswan(terms, role))?;
+                let configuration = dialect::libreswan(terms, role);
+                pluto.load(NAME, &secret, &configuration)?;
+                if terms.apart {
+                    pluto.load(SECOND, &secret, &configuration)?;
+                }
                 Ok(Self::Libreswan(pluto))
             }
         }
@@ -90,6 +94,32 @@ impl<'a> Peer<'a> {
                 ensure!(said.contains("established Child SA"), "{said}");
                 Ok(())
             }
+        }
+    }
+
+    /// Asks for the second Child SA.
+    pub(super) fn up_second(&self) -> Result<()> {
+        match self {
+            Self::Strongswan(swan) => swan
+                .swanctl(&format!("--initiate --child {SECOND} --timeout 20"))
+                .map(drop),
+            Self::Libreswan(pluto) => {
+                let said = pluto.whack(&format!("--initiate --name {SECOND}"))?;
+                ensure!(said.contains("established Child SA"), "{said}");
+                Ok(())
+            }
+        }
+    }
+
+    /// Deletes the second Child SA, and says so to Rekindle.
+    pub(super) fn down_second(&self) -> Result<()> {
+        match self {
+            Self::Strongswan(swan) => swan
+                .swanctl(&format!("--terminate --child {SECOND} --timeout 10"))
+                .map(drop),
+            Self::Libreswan(pluto) => pluto
+                .whack(&format!("--terminate --name {SECOND}"))
+                .map(drop),
         }
     }
 

@@ -135,6 +135,10 @@ pub(super) struct Terms {
     pub(super) libre_daemon: &'static str,
     /// The client has no fixed address, and both know MOBIKE.
     pub(super) roams: bool,
+    /// Whether each network has a Child SA of its own, `six` for the second one.
+    pub(super) apart: bool,
+    /// What of the traffic of client and gateway is meant, `udp/5000`, if not all.
+    pub(super) parts: Option<&'static [&'static str; 2]>,
     /// What the foreign daemon thinks the gateway's network is, where the two ends differ.
     pub(super) their_office: Option<&'static str>,
 }
@@ -158,6 +162,8 @@ pub(super) const PLAIN: Terms = Terms {
     libre: "",
     libre_daemon: "",
     roams: false,
+    apart: false,
+    parts: None,
     their_office: None,
 };
 
@@ -168,6 +174,20 @@ pub(super) struct End {
     pub(super) ike: &'static str,
     pub(super) address: &'static str,
     pub(super) networks: Vec<&'static str>,
+    /// Protocol and port.
+    pub(super) part: Option<&'static str>,
+}
+
+impl End {
+    /// The networks as Rekindle and strongSwan write them.
+    pub(super) fn selectors(&self) -> Vec<String> {
+        let networks = self.networks.iter();
+        let selector = |network: &&str| match self.part {
+            Some(part) => format!("{network}[{part}]"),
+            None => (*network).to_owned(),
+        };
+        networks.map(selector).collect()
+    }
 }
 
 impl Terms {
@@ -189,12 +209,14 @@ impl Terms {
                 ike: self.ike,
                 address: client,
                 networks: networks("10.2.0.0/24", "2001:db8:2::/64"),
+                part: self.parts.map(|[client, _]| *client),
             },
             End {
                 id: self.ids[1],
                 ike: self.gateway_ike.unwrap_or(self.ike),
                 address: gateway,
                 networks: networks("10.1.0.0/24", "2001:db8:1::/64"),
+                part: self.parts.map(|[_, gateway]| *gateway),
             },
         ]
     }
@@ -212,6 +234,8 @@ impl Terms {
 
 /// The connection's name at both ends.
 pub(super) const NAME: &str = "lab";
+/// The second Child SA's, where each network has its own; libreswan's connection for it.
+pub(super) const SECOND: &str = "six";
 /// The right key, and a wrong one.
 pub(super) const PSKS: [&str; 2] = ["correct horse battery", "not the same horse"];
 

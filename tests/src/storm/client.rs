@@ -19,8 +19,10 @@ use ike::{
     io::{Command, Env, Event, Input, Output, Path, Stamp, StoreId, TicketLedger},
     kernel::EspCipher,
     lease::NoLeases,
-    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
-    sa::proposal::IkeSuite,
+    peer::{
+        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start, Suspend,
+    },
+    sa::proposal::{EspProposal, IkeSuite},
     ticket::{Kept, Reference},
     wire::{id::Identity, ts::TrafficSelector},
 };
@@ -247,16 +249,17 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
             prf: Prf::HmacSha256,
             group: Group::X25519,
         }],
-        child: Child {
+        children: vec![Child {
+            start: Start::Up,
             name: Arc::from("net"),
             local_ts: vec![TrafficSelector::network(address, 32)],
             local_dynamic: false,
             remote_ts: vec![office],
             remote_dynamic: false,
-            ciphers: vec![EspCipher::AesGcm256],
+            proposals: vec![EspProposal::of(&[EspCipher::AesGcm256])],
             lifetime: LIFETIME,
             rekey: Duration::ZERO,
-        },
+        }],
         rekey: Duration::ZERO,
         fragment_size: Some(1280),
         ike_lifetime: LIFETIME,

@@ -1,6 +1,7 @@
-//! The Child SA that IKE_AUTH makes (RFC 7296, 1.2, 2.9 and 2.17), and its way into the kernel.
+//! What both sides agree on for a Child SA (RFC 7296, 1.2, 2.9 and 2.17), and the way of the one that
+//! IKE_AUTH makes into the kernel.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
     crypto::{Group, Secret, keymat::child_keys},
@@ -12,7 +13,7 @@ use crate::{
     sa::{
         ike_sa::{ChildSa, IkeSa, Installing, State},
         nat::Nat,
-        proposal::{EspChoice, IkeSuite, answer_esp, choose_esp, offer_esp},
+        proposal::{EspChoice, IkeSuite, OwnExchange, answer_esp, choose_esp, offer_esp},
     },
     view::Closed,
     wire::{
@@ -27,15 +28,26 @@ use crate::{
 /// What both sides agreed on, from our point of view.
 #[derive(Debug)]
 pub(super) struct Terms {
+    /// Which child of the connection it is.
+    pub name: Arc<str>,
     choice: EspChoice,
-    local_ts: Vec<TrafficSelector>,
-    remote_ts: Vec<TrafficSelector>,
+    pub local_ts: Vec<TrafficSelector>,
+    pub remote_ts: Vec<TrafficSelector>,
+    lifetime: Duration,
 }
 
 impl Terms {
     /// The group of the Child SA's own key exchange, if one was agreed.
     pub(super) const fn group(&self) -> Option<Group> {
         self.choice.group
+    }
+
+    /// Whether some traffic of it is the other's, to the same end.
+    pub(super) fn repeats(&self, other: &ChildSa) -> bool {
+        let shared = |ours: &[TrafficSelector], theirs: &[TrafficSelector]| {
+            ours.iter().any(|ts| theirs.contains(ts))
+        };
+        shared(&self.local_ts, &other.local_ts) && shared(&self.remote_ts, &other.remote_ts)
     }
 }
 
@@ -58,6 +70,21 @@ impl ChildError {
     }
 }
 
+/// What there may be of a key exchange of the Child SA's own, and the group of the KE payload at hand.
+#[derive(Clone, Copy)]
+pub(super) struct Exchanging<'a> {
+    pub own: OwnExchange<'a>,
+    pub ke_group: Option<Group>,
+}
+
+impl Exchanging<'_> {
+    /// As in IKE_AUTH.
+    pub(super) const NEVER: Self = Self {
+        own: OwnExchange::Never,
+        ke_group: None,
+    };
+}
+
 /// Everything the keys of a Child SA come from.
 pub(super) struct Keying<'a> {
     pub suite: IkeSuite,
@@ -70,10 +97,18 @@ pub(super) struct Keying<'a> {
     pub spi_in: u32,
 }
 
+/// Where a Child SA begins and ends.
+pub(crate) struct Ends<'a> {
+    pub path: Path,
+    pub nat: Nat,
+    /// Client: inner addresses that are leased to us.
+    pub leased: &'a [IpAddr],
+}
+
 /// Initiator: SA, TSi, TSr.
 pub(super) fn emit_offer(chain: &mut ChainWriter, child: &Child, spi: u32) {
     chain.payload(PayloadKind::SA, |out| {
-        offer_esp(&child.ciphers, &[None], spi, out);
+        offer_esp(&child.proposals, OwnExchange::Never, spi, out);
     });
     chain.payload(PayloadKind::TS_I, |out| {
         TrafficSelector::emit_all(&child.local_ts, out);
@@ -84,8 +119,7 @@ pub(super) fn emit_offer(chain: &mut ChainWriter, child: &Child, spi: u32) {
 }
 
 /// Responder: SA, TSi, TSr as agreed.
-pub(super) fn emit_answer(chain: &mut ChainWriter, child: Option<&ChildSa>) {
-    let Some(child) = child else { return };
+pub(super) fn emit_answer(chain: &mut ChainWriter, child: &ChildSa) {
     let choice = EspChoice {
         number: child.number,
         cipher: child.cipher,
@@ -108,37 +142,49 @@ pub(super) fn emit_answer(chain: &mut ChainWriter, child: Option<&ChildSa>) {
 pub(super) fn negotiate(
     child: &Child,
     chain: &Chain<'_>,
-    groups: &[Option<Group>],
+    exchanging: Exchanging<'_>,
 ) -> Result<Terms, ChildError> {
-    terms(child, chain, groups, (PayloadKind::TS_R, PayloadKind::TS_I))
+    terms(
+        child,
+        chain,
+        exchanging,
+        (PayloadKind::TS_R, PayloadKind::TS_I),
+    )
 }
 
 /// Initiator: holds the answer against what was offered.
 pub(super) fn confirm(
     child: &Child,
     chain: &Chain<'_>,
-    groups: &[Option<Group>],
+    exchanging: Exchanging<'_>,
 ) -> Result<Terms, ChildError> {
-    terms(child, chain, groups, (PayloadKind::TS_I, PayloadKind::TS_R))
+    terms(
+        child,
+        chain,
+        exchanging,
+        (PayloadKind::TS_I, PayloadKind::TS_R),
+    )
 }
 
 fn terms(
     child: &Child,
     chain: &Chain<'_>,
-    groups: &[Option<Group>],
+    exchanging: Exchanging<'_>,
     (ours, theirs): (PayloadKind, PayloadKind),
 ) -> Result<Terms, ChildError> {
     let sa = chain.one(PayloadKind::SA).ok_or(ChildError::Syntax)?;
-    let choice = choose_esp(sa, &child.ciphers, groups).map_err(|_| ChildError::Syntax)?;
+    let Exchanging { own, ke_group } = exchanging;
+    let choice = choose_esp(sa, &child.proposals, own, ke_group).map_err(|_| ChildError::Syntax)?;
     let choice = choice
         .filter(|choice| choice.spi > 255)
         .ok_or(ChildError::NoProposal)?;
     let narrowed = |kind, configured: &[TrafficSelector]| {
         let body = chain.one(kind).ok_or(ChildError::Syntax)?;
         let asked = TrafficSelector::parse_all(body).map_err(|_| ChildError::Syntax)?;
-        let mut both: Vec<_> = configured
+        // The peer's first selector may be the packet that it has in hand (RFC 7296, 2.9).
+        let mut both: Vec<_> = asked
             .iter()
-            .flat_map(|ours| asked.iter().filter_map(|theirs| ours.narrow(theirs)))
+            .flat_map(|theirs| configured.iter().filter_map(|ours| ours.narrow(theirs)))
             .take(TrafficSelector::MAX)
             .collect();
         both.sort_unstable();
@@ -150,40 +196,50 @@ fn terms(
         }
     };
     Ok(Terms {
+        name: Arc::clone(&child.name),
         choice,
         local_ts: narrowed(ours, &child.local_ts)?,
         remote_ts: narrowed(theirs, &child.remote_ts)?,
+        lifetime: child.lifetime,
     })
 }
 
-/// Whose kernel state a connection's Child SA is. A connection with one possible peer has one owner
-/// whoever that is.
-pub(crate) fn owner(connection: &Connection, peer: &Identity) -> Owner {
-    let whole = whole(connection);
+/// Whose kernel state a Child SA is. A connection with one possible peer has one owner for each child,
+/// whoever that peer is.
+pub(crate) fn owner(connection: &Connection, child: &str, peer: &Identity) -> Owner {
+    let whole = whole(connection, child);
     match &connection.remote.id {
         Some(_) => whole,
         None => Owner(Arc::from(format!("{}/{peer}", whole.0))),
     }
 }
 
-/// Who owns what belongs to a connection and to no one peer of it.
-pub(crate) fn whole(connection: &Connection) -> Owner {
-    Owner(Arc::from(format!(
-        "{}/{}",
-        connection.name, connection.child.name
-    )))
+/// What an IKE SA without Child SAs is known by; no child's name is empty.
+pub(crate) fn bare(connection: &Connection, peer: &Identity) -> Owner {
+    owner(connection, "", peer)
 }
 
-/// The block policy of a connection, whoever its peers are, and on the inside our `leased` addresses,
-/// if we are the client. `None` if nothing is known to be on one of the sides; or if the connection may
-/// have many peers and would claim every address for them: their gateway has other traffic too.
-pub(crate) fn block(connection: &Connection, leased: &[IpAddr]) -> Option<(Owner, KernelOp)> {
+/// Who owns what belongs to a child of a connection and to no one peer of it.
+pub(crate) fn whole(connection: &Connection, child: &str) -> Owner {
+    Owner(Arc::from(format!("{}/{child}", connection.name)))
+}
+
+/// The block policy of a child, whoever the connection's peers are, and on the inside our `leased`
+/// addresses, if we are the client. `None` if nothing is known to be on one of the sides; or if the
+/// connection may have many peers and would claim every address for them: their gateway has other
+/// traffic too.
+pub(crate) fn block(
+    connection: &Connection,
+    child: &Child,
+    leased: &[IpAddr],
+) -> Option<(Owner, KernelOp)> {
     let Child {
+        name,
         local_ts,
         mut remote_ts,
         remote_dynamic,
         ..
-    } = connection.child.with(leased);
+    } = child.with(leased);
     if remote_dynamic {
         let pools = connection.pools.iter();
         remote_ts.extend(pools.flat_map(|pool| &pool.networks).copied());
@@ -194,7 +250,7 @@ pub(crate) fn block(connection: &Connection, leased: &[IpAddr]) -> Option<(Owner
     if connection.remote.id.is_none() && remote_ts.iter().any(|ts| ts.prefix().1 == 0) {
         return None;
     }
-    let owner = whole(connection);
+    let owner = whole(connection, &name);
     let block = KernelOp::Block {
         owner: owner.clone(),
         local_ts,
@@ -207,16 +263,17 @@ pub(crate) fn block(connection: &Connection, leased: &[IpAddr]) -> Option<(Owner
 /// The Child SA of the terms, and what the kernel has to be told.
 pub(super) fn agreed(
     connection: &Connection,
-    peer: &Identity,
+    owner: Owner,
     terms: &Terms,
     keying: &Keying<'_>,
-    path: Path,
-    nat: Nat,
+    ends: &Ends<'_>,
 ) -> (ChildSa, ChildInstall) {
     let Terms {
+        name,
         choice,
         local_ts,
         remote_ts,
+        lifetime,
     } = terms;
     let each = choice.cipher.key_octets();
     let shared = keying.shared.map_or(&[][..], Secret::expose);
@@ -227,8 +284,11 @@ pub(super) fn agreed(
     } else {
         (r2i, i2r)
     };
-    let owner = owner(connection, peer);
+    let Ends { path, nat, leased } = *ends;
+    let config = connection.child(name);
+    let ours = config.is_some_and(|config| config.local_dynamic);
     let child = ChildSa {
+        name: Arc::clone(name),
         owner: owner.clone(),
         path,
         number: choice.number,
@@ -240,6 +300,9 @@ pub(super) fn agreed(
         fresh_keys: keying.shared.is_some(),
         local_ts: local_ts.clone(),
         remote_ts: remote_ts.clone(),
+        answered: None,
+        rekey_at: None,
+        end: Duration::MAX,
     };
     let install = ChildInstall {
         owner,
@@ -257,20 +320,28 @@ pub(super) fn agreed(
         esn: choice.esn,
         local_ts: local_ts.clone(),
         remote_ts: remote_ts.clone(),
-        leased: Vec::new(),
-        hard_lifetime: connection.child.lifetime,
+        leased: if ours { leased.to_vec() } else { Vec::new() },
+        hard_lifetime: *lifetime,
     };
     (child, install)
 }
 
 impl Endpoint {
-    /// Asks the kernel for a Child SA; the SA waits in [`State::Installing`].
-    pub(crate) fn install(&mut self, sa: IkeSa, mut install: ChildInstall) {
-        if let State::Installing(live, _) | State::Up(live) = &sa.state
-            && live.client
-        {
-            install.leased.clone_from(&live.leased.addresses);
+    /// Asks the kernel for the Child SA of IKE_AUTH, if there is to be one.
+    pub(super) fn install_first(
+        &mut self,
+        sa: IkeSa,
+        install: Option<ChildInstall>,
+        cx: &mut Context<'_>,
+    ) {
+        match install {
+            Some(install) => self.install(sa, install),
+            None => self.installed(sa, Ok(()), cx),
         }
+    }
+
+    /// Asks the kernel for a Child SA; the SA waits in [`State::Installing`].
+    pub(crate) fn install(&mut self, sa: IkeSa, install: ChildInstall) {
         self.kernel_for(sa.id, KernelOp::Install(Box::new(install)));
         self.check_in(sa);
     }
@@ -343,17 +414,22 @@ impl Endpoint {
             initiator: sa.initiator,
             took: cx.now.boot.saturating_sub(sa.started),
         };
-        if let Some(child) = &mut live.child {
+        for mut child in std::mem::take(&mut live.children) {
             child.fresh_keys = live.origin.fresh_keys;
+            live.plan_child_rekey(&mut child, cx);
+            live.children.push(child);
         }
         live.plan_rekey(cx);
-        live.plan_child_rekey(cx);
-        let owner = live.child.as_ref().map(|child| child.owner.clone());
+        if sa.initiator {
+            self.want_children(&mut live, cx);
+        }
+        let mut owners = vec![bare(&connection, &live.peer)];
+        owners.extend(live.children.iter().map(|child| child.owner.clone()));
         let id = sa.id;
         sa.state = State::Up(live);
         self.check_in(sa);
         self.event(event);
-        if let Some(owner) = owner {
+        for owner in owners {
             self.replace_others(&owner, id, cx);
         }
     }
@@ -362,10 +438,13 @@ impl Endpoint {
     /// a word on the wire, and what the kernel has of the owner is the other's now.
     pub fn taken_over(&mut self, owner: &Owner, inbound: u32, cx: &mut Context<'_>) {
         for id in self.table.of_owner(owner) {
-            let Some(sa) = self.table.check_out(id) else {
+            let Some(mut sa) = self.table.check_out(id) else {
                 continue;
             };
             if sa.child_spis().any(|spi| spi == inbound) {
+                if let State::Up(live) = &mut sa.state {
+                    live.children.retain(|child| child.owner != *owner);
+                }
                 self.close(sa, Closed::Replaced, cx);
             } else {
                 self.check_in(sa);
@@ -375,7 +454,7 @@ impl Endpoint {
 
     /// Drops older SAs of the same owner without a word on the wire (RFC 5723, 4.3.4): their kernel
     /// states went when the new ones came.
-    fn replace_others(&mut self, owner: &Owner, newest: u64, cx: &mut Context<'_>) {
+    pub(super) fn replace_others(&mut self, owner: &Owner, newest: u64, cx: &mut Context<'_>) {
         for id in self.table.of_owner(owner) {
             if id == newest {
                 continue;

@@ -1,33 +1,35 @@
-//! Rekeying the Child SA by CREATE_CHILD_SA (RFC 7296, 1.3.3 and 2.8): new keys for ESP, with a key
-//! exchange of their own where both sides like, before the kernel's lifetime ends them. The new states
-//! come first and receive at once; we send on them when the peer is known to have its own; the old ones
-//! go last, so that no packet is lost. If both sides begin at once, both answer as usual, and the lowest
-//! of the four nonces says which of the two new Child SAs is redundant (2.8.1).
+//! CREATE_CHILD_SA for Child SAs: another one on an IKE SA that stands (RFC 7296, 1.3.1), or new keys for
+//! one (1.3.3 and 2.8), with a key exchange of their own where both sides like, before the kernel's
+//! lifetime ends them. The new states come first and receive at once; we send on them when the peer is
+//! known to have its own; the old ones go last, so that no packet is lost. If both sides begin at once,
+//! both answer as usual, and the lowest of the four nonces says which of the two new Child SAs is
+//! redundant (2.8.1).
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::{
     NONCE_LEN,
-    child::{self, Keying},
+    child::{self, ChildError, Exchanging, Keying},
+    choice::{Asking, Choice, Misfit, choose},
     init::{emit_ke, parse_ke},
-    nonce,
+    nonce, notify_data,
     retry::Refusal,
 };
 use crate::{
     crypto::{Group, Secret},
     endpoint::{Context, Endpoint},
     failure::{Cause, Failure, Standing},
-    io::{Event, Path},
-    kernel::{ChildInstall, KernelFailed, KernelOp},
+    io::Path,
+    kernel::{ChildInstall, Owner},
+    peer::Child,
     sa::{
-        children::{Beside, ChildRekeying, Fate, Origin, PendingChild},
+        children::{ChildRekeying, Origin, PendingChild},
         ike_sa::{ChildSa, IkeSa, Live, Purpose, State},
-        proposal::offer_esp,
+        proposal::{OwnExchange, first_group, may_exchange_in, offer_esp},
     },
     view::Closed,
     wire::{
-        delete::Delete,
-        header::{Exchange, Header},
+        header::Exchange,
         notify::{Notify, NotifyKind},
         payload::{Chain, ChainWriter, PayloadKind},
         sa::PROTOCOL_ESP,
@@ -35,62 +37,131 @@ use crate::{
     },
 };
 
-/// Whoever is to delete a Child SA has not done it by then: we do.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 impl Endpoint {
-    /// Asks the peer for a new Child SA in the place of the present one, or for one if there is none.
-    pub(crate) fn begin_child_rekey(&mut self, mut sa: IkeSa, cx: &mut Context<'_>) {
-        let spi_in = self.new_esp_spi(cx.env);
+    /// Asks the peer for a new Child SA in the place of the one with this inbound SPI; with the group it
+    /// has asked for, if it has.
+    pub(crate) fn begin_child_rekey(
+        &mut self,
+        mut sa: IkeSa,
+        spi_in: u32,
+        group: Option<Group>,
+        cx: &mut Context<'_>,
+    ) {
         let State::Up(live) = &mut sa.state else {
             return self.check_in(sa);
         };
-        let idle = live.outstanding.is_none() && live.is_settled();
+        let present = live.children.iter().find(|child| child.spi_in == spi_in);
+        let Some(owner) = present.map(|child| child.owner.clone()) else {
+            return self.check_in(sa);
+        };
+        let idle = live.may_ask(&owner);
         let again = if idle {
             Refusal::Final
         } else {
             Refusal::NotYet
         };
-        live.child_rekey_at = Some(cx.now.boot + again.wait(cx.env));
-        let group = live.suite.group;
-        if !idle {
-            return self.check_in(sa);
-        }
-        let Some(key_share) = cx.env.new_key_share(group) else {
+        let at = cx.now.boot + again.wait(cx.env);
+        let present = live
+            .children
+            .iter_mut()
+            .find(|child| child.spi_in == spi_in);
+        let Some(old) = present.map(|old| {
+            old.rekey_at = Some(at);
+            &*old
+        }) else {
             return self.check_in(sa);
         };
+        let (name, selectors) = (
+            Arc::clone(&old.name),
+            (old.local_ts.clone(), old.remote_ts.clone()),
+        );
+        match live.child_terms(&name).filter(|_| idle) {
+            Some(mut terms) => {
+                (terms.local_ts, terms.remote_ts) = selectors;
+                self.ask_for_child(sa, owner, &terms, (Some(spi_in), group), cx);
+            }
+            None => self.check_in(sa),
+        }
+    }
+
+    /// Asks the peer for a Child SA that there is none of; likewise.
+    pub(crate) fn begin_child(
+        &mut self,
+        mut sa: IkeSa,
+        name: &Arc<str>,
+        group: Option<Group>,
+        cx: &mut Context<'_>,
+    ) {
+        let State::Up(live) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        let owner = child::owner(&live.connection, name, &live.peer);
+        let idle = live.may_ask(&owner);
+        let again = if idle {
+            Refusal::Final
+        } else {
+            Refusal::NotYet
+        };
+        live.want_child(name, cx.now.boot + again.wait(cx.env));
+        let wanted = live.wanted.iter().any(|wanted| wanted.name == *name);
+        match live.child_terms(name).filter(|_| idle && wanted) {
+            Some(terms) => self.ask_for_child(sa, owner, &terms, (None, group), cx),
+            None => self.check_in(sa),
+        }
+    }
+
+    fn ask_for_child(
+        &mut self,
+        mut sa: IkeSa,
+        owner: Owner,
+        terms: &Child,
+        (old, wanted): (Option<u32>, Option<Group>),
+        cx: &mut Context<'_>,
+    ) {
+        let spi_in = self.new_esp_spi(cx.env);
+        let State::Up(live) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        let groups = [wanted.unwrap_or(live.suite.group)];
+        let own = OwnExchange::Among(&groups);
+        let group = wanted.or_else(|| first_group(&terms.proposals, own));
+        let key_share = group.and_then(|group| cx.env.new_key_share(group));
+        if key_share.is_none() && group.is_some() {
+            return self.check_in(sa);
+        }
         let mut ni = vec![0; NONCE_LEN];
         cx.env.random(&mut ni);
-        let config = live.child_terms();
         let mut chain = ChainWriter::new();
-        let mut selectors = (&config.local_ts, &config.remote_ts);
-        if let Some(old) = &live.child {
+        if let Some(old) = old {
             // The SPI by which the sender of the notification is reached (RFC 7296, 1.3.3).
-            let spi = old.spi_in.to_be_bytes();
+            let spi = old.to_be_bytes();
             chain.payload(PayloadKind::NOTIFY, |out| {
                 Notify::emit_about(PROTOCOL_ESP, &spi, NotifyKind::REKEY_SA, out);
             });
-            selectors = (&old.local_ts, &old.remote_ts);
         }
-        // Without a key exchange rather than not at all, if the peer likes none.
-        let groups = [Some(group), None];
         chain.payload(PayloadKind::SA, |out| {
-            offer_esp(&config.ciphers, &groups, spi_in, out);
+            offer_esp(&terms.proposals, own, spi_in, out);
         });
         chain.octets(PayloadKind::NONCE, &ni);
-        chain.payload(PayloadKind::KE, |out| emit_ke(key_share.as_ref(), out));
+        if let Some(key_share) = &key_share {
+            chain.payload(PayloadKind::KE, |out| emit_ke(key_share.as_ref(), out));
+        }
         chain.payload(PayloadKind::TS_I, |out| {
-            TrafficSelector::emit_all(selectors.0, out);
+            TrafficSelector::emit_all(&terms.local_ts, out);
         });
         chain.payload(PayloadKind::TS_R, |out| {
-            TrafficSelector::emit_all(selectors.1, out);
+            TrafficSelector::emit_all(&terms.remote_ts, out);
         });
         let rekeying = Box::new(ChildRekeying {
+            name: Arc::clone(&terms.name),
+            owner,
             ni,
             key_share,
             spi_in,
-            old: live.child.as_ref().map(|old| old.spi_in),
+            old,
             rival: None,
+            ends: false,
+            again: wanted.is_some(),
         });
         self.send_request(sa, Purpose::ChildRekey(rekeying), chain, cx);
     }
@@ -109,38 +180,63 @@ impl Endpoint {
             answer.notify(kind, &[]);
             None
         };
-        if let Err(kind) = live.may_answer(request) {
-            if kind == NotifyKind::CHILD_SA_NOT_FOUND {
+        let old = match live.replaced_by(request) {
+            Ok(old) => old.map(|old| (Arc::clone(&old.name), old.owner.clone())),
+            Err(NotifyKind::CHILD_SA_NOT_FOUND) => {
                 about_rekey(request, answer);
                 return None;
             }
-            return refuse(kind);
-        }
+            Err(kind) => return refuse(kind),
+        };
         let ke = request.one(PayloadKind::KE).and_then(parse_ke);
-        let ours = |group: &Group| {
-            let suites = &live.connection.ike_suites;
-            suites.iter().any(|suite| suite.group == *group)
+        let groups = live.groups();
+        let exchanging = Exchanging {
+            own: OwnExchange::Among(&groups),
+            ke_group: ke.and_then(|(number, _)| Group::from_number(number)),
         };
-        let group = ke
-            .and_then(|(number, _)| Group::from_number(number))
-            .filter(ours);
-        let groups: &[Option<Group>] = if group.is_some() {
-            &[group, None]
-        } else {
-            &[None]
-        };
-        let wanted = live.child_terms();
-        let terms = match child::negotiate(&wanted, request, groups) {
-            Ok(terms) => terms,
-            Err(error) => {
-                let kind = error.notify();
-                self.failed(Standing::Proven, cx.now.boot, || {
-                    let cause = Cause::of_child(error, &wanted, Some(request));
-                    Failure::of_live(live, path, Exchange::CreateChildSa, cause).sent(kind)
-                });
-                return refuse(kind);
+        let choice = match old {
+            Some((name, owner)) => match live.child_terms(&name) {
+                Some(config) => child::negotiate(&config, request, exchanging)
+                    .map(|terms| Choice { terms, owner })
+                    .map_err(Misfit::from),
+                None => Err(Misfit::of(NotifyKind::NO_ADDITIONAL_SAS)),
+            },
+            None => {
+                let asking = Asking {
+                    connection: &live.connection,
+                    peer: &live.peer,
+                    leased: &live.leased.addresses,
+                    live: Some(live),
+                };
+                choose(&asking, request, exchanging)
             }
         };
+        let choice = choice.and_then(|choice| {
+            let free = live.may_answer(&choice.owner).map_err(Misfit::of);
+            free.map(|()| choice)
+        });
+        let Choice { terms, owner } = match choice {
+            Ok(choice) => choice,
+            Err(Misfit { notify, error }) => {
+                if let (Some(error), Some(child)) = (error, live.connection.children.first()) {
+                    self.failed(Standing::Proven, cx.now.boot, || {
+                        let cause = Cause::of_child(error, child, Some(request));
+                        Failure::of_live(live, path, Exchange::CreateChildSa, cause).sent(notify)
+                    });
+                }
+                return refuse(notify);
+            }
+        };
+        if let Some(group) = terms
+            .group()
+            .filter(|group| exchanging.ke_group != Some(*group))
+        {
+            answer.notify(
+                NotifyKind::INVALID_KE_PAYLOAD,
+                &group.number().to_be_bytes(),
+            );
+            return None;
+        }
         let Some(ni) = nonce(request, live.suite.prf.output_len()) else {
             return refuse(NotifyKind::INVALID_SYNTAX);
         };
@@ -167,11 +263,17 @@ impl Endpoint {
             initiator: false,
             spi_in: self.new_esp_spi(cx.env),
         };
-        let (connection, peer) = (&live.connection, &live.peer);
-        let path = live.tunnel_path(path);
-        let (child, install) = child::agreed(connection, peer, &terms, &keying, path, live.nat);
-        child::emit_answer(answer, Some(&child));
-        if let Some((Purpose::ChildRekey(ours), _)) = &mut live.outstanding {
+        let (child, install) = child::agreed(
+            &live.connection,
+            owner,
+            &terms,
+            &keying,
+            &live.ends(live.tunnel_path(path)),
+        );
+        child::emit_answer(answer, &child);
+        if let Some((Purpose::ChildRekey(ours), _)) = &mut live.outstanding
+            && ours.owner == child.owner
+        {
             // Both at once: which of the two stays, our peer's answer will tell.
             ours.rival = Some(ni.min(&nr).to_vec());
         }
@@ -191,22 +293,50 @@ impl Endpoint {
             return self.check_in(sa);
         };
         let ChildRekeying {
+            name,
+            owner,
             ni,
             key_share,
             spi_in,
             old,
             rival,
+            ends,
+            again,
         } = rekeying;
-        let groups = [Some(key_share.group()), None];
-        let terms = child::confirm(&live.child_terms(), chain, &groups);
+        let config = live.child_terms(&name);
+        let groups = live.groups();
+        let own = OwnExchange::Among(&groups);
+        let used = key_share.as_ref().map(|share| share.group());
+        if let Some(group) = other_group(chain).filter(|_| !again && rival.is_none() && !ends) {
+            let ours = |config: &Child| may_exchange_in(&config.proposals, own, group);
+            if used != Some(group) && config.as_ref().is_some_and(ours) {
+                return match old {
+                    Some(old) => self.begin_child_rekey(sa, old, Some(group), cx),
+                    None => self.begin_child(sa, &name, Some(group), cx),
+                };
+            }
+        }
+        let exchanging = Exchanging {
+            own,
+            ke_group: used,
+        };
+        let terms = config.ok_or(ChildError::Syntax);
+        let terms = terms.and_then(|terms| child::confirm(&terms, chain, exchanging));
+        // No other group than that of the value it was sent.
+        let terms = terms.and_then(|terms| match terms.group() {
+            Some(group) if used != Some(group) => Err(ChildError::NoProposal),
+            _ => Ok(terms),
+        });
         let nr = nonce(chain, live.suite.prf.output_len());
         let (Ok(terms), Some(nr)) = (terms, nr) else {
-            return self.child_rekey_refused(sa, old, rival.is_some(), chain, cx);
+            return self.child_refused(sa, (&name, old, ends), rival.is_some(), chain, cx);
         };
         let mut shared: Option<Secret> = None;
         if terms.group().is_some() {
             let ke = chain.one(PayloadKind::KE).and_then(parse_ke);
-            shared = ke.and_then(|(_, peer_public)| key_share.agree(peer_public).ok());
+            shared = ke
+                .zip(key_share)
+                .and_then(|((_, peer_public), share)| share.agree(peer_public).ok());
             if shared.is_none() {
                 return self.check_in(sa);
             }
@@ -220,22 +350,26 @@ impl Endpoint {
             initiator: true,
             spi_in,
         };
-        let (connection, peer) = (&live.connection, &live.peer);
-        let path = live.tunnel_path(path);
-        let (child, install) = child::agreed(connection, peer, &terms, &keying, path, live.nat);
+        let (child, install) = child::agreed(
+            &live.connection,
+            owner,
+            &terms,
+            &keying,
+            &live.ends(live.tunnel_path(path)),
+        );
         live.temporary_since = None;
         // "Lowest" is octet by octet, and a nonce that ends first is lower (RFC 7296, 2.8.1).
         let redundant = rival.is_some_and(|theirs| ni.as_slice().min(nr) < theirs.as_slice());
-        let origin = Origin::Ours { redundant };
+        let origin = Origin::Ours { redundant, ends };
         live.pending.push_back(PendingChild { child, origin });
         self.add(sa, install);
     }
 
     /// Initiator: the peer does not want to, or cannot.
-    fn child_rekey_refused(
+    fn child_refused(
         &mut self,
         mut sa: IkeSa,
-        old: Option<u32>,
+        (name, old, ends): (&Arc<str>, Option<u32>, bool),
         collided: bool,
         chain: &Chain<'_>,
         cx: &mut Context<'_>,
@@ -244,223 +378,37 @@ impl Endpoint {
             return self.check_in(sa);
         };
         if collided {
-            // Its own rekey was first, and was answered: that Child SA takes over (RFC 7296, 2.8.1).
+            // Its own request was first, and was answered: that Child SA takes over (RFC 7296, 2.8.1).
             return self.check_in(sa);
         }
         let refusal = Refusal::of(chain);
-        if refusal == Refusal::NotFound
-            && let Some(gone) = live.child.take_if(|child| Some(child.spi_in) == old)
-        {
-            // The peer has lost it: one from scratch (RFC 7296, 2.25).
-            self.kernel(gone.removal());
+        let at = cx.now.boot + refusal.wait(cx.env);
+        match old {
+            None if ends => {}
+            None => {
+                live.want_child(name, at);
+                if refusal != Refusal::Temporary {
+                    self.child_failed(live, name, super::judge::reason_in(chain));
+                }
+            }
+            Some(old) if refusal == Refusal::NotFound => {
+                if let Some(gone) = live.take_child(old) {
+                    // The peer has lost it: one from scratch (RFC 7296, 2.25).
+                    self.kernel(gone.removal());
+                    live.want_child(name, at);
+                }
+            }
+            Some(old) => {
+                let mut children = live.children.iter_mut();
+                if let Some(child) = children.find(|child| child.spi_in == old) {
+                    child.rekey_at = Some(at);
+                }
+            }
         }
-        live.child_rekey_at = Some(cx.now.boot + refusal.wait(cx.env));
         if live.is_out_of_sync(refusal, cx.now.boot) {
             return self.begin_delete(sa, Closed::Protocol, cx);
         }
         self.check_in(sa);
-    }
-
-    /// Asks the kernel for a Child SA that stands beside the one that carries the traffic; if there is
-    /// none, it is the one at once.
-    pub(crate) fn add(&mut self, sa: IkeSa, mut install: ChildInstall) {
-        let State::Up(live) = &sa.state else {
-            return self.check_in(sa);
-        };
-        if live.child.is_none() {
-            return self.install(sa, install);
-        }
-        if live.client {
-            install.leased.clone_from(&live.leased.addresses);
-        }
-        self.kernel_for(sa.id, KernelOp::Add(Box::new(install)));
-        self.check_in(sa);
-    }
-
-    /// The kernel has taken the new Child SA, or has not: then the old one stays.
-    pub(crate) fn child_installed(
-        &mut self,
-        mut sa: IkeSa,
-        result: Result<(), KernelFailed>,
-        cx: &mut Context<'_>,
-    ) {
-        let header = sa.header(Exchange::CreateChildSa, true, 0);
-        let State::Up(live) = &mut sa.state else {
-            return self.check_in(sa);
-        };
-        let Some(PendingChild { child, origin }) = live.pending.pop_front() else {
-            return self.check_in(sa);
-        };
-        let works = result.is_ok();
-        if let Err(KernelFailed { text }) = result {
-            let connection = Arc::clone(&live.connection.name);
-            self.event(Event::KernelFailed { connection, text });
-        }
-        match origin {
-            Origin::Theirs { message_id, answer } => {
-                let mut chain = answer;
-                if works {
-                    self.stands(live, child, cx);
-                } else {
-                    chain = ChainWriter::new();
-                    chain.notify(NotifyKind::TEMPORARY_FAILURE, &[]);
-                    if let Some((Purpose::ChildRekey(ours), _)) = &mut live.outstanding {
-                        ours.rival = None;
-                    }
-                }
-                let header = Header {
-                    message_id,
-                    ..header
-                };
-                let response = live.protection.seal(&header, chain);
-                self.send_all(sa.path, &response);
-                live.window.answered(response);
-                self.check_in(sa);
-            }
-            // The peer has states that we have not: only a new SA brings the two together.
-            Origin::Ours { .. } if !works => self.begin_delete(sa, Closed::Kernel, cx),
-            Origin::Ours { redundant } => {
-                let by = cx.now.boot + PATIENCE;
-                let goes = if redundant {
-                    Some(child)
-                } else {
-                    for beside in &mut live.beside {
-                        beside.fate = Fate::Goes { by };
-                    }
-                    self.take_over(live, child, cx)
-                };
-                let spi = goes.as_ref().map(|child| child.spi_in);
-                live.beside.extend(goes.map(|child| Beside {
-                    child,
-                    fate: Fate::Goes { by },
-                }));
-                match spi {
-                    Some(spi) => self.delete_beside(sa, spi, cx),
-                    None => self.check_in(sa),
-                }
-            }
-        }
-    }
-
-    /// Responder: the new Child SA receives. We send on it when the peer has deleted the old one.
-    fn stands(&mut self, live: &mut Live, child: ChildSa, cx: &mut Context<'_>) {
-        if live.child.is_none() {
-            self.take_over(live, child, cx);
-            return;
-        }
-        let by = cx.now.boot + PATIENCE;
-        let fate = Fate::Next { by };
-        live.beside.push(Beside { child, fate });
-    }
-
-    /// From now on we send on this Child SA. Returns the one before.
-    fn take_over(
-        &mut self,
-        live: &mut Live,
-        child: ChildSa,
-        cx: &mut Context<'_>,
-    ) -> Option<ChildSa> {
-        self.kernel(KernelOp::Lead {
-            owner: child.owner.clone(),
-            path: child.path,
-            outbound: child.spi_out,
-            local_ts: child.local_ts.clone(),
-            remote_ts: child.remote_ts.clone(),
-        });
-        let old = live.child.replace(child);
-        live.plan_child_rekey(cx);
-        let connection = Arc::clone(&live.connection.name);
-        self.event(Event::ChildRekeyed { connection });
-        old
-    }
-
-    /// Asks the peer to delete a Child SA that nobody sends on any more.
-    fn delete_beside(&mut self, sa: IkeSa, spi_in: u32, cx: &Context<'_>) {
-        let State::Up(live) = &sa.state else {
-            return self.check_in(sa);
-        };
-        if live.outstanding.is_some() {
-            // It goes with the IKE SA, or at its time.
-            return self.check_in(sa);
-        }
-        let mut chain = ChainWriter::new();
-        let deleted = Delete::Esp(vec![spi_in]);
-        chain.payload(PayloadKind::DELETE, |out| deleted.emit(out));
-        self.send_request(sa, Purpose::DeleteChild(spi_in), chain, cx);
-    }
-
-    /// The peer has let a Child SA go, at our request.
-    pub(crate) fn child_deleted(&mut self, live: &mut Live, spi_in: u32) {
-        let gone = |beside: &mut Beside| beside.child.spi_in == spi_in;
-        for beside in live.beside.extract_if(.., gone) {
-            self.kernel(beside.child.removal());
-        }
-    }
-
-    /// The peer deletes Child SAs and keeps the IKE SA (RFC 7296, 1.4.1 and 2.25.1).
-    pub(crate) fn delete_children(
-        &mut self,
-        live: &mut Live,
-        spis: &[u32],
-        answer: &mut ChainWriter,
-        cx: &mut Context<'_>,
-    ) {
-        let mut ours = Vec::new();
-        for spi in spis {
-            if let Some(old) = live.child.take_if(|child| child.spi_out == *spi) {
-                ours.push(old.spi_in);
-                let is_next = |beside: &Beside| matches!(beside.fate, Fate::Next { .. });
-                if let Some(at) = live.beside.iter().position(is_next) {
-                    // The end of its rekey.
-                    let next = live.beside.remove(at);
-                    self.take_over(live, next.child, cx);
-                }
-                self.kernel(old.removal());
-            } else if let Some(at) = live
-                .beside
-                .iter()
-                .position(|beside| beside.child.spi_out == *spi)
-            {
-                let gone = live.beside.remove(at);
-                let spi_in = gone.child.spi_in;
-                let asked = matches!(live.outstanding, Some((Purpose::DeleteChild(spi), _)) if spi == spi_in);
-                if !asked {
-                    ours.push(spi_in);
-                }
-                self.kernel(gone.child.removal());
-            }
-        }
-        if !ours.is_empty() {
-            let deleted = Delete::Esp(ours);
-            answer.payload(PayloadKind::DELETE, |out| deleted.emit(out));
-        }
-    }
-
-    /// Somebody should have deleted a Child SA by now.
-    pub(crate) fn tidy_children(&mut self, mut sa: IkeSa, cx: &mut Context<'_>) {
-        let now = cx.now.boot;
-        let State::Up(live) = &mut sa.state else {
-            return self.check_in(sa);
-        };
-        let late = |beside: &Beside| beside.fate.by() <= now;
-        let Some(at) = live.beside.iter().position(late) else {
-            return self.check_in(sa);
-        };
-        let Beside { child, fate } = live.beside.remove(at);
-        let goes = match fate {
-            Fate::Next { .. } => self.take_over(live, child, cx),
-            Fate::Goes { .. } => Some(child),
-        };
-        let Some(goes) = goes else {
-            return self.check_in(sa);
-        };
-        let spi = goes.spi_in;
-        let by = now + PATIENCE;
-        live.beside.push(Beside {
-            child: goes,
-            fate: Fate::Goes { by },
-        });
-        self.delete_beside(sa, spi, cx);
     }
 }
 
@@ -475,4 +423,10 @@ fn about_rekey(request: &Chain<'_>, answer: &mut ChainWriter) {
             Notify::emit_about(about.protocol, about.spi, kind, out);
         });
     }
+}
+
+/// The group that the peer wants instead of ours (RFC 7296, 1.3).
+fn other_group(chain: &Chain<'_>) -> Option<Group> {
+    let data = notify_data(chain, NotifyKind::INVALID_KE_PAYLOAD)?;
+    Group::from_number(u16::from_be_bytes(data.try_into().ok()?))
 }

@@ -1,7 +1,7 @@
 //! INFORMATIONAL exchanges on an established SA (RFC 7296, 1.4): signs of life and goodbyes; and the way
 //! of every request and response on such an SA to what answers it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{notify_data, qcd::token_in, ticket};
 use crate::{
@@ -331,8 +331,12 @@ impl Endpoint {
         if due(live.moved_until) {
             return self.begin_delete(sa, Closed::Rekeyed, cx);
         }
-        if live.end <= now || live.child.is_some() && due(live.child_end) {
+        if live.end <= now {
             return self.begin_delete(sa, Closed::Expired, cx);
+        }
+        if let Some(over) = live.children.iter().find(|child| child.end <= now) {
+            let spi_in = over.spi_in;
+            return self.child_expired(sa, spi_in, cx);
         }
         if due(live.tidy_at()) {
             return self.tidy_children(sa, cx);
@@ -340,8 +344,13 @@ impl Endpoint {
         if due(live.rekey_at) {
             return self.begin_rekey(sa, None, cx);
         }
-        if due(live.child_rekey_at) {
-            return self.begin_child_rekey(sa, cx);
+        if let Some(old) = live.children.iter().find(|child| due(child.rekey_at)) {
+            let spi_in = old.spi_in;
+            return self.begin_child_rekey(sa, spi_in, None, cx);
+        }
+        if let Some(wanted) = live.wanted.iter().find(|wanted| wanted.at <= now) {
+            let name = Arc::clone(&wanted.name);
+            return self.begin_child(sa, &name, None, cx);
         }
         if due(live.ask_ticket_at) {
             live.ask_ticket_at = None;
@@ -393,13 +402,10 @@ impl Live {
             None if !self.pending.is_empty() => None,
             None if self.has_moved() => Some(Duration::ZERO),
             None => {
-                let child_end = self.child_end.filter(|_| self.child.is_some());
                 let plans = [
-                    child_end,
-                    self.tidy_at(),
+                    self.children_at(),
                     self.moved_until,
                     self.rekey_at,
-                    self.child_rekey_at,
                     self.ask_ticket_at,
                 ];
                 let plans = plans.into_iter().flatten().chain(self.liveness_due());

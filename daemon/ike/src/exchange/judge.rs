@@ -4,7 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    child::{self, ChildError, Terms},
+    child::{self, ChildError, Exchanging, Terms},
+    choice::{Asking, Choice, Misfit, choose},
     configuration::{self, Grant},
     mobike::no_nat_in_between,
     notify_data,
@@ -54,7 +55,8 @@ pub(super) struct Accepted {
     pub peer: Identity,
     pub auth: AuthMethod,
     pub certificate: Option<CertificateFacts>,
-    pub child: Terms,
+    /// The Child SA, or why there is none. The IKE SA stands all the same (RFC 7296, 1.2 and 2.21.2).
+    pub child: Result<Choice, NotifyKind>,
     pub grant: Option<Grant>,
     pub wants_ticket: bool,
     pub mobike: Option<Mobike>,
@@ -66,7 +68,8 @@ pub(super) struct Agreed {
     pub peer: Identity,
     pub auth: AuthMethod,
     pub certificate: Option<CertificateFacts>,
-    pub child: Terms,
+    /// The Child SA, or why there is none.
+    pub child: Result<Terms, Closed>,
     pub leased: Leased,
     pub ticket: TicketAnswer,
     pub mobike: Option<Mobike>,
@@ -221,15 +224,44 @@ impl Endpoint {
         if !no_nat_in_between(&chain, &sa.path) {
             return Err(within(NotifyKind::UNEXPECTED_NAT_DETECTED.into()));
         }
-        let grant = configuration::grant(&connection, &id_i, &chain, cx)
-            .map_err(|notify| within(notify.into()))?;
-        let granted = grant.as_ref().map(|grant| &*grant.granted.addresses);
-        let terms = connection.child.with(granted.unwrap_or_default());
-        let child = child::negotiate(&terms, &chain, &[None]).map_err(|error| {
-            self.take_back(grant.as_ref());
-            let cause = Cause::of_child(error, &terms, Some(&chain));
-            within(Denied::new(error.notify(), cause))
-        })?;
+        let (grant, child) = match configuration::grant(&connection, &id_i, &chain, cx) {
+            Ok(grant) => {
+                let granted = grant.as_ref().map(|grant| &*grant.granted.addresses);
+                let asking = Asking {
+                    connection: &connection,
+                    peer: &id_i,
+                    leased: granted.unwrap_or_default(),
+                    live: None,
+                };
+                let child = choose(&asking, &chain, Exchanging::NEVER);
+                if child.is_err() {
+                    self.take_back(grant.as_ref());
+                }
+                (grant.filter(|_| child.is_ok()), child)
+            }
+            Err(NotifyKind::INVALID_SYNTAX) => {
+                return Err(within(NotifyKind::INVALID_SYNTAX.into()));
+            }
+            Err(refused) => (None, Err(Misfit::of(refused))),
+        };
+        let child = match child {
+            Ok(choice) => Ok(choice),
+            Err(misfit) if misfit.notify == NotifyKind::INVALID_SYNTAX => {
+                return Err(within(NotifyKind::INVALID_SYNTAX.into()));
+            }
+            Err(Misfit { notify, error }) => {
+                self.failed(Standing::Proven, cx.now.boot, || {
+                    let cause = match (error, connection.children.first()) {
+                        (Some(error), Some(child)) => Cause::of_child(error, child, Some(&chain)),
+                        _ => *Denied::from(notify).cause,
+                    };
+                    Failure::of_stranger(sa.path.remote, Exchange::IkeAuth, cause)
+                        .proven(id_i.clone(), &connection)
+                        .sent(notify)
+                });
+                Err(notify)
+            }
+        };
         let wants_ticket = chain
             .notifies()
             .any(|notify| notify.kind == NotifyKind::TICKET_REQUEST);
@@ -249,6 +281,7 @@ impl Endpoint {
     // RFC 5723: N25, N26, T2
     /// The response's proof and terms; on failure why, and whether the responder believes in an SA.
     pub(super) fn judge_response(
+        &self,
         sent: &AuthSent,
         plain: &Plain,
         now: Stamp,
@@ -310,24 +343,34 @@ impl Endpoint {
                 })?
             }
         };
-        if let Some(error) = error {
-            return Err(turned_down(sent, error, true));
-        }
-        let leased = configuration::received(&chain, &sent.connection.vips)
-            .ok_or((Closed::NoAddress, true))?;
-        let terms = sent.connection.child.with(&leased.addresses);
-        let child = child::confirm(&terms, &chain, &[None]).map_err(|error| {
-            let reason = match error {
-                ChildError::NoProposal => Closed::NoProposalChosen,
-                ChildError::NoSelectors => Closed::TsUnacceptable,
-                ChildError::Syntax => Closed::Protocol,
-            };
-            Unwanted {
-                reason,
-                believed: true,
-                cause: Box::new(Cause::of_child(error, &terms, Some(&chain))),
+        let connection = &sent.connection;
+        let (asked, _) = &sent.child;
+        let (leased, child) = match error {
+            // What else the IKE SA is for may go on without it.
+            Some(error) if is_about_child(error) && self.wants_others(connection, asked) => {
+                (Leased::default(), Err(reason_of(error)))
             }
-        })?;
+            Some(error) => return Err(turned_down(sent, error, true)),
+            None => {
+                let leased = configuration::received(&chain, &connection.vips)
+                    .ok_or((Closed::NoAddress, true))?;
+                let terms = connection
+                    .child(asked)
+                    .ok_or(broken)?
+                    .with(&leased.addresses);
+                let child = child::confirm(&terms, &chain, Exchanging::NEVER);
+                let child = child.map_err(|error| Unwanted {
+                    reason: match error {
+                        ChildError::NoProposal => Closed::NoProposalChosen,
+                        ChildError::NoSelectors => Closed::TsUnacceptable,
+                        ChildError::Syntax => Closed::Protocol,
+                    },
+                    believed: true,
+                    cause: Box::new(Cause::of_child(error, &terms, Some(&chain))),
+                })?;
+                (leased, Ok(child))
+            }
+        };
         let ticket = if sent.connection.resume.enabled {
             ticket::received(&chain)
         } else {
@@ -402,10 +445,12 @@ fn disbelieved(why: Unproven, chain: &Chain<'_>, now: Stamp) -> Cause {
 
 /// The responder says no.
 fn turned_down(sent: &AuthSent, error: NotifyKind, believed: bool) -> Unwanted {
-    let terms = &sent.connection.child;
+    let child = sent.connection.child(&sent.child.0);
+    let of_child =
+        |error| child.map_or(Cause::Refused, |child| Cause::of_child(error, child, None));
     let cause = match error {
-        NotifyKind::NO_PROPOSAL_CHOSEN => Cause::of_child(ChildError::NoProposal, terms, None),
-        NotifyKind::TS_UNACCEPTABLE => Cause::of_child(ChildError::NoSelectors, terms, None),
+        NotifyKind::NO_PROPOSAL_CHOSEN => of_child(ChildError::NoProposal),
+        NotifyKind::TS_UNACCEPTABLE => of_child(ChildError::NoSelectors),
         NotifyKind::INTERNAL_ADDRESS_FAILURE => Cause::NoAddress,
         NotifyKind::FAILED_CP_REQUIRED => Cause::AddressRequired,
         _ => Cause::Refused,
@@ -425,7 +470,22 @@ fn auth_lifetime(chain: &Chain<'_>) -> Option<Duration> {
     Some(Duration::from_secs(u64::from(seconds)))
 }
 
-/// What an error notification in IKE_AUTH means to us.
+/// Whether it is the Child SA alone that the peer refuses.
+const fn is_about_child(error: NotifyKind) -> bool {
+    matches!(
+        error,
+        NotifyKind::NO_PROPOSAL_CHOSEN | NotifyKind::TS_UNACCEPTABLE
+    )
+}
+
+/// Why the peer refuses what a message of ours has asked for.
+pub(super) fn reason_in(chain: &Chain<'_>) -> Closed {
+    let mut kinds = chain.notifies().map(|notify| notify.kind);
+    let error = kinds.find(|kind| kind.is_error());
+    error.map_or(Closed::Protocol, reason_of)
+}
+
+/// What an error notification means to us.
 const fn reason_of(error: NotifyKind) -> Closed {
     match error {
         NotifyKind::AUTHENTICATION_FAILED => Closed::AuthenticationFailed,
@@ -433,7 +493,8 @@ const fn reason_of(error: NotifyKind) -> Closed {
         NotifyKind::TS_UNACCEPTABLE => Closed::TsUnacceptable,
         NotifyKind::INTERNAL_ADDRESS_FAILURE => Closed::NoAddress,
         NotifyKind::FAILED_CP_REQUIRED => Closed::AddressRequired,
-        NotifyKind::TEMPORARY_FAILURE | NotifyKind::NO_ADDITIONAL_SAS => Closed::Kernel,
+        NotifyKind::NO_ADDITIONAL_SAS => Closed::Limit,
+        NotifyKind::TEMPORARY_FAILURE => Closed::Kernel,
         _ => Closed::Protocol,
     }
 }

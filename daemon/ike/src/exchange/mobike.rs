@@ -2,7 +2,7 @@
 //! SA tells the other side where it is now; the other side lets it show that it is there, and only then
 //! sends traffic to it. Without MOBIKE a client that has moved connects anew.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::notify_data;
 use crate::{
@@ -97,12 +97,12 @@ impl Endpoint {
     pub(crate) fn move_children(&mut self, live: &mut Live, path: Path) {
         let pending = live.pending.iter_mut().map(|pending| &mut pending.child);
         let beside = live.beside.iter_mut().map(|beside| &mut beside.child);
-        let mut owner = None;
-        for child in live.child.iter_mut().chain(pending).chain(beside) {
+        let mut owners = BTreeSet::new();
+        for child in live.children.iter_mut().chain(pending).chain(beside) {
             child.path = path;
-            owner = Some(child.owner.clone());
+            owners.insert(child.owner.clone());
         }
-        if let Some(owner) = owner {
+        for owner in owners {
             self.kernel(KernelOp::Move {
                 owner,
                 path,
@@ -118,7 +118,7 @@ impl Endpoint {
             if let Some(mobike) = &mut live.mobike {
                 mobike.update_pending = false;
             }
-            if live.child.as_ref().is_some_and(|child| child.path != path) {
+            if live.children.iter().any(|child| child.path != path) {
                 self.move_children(live, path);
             }
         }
@@ -189,7 +189,7 @@ impl Endpoint {
             Nat::default()
         };
         *ike = from;
-        let proven = live.child.as_ref().map(|child| child.path.remote.ip());
+        let proven = live.children.first().map(|child| child.path.remote.ip());
         if proven.is_none_or(|proven| proven == from.remote.ip()) {
             mobike.unchecked = None;
             self.moved(live, from, nat);
@@ -257,7 +257,7 @@ impl Endpoint {
     fn moved(&mut self, live: &mut Live, path: Path, nat: Nat) {
         let encapsulated = live.nat.found();
         live.nat = nat;
-        let there = live.child.as_ref().is_some_and(|child| child.path == path);
+        let there = live.children.iter().all(|child| child.path == path);
         if !there || encapsulated != nat.found() {
             self.move_children(live, path);
         }
@@ -284,10 +284,7 @@ impl Live {
             ike.remote.set_ip(came.remote.ip());
         }
         let elsewhere = |path: &Path| path.remote != ike.remote;
-        let moves = self
-            .child
-            .as_ref()
-            .is_some_and(|child| elsewhere(&child.path));
+        let moves = self.children.iter().any(|child| elsewhere(&child.path));
         let seen = seen_in(chain);
         let asked = behind_nat && matches!(purpose, Some(Purpose::Liveness)) && !seen.is_empty();
         // The NAT has another mapping for us, or it is the first look at it (RFC 4555, 3.8).
@@ -328,7 +325,7 @@ impl Live {
             .mobike
             .as_ref()
             .is_some_and(|mobike| mobike.unchecked.is_some());
-        let present = self.child.as_ref().filter(|_| unchecked);
+        let present = self.children.first().filter(|_| unchecked);
         present.map_or(ike, |child| child.path)
     }
 

@@ -3,7 +3,9 @@
 
 mod auth;
 mod child;
+mod child_life;
 mod child_rekey;
+mod choice;
 mod configuration;
 mod half_open;
 mod informational;
@@ -19,7 +21,7 @@ mod stored;
 mod ticket;
 
 pub(crate) use auth::{Opening, chance_between};
-pub(crate) use child::{ChildError, block, owner, whole};
+pub(crate) use child::{ChildError, Ends, bare, block, owner, whole};
 pub(crate) use qcd::TOKENS_PER_SECOND;
 pub(crate) use rekey::AFTER_RESUMPTION;
 pub(crate) use resume::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND};

@@ -60,17 +60,6 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Asks the peer for new keys of the Child SA, on the operator's word.
-    pub(crate) fn rekey_child(
-        &mut self,
-        slot: usize,
-        cx: &mut Context<'_>,
-    ) -> Result<(), CommandRefused> {
-        let sa = self.up_sa(slot).ok_or(CommandRefused::NotUp)?;
-        self.begin_child_rekey(sa, cx);
-        Ok(())
-    }
-
     // RFC 5723: N2, N43
     /// Asks the peer for new keys; with the group it has asked for, if it has.
     pub(crate) fn begin_rekey(

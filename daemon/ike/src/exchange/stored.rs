@@ -21,7 +21,8 @@ pub(crate) struct Storing {
     pub lease: Option<StoreId>,
     /// The ticket that the client gets is being kept.
     pub offer: Option<(StoreId, Offer)>,
-    pub install: ChildInstall,
+    /// Of the Child SA, if there is to be one.
+    pub install: Option<ChildInstall>,
     pub works: ChainWriter,
     pub fails: ChainWriter,
     pub request: Vec<u8>,
@@ -29,7 +30,13 @@ pub(crate) struct Storing {
 
 impl Endpoint {
     /// Responder: asks the kernel, at once or when the store has done its part.
-    pub(super) fn install_when_stored(&mut self, mut sa: IkeSa, live: Box<Live>, storing: Storing) {
+    pub(super) fn install_when_stored(
+        &mut self,
+        mut sa: IkeSa,
+        live: Box<Live>,
+        storing: Storing,
+        cx: &mut Context<'_>,
+    ) {
         let offered = storing.offer.as_ref().map(|(id, _)| *id);
         let waits = [storing.consume, storing.lease, offered];
         let waits: Vec<_> = waits.into_iter().flatten().collect();
@@ -47,7 +54,7 @@ impl Endpoint {
                 request,
             };
             sa.state = State::Installing(live, Box::new(answer));
-            return self.install(sa, install);
+            return self.install_first(sa, install, cx);
         }
         for id in waits {
             self.table.await_store(id, sa.id);
@@ -89,7 +96,7 @@ impl Endpoint {
             let offer = Some(offer).filter(|_| done);
             self.answer_offer(offer, &mut live, &mut storing.works, cx);
         }
-        self.install_when_stored(sa, live, *storing);
+        self.install_when_stored(sa, live, *storing, cx);
     }
 
     fn not_consumed(&mut self, sa: IkeSa, live: Live, storing: Storing, cx: &Context<'_>) {

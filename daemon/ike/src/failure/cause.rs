@@ -7,7 +7,7 @@ use crate::{
     peer::{Child, Connection},
     sa::{
         offered,
-        proposal::{IkeSuite, offer_esp, offer_ike},
+        proposal::{IkeSuite, OwnExchange, offer_esp, offer_ike},
     },
     ticket::Refused,
     trust::Culprit,
@@ -135,7 +135,7 @@ impl Cause {
         match error {
             ChildError::NoProposal => {
                 let mut body = Vec::new();
-                offer_esp(&child.ciphers, &[None], 0, &mut body);
+                offer_esp(&child.proposals, OwnExchange::Never, 0, &mut body);
                 Self::EspProposals {
                     ours: offered::text(&body, PROTOCOL_ESP),
                     theirs: payload(PayloadKind::SA).map(|body| offered::text(body, PROTOCOL_ESP)),

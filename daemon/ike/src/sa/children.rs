@@ -1,13 +1,15 @@
-//! The Child SA of an IKE SA, and those that stand beside it while it is replaced (RFC 7296, 2.8).
+//! The Child SAs of an IKE SA, those that stand beside them while they are replaced (RFC 7296, 2.8), and
+//! those that are still to be made. Each lives on its own; what belongs together has one owner.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::ike_sa::{ChildSa, Live, Purpose, Rekeying};
 use crate::{
     crypto::KeyShare,
     endpoint::Context,
     exchange::{Refusal, chance_between},
-    kernel::KernelOp,
+    kernel::{KernelOp, Owner},
+    peer::Connection,
     wire::{
         notify::NotifyKind,
         payload::{Chain, ChainWriter},
@@ -18,19 +20,38 @@ use crate::{
 /// Once a resumed IKE SA has keys of its own, its Child SA gets some within this time.
 const AFTER_IKE_REKEY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
+/// A peer that has not gone on by then has had our answer all the same.
+const OVERTAKEN: Duration = Duration::from_secs(30);
+
 /// A peer that puts us off for so long has lost track (RFC 7296, 2.25: "several minutes").
 const OUT_OF_SYNC: Duration = Duration::from_mins(5);
 
 /// Our half of a Child SA's making that is under way.
 #[derive(Debug)]
 pub(crate) struct ChildRekeying {
+    /// Which child of the connection it is to be.
+    pub name: Arc<str>,
+    pub owner: Owner,
     pub ni: Vec<u8>,
-    pub key_share: Box<dyn KeyShare>,
+    /// Our half of a key exchange of its own, where one is proposed.
+    pub key_share: Option<Box<dyn KeyShare>>,
     pub spi_in: u32,
-    /// Our inbound SPI of the Child SA that is to be replaced.
+    /// Our inbound SPI of the Child SA that is to be replaced; `None` for one from scratch.
     pub old: Option<u32>,
-    /// The peer has begun to replace the same one: the lower nonce of its exchange.
+    /// The peer has begun with the same one: the lower nonce of its exchange.
     pub rival: Option<Vec<u8>>,
+    /// The operator has taken it down meanwhile.
+    pub ends: bool,
+    /// The peer has asked for another group already.
+    pub again: bool,
+}
+
+/// A Child SA that we are to ask for, and when.
+#[derive(Debug)]
+pub(crate) struct WantedChild {
+    /// Which child of the connection.
+    pub name: Arc<str>,
+    pub at: Duration,
 }
 
 /// A new Child SA that waits for the kernel.
@@ -47,6 +68,8 @@ pub(crate) enum Origin {
     Ours {
         /// The peer's own stays instead.
         redundant: bool,
+        /// The operator has taken it down meanwhile.
+        ends: bool,
     },
     /// The peer has, and its answer waits.
     Theirs {
@@ -55,8 +78,8 @@ pub(crate) enum Origin {
     },
 }
 
-/// A Child SA in the kernel that we do not send on. There are two at most: what a rekey of the peer has
-/// made, and what one of ours has replaced or made in vain.
+/// A Child SA in the kernel that we do not send on. Of an owner there are two at most: what a rekey of the
+/// peer has made, and what one of ours has replaced or made in vain.
 #[derive(Debug)]
 pub(crate) struct Beside {
     pub child: ChildSa,
@@ -70,12 +93,14 @@ pub(crate) enum Fate {
     Next { by: Duration },
     /// Whoever made it, or replaced it, deletes it.
     Goes { by: Duration },
+    /// We delete it on the operator's word, and its flow is free again.
+    Ends { by: Duration },
 }
 
 impl Fate {
     pub(crate) const fn by(self) -> Duration {
         match self {
-            Self::Next { by } | Self::Goes { by } => by,
+            Self::Next { by } | Self::Goes { by } | Self::Ends { by } => by,
         }
     }
 }
@@ -97,41 +122,133 @@ impl Live {
         self.pending.is_empty() && self.beside.is_empty() && self.moved_until.is_none()
     }
 
-    /// Whether the peer may have a new Child SA now, or what to tell it (RFC 7296, 2.25.1 and 2.25.2).
-    pub(crate) fn may_answer(&self, request: &Chain<'_>) -> Result<(), NotifyKind> {
-        if self.moved_until.is_some() {
-            // The Child SA is with another IKE SA, or will yet come to this one.
+    /// Whether a Child SA of this owner is on its way in or out.
+    pub(crate) fn is_in_flux(&self, owner: &Owner) -> bool {
+        let mut pending = self.pending.iter().map(|pending| &pending.child);
+        let mut beside = self.beside.iter().map(|beside| &beside.child);
+        pending.any(|child| child.owner == *owner) || beside.any(|child| child.owner == *owner)
+    }
+
+    /// The Child SA of an owner that carries its traffic.
+    pub(crate) fn child_of(&self, owner: &Owner) -> Option<&ChildSa> {
+        self.children.iter().find(|child| child.owner == *owner)
+    }
+
+    /// Takes out the Child SA with this inbound SPI, if it carries traffic.
+    pub(crate) fn take_child(&mut self, spi_in: u32) -> Option<ChildSa> {
+        let mut found = self.children.extract_if(.., |child| child.spi_in == spi_in);
+        found.next()
+    }
+
+    /// Lets every Child SA of a name go, on the operator's word. `false` if there is none.
+    pub(crate) fn end_called(&mut self, name: &str, now: Duration) -> bool {
+        self.wanted.retain(|wanted| *wanted.name != *name);
+        let fate = Fate::Ends { by: now };
+        let present = self.children.extract_if(.., |child| *child.name == *name);
+        self.beside
+            .extend(present.map(|child| Beside { child, fate }));
+        let expected = self.window.expected;
+        let meant = |beside: &&mut Beside| *beside.child.name == *name;
+        let mut found = false;
+        for Beside { child, fate } in self.beside.iter_mut().filter(meant) {
+            // A DELETE that overtakes the answer to which the Child SA is due would be of nothing.
+            let open = child.answered;
+            let open = open.filter(|(id, _)| expected.wrapping_sub(*id) <= 1);
+            let by = open.map_or(now, |(_, at)| now.max(at + OVERTAKEN));
+            *fate = Fate::Ends { by };
+            found = true;
+        }
+        if let Some((Purpose::ChildRekey(ours), _)) = &mut self.outstanding
+            && *ours.name == *name
+        {
+            ours.ends = true;
+            found = true;
+        }
+        found
+    }
+
+    /// Lets a Child SA go that carries traffic: the peer is told as soon as it can be.
+    pub(crate) fn end_child(&mut self, spi_in: u32, fate: Fate) {
+        if let Some(child) = self.take_child(spi_in) {
+            self.beside.push(Beside { child, fate });
+        }
+    }
+
+    /// Every Child SA of this name, wherever it stands.
+    pub(crate) fn called<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a ChildSa> {
+        let pending = self.pending.iter().map(|pending| &pending.child);
+        let beside = self.beside.iter().map(|beside| &beside.child);
+        let all = self.children.iter().chain(pending).chain(beside);
+        all.filter(move |child| *child.name == *name)
+    }
+
+    /// Whether there is room for another one.
+    pub(crate) fn has_room(&self) -> bool {
+        self.children.len() + self.pending.len() < Connection::MAX_CHILDREN
+    }
+
+    /// We are to ask for a Child SA, unless it is there.
+    pub(crate) fn want_child(&mut self, name: &Arc<str>, at: Duration) {
+        self.wanted.retain(|wanted| wanted.name != *name);
+        let pending = self.pending.iter().map(|pending| &pending.child);
+        let mut there = self.children.iter().chain(pending);
+        if !there.any(|child| child.name == *name) {
+            let name = Arc::clone(name);
+            self.wanted.push(WantedChild { name, at });
+        }
+    }
+
+    /// The Child SA that the peer wants to replace, `None` if it wants another one; or what to tell it
+    /// (RFC 7296, 2.25.1 and 2.25.2).
+    pub(crate) fn replaced_by(&self, request: &Chain<'_>) -> Result<Option<&ChildSa>, NotifyKind> {
+        let deleting = matches!(
+            self.outstanding,
+            Some((Purpose::Rekey(_) | Purpose::Delete(_), _))
+        );
+        if self.moved_until.is_some() || deleting {
+            // The Child SAs are with another IKE SA, or will yet come to this one or go with it.
             return Err(NotifyKind::TEMPORARY_FAILURE);
         }
         let mut about = request
             .notifies()
             .filter(|notify| notify.kind == NotifyKind::REKEY_SA);
-        let named = about.next().map(|about| (about.protocol, about.spi));
-        let is = |child: &ChildSa| named == Some((PROTOCOL_ESP, &child.spi_out.to_be_bytes()[..]));
-        let present = self.child.as_ref();
+        let Some(named) = about.next() else {
+            return Ok(None);
+        };
+        let is = |child: &ChildSa| {
+            named.protocol == PROTOCOL_ESP && *named.spi == child.spi_out.to_be_bytes()
+        };
         if self.beside.iter().any(|beside| is(&beside.child)) {
             // On its way out, by our own rekey.
             return Err(NotifyKind::TEMPORARY_FAILURE);
         }
-        match (named, present) {
-            // One Child SA on each IKE SA in this release.
-            (None, Some(_)) => return Err(NotifyKind::NO_ADDITIONAL_SAS),
-            (None, None) => {}
-            (Some(_), _) if present.is_some_and(is) => {}
-            (Some(_), _) => return Err(NotifyKind::CHILD_SA_NOT_FOUND),
-        }
+        let child = self.children.iter().find(|child| is(child));
+        let asking = matches!(self.outstanding, Some((Purpose::ChildRekey(_), _)));
+        child.map(Some).ok_or(if asking {
+            // It may be the one that the answer we wait for will make.
+            NotifyKind::TEMPORARY_FAILURE
+        } else {
+            NotifyKind::CHILD_SA_NOT_FOUND
+        })
+    }
+
+    /// Whether the peer may be asked for a Child SA of this owner now.
+    pub(crate) fn may_ask(&self, owner: &Owner) -> bool {
+        let free = self.outstanding.is_none() && self.moved_until.is_none();
+        free && !self.is_in_flux(owner)
+    }
+
+    /// Whether the peer may have a Child SA of this owner now: only one of ours under way with the same
+    /// aim is answered as usual.
+    pub(crate) fn may_answer(&self, owner: &Owner) -> Result<(), NotifyKind> {
         let busy = match &self.outstanding {
-            None
-            | Some((
-                Purpose::Liveness | Purpose::Ticket | Purpose::Update(_) | Purpose::Check { .. },
-                _,
-            )) => false,
-            Some((Purpose::ChildRekey(ours), _)) => {
-                ours.rival.is_some() || ours.old != present.map(|child| child.spi_in)
+            Some((Purpose::ChildRekey(ours), _)) if ours.owner == *owner => {
+                let present = self.child_of(owner).map(|child| child.spi_in);
+                ours.rival.is_some() || ours.old != present
             }
-            Some((Purpose::Rekey(_) | Purpose::Delete(_) | Purpose::DeleteChild(_), _)) => true,
+            _ => false,
         };
-        if busy || !self.is_settled() {
+        if busy || self.is_in_flux(owner) {
             return Err(NotifyKind::TEMPORARY_FAILURE);
         }
         Ok(())
@@ -151,16 +268,19 @@ impl Live {
         self.rekey_at = self.rekey_at.into_iter().chain(planned).min();
     }
 
-    /// When the Child SA asks for new keys, and when the kernel ends it.
-    pub(crate) fn plan_child_rekey(&mut self, cx: &mut Context<'_>) {
-        self.child_rekey_at = self.rekey_after(self.connection.child.rekey, cx);
-        self.child_end = Some(cx.now.boot + self.connection.child.lifetime);
+    /// When a Child SA asks for new keys, and when the kernel ends it.
+    pub(crate) fn plan_child_rekey(&self, child: &mut ChildSa, cx: &mut Context<'_>) {
+        if let Some(config) = self.connection.child(&child.name) {
+            child.rekey_at = self.rekey_after(config.rekey, cx);
+            child.end = cx.now.boot + config.lifetime;
+        }
     }
 
-    /// The IKE SA has keys of its own now; the Child SA may still have those of a ticket.
+    /// The IKE SA has keys of its own now; Child SAs may still have those of a ticket.
     pub(crate) fn hurry_child_rekey(&mut self, cx: &mut Context<'_>) {
-        if self.client && self.child.as_ref().is_some_and(|child| !child.fresh_keys) {
-            self.child_rekey_at = Some(cx.now.boot + chance_between(AFTER_IKE_REKEY, cx.env));
+        let stale = |child: &&mut ChildSa| self.client && !child.fresh_keys;
+        for child in self.children.iter_mut().filter(stale) {
+            child.rekey_at = Some(cx.now.boot + chance_between(AFTER_IKE_REKEY, cx.env));
         }
     }
 
@@ -173,11 +293,15 @@ impl Live {
         now >= *self.temporary_since.get_or_insert(now) + OUT_OF_SYNC
     }
 
-    /// Takes the Child SA of an IKE SA that this one replaces, and its times.
+    /// Takes the Child SAs of an IKE SA that this one replaces, with their times, and those to be made.
     pub(crate) fn inherit(&mut self, old: &mut Self, cx: &mut Context<'_>) {
-        self.child = old.child.take();
-        self.child_rekey_at = old.child_rekey_at.take();
-        self.child_end = old.child_end.take();
+        self.children = std::mem::take(&mut old.children);
+        for child in &mut self.children {
+            child.answered = None;
+        }
+        self.wanted = std::mem::take(&mut old.wanted);
+        // What was to be deleted meanwhile is so on the new one.
+        self.beside = std::mem::take(&mut old.beside);
         if let (Some(mobike), Some(old)) = (&mut self.mobike, &mut old.mobike) {
             mobike.update_pending |= old.update_pending;
             mobike.unchecked = old.unchecked.take();
@@ -185,14 +309,22 @@ impl Live {
         self.hurry_child_rekey(cx);
     }
 
-    /// Everything of its Child SAs in the kernel but the one that carries the traffic.
+    /// Everything of its Child SAs in the kernel but those that carry traffic.
     pub(crate) fn other_removals(&mut self) -> Vec<KernelOp> {
         let pending = self.pending.drain(..).map(|pending| pending.child);
         let beside = self.beside.drain(..).map(|beside| beside.child);
         pending.chain(beside).map(ChildSa::removal).collect()
     }
 
-    /// When a Child SA beside the one should have gone.
+    /// When something is to be done for a Child SA.
+    pub(crate) fn children_at(&self) -> Option<Duration> {
+        let present = self.children.iter();
+        let times = present.flat_map(|child| child.rekey_at.into_iter().chain([child.end]));
+        let wanted = self.wanted.iter().map(|wanted| wanted.at);
+        times.chain(wanted).chain(self.tidy_at()).min()
+    }
+
+    /// When a Child SA beside another should have gone.
     pub(crate) fn tidy_at(&self) -> Option<Duration> {
         self.beside.iter().map(|beside| beside.fate.by()).min()
     }

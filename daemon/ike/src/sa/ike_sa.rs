@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
-    children::{Beside, ChildRekeying, PendingChild},
+    children::{Beside, ChildRekeying, PendingChild, WantedChild},
     first::FirstExchange,
     mobike::Mobike,
     nat::Nat,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     crypto::{Group, KeyShare, Secret, keymat::KeyMaterial},
     defence::pace::Paces,
-    exchange::{Storing, TicketAnswer},
+    exchange::{Ends, Storing, TicketAnswer, bare},
     io::{Past, Path, Stamp, TicketLedger},
     kernel::{EspCipher, Owner},
     lease::Leased,
@@ -104,8 +104,8 @@ pub(crate) struct AuthSent {
     pub keys: KeyMaterial,
     pub protection: Protection,
     pub nat: Nat,
-    /// SPI of the Child SA's inbound side.
-    pub child_spi: u32,
+    /// The child that is asked for, and the SPI of its inbound side.
+    pub child: (Arc<str>, u32),
     /// The record whose ticket was accepted; not used up before IKE_AUTH succeeds (RFC 5723, 4.3.1).
     pub resumed: Option<SessionRecord>,
     pub out: Outstanding,
@@ -183,7 +183,8 @@ pub(crate) struct Live {
     pub outstanding: Option<(Purpose, Outstanding)>,
     /// A DELETE waits for the outstanding request to be answered.
     pub delete_next: Option<Closed>,
-    pub child: Option<ChildSa>,
+    /// Child SAs that carry traffic, at most one of an owner.
+    pub children: Vec<ChildSa>,
     /// What the client has on the inside.
     pub leased: Leased,
     pub nat: Nat,
@@ -206,10 +207,8 @@ pub(crate) struct Live {
     pub last_keepalive: Duration,
     /// When to ask for new keys.
     pub rekey_at: Option<Duration>,
-    /// When to ask for new keys of the Child SA.
-    pub child_rekey_at: Option<Duration>,
-    /// When the kernel ends the Child SA.
-    pub child_end: Option<Duration>,
+    /// Child SAs that we are to ask for.
+    pub wanted: Vec<WantedChild>,
     /// New Child SAs that wait for the kernel, in the order in which it was asked.
     pub pending: VecDeque<PendingChild>,
     /// Child SAs in the kernel that we do not send on.
@@ -218,7 +217,7 @@ pub(crate) struct Live {
     pub temporary_since: Option<Duration>,
     /// Client: when to ask for a ticket.
     pub ask_ticket_at: Option<Duration>,
-    /// It carries nothing: a rekey has moved the Child SA to another IKE SA, or may have made this one
+    /// It carries nothing: a rekey has moved the Child SAs to another IKE SA, or may have made this one
     /// in vain. It is to go by then.
     pub moved_until: Option<Duration>,
 }
@@ -297,7 +296,7 @@ impl Live {
             window,
             outstanding: None,
             delete_next: None,
-            child,
+            children: child.into_iter().collect(),
             leased,
             nat,
             mobike,
@@ -309,8 +308,7 @@ impl Live {
             heard: now.boot,
             last_keepalive: now.boot,
             rekey_at: None,
-            child_rekey_at: None,
-            child_end: None,
+            wanted: Vec::new(),
             pending: VecDeque::new(),
             beside: Vec::new(),
             temporary_since: None,
@@ -321,9 +319,30 @@ impl Live {
 }
 
 impl Live {
-    /// What the configuration says of the Child SA, with the addresses of this client.
-    pub(crate) fn child_terms(&self) -> Child {
-        self.connection.child.with(&self.leased.addresses)
+    /// Groups that a Child SA may have a key exchange of its own in, if its proposals name none.
+    pub(crate) fn groups(&self) -> Vec<Group> {
+        let suites = self.connection.ike_suites.iter();
+        suites.map(|suite| suite.group).collect()
+    }
+
+    /// Where its Child SAs begin and end.
+    pub(crate) fn ends(&self, path: Path) -> Ends<'_> {
+        let leased = if self.client {
+            &self.leased.addresses[..]
+        } else {
+            &[]
+        };
+        Ends {
+            path,
+            nat: self.nat,
+            leased,
+        }
+    }
+
+    /// What the configuration says of a Child SA, with the addresses of this client.
+    pub(crate) fn child_terms(&self, name: &str) -> Option<Child> {
+        let child = self.connection.child(name)?;
+        Some(child.with(&self.leased.addresses))
     }
 }
 
@@ -383,6 +402,8 @@ pub(crate) struct Origin {
 
 #[derive(Debug)]
 pub(crate) struct ChildSa {
+    /// Which child of the connection it is.
+    pub name: Arc<str>,
     pub owner: Owner,
     /// Outer addresses of its states.
     pub path: Path,
@@ -398,6 +419,12 @@ pub(crate) struct ChildSa {
     pub fresh_keys: bool,
     pub local_ts: Vec<TrafficSelector>,
     pub remote_ts: Vec<TrafficSelector>,
+    /// Message ID of the peer's request that it was the answer to, if one was, and when that left.
+    pub answered: Option<(u32, Duration)>,
+    /// When to ask for new keys.
+    pub rekey_at: Option<Duration>,
+    /// When the kernel ends it.
+    pub end: Duration,
 }
 
 #[derive(Debug)]
@@ -441,17 +468,17 @@ impl IkeSa {
         }
     }
 
-    fn child(&self) -> Option<&ChildSa> {
+    fn children(&self) -> &[ChildSa] {
         match &self.state {
-            State::Installing(live, _) | State::Up(live) => live.child.as_ref(),
-            _ => None,
+            State::Installing(live, _) | State::Up(live) => &live.children,
+            _ => &[],
         }
     }
 
     /// Our inbound ESP SPIs, also while one is only offered.
     pub(crate) fn child_spis(&self) -> impl Iterator<Item = u32> {
         let offered = match &self.state {
-            State::AuthSent(sent) => Some(sent.child_spi),
+            State::AuthSent(sent) => Some(sent.child.1),
             State::Up(live) => match &live.outstanding {
                 Some((Purpose::ChildRekey(ours), _)) => Some(ours.spi_in),
                 _ => None,
@@ -466,12 +493,20 @@ impl IkeSa {
             let pending = live.pending.iter().map(|pending| pending.child.spi_in);
             pending.chain(live.beside.iter().map(|beside| beside.child.spi_in))
         });
-        let present = self.child().map(|child| child.spi_in);
+        let present = self.children().iter().map(|child| child.spi_in);
         offered.into_iter().chain(present).chain(others)
     }
 
-    pub(crate) fn child_owner(&self) -> Option<&Owner> {
-        self.child().map(|child| &child.owner)
+    /// Whose Child SAs it has. One that could have some and has none stands for its peer alone.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = Owner> {
+        let bare = match &self.state {
+            State::Up(live) if live.children.is_empty() && live.moved_until.is_none() => {
+                Some(bare(&live.connection, &live.peer))
+            }
+            _ => None,
+        };
+        let owners = self.children().iter().map(|child| child.owner.clone());
+        owners.chain(bare)
     }
 
     /// The connection this is an attempt of ours at, until it has come to an SA.

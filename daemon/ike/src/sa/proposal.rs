@@ -172,24 +172,101 @@ pub struct EspChoice {
     pub spi: u32,
 }
 
-/// Appends the SA payload that offers the ciphers for a Child SA, with and without ESN, and with a key
-/// exchange in one of the groups; `None` among them is none.
-pub fn offer_esp(ciphers: &[EspCipher], groups: &[Option<Group>], spi: u32, out: &mut Vec<u8>) {
-    let mut transforms = distinct(ciphers.iter().map(|cipher| esp_transform(*cipher)));
-    if groups.iter().any(Option::is_some) {
-        transforms.extend(groups.iter().map(|group| ke_transform(*group)));
+/// What a configuration proposes for a Child SA: any of the ciphers, with any of the rest. Each list is
+/// best first.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EspProposal {
+    /// Ciphers; at least one.
+    pub ciphers: Vec<EspCipher>,
+    /// Groups of a key exchange of its own, of which there must be one. None: if the peer likes, in a group
+    /// of the IKE SA's.
+    pub groups: Vec<Group>,
+    /// With extended sequence numbers, or without; at least one.
+    pub esn: Vec<bool>,
+}
+
+impl EspProposal {
+    /// The ciphers, with or without the rest.
+    #[must_use]
+    pub fn of(ciphers: &[EspCipher]) -> Self {
+        Self {
+            ciphers: ciphers.to_vec(),
+            groups: Vec::new(),
+            esn: vec![true, false],
+        }
     }
-    transforms.extend([esn_transform(true), esn_transform(false)]);
+
+    /// What may be the key exchange of a Child SA's own, `None` for none at all.
+    fn exchanges(&self, own: OwnExchange<'_>) -> Vec<Option<Group>> {
+        let some = |groups: &[Group]| groups.iter().copied().map(Some).collect();
+        match own {
+            OwnExchange::Never => vec![None],
+            OwnExchange::Among(_) if !self.groups.is_empty() => some(&self.groups),
+            OwnExchange::Among(groups) => {
+                let mut exchanges: Vec<_> = some(groups);
+                // Without one rather than not at all.
+                exchanges.push(None);
+                exchanges
+            }
+        }
+    }
+}
+
+impl fmt::Display for EspProposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ciphers = self.ciphers.iter().map(|cipher| cipher.name());
+        let groups = self.groups.iter().map(|group| group.name());
+        let esn = self
+            .esn
+            .iter()
+            .map(|esn| if *esn { "esn" } else { "noesn" });
+        let words: Vec<_> = ciphers.chain(groups).chain(esn).collect();
+        f.write_str(&words.join("-"))
+    }
+}
+
+/// Whether a Child SA may have a key exchange of its own.
+#[derive(Clone, Copy, Debug)]
+pub enum OwnExchange<'a> {
+    /// Not in IKE_AUTH (RFC 7296, 1.2).
+    Never,
+    /// In CREATE_CHILD_SA, in one of these groups where the proposal names none.
+    Among(&'a [Group]),
+}
+
+/// The group that a request for a Child SA brings a public value of, where one is proposed at all.
+#[must_use]
+pub fn first_group(proposals: &[EspProposal], own: OwnExchange<'_>) -> Option<Group> {
+    let groups = proposals.iter().flat_map(|one| one.exchanges(own));
+    groups.flatten().next()
+}
+
+/// Whether a Child SA may have this group for a key exchange of its own.
+#[must_use]
+pub fn may_exchange_in(proposals: &[EspProposal], own: OwnExchange<'_>, group: Group) -> bool {
+    let mut groups = proposals.iter().flat_map(|one| one.exchanges(own));
+    groups.any(|one| one == Some(group))
+}
+
+/// Appends the SA payload that offers what is proposed for a Child SA.
+pub fn offer_esp(proposals: &[EspProposal], own: OwnExchange<'_>, spi: u32, out: &mut Vec<u8>) {
     let spi = spi.to_be_bytes();
-    sa::emit(
-        &[Offer {
-            number: 1,
+    let offer = |(number, one): (u8, &EspProposal)| {
+        let mut transforms = distinct(one.ciphers.iter().map(|cipher| esp_transform(*cipher)));
+        let groups = one.exchanges(own);
+        if groups.iter().any(Option::is_some) {
+            transforms.extend(distinct(groups.into_iter().map(ke_transform)));
+        }
+        transforms.extend(distinct(one.esn.iter().map(|esn| esn_transform(*esn))));
+        Offer {
+            number,
             protocol: PROTOCOL_ESP,
             spi: &spi,
             transforms,
-        }],
-        out,
-    );
+        }
+    };
+    let offers: Vec<_> = numbered(proposals.iter().collect()).map(offer).collect();
+    sa::emit(&offers, out);
 }
 
 /// Appends the SA payload that says what was chosen for a Child SA.
@@ -208,34 +285,54 @@ pub fn answer_esp(choice: &EspChoice, our_spi: u32, out: &mut Vec<u8>) {
     );
 }
 
-/// The first of our ciphers that the peer offers; ESN if it offers that, and the first of the groups
-/// (`None` is no key exchange) that goes with it.
+/// The first of ours that the peer offers. The group of its KE payload wins among equals, so that no round
+/// trip is wasted on INVALID_KE_PAYLOAD.
 pub fn choose_esp(
     body: &[u8],
-    ours: &[EspCipher],
-    groups: &[Option<Group>],
+    ours: &[EspProposal],
+    own: OwnExchange<'_>,
+    ke_group: Option<Group>,
 ) -> Result<Option<EspChoice>, WireError> {
-    for &cipher in ours {
-        for (esn, &group) in [true, false]
-            .into_iter()
-            .flat_map(|esn| groups.iter().map(move |group| (esn, group)))
-        {
-            let mut wanted = vec![esp_transform(cipher), esn_transform(esn)];
-            wanted.extend(group.map(|group| ke_transform(Some(group))));
-            for proposal in sa::parse(body)? {
-                let Ok(spi) = <[u8; 4]>::try_from(proposal.spi) else {
-                    continue;
-                };
-                if proposal.protocol == PROTOCOL_ESP && covers(&proposal, &wanted) {
-                    return Ok(Some(EspChoice {
-                        number: proposal.number,
-                        cipher,
-                        esn,
-                        group,
-                        spi: u32::from_be_bytes(spi),
-                    }));
+    for at_hand in [true, false] {
+        for one in ours {
+            let mut groups = one.exchanges(own);
+            groups.retain(|group| (group.is_none() || *group == ke_group) == at_hand);
+            // What is at hand comes before none at all.
+            groups.sort_by_key(Option::is_none);
+            for (&cipher, &esn, &group) in one.ciphers.iter().flat_map(|cipher| {
+                let groups = &groups;
+                let forms = one.esn.iter();
+                forms.flat_map(move |esn| groups.iter().map(move |group| (cipher, esn, group)))
+            }) {
+                if let Some(choice) = offered_esp(body, cipher, esn, group)? {
+                    return Ok(Some(choice));
                 }
             }
+        }
+    }
+    Ok(None)
+}
+
+fn offered_esp(
+    body: &[u8],
+    cipher: EspCipher,
+    esn: bool,
+    group: Option<Group>,
+) -> Result<Option<EspChoice>, WireError> {
+    let mut wanted = vec![esp_transform(cipher), esn_transform(esn)];
+    wanted.extend(group.map(|group| ke_transform(Some(group))));
+    for proposal in sa::parse(body)? {
+        let Ok(spi) = <[u8; 4]>::try_from(proposal.spi) else {
+            continue;
+        };
+        if proposal.protocol == PROTOCOL_ESP && covers(&proposal, &wanted) {
+            return Ok(Some(EspChoice {
+                number: proposal.number,
+                cipher,
+                esn,
+                group,
+                spi: u32::from_be_bytes(spi),
+            }));
         }
     }
     Ok(None)
@@ -386,15 +483,57 @@ mod tests {
     }
 
     #[test]
+    fn a_key_exchange_of_its_own_is_of_create_child_sa_and_of_the_groups_that_are_named() {
+        let own = OwnExchange::Among(&[Group::X25519]);
+        let named = |groups: &[Group]| {
+            vec![EspProposal {
+                groups: groups.to_vec(),
+                ..EspProposal::of(&[EspCipher::AesGcm128])
+            }]
+        };
+        let choose = |theirs: &[Group], ours: &[Group], own, ke| {
+            let mut body = Vec::new();
+            offer_esp(&named(theirs), own, 0x0102_0304, &mut body);
+            let choice = choose_esp(&body, &named(ours), own, ke).expect("well formed");
+            choice.map(|choice| choice.group)
+        };
+        let (curve, p256, p384) = (Group::X25519, Group::P256, Group::P384);
+        // None in IKE_AUTH, whatever is named.
+        assert_eq!(
+            choose(&[p256], &[p384], OwnExchange::Never, None),
+            Some(None)
+        );
+        // What is named must be.
+        assert_eq!(choose(&[p256], &[p256], own, Some(p256)), Some(Some(p256)));
+        assert_eq!(choose(&[p256], &[p384], own, Some(p256)), None);
+        // The public value at hand is good before a better group, and another is asked for if need be.
+        assert_eq!(
+            choose(&[p256, p384], &[p384, p256], own, Some(p256)),
+            Some(Some(p256))
+        );
+        assert_eq!(
+            choose(&[p256, p384], &[p384], own, Some(p256)),
+            Some(Some(p384))
+        );
+        // Nothing named: with one, without one, as the peer has it.
+        assert_eq!(choose(&[], &[], own, Some(curve)), Some(Some(curve)));
+        assert_eq!(choose(&[], &[], own, Some(p384)), Some(None));
+        assert_eq!(choose(&[curve], &[], own, Some(curve)), Some(Some(curve)));
+    }
+
+    #[test]
     fn an_esp_offer_without_spi_is_skipped() {
+        let of = |cipher| [EspProposal::of(&[cipher])];
         let mut body = Vec::new();
-        offer_esp(&[EspCipher::AesGcm128], &[None], 0x0102_0304, &mut body);
-        let choice = choose_esp(&body, &[EspCipher::AesGcm128], &[None])
+        let ours = of(EspCipher::AesGcm128);
+        offer_esp(&ours, OwnExchange::Never, 0x0102_0304, &mut body);
+        let choice = choose_esp(&body, &ours, OwnExchange::Never, None)
             .unwrap()
             .unwrap();
         assert_eq!((choice.spi, choice.esn), (0x0102_0304, true));
+        let other = of(EspCipher::AesGcm256);
         assert_eq!(
-            choose_esp(&body, &[EspCipher::AesGcm256], &[None]),
+            choose_esp(&body, &other, OwnExchange::Never, None),
             Ok(None)
         );
     }

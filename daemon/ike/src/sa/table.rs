@@ -118,9 +118,7 @@ impl SaTable {
         if let Some(at) = sa.deadline() {
             self.deadlines.insert((at, sa.id));
         }
-        if let Some(owner) = sa.child_owner() {
-            self.owners.insert((owner.clone(), sa.id));
-        }
+        self.owners.extend(sa.owners().map(|owner| (owner, sa.id)));
         if let Some(ticket) = sa.presented_ticket() {
             self.tickets.insert((ticket, sa.id));
         }
@@ -139,8 +137,8 @@ impl SaTable {
         if let Some(at) = sa.deadline() {
             self.deadlines.remove(&(at, id));
         }
-        if let Some(owner) = sa.child_owner() {
-            self.owners.remove(&(owner.clone(), id));
+        for owner in sa.owners() {
+            self.owners.remove(&(owner, id));
         }
         if let Some(ticket) = sa.presented_ticket() {
             self.tickets.remove(&(ticket, id));
@@ -176,7 +174,7 @@ impl SaTable {
         self.firsts.get(key).and_then(|id| self.sas.get(id))
     }
 
-    /// SAs with a Child SA of this owner, oldest first.
+    /// SAs of this owner, oldest first.
     pub(crate) fn of_owner(&self, owner: &Owner) -> Vec<u64> {
         ids(self
             .owners

@@ -220,7 +220,11 @@ pub const ROWS: &[Row] = &[
     // SET_WINDOW_SIZE is neither sent nor heeded (RFC 7296, 2.3), so there is nothing to count.
     anew("T12", "window_size", FRESH, |_, _, _| "1".to_owned()),
     anew("T13", "child_sa", EXCHANGE, |_, live, _| {
-        live.child.as_ref().map_or_else(none, child)
+        let children: Vec<_> = live.children.iter().map(child).collect();
+        if children.is_empty() {
+            return none();
+        }
+        children.join("; ")
     }),
     anew("T17", "mobike", EXCHANGE, |_, live, _| {
         let known = if live.mobike.is_some() { "yes" } else { "no" };

@@ -1,6 +1,10 @@
 //! Traffic selector payloads, TSi and TSr (RFC 7296, 3.13), and the narrowing of RFC 7296, 2.9.
 
-use std::{fmt, net::IpAddr};
+mod text;
+
+use std::net::IpAddr;
+
+pub use text::SelectorError;
 
 use super::{WireError, cursor::Cursor};
 
@@ -12,7 +16,8 @@ const TS_IPV6_ADDR_RANGE: u8 = 8;
 pub struct TrafficSelector {
     /// IP protocol; 0 for any.
     pub protocol: u8,
-    /// First port; 0 together with `end_port` 65535 means any.
+    /// First port; 0 together with `end_port` 65535 means any. For ICMP and ICMPv6 the type is in the
+    /// upper octet and the code in the lower (RFC 7296, 3.13.1).
     pub start_port: u16,
     /// Last port.
     pub end_port: u16,
@@ -52,18 +57,6 @@ impl TrafficSelector {
             start,
             end,
         }
-    }
-
-    /// Reads `10.1.0.0/16`, `2001:db8::/32` or a single address.
-    #[must_use]
-    pub fn from_text(text: &str) -> Option<Self> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address.parse().ok()?, Some(prefix.parse::<u8>().ok()?)),
-            None => (text.parse::<IpAddr>().ok()?, None),
-        };
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.unwrap_or(longest);
-        (prefix <= longest).then(|| Self::network(address, prefix))
     }
 
     /// Network address and prefix length that cover the range. Exact for ranges that are a prefix;
@@ -197,21 +190,6 @@ impl TrafficSelector {
     }
 }
 
-impl fmt::Display for TrafficSelector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (address, prefix) = self.prefix();
-        write!(f, "{address}/{prefix}")?;
-        if self.protocol != 0 || (self.start_port, self.end_port) != (0, u16::MAX) {
-            write!(
-                f,
-                "[{}/{}-{}]",
-                self.protocol, self.start_port, self.end_port
-            )?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,13 +206,17 @@ mod tests {
             "192.0.2.1/32",
             "2001:db8::/32",
             "::/0",
+            "10.1.0.0/16[tcp/443]",
+            "10.1.0.0/16[udp/1024-2047]",
+            "10.1.0.0/16[icmp/2048-2303]",
+            "::/0[icmpv6]",
+            "0.0.0.0/0[89]",
         ] {
             assert_eq!(net(text).to_string(), text);
             let mut body = Vec::new();
             TrafficSelector::emit_all(&[net(text)], &mut body);
             assert_eq!(TrafficSelector::parse_all(&body), Ok(vec![net(text)]));
         }
-        assert!(TrafficSelector::from_text("10.0.0.0/33").is_none());
     }
 
     #[test]
@@ -245,6 +227,35 @@ mod tests {
         );
         assert_eq!(net("10.2.0.0/16").narrow(&net("10.1.0.0/16")), None);
         assert_eq!(net("::/0").narrow(&net("10.1.0.0/16")), None);
+        for (ours, theirs, both) in [
+            ("10.1.0.0/16", "10.0.0.0/8[tcp]", Some("10.1.0.0/16[tcp]")),
+            (
+                "10.1.0.0/16[tcp/443]",
+                "10.1.0.0/16[tcp]",
+                Some("10.1.0.0/16[tcp/443]"),
+            ),
+            (
+                "10.1.0.0/16[udp/1-1023]",
+                "10.1.2.0/24[udp/500-4500]",
+                Some("10.1.2.0/24[udp/500-1023]"),
+            ),
+            ("10.1.0.0/16[tcp/443]", "10.1.0.0/16[tcp/80]", None),
+            ("10.1.0.0/16[tcp/443]", "10.1.0.0/16[udp/443]", None),
+            (
+                "2001:db8::/32[tcp/443]",
+                "::/0",
+                Some("2001:db8::/32[tcp/443]"),
+            ),
+            (
+                "::/0[icmpv6/32768]",
+                "2001:db8::/32[icmpv6]",
+                Some("2001:db8::/32[icmpv6/32768]"),
+            ),
+        ] {
+            let narrowed = net(ours).narrow(&net(theirs));
+            assert_eq!(narrowed, both.map(net), "{ours} and {theirs}");
+            assert_eq!(net(theirs).narrow(&net(ours)), narrowed);
+        }
     }
 
     #[test]

@@ -217,10 +217,13 @@ impl Node {
         self.endpoint.command(command, cx)
     }
 
+    /// Its one IKE SA carries what the kernel has, and nothing is being replaced.
     pub(crate) fn is_up(&self) -> bool {
-        self.kernel.installed.len() == 1
-            && self.kernel.beside.is_empty()
-            && !self.established().is_empty()
+        let [sa] = &*self.established() else {
+            return false;
+        };
+        let has = self.kernel.installed.len();
+        has > 0 && has == sa.children.len() && self.kernel.beside.is_empty()
     }
 
     pub(crate) fn established(&self) -> Vec<ike::view::SaView> {
@@ -543,18 +546,26 @@ impl Pair {
         self.now.boot = boot;
     }
 
-    /// Both ends have one SA whose ESP keys fit each other.
+    /// Both ends have the same Child SAs, whose ESP keys fit each other.
     pub(crate) fn keys_agree(&self) -> bool {
-        if !(self.client.is_up() && self.gateway.is_up()) {
+        let (ours, theirs) = (
+            &self.client.kernel.installed,
+            &self.gateway.kernel.installed,
+        );
+        if !(self.client.is_up() && self.gateway.is_up() && ours.len() == theirs.len()) {
             return false;
         }
-        let (c, g) = (self.client.child(), self.gateway.child());
-        c.inbound.spi == g.outbound.spi
-            && c.outbound.spi == g.inbound.spi
-            && c.inbound.key == g.outbound.key
-            && c.outbound.key == g.inbound.key
-            && c.inbound.key != c.outbound.key
-            && c.inbound.key.len() == c.cipher.key_octets()
+        let fit = |c: &ChildInstall, g: &ChildInstall| {
+            c.inbound.spi == g.outbound.spi
+                && c.outbound.spi == g.inbound.spi
+                && c.inbound.key == g.outbound.key
+                && c.outbound.key == g.inbound.key
+                && c.inbound.key != c.outbound.key
+                && c.inbound.key.len() == c.cipher.key_octets()
+                && (&c.local_ts, &c.remote_ts) == (&g.remote_ts, &g.local_ts)
+        };
+        let mut ours = ours.values();
+        ours.all(|c| theirs.values().any(|g| fit(c, g)))
     }
 
     pub(crate) fn octets_sent(&self) -> usize {

@@ -38,7 +38,7 @@ impl Which {
     fn command(self, name: &str) -> Command {
         match self {
             Self::Ike => Command::Rekey(name.into()),
-            Self::Child => Command::RekeyChild(name.into()),
+            Self::Child => Command::RekeyChild(name.into(), None),
         }
     }
 
@@ -307,7 +307,14 @@ fn both_delete_at_once() {
 }
 
 /// A protected message of the client on the first SA of a pair, with the ID of its next request.
-fn says(pair: &mut Pair, tap: &Tap, exchange: Exchange, id: u32, payloads: Payloads) -> Payloads {
+/// What the gateway answers to a request of the client's that holds these payloads.
+pub(crate) fn says(
+    pair: &mut Pair,
+    tap: &Tap,
+    exchange: Exchange,
+    id: u32,
+    payloads: Payloads,
+) -> Payloads {
     let spis = pair.gateway.established()[0].spis;
     let header = Header {
         spi_i: spis.0,
@@ -328,7 +335,7 @@ fn says(pair: &mut Pair, tap: &Tap, exchange: Exchange, id: u32, payloads: Paylo
     tap.read(&answer)
 }
 
-fn kinds(payloads: &Payloads) -> Vec<NotifyKind> {
+pub(crate) fn kinds(payloads: &Payloads) -> Vec<NotifyKind> {
     let notifies = payloads
         .iter()
         .filter(|(kind, _)| *kind == PayloadKind::NOTIFY);
@@ -363,10 +370,10 @@ fn what_does_not_exist_is_not_found_and_named() {
     assert_eq!(kinds(&answer), [NotifyKind::CHILD_SA_NOT_FOUND]);
     assert_eq!(answer[0].1[..2], [3, 4], "ESP, four octets of SPI");
     assert_eq!(answer[0].1[4..], 0x1234_5678_u32.to_be_bytes());
-    // Nor does a second Child SA, in this release.
+    // Nor does a Child SA that is for nothing.
     let create = vec![(PayloadKind::NONCE, vec![7; 32])];
     let answer = says(&mut pair, &tap, Exchange::CreateChildSa, 3, create);
-    assert_eq!(kinds(&answer), [NotifyKind::NO_ADDITIONAL_SAS]);
+    assert_eq!(kinds(&answer), [NotifyKind::INVALID_SYNTAX]);
     // A DELETE of nothing gets an answer without one (2.25.1).
     let mut body = Vec::new();
     Delete::Esp(vec![0x1234_5678]).emit(&mut body);
@@ -389,7 +396,7 @@ fn a_child_sa_that_the_gateway_has_lost_is_made_anew() {
     assert!(pair.gateway.kernel.inbound().is_empty());
     // Its own next message ID is one behind now: one request is taken for the one just answered.
     pair.run(Duration::from_secs(31));
-    pair.command(&Command::RekeyChild("home".into()))
+    pair.command(&Command::RekeyChild("home".into(), None))
         .expect("is up");
     pair.run(Duration::from_secs(5));
     settled(&pair).expect("settled");
@@ -398,7 +405,7 @@ fn a_child_sa_that_the_gateway_has_lost_is_made_anew() {
 
 fn timed(mut side: Vec<Connection>) -> Vec<Connection> {
     side[0].rekey = Duration::from_mins(10);
-    side[0].child.rekey = Duration::from_mins(7);
+    side[0].children[0].rekey = Duration::from_mins(7);
     side
 }
 
@@ -437,7 +444,7 @@ fn keys_change_by_the_clock_in_both_roles() {
 #[test]
 fn a_child_sa_that_nobody_rekeys_ends_its_ike_sa_in_time() {
     fn never(mut side: Vec<Connection>) -> Vec<Connection> {
-        side[0].child.rekey = Duration::ZERO;
+        side[0].children[0].rekey = Duration::ZERO;
         side
     }
     let sides = (|| never(client_side()), || never(gateway_side()));
@@ -455,7 +462,7 @@ fn a_child_sa_that_nobody_rekeys_ends_its_ike_sa_in_time() {
 #[test]
 fn a_peer_that_puts_off_every_rekey_is_given_up_after_some_minutes() {
     let mut pair = Pair::established(8);
-    pair.command(&Command::RekeyChild("home".into()))
+    pair.command(&Command::RekeyChild("home".into(), None))
         .expect("is up");
     // Its kernel takes nothing new, so it says TEMPORARY_FAILURE each time.
     for _ in 0..800 {

@@ -148,7 +148,7 @@ fn without_common_suite_the_client_learns_why() {
 fn without_common_networks_the_client_learns_why() {
     fn other_network() -> Vec<Connection> {
         let mut side = gateway_side();
-        side[0].child.local_ts = vec![TrafficSelector::from_text("172.16.0.0/12").unwrap()];
+        side[0].children[0].local_ts = vec![TrafficSelector::from_text("172.16.0.0/12").unwrap()];
         side
     }
     let mut pair = Pair::with(8, client_side, other_network, Settings::default());

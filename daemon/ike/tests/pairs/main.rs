@@ -26,6 +26,7 @@ mod revocations;
 mod roaming;
 mod seedbed;
 mod seeds;
+mod several;
 mod shuffle;
 mod sides;
 mod stored;

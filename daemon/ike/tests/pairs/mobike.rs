@@ -249,7 +249,7 @@ fn moves_and_rekeys_meet() {
                 let command = if ike {
                     Command::Rekey(names.into())
                 } else {
-                    Command::RekeyChild(names.into())
+                    Command::RekeyChild(names.into(), None)
                 };
                 if gateway {
                     pair.gateway_does(&command);

@@ -57,7 +57,7 @@ fn pools(dns: &str) -> Vec<Arc<Pool>> {
 pub(crate) fn leasing() -> Vec<Connection> {
     let mut side = gateway_side();
     side[0].pools = pools("10.1.0.53");
-    let child = &mut side[0].child;
+    let child = &mut side[0].children[0];
     child.remote_ts = Vec::new();
     child.remote_dynamic = true;
     child
@@ -83,7 +83,7 @@ pub(crate) fn leasing_elsewhere() -> Vec<Connection> {
 pub(crate) fn asking() -> Vec<Connection> {
     let mut side = client_side();
     side[0].vips = vec![address("0.0.0.0"), address("::")];
-    let child = &mut side[0].child;
+    let child = &mut side[0].children[0];
     child.local_ts = Vec::new();
     child.local_dynamic = true;
     child
@@ -203,7 +203,7 @@ fn a_client_that_asks_for_nothing_is_told_to_ask() {
 fn a_gateway_without_pools_passes_the_request_over_and_the_client_goes() {
     fn sloppy() -> Vec<Connection> {
         let mut side = gateway_side();
-        side[0].child.remote_ts = nets(&["0.0.0.0/0"]);
+        side[0].children[0].remote_ts = nets(&["0.0.0.0/0"]);
         side
     }
     let mut pair = Pair::with(4, asking, sloppy, Settings::default());
@@ -232,7 +232,7 @@ fn an_exhausted_pool_refuses_and_takes_nothing_from_anybody() {
 fn a_login_that_comes_to_nothing_gives_its_address_back() {
     fn other_networks() -> Vec<Connection> {
         let mut side = asking();
-        side[0].child.remote_ts = nets(&["172.16.0.0/12"]);
+        side[0].children[0].remote_ts = nets(&["172.16.0.0/12"]);
         side
     }
     let mut pair = Pair::with(6, other_networks, leasing, Settings::default());

@@ -5,8 +5,10 @@ use std::time::Duration;
 use ike::{
     crypto::{Encryption, Group, Prf, Secret},
     kernel::EspCipher,
-    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
-    sa::proposal::IkeSuite,
+    peer::{
+        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start, Suspend,
+    },
+    sa::proposal::{EspProposal, IkeSuite},
     wire::{id::Identity, ts::TrafficSelector},
 };
 
@@ -77,16 +79,20 @@ pub(crate) fn side(
             suite(Encryption::AesGcm256, Prf::HmacSha256, Group::X25519),
             suite(Encryption::ChaCha20Poly1305, Prf::HmacSha512, Group::P256),
         ],
-        child: Child {
+        children: vec![Child {
             name: "net".into(),
+            start: Start::Up,
             local_ts,
             local_dynamic: false,
             remote_ts,
             remote_dynamic: false,
-            ciphers: vec![EspCipher::AesGcm256, EspCipher::AesGcm128],
+            proposals: vec![EspProposal::of(&[
+                EspCipher::AesGcm256,
+                EspCipher::AesGcm128,
+            ])],
             lifetime: Duration::from_hours(1),
             rekey: Duration::from_mins(54),
-        },
+        }],
         fragment_size: Some(1280),
         ike_lifetime: Duration::from_hours(4),
         rekey: Duration::ZERO,

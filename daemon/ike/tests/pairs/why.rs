@@ -9,6 +9,7 @@ use ike::{
     failure::{Failure, Standing},
     io::Event,
     peer::{Connection, Credential},
+    sa::proposal::EspProposal,
     wire::{id::Identity, ts::TrafficSelector},
 };
 
@@ -76,7 +77,8 @@ fn a_mismatch_of_proposals_shows_both_lists() {
 fn a_mismatch_of_esp_proposals_shows_both_lists() {
     fn other_client() -> Vec<Connection> {
         let mut side = client_side();
-        side[0].child.ciphers = vec![ike::kernel::EspCipher::ChaCha20Poly1305];
+        let other = [ike::kernel::EspCipher::ChaCha20Poly1305];
+        side[0].children[0].proposals = vec![EspProposal::of(&other)];
         side
     }
     let pair = called(2, other_client, gateway_side);
@@ -101,7 +103,8 @@ fn a_mismatch_of_esp_proposals_shows_both_lists() {
 fn a_mismatch_of_traffic_shows_both_sides() {
     fn other_client() -> Vec<Connection> {
         let mut side = client_side();
-        side[0].child.local_ts = vec![TrafficSelector::from_text("172.16.0.0/12").expect("one")];
+        side[0].children[0].local_ts =
+            vec![TrafficSelector::from_text("172.16.0.0/12").expect("one")];
         side
     }
     let pair = called(3, other_client, gateway_side);

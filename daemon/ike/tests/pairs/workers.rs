@@ -57,7 +57,7 @@ fn outputs(node: &mut Node) -> Vec<Output> {
 fn a_resumption_on_another_worker_takes_the_session_over() {
     let (pair, mut old) = moved();
     let view = old.established().remove(0);
-    let child = view.child.expect("a Child SA");
+    let child = view.children.into_iter().next().expect("a Child SA");
     let new = pair.gateway.child();
     assert_ne!(new.inbound.spi, child.spi_in);
     let (owner, now) = (new.owner.clone(), pair.now);
@@ -97,7 +97,7 @@ fn a_resumption_on_another_worker_takes_the_session_over() {
 #[test]
 fn an_old_owner_that_hears_nothing_of_it_takes_only_its_own_away() {
     let (mut pair, mut old) = moved();
-    let old_spi = old.established()[0].child.as_ref().expect("one").spi_in;
+    let old_spi = old.established()[0].children[0].spi_in;
     let new_spi = pair.gateway.child().inbound.spi;
     let mut removed = Vec::new();
     // Its liveness checks go to a client that has forgotten them.

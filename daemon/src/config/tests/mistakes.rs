@@ -294,8 +294,8 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ),
     (
         "remote_ts",
-        "esp_proposals = \"aes128gcm16-x25519\"\nremote_ts",
-        "8: connections.rw.children.net.esp_proposals: \"x25519\": a Child SA has no key exchange",
+        "esp_proposals = \"x25519-esn\"\nremote_ts",
+        "8: connections.rw.children.net.esp_proposals: \"x25519-esn\" names no cipher",
     ),
     (
         "remote_ts",
@@ -318,9 +318,9 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "8: connections.rw.children.net.life_time: must be from",
     ),
     (
-        "{}",
-        "children.two.local_ts = 1",
-        "6: connections.rw.children.net: a connection has exactly one child",
+        "remote_ts",
+        "start = \"trap\"\nremote_ts",
+        "8: connections.rw.children.net.start: \"trap\" is none of up, none",
     ),
     (
         "{}",

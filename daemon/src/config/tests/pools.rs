@@ -32,7 +32,7 @@ fn pools_are_read_with_their_ranges_and_servers() {
     let config = load(GATEWAY);
     let connection = &config.connections[0];
     assert_eq!(connection.pools, config.pools);
-    assert!(connection.child.remote_dynamic && connection.child.remote_ts.is_empty());
+    assert!(connection.children[0].remote_dynamic && connection.children[0].remote_ts.is_empty());
     let [rw4, rw6] = &config.pools[..] else {
         panic!("two pools");
     };
@@ -61,7 +61,7 @@ fn a_client_asks_and_what_is_protected_follows() {
     let config = load(CLIENT);
     let connection = &config.connections[0];
     assert_eq!(connection.vips.len(), 2);
-    assert!(connection.child.local_dynamic && connection.child.local_ts.is_empty());
+    assert!(connection.children[0].local_dynamic && connection.children[0].local_ts.is_empty());
     assert_eq!(config.daemon.vip_interface, "lo");
 }
 

@@ -1,6 +1,7 @@
 //! The lines of the table, by what they are about.
 
 mod absent;
+mod children;
 mod detours;
 mod life;
 mod logins;
@@ -20,6 +21,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         detours::CASES,
         life::CASES,
         moves::CASES,
+        children::CASES,
         refusals::CASES,
         absent::CASES,
     ]

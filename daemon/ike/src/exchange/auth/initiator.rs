@@ -8,7 +8,7 @@ use crate::{
     crypto::keymat::KeyMaterial,
     endpoint::{Context, Endpoint},
     exchange::{
-        AFTER_RESUMPTION, child, configuration,
+        AFTER_RESUMPTION, Refusal, child, configuration,
         judge::{Agreed, Unwanted},
         proof::{SHARED_KEY_MIC, emit_auth, prove, resumption_mic},
     },
@@ -114,7 +114,10 @@ impl Endpoint {
         let former = former.map_or(&[][..], |slot| &slot.leased);
         configuration::emit_request(&mut chain, &connection, former);
         let child_spi = self.new_esp_spi(cx.env);
-        let terms = connection.child.with(&configuration::any(&connection.vips));
+        let Some(child) = self.first_child(&connection) else {
+            return self.attempt_failed(sa, &connection, Closed::Protocol, cx);
+        };
+        let terms = child.with(&configuration::any(&connection.vips));
         child::emit_offer(&mut chain, &terms, child_spi);
         let message = protection.seal(&sa.header(Exchange::IkeAuth, false, 1), chain);
         self.send_all(sa.path, &message);
@@ -126,7 +129,7 @@ impl Endpoint {
             keys,
             protection,
             nat,
-            child_spi,
+            child: (terms.name, child_spi),
             resumed,
             out,
         }));
@@ -155,7 +158,7 @@ impl Endpoint {
                 return self.check_in(sa);
             }
         };
-        let judged = Self::judge_response(sent, &plain, cx.now);
+        let judged = self.judge_response(sent, &plain, cx.now);
         let State::AuthSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
             return self.forget(&sa);
         };
@@ -194,7 +197,7 @@ impl Endpoint {
             keys,
             protection,
             nat,
-            child_spi,
+            child: (asked, child_spi),
             resumed,
             ..
         } = sent;
@@ -242,7 +245,19 @@ impl Endpoint {
             initiator: true,
             spi_in: child_spi,
         };
-        let (child, install) = child::agreed(&connection, &peer, &child, &keying, sa.path, nat);
+        let ends = child::Ends {
+            path: sa.path,
+            nat,
+            leased: &leased.addresses,
+        };
+        let refused = child.as_ref().err().copied();
+        let (child, install) = child
+            .ok()
+            .map(|terms| {
+                let owner = child::owner(&connection, &terms.name, &peer);
+                child::agreed(&connection, owner, &terms, &keying, &ends)
+            })
+            .unzip();
         let proven = Proven {
             connection,
             peer,
@@ -255,7 +270,7 @@ impl Endpoint {
                 expected: 0,
                 last_response: Datagrams::none(),
             },
-            child: Some(child),
+            child,
             leased,
             nat,
             mobike,
@@ -269,8 +284,12 @@ impl Endpoint {
         if live.origin.resumed {
             live.rekey_at = Some(now.boot + chance_between(AFTER_RESUMPTION, cx.env));
         }
+        if let Some(reason) = refused {
+            self.child_failed(&live, &asked, reason);
+            live.want_child(&asked, now.boot + Refusal::Final.wait(cx.env));
+        }
         sa.state = State::Installing(live, Box::new(Installing::Initiator { ticket }));
-        self.install(sa, install);
+        self.install_first(sa, install, cx);
     }
 
     /// Initiator: the proof was not answered in time.

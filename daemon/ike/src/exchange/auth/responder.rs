@@ -6,7 +6,9 @@ use crate::{
     crypto::keymat::KeyMaterial,
     endpoint::{Context, Endpoint},
     exchange::{
-        Storing, child, configuration, init,
+        Storing, child,
+        choice::Choice,
+        configuration, init,
         judge::{Accepted, Asked},
         proof::{SHARED_KEY_MIC, emit_auth, prove, resumption_mic},
     },
@@ -217,23 +219,27 @@ impl Endpoint {
                 ticket_issued: None,
             },
         };
-        let spi_in = self.new_esp_spi(cx.env);
-        let (child, install) = child::agreed(
-            &connection,
-            &peer,
-            &child,
-            &child::Keying {
-                suite,
-                sk_d: &keys.sk_d,
-                shared: None,
-                ni: first.ni(),
-                nr: first.nr(),
-                initiator: false,
-                spi_in,
-            },
-            sa.path,
-            asked.nat,
-        );
+        let keying = child::Keying {
+            suite,
+            sk_d: &keys.sk_d,
+            shared: None,
+            ni: first.ni(),
+            nr: first.nr(),
+            initiator: false,
+            spi_in: self.new_esp_spi(cx.env),
+        };
+        let ends = child::Ends {
+            path: sa.path,
+            nat: asked.nat,
+            leased: &[],
+        };
+        let refused = child.as_ref().err().copied();
+        let (child, install) = child
+            .ok()
+            .map(|Choice { terms, owner }| {
+                child::agreed(&connection, owner, &terms, &keying, &ends)
+            })
+            .unzip();
         let proven = Proven {
             connection,
             peer,
@@ -246,7 +252,7 @@ impl Endpoint {
                 expected: 1,
                 last_response: Datagrams::none(),
             },
-            child: Some(child),
+            child,
             leased: Leased {
                 addresses: grant
                     .as_ref()
@@ -275,7 +281,12 @@ impl Endpoint {
         if let Some(grant) = &grant {
             configuration::emit_reply(&mut works, &live.connection, grant);
         }
-        child::emit_answer(&mut works, live.child.as_ref());
+        for child in &live.children {
+            child::emit_answer(&mut works, child);
+        }
+        if let Some(refused) = refused {
+            works.notify(refused, &[]);
+        }
         let storing = Storing {
             consume,
             lease: grant.and_then(|grant| grant.granted.stored),
@@ -285,7 +296,7 @@ impl Endpoint {
             fails,
             request: asked.message.to_vec(),
         };
-        self.install_when_stored(sa, live, storing);
+        self.install_when_stored(sa, live, storing, cx);
     }
 }
 

@@ -1,7 +1,9 @@
 use super::*;
 use crate::{
     crypto::Secret,
-    peer::{Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Suspend},
+    peer::{
+        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start, Suspend,
+    },
 };
 
 const WALL: u64 = 1_800_000_000;
@@ -46,16 +48,17 @@ fn connection(name: &str, pools: &[Arc<Pool>]) -> Connection {
             proof: Proof::PreShared(key()),
         },
         ike_suites: Vec::new(),
-        child: Child {
+        children: vec![Child {
+            start: Start::Up,
             name: "net".into(),
             local_ts: Vec::new(),
             local_dynamic: false,
             remote_ts: Vec::new(),
             remote_dynamic: true,
-            ciphers: Vec::new(),
+            proposals: Vec::new(),
             lifetime: Duration::ZERO,
             rekey: Duration::ZERO,
-        },
+        }],
         fragment_size: None,
         ike_lifetime: Duration::ZERO,
         rekey: Duration::ZERO,
