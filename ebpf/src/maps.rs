@@ -74,6 +74,15 @@ pub static NAMED: Array<Named, 1> = Array::new();
 #[btf_map]
 pub static STEERED: HashMap<u32, u64, STEERED_ENTRIES> = HashMap::new();
 
+/// A key of the trie, with the address at a multiple of eight: on the stack the verifier wants every
+/// access aligned.
+#[repr(C, align(8))]
+struct WholeAddress {
+    before: u32,
+    bits: u32,
+    address: [u8; 16],
+}
+
 /// What the daemon told, and what was counted since. The two values that everything asks for are
 /// looked up once.
 #[derive(Clone, Copy)]
@@ -203,7 +212,14 @@ impl Knowledge for Told {
 
     #[inline(always)]
     fn is_denied(&self, address: &[u8; 16]) -> bool {
-        DENIED.get(&Key::new(128, *address)).is_some()
+        let key = WholeAddress {
+            before: 0,
+            bits: 128,
+            address: *address,
+        };
+        // SAFETY: the two fields from `bits` on lie as those of a key, which asks for no alignment.
+        let key = unsafe { &*(&raw const key).byte_add(4).cast::<Key<[u8; 16]>>() };
+        DENIED.get(key).is_some()
     }
 
     #[inline(always)]

@@ -17,7 +17,7 @@ use crate::{
 pub(super) fn attached(lab: &mut Lab) -> Result<()> {
     let site = Namespace::new("inside")?;
     site.ip("tuntap add dev tun0 mode tun")
-        .or_else(|_| site.ip("link add tun0 type ipip"))?;
+        .or_else(|_| site.ip("link add tun0 type ipip local 192.0.2.1 remote 192.0.2.2"))?;
     let options = options(lab, "tun", &["tun0"])?;
     let mut gate = site.within(|| Gate::attach(&options))??;
     let on = gate.attachments().first().context("no attachment")?.clone();
