@@ -263,13 +263,14 @@ impl Endpoint {
             initiator: false,
             spi_in: self.new_esp_spi(cx.env),
         };
-        let (child, install) = child::agreed(
+        let (mut child, install) = child::agreed(
             &live.connection,
             owner,
             &terms,
             &keying,
             &live.ends(live.tunnel_path(path)),
         );
+        child.fresh_keys |= live.origin.fresh_keys;
         child::emit_answer(answer, &child);
         if let Some((Purpose::ChildRekey(ours), _)) = &mut live.outstanding
             && ours.owner == child.owner
@@ -350,13 +351,14 @@ impl Endpoint {
             initiator: true,
             spi_in,
         };
-        let (child, install) = child::agreed(
+        let (mut child, install) = child::agreed(
             &live.connection,
             owner,
             &terms,
             &keying,
             &live.ends(live.tunnel_path(path)),
         );
+        child.fresh_keys |= live.origin.fresh_keys;
         live.temporary_since = None;
         // "Lowest" is octet by octet, and a nonce that ends first is lower (RFC 7296, 2.8.1).
         let redundant = rival.is_some_and(|theirs| ni.as_slice().min(nr) < theirs.as_slice());
