@@ -16,6 +16,7 @@ use crate::{
     ping::ping,
     site::{Setting, Site},
     suite::{Case, Lab},
+    until::until,
 };
 
 /// The main job, on a kernel with ESP.
@@ -188,15 +189,11 @@ fn resumes(lab: &mut Lab) -> Result<()> {
 
 /// The kernel's states, once those that have been replaced are gone: two for the one tunnel.
 pub(super) fn drained(namespace: &Namespace) -> Result<String> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let states = namespace.ip("xfrm state")?;
-        if states.matches("proto esp").count() == 2 {
-            return Ok(states);
-        }
-        ensure!(Instant::now() < deadline, "not two states:\n{states}");
-        thread::sleep(Duration::from_millis(100));
-    }
+    let states = || namespace.ip("xfrm state");
+    until("two ESP states are left", PATIENCE, || {
+        Ok(states()?.matches("proto esp").count() == 2)
+    })?;
+    states()
 }
 
 fn behind_nat(lab: &mut Lab) -> Result<()> {

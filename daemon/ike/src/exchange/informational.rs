@@ -225,15 +225,16 @@ impl Endpoint {
         self.check_in(sa);
     }
 
-    /// An answer to a request of ours on an established SA.
+    /// An answer to a request of ours on an established SA, which came by this path.
     pub(crate) fn response(
         &mut self,
         mut sa: IkeSa,
-        path: Path,
+        came: Path,
         header: &Header,
         message: &[u8],
         cx: &mut Context<'_>,
     ) {
+        let path = sa.path;
         let State::Up(live) = &mut sa.state else {
             return self.stray(sa);
         };
@@ -259,8 +260,7 @@ impl Endpoint {
             self.counters.add(Counter::BadPayloads);
             return self.check_in(sa);
         };
-        let came = (path, purpose.as_ref());
-        live.path_answers(&mut sa.path, came, &chain);
+        live.path_answers(&mut sa.path, (came, purpose.as_ref()), &chain);
         match (purpose, delete_next) {
             (Some(Purpose::Delete(reason)), _) => self.close(sa, reason, cx),
             (_, Some(reason)) => self.begin_delete(sa, reason, cx),
@@ -279,7 +279,7 @@ impl Endpoint {
                 self.check_in(sa);
             }
             (Some(Purpose::Update(asked)), None) => {
-                self.update_response(sa, (asked, path), header, &chain, cx);
+                self.update_response(sa, (asked, came), header, &chain, cx);
             }
             (Some(Purpose::Check { cookie, path }), None) => {
                 self.check_response(sa, (&cookie, path), &chain, cx);

@@ -400,6 +400,25 @@ pub(crate) struct Origin {
     pub ticket_issued: Option<u64>,
 }
 
+impl Origin {
+    /// A full authentication, now.
+    pub(crate) fn full(
+        now: Stamp,
+        auth: AuthMethod,
+        certificate: Option<CertificateFacts>,
+    ) -> Self {
+        Self {
+            resumed: false,
+            resume_count: 0,
+            full_auth: now.into(),
+            auth,
+            certificate,
+            fresh_keys: true,
+            ticket_issued: None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct ChildSa {
     /// Which child of the connection it is.

@@ -226,15 +226,7 @@ impl Endpoint {
                 fresh_keys: false,
                 ticket_issued: Some(record.received.wall()),
             },
-            None => Origin {
-                resumed: false,
-                resume_count: 0,
-                full_auth: now.into(),
-                auth,
-                certificate,
-                fresh_keys: true,
-                ticket_issued: None,
-            },
+            None => Origin::full(now, auth, certificate),
         };
         let keying = child::Keying {
             suite,

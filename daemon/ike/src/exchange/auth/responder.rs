@@ -209,15 +209,7 @@ impl Endpoint {
                 fresh_keys: false,
                 ticket_issued: Some(ticket.state.issued),
             },
-            None => Origin {
-                resumed: false,
-                resume_count: 0,
-                full_auth: now.into(),
-                auth,
-                certificate,
-                fresh_keys: true,
-                ticket_issued: None,
-            },
+            None => Origin::full(now, auth, certificate),
         };
         let keying = child::Keying {
             suite,
