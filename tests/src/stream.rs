@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -31,6 +31,8 @@ pub struct Flow {
     pub lost: u32,
     /// The most that are missing in a row.
     pub gap: u32,
+    /// The first of these.
+    pub gap_at: u32,
     /// How many came twice.
     pub doubled: u32,
 }
@@ -51,11 +53,18 @@ impl Stream {
         receiving.set_read_timeout(Some(TURN))?;
         sending.connect(there)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (seen, ended) = (Arc::clone(&stop), Arc::clone(&stop));
+        let seen = Arc::clone(&stop);
+        let total = Arc::new(OnceLock::new());
+        let told = Arc::clone(&total);
+        let sender = thread::spawn(move || {
+            let sent = send(&sending, rate, &seen);
+            let _first = told.set(*sent.as_ref().unwrap_or(&0));
+            sent
+        });
         Ok(Self {
             stop,
-            sender: Some(thread::spawn(move || send(&sending, rate, &seen))),
-            receiver: Some(thread::spawn(move || receive(&receiving, &ended))),
+            sender: Some(sender),
+            receiver: Some(thread::spawn(move || receive(&receiving, &total))),
         })
     }
 
@@ -82,15 +91,18 @@ impl Flow {
         let all = numbers.len();
         numbers.sort_unstable();
         numbers.dedup();
-        let (mut gap, mut next) = (0, 0);
+        let (mut gap, mut gap_at, mut next) = (0, 0, 0);
         for number in numbers.iter().copied().chain([sent]) {
-            gap = gap.max(number.saturating_sub(next));
+            if number.saturating_sub(next) > gap {
+                (gap, gap_at) = (number - next, next);
+            }
             next = number + 1;
         }
         Self {
             sent,
             lost: sent - numbers.len() as u32,
             gap,
+            gap_at,
             doubled: (all - numbers.len()) as u32,
         }
     }
@@ -114,21 +126,29 @@ fn send(socket: &UdpSocket, rate: u32, stop: &AtomicBool) -> Result<u32> {
     Ok(sent)
 }
 
-fn receive(socket: &UdpSocket, stop: &AtomicBool) -> Result<Vec<u32>> {
+/// Until the last has come, or a silence says that it does not come any more.
+fn receive(socket: &UdpSocket, total: &OnceLock<u32>) -> Result<Vec<u32>> {
     let mut numbers = Vec::new();
     let mut octets = [0; LENGTH];
+    let (mut awaited, mut silent) = (0, 0);
     loop {
-        // Read first, then look at the flag: a stop must not lose what is under way.
-        let stopping = stop.load(Ordering::Relaxed);
+        // Read first: what is under way when the sender ends is still to come.
+        let ended = total.get();
         match socket.recv(&mut octets) {
             Ok(LENGTH) => {
                 ensure!(numbers.len() < LIMIT, "more than {LIMIT} datagrams");
-                numbers.push(u32::from_be_bytes([
-                    octets[0], octets[1], octets[2], octets[3],
-                ]));
+                let number = u32::from_be_bytes([octets[0], octets[1], octets[2], octets[3]]);
+                numbers.push(number);
+                awaited = awaited.max(number + 1);
+                silent = 0;
             }
-            Err(_) if stopping => return Ok(numbers),
-            Ok(_) | Err(_) => {}
+            Ok(_) => {}
+            Err(_) => {
+                silent += 1;
+                if ended.is_some_and(|total| *total == awaited || silent >= SILENT) {
+                    return Ok(numbers);
+                }
+            }
         }
     }
 }
@@ -136,8 +156,9 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool) -> Result<Vec<u32>> {
 const PORT: u16 = 7000;
 const LENGTH: usize = 64;
 const BUFFER: usize = 4 << 20;
-/// Longer than anything takes to arrive.
 const TURN: Duration = Duration::from_millis(500);
+/// Turns without a datagram: longer than anything takes to arrive on a machine that stood still.
+const SILENT: u32 = 10;
 const LONGEST: Duration = Duration::from_mins(2);
 const LIMIT: usize = 500_000;
 
@@ -154,6 +175,7 @@ mod tests {
                 sent: 10,
                 lost: 4,
                 gap: 2,
+                gap_at: 2,
                 doubled: 1
             }
         );
