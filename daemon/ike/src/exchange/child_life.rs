@@ -18,12 +18,15 @@ use crate::{
         delete::Delete,
         header::{Exchange, Header},
         notify::NotifyKind,
-        payload::{ChainWriter, PayloadKind},
+        payload::{Chain, ChainWriter, PayloadKind},
     },
 };
 
 /// Whoever is to delete a Child SA has not done it by then: we do.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A DELETE that has overtaken our answer comes again after this time.
+const AGAIN: Duration = Duration::from_secs(1);
 
 impl Endpoint {
     /// Asks the kernel for a Child SA that stands beside the one that carries its owner's traffic; if
@@ -198,11 +201,29 @@ impl Endpoint {
         self.send_request(sa, Purpose::DeleteChild(spi_in), chain, cx);
     }
 
-    /// The peer has let a Child SA go, at our request.
-    pub(crate) fn child_deleted(&mut self, live: &mut Live, spi_in: u32) {
-        let gone = |beside: &mut Beside| beside.child.spi_in == spi_in;
-        let gone: Vec<_> = live.beside.extract_if(.., gone).collect();
-        for beside in gone {
+    /// The peer has let a Child SA go, at our request. One that names none of its own in return has had
+    /// none yet if the DELETE has overtaken the answer that it is to learn of it from.
+    pub(crate) fn child_deleted(
+        &mut self,
+        live: &mut Live,
+        spi_in: u32,
+        answer: &Chain<'_>,
+        cx: &Context<'_>,
+    ) {
+        let gone = |beside: &Beside| beside.child.spi_in == spi_in;
+        let Some(at) = live.beside.iter().position(gone) else {
+            return;
+        };
+        let mut beside = live.beside.remove(at);
+        let named = answer
+            .all(PayloadKind::DELETE)
+            .filter_map(|delete| Delete::parse(delete).ok())
+            .any(|delete| matches!(delete, Delete::Esp(spis) if spis.contains(&beside.child.spi_out)));
+        let now = cx.now.boot;
+        if !named && live.may_be_unheard(&beside.child, now) {
+            beside.fate = Fate::Ends { by: now + AGAIN };
+            live.beside.push(beside);
+        } else {
             self.beside_gone(live, beside);
         }
     }

@@ -275,7 +275,7 @@ impl Endpoint {
                 self.check_in(sa);
             }
             (Some(Purpose::DeleteChild(spi)), None) => {
-                self.child_deleted(live, spi);
+                self.child_deleted(live, spi, &chain, cx);
                 self.check_in(sa);
             }
             (Some(Purpose::Update(asked)), None) => {

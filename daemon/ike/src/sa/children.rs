@@ -21,7 +21,7 @@ use crate::{
 const AFTER_IKE_REKEY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// A peer that has not gone on by then has had our answer all the same.
-const OVERTAKEN: Duration = Duration::from_secs(30);
+const HEARD: Duration = Duration::from_secs(30);
 
 /// A peer that puts us off for so long has lost track (RFC 7296, 2.25: "several minutes").
 const OUT_OF_SYNC: Duration = Duration::from_mins(5);
@@ -147,16 +147,12 @@ impl Live {
         let present = self.children.extract_if(.., |child| *child.name == *name);
         self.beside
             .extend(present.map(|child| Beside { child, fate }));
-        let expected = self.window.expected;
-        let meant = |beside: &&mut Beside| *beside.child.name == *name;
         let mut found = false;
-        for Beside { child, fate } in self.beside.iter_mut().filter(meant) {
-            // A DELETE that overtakes the answer to which the Child SA is due would be of nothing.
-            let open = child.answered;
-            let open = open.filter(|(id, _)| expected.wrapping_sub(*id) <= 1);
-            let by = open.map_or(now, |(_, at)| now.max(at + OVERTAKEN));
-            *fate = Fate::Ends { by };
-            found = true;
+        for beside in &mut self.beside {
+            if *beside.child.name == *name {
+                beside.fate = fate;
+                found = true;
+            }
         }
         if let Some((Purpose::ChildRekey(ours), _)) = &mut self.outstanding
             && *ours.name == *name
@@ -165,6 +161,15 @@ impl Live {
             found = true;
         }
         found
+    }
+
+    /// Whether the peer may not have the answer yet to which this Child SA is due: it has asked for
+    /// nothing since.
+    pub(crate) fn may_be_unheard(&self, child: &ChildSa, now: Duration) -> bool {
+        let since = |id| self.window.expected.wrapping_sub(id);
+        child
+            .answered
+            .is_some_and(|(id, at)| since(id) <= 1 && now < at + HEARD)
     }
 
     /// Lets a Child SA go that carries traffic: the peer is told as soon as it can be.

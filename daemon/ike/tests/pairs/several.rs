@@ -191,11 +191,29 @@ fn a_gateway_makes_one_too_and_asks_in_vain_for_none() {
     pair.run(SOON);
     assert_eq!(names(&pair.client), ["lab", "net", "six"]);
     assert!(pair.keys_agree());
-    // Whoever asked for it must have had the answer.
     pair.gateway_does(&Command::DownChild("rw".into(), "lab".into()));
-    pair.run(Duration::from_secs(30));
+    pair.run(SOON);
     assert_eq!(names(&pair.client), ["net", "six"]);
     assert!(pair.keys_agree());
+}
+
+#[test]
+fn a_delete_that_overtakes_the_answer_comes_again() {
+    for outage in [0, 5, 900, 4000, 20_000] {
+        let mut pair = up_with(12, reluctant_client, gateway);
+        let up = Command::UpChild("home".into(), "six".into());
+        pair.command(&up).expect("is up");
+        pair.weather.loss = 100;
+        pair.run(Duration::from_millis(100));
+        assert_eq!(names(&pair.gateway), ["lab", "net", "six"]);
+        pair.gateway_does(&Command::DownChild("rw".into(), "six".into()));
+        pair.run(Duration::from_millis(outage));
+        pair.weather.loss = 0;
+        pair.run(Duration::from_secs(35));
+        assert_eq!(names(&pair.client), ["lab", "net"], "after {outage} ms");
+        assert_eq!(names(&pair.gateway), ["lab", "net"], "after {outage} ms");
+        assert!(pair.keys_agree());
+    }
 }
 
 #[test]
