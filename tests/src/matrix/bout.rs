@@ -201,6 +201,10 @@ impl Bout<'_> {
     }
 
     pub(super) fn they_delete(&self) -> Result<()> {
+        // libreswan keeps an IKE SA for as long as another of its connections has a Child SA on it.
+        if self.terms.apart && self.foreign == Foreign::Libreswan {
+            self.peer.down_second()?;
+        }
         self.peer.down()?;
         self.is_clean()
     }

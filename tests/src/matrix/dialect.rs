@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::terms::{Auth, End, Key, NAME, Outer, PSKS, Role, SECOND, Stranger, Terms};
+use super::terms::{
+    Auth, End, Inner, Key, NAME, Outer, POOL, PSKS, RANGE, Role, SECOND, Stranger, Terms,
+};
 use crate::pki::{CA, OWN, OWN_CHAIN};
 
 /// Rekindle's connections.
@@ -24,7 +26,18 @@ pub(super) fn rekindle(terms: &Terms, role: Role) -> String {
             format!(", cacerts = [\"{CA}\"]"),
         ),
     };
-    let mut text = format!("{}\n[connections.{NAME}]\n{addresses}", terms.settings);
+    let (pool, leased) = match (terms.inner, role) {
+        (Inner::Leased, Role::Responder) => (
+            format!("[pools.inner]\naddrs = \"{POOL}\"\n"),
+            "pools = [\"inner\"]\n",
+        ),
+        (Inner::Leased, Role::Initiator) => (String::new(), "vips = [\"0.0.0.0\"]\n"),
+        _ => (String::new(), ""),
+    };
+    let mut text = format!(
+        "{}\n{pool}[connections.{NAME}]\n{addresses}{leased}",
+        terms.settings
+    );
     if terms.auth == Auth::Psk {
         let _ = writeln!(text, "psk = \"{}\"", PSKS[0]);
     }
@@ -46,7 +59,8 @@ pub(super) fn rekindle(terms: &Terms, role: Role) -> String {
         if !terms.esp.is_empty() {
             let _ = writeln!(text, "esp_proposals = [\"{}\"]", terms.esp);
         }
-        for (key, end) in [("local_ts", &own), ("remote_ts", &other)] {
+        let ends = [("local_ts", &own), ("remote_ts", &other)];
+        for (key, end) in ends.into_iter().filter(|(_, end)| !end.is_empty()) {
             let quoted = end.iter().map(|one| format!("\"{one}\""));
             let quoted: Vec<_> = quoted.collect();
             let _ = writeln!(text, "{key} = [{}]", quoted.join(", "));
@@ -85,15 +99,23 @@ pub(super) fn strongswan(terms: &Terms, role: Role) -> String {
         let _ = write!(
             nets,
             "{child} {{
-                local_ts = {}\n remote_ts = {}\n {}\n {}\n mode = tunnel }}\n",
-            own.join(","),
-            other.join(","),
+                {}\n {}\n {}\n {}\n mode = tunnel }}\n",
+            line("local_ts", &own.join(",")),
+            line("remote_ts", &other.join(",")),
             line("esp_proposals", terms.esp),
             terms.swan_child,
         );
     }
+    let (pool, leased) = match (terms.inner, role) {
+        (Inner::Leased, Role::Initiator) => (
+            format!("pools {{ inner {{ addrs = {RANGE} }} }}\n"),
+            "pools = inner",
+        ),
+        (Inner::Leased, Role::Responder) => (String::new(), "vips = 0.0.0.0"),
+        _ => (String::new(), ""),
+    };
     format!(
-        "connections {{ {NAME} {{
+        "{pool}connections {{ {NAME} {{ {leased}
             version = 2\n mobike = {mobike}\n local_addrs = {own_address}\n remote_addrs = {}\n {}\n {}
             local {{ auth = {how}\n id = {}\n {certs} }}
             remote {{ auth = {how}\n id = {}\n {cacerts} }}
@@ -147,13 +169,26 @@ fn libreswan_connection(terms: &Terms, role: Role, (name, at): (&str, usize)) ->
     ] {
         line(side, address);
         line(&format!("{side}id"), &libre_id(end.id));
-        line(
-            &format!("{side}subnet"),
-            end.networks.get(at).copied().unwrap_or_default(),
-        );
+        if let Some(network) = end.networks.get(at) {
+            line(&format!("{side}subnet"), network);
+        }
         if let Some(part) = end.part {
             line(&format!("{side}protoport"), part);
         }
+    }
+    match (terms.inner, role) {
+        (Inner::Leased, Role::Initiator) => {
+            line("leftmodecfgserver", "yes");
+            line("rightmodecfgclient", "yes");
+            line("rightaddresspool", RANGE);
+        }
+        (Inner::Leased, Role::Responder) => {
+            line("leftmodecfgclient", "yes");
+            line("rightmodecfgserver", "yes");
+            line("leftsubnet", "0.0.0.0/0");
+            line("narrowing", "yes");
+        }
+        _ => {}
     }
     match terms.auth {
         Auth::Psk => line("authby", "secret"),
@@ -169,7 +204,9 @@ fn libreswan_connection(terms: &Terms, role: Role, (name, at): (&str, usize)) ->
         line("ike", &libre_proposal(own.ike));
     }
     if !terms.esp.is_empty() {
-        line("esp", &libre_proposal(terms.esp));
+        // Its ESP wants a word for integrity before a group, also where the cipher needs none.
+        let proposal = libre_proposal(terms.esp);
+        line("esp", &proposal.replacen("-dh", "-none-dh", 1));
     }
     // The script behind it would set up routes, which are there, and takes seconds in the lab.
     line("leftupdown", "%disabled");

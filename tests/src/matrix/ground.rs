@@ -3,7 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 
 use super::terms::{
-    BRANCH, BRANCH6, CLIENT, CLIENT6, GATEWAY, GATEWAY6, HIDDEN, OFFICE, OFFICE6, Outer, Terms,
+    BRANCH, BRANCH6, CLIENT, CLIENT6, GATEWAY, GATEWAY6, HIDDEN, Inner, OFFICE, OFFICE6, Outer,
+    Terms,
 };
 use crate::{
     capture::{Capture, Tally},
@@ -57,7 +58,11 @@ impl Ground {
             Outer::Nat => ("10.0.0.1", "192.0.2.2"),
             Outer::V4 | Outer::V6 => (GATEWAY, CLIENT),
         };
-        inside(&client, BRANCH, "10.1.0.0/24", to_office)?;
+        if terms.inner == Inner::Leased {
+            client.ip(&format!("route add 10.1.0.0/24 via {to_office}"))?;
+        } else {
+            inside(&client, BRANCH, "10.1.0.0/24", to_office)?;
+        }
         inside(&gateway, OFFICE, "10.2.0.0/24", to_branch)?;
         if terms.outer != Outer::Nat {
             inside(&client, BRANCH6, "2001:db8:1::/64", GATEWAY6)?;

@@ -91,6 +91,8 @@ pub(super) enum Inner {
     V6,
     /// One of each.
     Both,
+    /// IPv4: the gateway's network, and an address that the client gets from the gateway's pool.
+    Leased,
 }
 
 /// Whether the foreign daemon is who it should be.
@@ -173,6 +175,7 @@ pub(super) struct End {
     pub(super) id: &'static str,
     pub(super) ike: &'static str,
     pub(super) address: &'static str,
+    /// None where its own leased address is all.
     pub(super) networks: Vec<&'static str>,
     /// Protocol and port.
     pub(super) part: Option<&'static str>,
@@ -199,16 +202,20 @@ impl Terms {
             Outer::Nat => [HIDDEN, GATEWAY],
         };
         let networks = |v4, v6| match self.inner {
-            Inner::V4 => vec![v4],
+            Inner::V4 | Inner::Leased => vec![v4],
             Inner::V6 => vec![v6],
             Inner::Both => vec![v4, v6],
+        };
+        let of_client = match self.inner {
+            Inner::Leased => Vec::new(),
+            _ => networks("10.2.0.0/24", "2001:db8:2::/64"),
         };
         [
             End {
                 id: self.ids[0],
                 ike: self.ike,
                 address: client,
-                networks: networks("10.2.0.0/24", "2001:db8:2::/64"),
+                networks: of_client,
                 part: self.parts.map(|[client, _]| *client),
             },
             End {
@@ -225,7 +232,7 @@ impl Terms {
     pub(super) fn inside(&self) -> Vec<[&'static str; 2]> {
         let (v4, v6) = ([BRANCH, OFFICE], [BRANCH6, OFFICE6]);
         match self.inner {
-            Inner::V4 => vec![v4],
+            Inner::V4 | Inner::Leased => vec![v4],
             Inner::V6 => vec![v6],
             Inner::Both => vec![v4, v6],
         }
@@ -247,7 +254,12 @@ pub(super) const GATEWAY6: &str = "2001:db8::1";
 pub(super) const CLIENT6: &str = "2001:db8::10";
 /// The client's address behind NAT.
 pub(super) const HIDDEN: &str = "10.0.0.2";
+/// In the client's network; where addresses are leased, the first one.
 pub(super) const BRANCH: &str = "10.2.0.1";
+/// The gateway's pool, where there is one.
+pub(super) const POOL: &str = "10.2.0.0/24";
+/// A few of them, for those that count in ranges.
+pub(super) const RANGE: &str = "10.2.0.1-10.2.0.9";
 pub(super) const OFFICE: &str = "10.1.0.1";
 pub(super) const BRANCH6: &str = "2001:db8:2::1";
 pub(super) const OFFICE6: &str = "2001:db8:1::1";

@@ -20,6 +20,8 @@ const TWO: Terms = Terms {
     ..PLAIN
 };
 const OWN_GROUP: Terms = Terms {
+    // Some exchange keys of a Child SA in the group of its IKE SA alone.
+    ike: "aes256gcm16-prfsha256-ecp256",
     esp: "aes256gcm16-ecp256",
     ..PLAIN
 };

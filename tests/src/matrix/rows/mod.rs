@@ -6,6 +6,7 @@ mod detours;
 mod life;
 mod logins;
 mod moves;
+mod pools;
 mod reach;
 mod refusals;
 mod suites;
@@ -22,6 +23,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         life::CASES,
         moves::CASES,
         children::CASES,
+        pools::CASES,
         refusals::CASES,
         absent::CASES,
     ]
