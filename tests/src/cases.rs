@@ -11,6 +11,7 @@ pub mod interop;
 pub mod lanes;
 pub mod leases;
 pub mod mangled;
+pub mod names;
 pub mod namespaces;
 pub mod roaming;
 pub mod sniffed;

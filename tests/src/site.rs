@@ -26,6 +26,8 @@ pub struct Site<'a> {
     program: PathBuf,
     tool: PathBuf,
     log_level: Option<&'static str>,
+    /// Stands in for `/etc/hosts`.
+    hosts: Option<PathBuf>,
     daemon: Option<Daemon>,
 }
 
@@ -78,6 +80,7 @@ impl<'a> Site<'a> {
             program,
             tool,
             log_level: None,
+            hosts: None,
             daemon: None,
         })
     }
@@ -91,6 +94,14 @@ impl<'a> Site<'a> {
     /// Logs less than the configuration says, from the next start on.
     pub fn log_at(&mut self, level: &'static str) {
         self.log_level = Some(level);
+    }
+
+    /// Gives it a file of hosts of its own, from the next start on; what is written later it sees at once.
+    pub fn write_hosts(&mut self, text: &str) -> Result<()> {
+        let file = self.folder.join("hosts");
+        fs::write(&file, text)?;
+        self.hosts = Some(file);
+        Ok(())
     }
 
     /// Gives a number of `[daemon]` another value, from the next start on.
@@ -125,7 +136,19 @@ impl<'a> Site<'a> {
     /// Starts keeper and engine, and waits until they answer.
     pub fn start(&mut self, lab: &Lab) -> Result<()> {
         let name = format!("rekindled-{}", self.namespace.name());
-        let mut command = self.namespace.command(&self.program);
+        let mut command = match &self.hosts {
+            None => self.namespace.command(&self.program),
+            // Each of these replaces itself by the next.
+            Some(hosts) => {
+                let mut command = self.namespace.command("unshare");
+                command
+                    .args(["--mount", "sh", "-c"])
+                    .arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"")
+                    .arg(hosts)
+                    .arg(&self.program);
+                command
+            }
+        };
         command
             .arg("--config")
             .arg(self.folder.join("rekindle.toml"));

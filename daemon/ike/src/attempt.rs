@@ -26,7 +26,7 @@ const LONGEST_RETRY: Duration = Duration::from_mins(1);
 impl Endpoint {
     /// Brings a connection up on the operator's word.
     pub(crate) fn up(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
-        let (connection, _) = self.dial(slot)?;
+        let connection = self.callable(slot)?;
         if self.is_alive(&connection) {
             return self.up_missing(slot, cx);
         }
@@ -38,7 +38,7 @@ impl Endpoint {
     // RFC 5723: N41, N42, L6
     /// Takes a connection down on the operator's word: DELETE, no ticket, no block policy.
     pub(crate) fn down(&mut self, at: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
-        let retrying = self.retries.remove(&at).is_some();
+        let retrying = self.retries.remove(&at).is_some() | self.end_look_up(at);
         let Some(slot) = self.slots.get_mut(at) else {
             return Err(CommandRefused::NoConnection);
         };
@@ -131,11 +131,22 @@ impl Endpoint {
         cx: &mut Context<'_>,
     ) -> Result<(), CommandRefused> {
         // Before the record is touched: a connection that cannot be dialled keeps it.
-        self.dial(slot)?;
+        self.callable(slot)?;
         self.retries.remove(&slot);
         self.sleepers.remove(&slot);
-        let config = self.slots.get(slot).map(|held| Arc::clone(&held.config));
-        let config = config.ok_or(CommandRefused::NoConnection)?;
+        if self.look_up(slot) {
+            return Ok(());
+        }
+        self.start(slot, cx)
+    }
+
+    /// The same, once it is known where the peer is.
+    pub(crate) fn start(
+        &mut self,
+        slot: usize,
+        cx: &mut Context<'_>,
+    ) -> Result<(), CommandRefused> {
+        let (config, _) = self.dial(slot)?;
         match self.take_record(&config, cx.now) {
             Some(record) => self.start_resume(slot, record, cx),
             None => self.start_full(slot, cx),
@@ -246,7 +257,8 @@ impl Endpoint {
 
     /// Whether the connection is up or on its way.
     fn is_alive(&self, connection: &Connection) -> bool {
-        !self.table.attempts_at(&connection.name).is_empty()
+        self.is_looked_up(connection)
+            || !self.table.attempts_at(&connection.name).is_empty()
             || match &connection.remote.id {
                 Some(peer) => {
                     let children = connection.children.iter();

@@ -28,6 +28,7 @@ use crate::{
     io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
     kernel::{KernelFailed, KernelOp, OpId},
     lease::{LeaseBook, LeaseId},
+    look_up::LookUp,
     peer::Connection,
     sa::{
         ike_sa::{IkeSa, State},
@@ -110,6 +111,8 @@ pub(crate) struct Slot {
     pub retries: u32,
     /// Where the routing table says a first message leaves from.
     pub dial_from: Option<IpAddr>,
+    /// Where its peer is, if that has to be looked up.
+    pub look_up: LookUp,
 }
 
 /// All IKE SAs of one worker.
@@ -171,6 +174,7 @@ impl Endpoint {
             wanted: false,
             retries: 0,
             dial_from: None,
+            look_up: LookUp::default(),
         };
         let workers = u32::from(settings.workers.max(1));
         let allowance = |whole: u32| Allowance::new(whole.div_ceil(workers));
@@ -215,6 +219,7 @@ impl Endpoint {
             Input::Deadline => self.deadlines(cx),
             Input::Kernel { op, result } => self.kernel_answered(op, result, cx),
             Input::Stored { id, done } => self.stored(id, done, cx),
+            Input::LookedUp { connection, found } => self.looked_up(&connection, found, cx),
         }
     }
 
@@ -292,7 +297,7 @@ impl Endpoint {
     #[must_use]
     pub fn may_dial(&self, connection: &str) -> bool {
         let config = self.config_of(connection);
-        config.is_some_and(|config| config.remote_addr.is_some())
+        config.is_some_and(|config| config.may_dial())
     }
 
     /// Whether there is no IKE SA that anybody would miss.
@@ -301,6 +306,13 @@ impl Endpoint {
         self.table
             .iter()
             .all(|sa| matches!(sa.state, State::Lingering(_)))
+    }
+
+    /// Where the peer of a connection that has to be looked up was called last.
+    #[must_use]
+    pub fn called(&self, connection: &str) -> Option<IpAddr> {
+        let slot = self.slots.get(self.slot_of(connection)?)?;
+        slot.look_up.called
     }
 
     /// The address to dial from, for a connection whose configuration leaves it to the routing table.
@@ -565,7 +577,9 @@ impl Endpoint {
         self.slots.get(self.slot_of(name)?)?.record.as_ref()
     }
 
-    pub(crate) fn config_of(&self, name: &str) -> Option<&Arc<Connection>> {
+    /// The settings of a connection.
+    #[must_use]
+    pub fn config_of(&self, name: &str) -> Option<&Arc<Connection>> {
         self.slots.get(self.slot_of(name)?).map(|slot| &slot.config)
     }
 

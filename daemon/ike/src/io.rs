@@ -13,6 +13,7 @@ use crate::{
     failure::Failure,
     kernel::{KernelFailed, KernelOp, OpId},
     lease::LeaseId,
+    look_up::Way,
     ticket::{Kept, Reference, Refused},
     view::Closed,
     wire::{header::Spi, id::Identity},
@@ -117,6 +118,13 @@ pub enum Input<'a> {
         /// Whether it is done.
         done: bool,
     },
+    /// What [`Output::LookUp`] asked for.
+    LookedUp {
+        /// The connection's name.
+        connection: Arc<str>,
+        /// Ways to its peer, best first, or why there is none.
+        found: Result<Vec<Way>, String>,
+    },
 }
 
 /// Number of a change of the gateway's store, unique within one run.
@@ -168,6 +176,13 @@ pub enum Output {
         path: Path,
         /// The message, without non-ESP marker.
         message: Vec<u8>,
+    },
+    /// Look up where the connection's peer is, by
+    /// [`Connection::remote_hosts`](crate::peer::Connection::remote_hosts), then report with
+    /// [`Input::LookedUp`].
+    LookUp {
+        /// The connection's name.
+        connection: Arc<str>,
     },
     /// Send one octet 0xFF to keep a NAT mapping alive (RFC 3948, 2.3).
     Keepalive {

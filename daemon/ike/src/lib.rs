@@ -18,6 +18,7 @@ mod flows;
 pub mod io;
 pub mod kernel;
 pub mod lease;
+mod look_up;
 pub mod peer;
 pub mod sa;
 mod session;
@@ -27,4 +28,5 @@ pub mod view;
 pub mod wire;
 
 pub use endpoint::{CommandRefused, Context, Endpoint, MAX_WORKERS, NodeKeys, Settings};
+pub use look_up::Way;
 pub use session::SessionRefused;

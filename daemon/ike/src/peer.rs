@@ -1,7 +1,7 @@
 //! Who may connect, how each side proves itself, and what is protected: one [`Connection`] for each
 //! `[connections.NAME]` of the configuration.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
     crypto::{CertificateChain, Secret, TrustAnchors},
@@ -23,6 +23,9 @@ pub struct Connection {
     pub more_addrs: Vec<IpAddr>,
     /// The peer's address; `None` for any, and cannot initiate.
     pub remote_addr: Option<IpAddr>,
+    /// Instead of that one: where the peer is looked up for each attempt, and called in turn; at most
+    /// [`Connection::MAX_HOSTS`].
+    pub remote_hosts: Vec<Host>,
     /// The UDP port of the first message; 500 outside of tests.
     pub remote_port: u16,
     /// How we prove who we are.
@@ -64,6 +67,8 @@ pub struct Connection {
 impl Connection {
     /// Child SAs of one configuration, and of one IKE SA.
     pub const MAX_CHILDREN: usize = 16;
+    /// Names and addresses of one peer.
+    pub const MAX_HOSTS: usize = 8;
 
     /// What it says of a Child SA.
     #[must_use]
@@ -75,8 +80,32 @@ impl Connection {
     pub(crate) fn accepts(&self, path: &Path) -> bool {
         let (ours, theirs) = (path.local.ip(), path.remote.ip());
         let here = self.local_addr.is_none_or(|local| local == ours);
+        // A name says where to call. Who may come under it, its proof decides.
+        let theirs_fits = |host: &Host| match host {
+            Host::Address(address) => *address == theirs,
+            Host::Name(_) => true,
+        };
         (here || self.more_addrs.contains(&ours))
             && self.remote_addr.is_none_or(|remote| remote == theirs)
+            && (self.remote_hosts.is_empty() || self.remote_hosts.iter().any(theirs_fits))
+    }
+}
+
+/// Where a peer is, as the configuration has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Host {
+    /// There.
+    Address(IpAddr),
+    /// Wherever this name leads at the time.
+    Name(Arc<str>),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
     }
 }
 

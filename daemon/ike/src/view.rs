@@ -182,6 +182,8 @@ pub enum Closed {
     Crashed,
     /// We are at another address, where it cannot follow.
     Moved,
+    /// Nobody knows where the peer is.
+    Unresolved,
 }
 
 impl Closed {
@@ -206,6 +208,7 @@ impl Closed {
             Self::Rekeyed => "rekeyed",
             Self::Crashed => "peer_crashed",
             Self::Moved => "moved",
+            Self::Unresolved => "unresolved",
         }
     }
 }

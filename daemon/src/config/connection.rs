@@ -87,7 +87,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
     }
     let section = entry.table()?.only(KEYS);
     let local_addrs = addresses::ours(&section);
-    let remote_addr = addresses::of_peer(&section);
+    let peer_at = addresses::of_peer(&section);
     let remote_port = optional(&section, "remote_port", IKE_PORT, |entry| {
         entry
             .integer(1..=u64::from(u16::MAX))
@@ -153,7 +153,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         .as_ref()
         .and_then(|section| remote_proof(section, &shared));
 
-    if start_up == Some(true) && remote_addr == Some(None) {
+    if start_up == Some(true) && peer_at == Some((None, Vec::new())) {
         section.fail(
             "start",
             "\"up\" needs to know whom to call; set remote_addrs",
@@ -165,11 +165,13 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
     let (local, key) = local?;
     let ike_lifetime = ike_lifetime?;
     let (local_addr, more_addrs) = local_addrs?;
+    let (remote_addr, remote_hosts) = peer_at?;
     let mut connection = Connection {
         name: Arc::from(name),
         local_addr,
         more_addrs,
-        remote_addr: remote_addr?,
+        remote_addr,
+        remote_hosts,
         remote_port: remote_port?,
         local,
         remote: RemoteAuth {

@@ -27,6 +27,7 @@ fn canonical(connection: &Connection) -> String {
         more_addrs: _,
         mobike: _,
         remote_addr,
+        remote_hosts,
         remote_port,
         local,
         remote,
@@ -50,6 +51,9 @@ fn canonical(connection: &Connection) -> String {
     lines.add("name", &name);
     lines.add_opt("local_addr", local_addr.as_ref());
     lines.add_opt("remote_addr", remote_addr.as_ref());
+    for host in remote_hosts {
+        lines.add("remote_addr", host);
+    }
     lines.add("remote_port", &remote_port);
     lines.add("local.id", &hex(&local.id.body()));
     match &local.credential {

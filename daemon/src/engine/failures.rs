@@ -156,9 +156,15 @@ impl Shelf {
 
     /// Whoever has most gives way, with his oldest.
     fn bound(&mut self) {
-        let of = |kept: &Kept| network(kept.failure.from.ip());
+        // Of a peer that was not found, nobody but its connection is known.
+        let of = |kept: &Kept| {
+            let failure = &kept.failure;
+            let nowhere = failure.from.ip().is_unspecified();
+            let connection = failure.connection.clone().filter(|_| nowhere);
+            (network(failure.from.ip()), connection)
+        };
         loop {
-            let mut counts: HashMap<u64, usize> = HashMap::new();
+            let mut counts: HashMap<_, usize> = HashMap::new();
             for kept in &self.kept {
                 *counts.entry(of(kept)).or_default() += 1;
             }

@@ -10,6 +10,7 @@ mod failures;
 mod front;
 mod inlets;
 mod logins;
+mod lookups;
 mod operator;
 mod posted;
 mod stores;

@@ -43,7 +43,9 @@ pub(super) struct Ways {
 #[derive(Debug)]
 struct Dialled {
     connection: Arc<str>,
-    remote: SocketAddr,
+    /// `None` if it has to be looked up; then it is where it was called last.
+    remote: Option<SocketAddr>,
+    port: u16,
     /// The address that its peer would see, when the table was asked last.
     local: Option<IpAddr>,
 }
@@ -54,13 +56,14 @@ impl Ways {
         let dialled: Vec<_> = connections
             .into_iter()
             .filter(|connection| connection.local_addr.is_none())
-            .filter_map(|connection| {
-                let remote = SocketAddr::new(connection.remote_addr?, connection.remote_port);
-                Some(Dialled {
-                    connection: Arc::clone(&connection.name),
-                    remote,
-                    local: None,
-                })
+            .filter(|connection| connection.may_dial())
+            .map(|connection| Dialled {
+                connection: Arc::clone(&connection.name),
+                remote: connection
+                    .remote_addr
+                    .map(|remote| SocketAddr::new(remote, connection.remote_port)),
+                port: connection.remote_port,
+                local: None,
             })
             .collect();
         let notices = if dialled.is_empty() {
@@ -81,7 +84,7 @@ impl Ways {
     pub(super) fn source_of(&mut self, connection: &str) -> Option<IpAddr> {
         let mut dialled = self.dialled.iter_mut();
         let way = dialled.find(|way| *way.connection == *connection)?;
-        let local = source_address(way.remote).ok()?;
+        let local = source_address(way.remote?).ok()?;
         way.local = Some(local);
         way.local
     }
@@ -121,14 +124,19 @@ impl Ways {
     }
 
     /// Connections whose peers would see another address than before, if it is time to look.
-    pub(super) fn look(&mut self, now: Duration) -> Vec<(Arc<str>, IpAddr)> {
+    pub(super) fn look(
+        &mut self,
+        now: Duration,
+        called: impl Fn(&str) -> Option<IpAddr>,
+    ) -> Vec<(Arc<str>, IpAddr)> {
         if self.look_at.is_none_or(|at| at > now) {
             return Vec::new();
         }
         self.look_at = None;
         let differs = |way: &mut Dialled| {
             // No way at all is not another one.
-            let local = source_address(way.remote).ok()?;
+            let found = || Some(SocketAddr::new(called(&way.connection)?, way.port));
+            let local = source_address(way.remote.or_else(found)?).ok()?;
             let before = way.local.replace(local);
             (before != Some(local)).then(|| (Arc::clone(&way.connection), local))
         };
@@ -145,7 +153,7 @@ fn subscribe() -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// Asks the routing table. Nothing is sent.
-fn source_address(remote: SocketAddr) -> io::Result<IpAddr> {
+pub(super) fn source_address(remote: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = match remote {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

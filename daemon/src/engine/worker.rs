@@ -29,6 +29,7 @@ use super::{
     failures::Failures,
     inlets::Inlets,
     logins::{self, Logins},
+    lookups::LookUps,
     operator::Question,
     posted::{Notices, Posted},
     stores::SessionDesk,
@@ -112,6 +113,7 @@ pub(super) struct Worker {
     /// Connections to be started, and when.
     starts: Vec<(Duration, Arc<str>)>,
     ways: Ways,
+    look_ups: LookUps,
     events: mpsc::UnboundedReceiver<KeeperEvent>,
     stored: mpsc::UnboundedReceiver<(StoreId, bool)>,
     questions: mpsc::Receiver<Question>,
@@ -190,6 +192,7 @@ impl Worker {
                 .collect(),
             start_up,
             ways: Ways::new(connections),
+            look_ups: LookUps::new(),
             events: start.events,
             stored,
             questions,
@@ -235,6 +238,9 @@ impl Worker {
                 },
                 Some((id, done)) = self.stored.recv() => self.feed(Input::Stored { id, done }),
                 Some(question) = self.questions.recv() => self.asked(question),
+                Some((connection, found)) = self.look_ups.done() => {
+                    self.feed(Input::LookedUp { connection, found });
+                }
                 () = self.ways.changed() => self.ways.note(now().boot),
                 () = tokio::time::sleep(wake) => self.deadlines(),
                 Some(handed_on) = self.handed_on.recv() => {
@@ -325,7 +331,8 @@ impl Worker {
             self.command(Command::Up(connection))
                 .unwrap_or_else(|refused| debug!("{refused}"));
         }
-        for (connection, local) in self.ways.look(now) {
+        let called = |connection: &str| self.endpoint.called(connection);
+        for (connection, local) in self.ways.look(now, called) {
             self.relocate(&connection, local);
         }
         if self.purge_at <= now {
@@ -460,6 +467,11 @@ impl Worker {
                             text: error.to_string(),
                         });
                         self.feed(Input::Kernel { op, result });
+                    }
+                }
+                Output::LookUp { connection } => {
+                    if let Some(config) = self.endpoint.config_of(&connection) {
+                        self.look_ups.begin(Arc::clone(config));
                     }
                 }
                 Output::LeaseEnded(lease) => self.leases.end(lease, now()),

@@ -518,6 +518,7 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
         local_addr: None,
         more_addrs: Vec::new(),
         remote_addr: None,
+        remote_hosts: Vec::new(),
         remote_port: 500,
         local: LocalAuth {
             id,

@@ -13,12 +13,17 @@ pub(super) fn screen(failures: &[PeerFailure]) -> String {
     }
     let mut text = String::new();
     for one in failures {
-        let addr = if one.addr.contains(':') {
-            format!("[{}]:{}", one.addr, one.port)
-        } else {
-            format!("{}:{}", one.addr, one.port)
-        };
-        let mut head = format!("{}  {addr}", one.time);
+        let mut head = one.time.clone();
+        match one.addr.as_str() {
+            // Nobody was found there.
+            "0.0.0.0" => {}
+            v6 if v6.contains(':') => {
+                let _infallible = write!(head, "  [{v6}]:{}", one.port);
+            }
+            v4 => {
+                let _infallible = write!(head, "  {v4}:{}", one.port);
+            }
+        }
         for more in [&one.connection, &one.identity].into_iter().flatten() {
             head = head + "  " + more;
         }

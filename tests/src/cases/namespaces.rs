@@ -1,6 +1,6 @@
 //! Daemons talking in namespaces of a kernel that need not have ESP.
 
-use super::{challenge, dataplane, flood, lanes, mangled, storm, why, workers};
+use super::{challenge, dataplane, flood, lanes, mangled, names, storm, why, workers};
 use crate::suite::Case;
 
 /// In the order in which they run.
@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     mangled::SURVIVES,
     why::TOLD,
     why::REVOKED,
+    names::LOOKED_UP,
     workers::AS_ONE,
     workers::ONE_QUEUE,
     workers::MOVES,

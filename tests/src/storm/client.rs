@@ -190,6 +190,7 @@ impl Client {
                 }
                 // There is no NAT on the way and no gate, and sessions are kept in memory.
                 Output::Keepalive { .. }
+                | Output::LookUp { .. }
                 | Output::LeaseEnded(_)
                 | Output::Session { .. }
                 | Output::OwnSpi { .. }
@@ -234,6 +235,7 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
         local_addr: Some(address),
         more_addrs: Vec::new(),
         remote_addr: Some(gateway.into()),
+        remote_hosts: Vec::new(),
         remote_port: IKE_PORT,
         local: LocalAuth {
             id: identity(&identity_of(number))?,

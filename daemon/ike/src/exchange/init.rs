@@ -311,6 +311,10 @@ impl Endpoint {
             Due::Wait => {}
             Due::Resend => {
                 let message = sent.out.message.clone();
+                let Some(same) = self.try_elsewhere(sa, cx) else {
+                    return;
+                };
+                sa = same;
                 self.send_all(sa.path, &message);
             }
             Due::Dead => return self.close(sa, Closed::Timeout, cx),
@@ -328,7 +332,8 @@ impl Endpoint {
             return Err(CommandRefused::Full);
         }
         let local = config.local_addr.or(held.dial_from);
-        let (Some(local), Some(remote)) = (local, config.remote_addr) else {
+        let remote = config.remote_addr.or(held.look_up.called);
+        let (Some(local), Some(remote)) = (local, remote) else {
             return Err(CommandRefused::CannotInitiate);
         };
         let path = Path {

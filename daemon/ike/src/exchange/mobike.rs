@@ -297,9 +297,11 @@ impl Live {
     }
 
     fn peer_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let said = self.mobike.iter().flat_map(|mobike| &mobike.additional);
-        let configured = self.connection.remote_addr.into_iter();
-        configured.chain(said.copied())
+        let mobike = self.mobike.as_ref();
+        let said = mobike.into_iter().flat_map(|mobike| &mobike.additional);
+        let called = mobike.and_then(|mobike| mobike.called);
+        let first = self.connection.remote_addr.or(called);
+        first.into_iter().chain(said.copied())
     }
 
     /// Initiator: where to send what the peer does not answer, after so many tries.

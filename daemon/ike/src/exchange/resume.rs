@@ -408,6 +408,10 @@ impl Endpoint {
             Due::Wait => {}
             Due::Resend => {
                 let message = sent.out.message.clone();
+                let Some(same) = self.try_elsewhere(sa, cx) else {
+                    return;
+                };
+                sa = same;
                 self.send_all(sa.path, &message);
             }
             Due::Dead => return self.close(sa, Closed::Timeout, cx),

@@ -4,6 +4,7 @@ use std::{fmt::Write as _, sync::Arc};
 
 use crate::{
     exchange::ChildError,
+    look_up::listed,
     peer::{Child, Connection},
     sa::{
         offered,
@@ -85,6 +86,13 @@ pub enum Cause {
     TicketProof,
     /// The kernel does not take the Child SA; in its words.
     Kernel(String),
+    /// The names of the peer lead nowhere.
+    Unresolved {
+        /// What was looked up.
+        hosts: String,
+        /// What the resolver says, or the routing table.
+        why: String,
+    },
     /// The peer does not answer a request of ours.
     NoAnswer,
     /// The peer has called and has not gone on.
@@ -156,6 +164,14 @@ impl Cause {
         }
     }
 
+    /// What comes of looking up where a connection's peer is.
+    pub(crate) fn unresolved(connection: &Connection, why: &str) -> Self {
+        Self::Unresolved {
+            hosts: listed(&connection.remote_hosts),
+            why: why.chars().take(MAX_TEXT).collect(),
+        }
+    }
+
     /// What the kernel says.
     #[must_use]
     pub fn kernel(text: &str) -> Self {
@@ -179,6 +195,7 @@ impl Cause {
             Self::Ticket(_) | Self::TicketNack => "ticket_refused",
             Self::TicketProof => "ticket_unproven",
             Self::Kernel(_) => "install_child_sa_failed",
+            Self::Unresolved { .. } => "unresolved",
             Self::NoAnswer => "no_answer",
             Self::NotContinued { .. } => "half_open_timeout",
             Self::Lost => "peer_lost",
@@ -203,6 +220,7 @@ impl Cause {
             Self::NoAddress | Self::AddressRequired => "inner addresses",
             Self::Ticket(_) | Self::TicketNack | Self::TicketProof => "resumption",
             Self::Kernel(_) => "kernel",
+            Self::Unresolved { .. } => "looking up the peer",
             Self::NoAnswer | Self::Lost => "waiting for an answer",
             Self::NotContinued { .. } => "waiting for the next request",
             Self::Malformed | Self::TooLong => "reading",
@@ -223,6 +241,7 @@ impl Cause {
             Self::NoIdentity { asked_for } => asked_for.as_ref().map_or(0, |id| id.data().len()),
             Self::OtherIdentity { wanted } => wanted.len(),
             Self::Unproven { certificate, .. } => certificate.as_ref().map_or(0, Culprit::octets),
+            Self::Unresolved { hosts, why } => hosts.len() + why.len(),
             Self::Kernel(text) => text.len(),
             _ => 0,
         }

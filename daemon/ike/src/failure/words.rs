@@ -61,6 +61,9 @@ impl Failure {
                     text.escape_debug()
                 )
             }
+            Cause::Unresolved { hosts, why } => {
+                format!("no way to {hosts} is known: {}", why.escape_debug())
+            }
             Cause::NoAnswer => format!("no answer to our {}", exchange(self.exchange)),
             Cause::NotContinued { corrupt: false } => {
                 "the peer has called, was answered, and has not gone on".to_owned()
@@ -127,6 +130,9 @@ impl Failure {
                 "nothing: the ticket is still its owner's; if it was its owner, compare `compat`"
             }
             Cause::Kernel(_) => "look whether the kernel has ESP and the algorithm",
+            Cause::Unresolved { .. } => {
+                "correct remote_addrs, or see whether this machine's resolver answers (/etc/resolv.conf)"
+            }
             Cause::NoAnswer if self.exchange == Exchange::IkeAuth => {
                 "look at the peer's log; long messages may be lost on the way: lower fragment_size"
             }
@@ -182,13 +188,14 @@ impl Failure {
 /// One line for a log.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.from)?;
-        if let Some(connection) = &self.connection {
-            write!(f, " {connection}")?;
+        let mut parts = Vec::new();
+        // Whoever was not found has no address.
+        if !self.from.ip().is_unspecified() {
+            parts.push(self.from.to_string());
         }
-        if let Some(peer) = self.peer_shown() {
-            write!(f, " {peer}")?;
-        }
+        parts.extend(self.connection.as_deref().map(str::to_owned));
+        parts.extend(self.peer_shown());
+        write!(f, "{}", parts.join(" "))?;
         write!(f, ": {}: {}", self.exchange_name(), self.verdict())?;
         if let Some(notify) = self.notify() {
             write!(f, " ({notify})")?;

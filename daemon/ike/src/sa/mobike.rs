@@ -17,6 +17,8 @@ pub(crate) const MAX_ADDITIONAL: usize = 16;
 pub(crate) struct Mobike {
     /// Where the peer says that it can be reached too (RFC 4555, 3.4).
     pub additional: Vec<IpAddr>,
+    /// Initiator: where it was called, which the configuration need not say.
+    pub called: Option<IpAddr>,
     /// Initiator: the responder is to be told of the addresses when the window allows (3.5).
     pub update_pending: bool,
     /// Initiator: what the responder has said of where it sees us (3.8).

@@ -132,6 +132,8 @@ pub(crate) struct Node {
     /// SPIs of ours in use, as a gate would know them, and the first message it was last told of.
     pub(crate) own_spis: BTreeSet<[u8; 8]>,
     pub(crate) admitted: Option<([u8; 8], IpAddr, [u8; 16])>,
+    /// Connections whose peers are to be looked up.
+    pub(crate) asked_for: Vec<Arc<str>>,
 }
 
 impl Node {
@@ -167,6 +169,7 @@ impl Node {
             sessions: Vec::new(),
             own_spis: BTreeSet::new(),
             admitted: None,
+            asked_for: Vec::new(),
         }
     }
 
@@ -195,7 +198,7 @@ impl Node {
         }
     }
 
-    fn handle(&mut self, input: Input<'_>, now: Stamp) {
+    pub(crate) fn handle(&mut self, input: Input<'_>, now: Stamp) {
         let (env, ledger, leases) = (&mut self.env, &mut self.ledger, &mut self.leases);
         let cx = &mut Context {
             now,
@@ -417,6 +420,7 @@ impl Pair {
                         self.launch(path.local, path.remote, message);
                     }
                     Output::Keepalive { .. } => {}
+                    Output::LookUp { connection } => node.asked_for.push(connection),
                     Output::OwnSpi { spi, live: true } => {
                         assert!(node.own_spis.insert(spi), "known to be live");
                     }

@@ -14,6 +14,7 @@ mod handshake;
 mod hostile;
 mod kinds;
 mod lifetime;
+mod look_up;
 mod mobike;
 mod operator;
 mod pinned;

@@ -65,6 +65,7 @@ pub(crate) fn side(
         local_addr: Some(local.parse().expect("address")),
         more_addrs: Vec::new(),
         remote_addr: remote.map(|remote| remote.parse().expect("address")),
+        remote_hosts: Vec::new(),
         remote_port: 500,
         local: LocalAuth {
             id: Identity::from_text(id).expect("identity"),

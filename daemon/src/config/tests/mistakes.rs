@@ -160,7 +160,7 @@ const WRONG_IN_CONNECTION: &[(&str, &str)] = &[
     ),
     (
         "local_addrs = \"gw.example\"",
-        "local_addrs: \"gw.example\" is not an IP address; host names",
+        "local_addrs: \"gw.example\" is not an IP address; addresses of ours",
     ),
     ("local_addrs = []", "local_addrs: takes 1 to 9 addresses"),
     (
@@ -168,8 +168,20 @@ const WRONG_IN_CONNECTION: &[(&str, &str)] = &[
         "local_addrs: \"%any\" is not an IP address",
     ),
     (
-        "remote_addrs = [\"::1\", \"::2\"]",
-        "remote_addrs: takes exactly one address",
+        "remote_addrs = []",
+        "remote_addrs: takes 1 to 8 addresses or host names",
+    ),
+    (
+        "remote_addrs = [\"gw.example\", \"192.0.2.256\"]",
+        "remote_addrs: \"192.0.2.256\" is neither an IP address nor a host name; write 192.0.2.1",
+    ),
+    (
+        "remote_addrs = [\"gw.example\", \"%any\"]",
+        "remote_addrs: \"%any\" is neither",
+    ),
+    (
+        "remote_addrs = \"-gw.example\"",
+        "remote_addrs: \"-gw.example\" is neither",
     ),
     ("remote_port = 0", "remote_port: must be from 1 to 65535"),
     ("proposals = []", "proposals: is empty"),

@@ -265,7 +265,10 @@ impl Endpoint {
             child,
             leased,
             nat,
-            mobike,
+            mobike: mobike.map(|said| Mobike {
+                called: Some(sa.path.remote.ip()),
+                ..said
+            }),
             origin,
         };
         let mut live = Live::new(proven, now);

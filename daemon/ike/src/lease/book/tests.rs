@@ -37,6 +37,7 @@ fn connection(name: &str, pools: &[Arc<Pool>]) -> Connection {
         local_addr: None,
         more_addrs: Vec::new(),
         remote_addr: None,
+        remote_hosts: Vec::new(),
         remote_port: 500,
         local: LocalAuth {
             id,
