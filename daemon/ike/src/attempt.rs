@@ -68,7 +68,7 @@ impl Endpoint {
         }
         if let Some(peer) = slept_with.filter(|_| of_many) {
             for child in &connection.children {
-                let owner = owner(&connection, &child.name, &peer);
+                let owner = owner(&connection, &child.name, &peer, &[]);
                 self.kernel(KernelOp::Release { owner });
             }
         }
@@ -262,8 +262,8 @@ impl Endpoint {
             || match &connection.remote.id {
                 Some(peer) => {
                     let children = connection.children.iter();
-                    let owners = children.map(|child| owner(connection, &child.name, peer));
-                    let mut owners = owners.chain([bare(connection, peer)]);
+                    let owners = children.map(|child| owner(connection, &child.name, peer, &[]));
+                    let mut owners = owners.chain([bare(connection, peer, &[])]);
                     owners.any(|owner| !self.table.of_owner(&owner).is_empty())
                 }
                 None => !self.ids_of(connection).is_empty(),

@@ -32,6 +32,7 @@ use crate::{
     peer::Connection,
     sa::{
         ike_sa::{IkeSa, State},
+        presence::Presence,
         table::SaTable,
         window::Datagrams,
     },
@@ -266,6 +267,11 @@ impl Endpoint {
     /// whichever worker it likes.
     pub fn share_openings(&mut self, openings: Arc<Openings>) {
         self.openings = openings;
+    }
+
+    /// Knows of the peers that are up with others of the same gateway.
+    pub fn share_presence(&mut self, presence: Arc<Presence>) {
+        self.table.presence = presence;
     }
 
     /// A new epoch of ticket keys.

@@ -57,6 +57,8 @@ pub struct Connection {
     pub pools: Vec<Arc<Pool>>,
     /// Client: inner addresses to ask for, at most one of each family; unspecified for any.
     pub vips: Vec<IpAddr>,
+    /// Gateway: what becomes of the SA that an identity has when it logs in once more.
+    pub unique: Unique,
     /// What the peer does otherwise than the RFCs say.
     pub compat: Compat,
     /// SHA-256 over the connection's settings. A session record or ticket made under other settings is
@@ -107,6 +109,20 @@ impl fmt::Display for Host {
             Self::Name(name) => name.fmt(f),
         }
     }
+}
+
+/// What a second login of one identity does to the SA of the first. A resumption is no login: it always
+/// takes the place of the SA that its ticket came with.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Unique {
+    /// It takes its place.
+    #[default]
+    Replace,
+    /// It is refused, unless the peer says that it knows of no other (INITIAL_CONTACT, RFC 7296, 2.4), or
+    /// comes from where the first one is: so it authenticates anew.
+    Keep,
+    /// Nothing, whatever the peer says: they stand side by side, each with inner addresses of its own.
+    Never,
 }
 
 /// Deviations of a peer from the RFCs that a connection goes along with.

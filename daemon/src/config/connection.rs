@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ike::peer::{Compat, Connection, RemoteAuth, Resume, Suspend};
+use ike::peer::{Compat, Connection, RemoteAuth, Resume, Suspend, Unique};
 
 use super::{
     MAX_NAME, ResumeConfig, addresses,
@@ -60,6 +60,7 @@ pub(super) const KEYS: &[&str] = &[
     "start",
     "suspend",
     "tickets",
+    "unique",
     "vips",
 ];
 
@@ -119,6 +120,20 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
             &[Suspend::Memory, Suspend::Expire, Suspend::Disk].map(|form| (form.word(), form)),
         )
     });
+    let unique = optional(&section, "unique", Unique::Replace, |entry| {
+        entry.choice(&[
+            ("replace", Unique::Replace),
+            ("keep", Unique::Keep),
+            ("never", Unique::Never),
+        ])
+    });
+    if let (Some(Unique::Never), Some(entry), None) =
+        (unique, section.entry("unique"), section.entry("pools"))
+    {
+        entry.fail(
+            "\"never\" needs pools: what shares one identity is told apart by its inner address",
+        );
+    }
     let mobike = optional(&section, "mobike", true, Entry::boolean);
     let by_reference = optional(&section, "tickets", around.resume.by_reference, |entry| {
         entry.choice(TICKET_FORMS)
@@ -188,6 +203,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         liveness: liveness?,
         pools: pools?,
         vips: vips?,
+        unique: unique?,
         compat: compat?,
         mobike: mobike?,
         resume: Resume {

@@ -41,6 +41,8 @@ fn canonical(connection: &Connection) -> String {
         reauth,
         liveness,
         resume,
+        // It concerns logins, and no session that there is.
+        unique: _,
         // What a client gets of them is said anew in every exchange.
         pools: _,
         vips,

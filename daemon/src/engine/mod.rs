@@ -177,6 +177,7 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
         boot_id: boot.boot_id,
         epochs,
         openings: Arc::new(Openings::new(key())),
+        presence: Arc::default(),
         spread: key(),
         notices: board.map(Notices::begin),
         denied: config.gate.denied.into(),

@@ -17,6 +17,7 @@ use ike::{
     defence::{cookie::CookieSecrets, openings::Openings},
     io::{Command, Event, Input, Output, Path, Stamp, StoreId},
     peer::Connection,
+    sa::presence::Presence,
     view::SaState,
 };
 use tokio::sync::mpsc;
@@ -67,6 +68,7 @@ pub(super) struct Common {
     pub(super) boot_id: [u8; 16],
     pub(super) epochs: Epochs,
     pub(super) openings: Arc<Openings>,
+    pub(super) presence: Arc<Presence>,
     /// What first messages are spread by where the kernel does not do it.
     pub(super) spread: SipKey,
     pub(super) notices: Option<Arc<Notices>>,
@@ -155,6 +157,7 @@ impl Worker {
             &mut environment,
         );
         endpoint.share_openings(Arc::clone(&common.openings));
+        endpoint.share_presence(Arc::clone(&common.presence));
         let inlets = Inlets::new(start.sockets)?;
         let dispatch = Dispatch {
             worker: number,

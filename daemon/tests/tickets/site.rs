@@ -21,7 +21,8 @@ use ike::{
     kernel::EspCipher,
     lease::NoLeases,
     peer::{
-        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start, Suspend,
+        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start,
+        Suspend, Unique,
     },
     sa::proposal::{EspProposal, IkeSuite},
     ticket::{Kept, Reference},
@@ -553,6 +554,7 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
         liveness: Duration::ZERO,
         pools: Vec::new(),
         vips: Vec::new(),
+        unique: Unique::Replace,
         compat: Compat::Rfc,
         mobike: true,
         resume: Resume {

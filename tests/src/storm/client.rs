@@ -20,7 +20,8 @@ use ike::{
     kernel::EspCipher,
     lease::NoLeases,
     peer::{
-        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start, Suspend,
+        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start,
+        Suspend, Unique,
     },
     sa::proposal::{EspProposal, IkeSuite},
     ticket::{Kept, Reference},
@@ -275,6 +276,7 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
         },
         pools: Vec::new(),
         vips: Vec::new(),
+        unique: Unique::Replace,
         compat: Compat::Rfc,
         // It has one socket, and with MOBIKE it would go on from port 4500 (RFC 4555, 3.3).
         mobike: false,

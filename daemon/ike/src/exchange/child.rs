@@ -9,7 +9,7 @@ use crate::{
     failure::{Cause, Failure, Standing},
     io::{Event, Path},
     kernel::{ChildInstall, EspKey, KernelFailed, KernelOp, Owner},
-    peer::{Child, Connection},
+    peer::{Child, Connection, Unique},
     sa::{
         ike_sa::{ChildSa, IkeSa, Installing, State},
         nat::Nat,
@@ -206,17 +206,27 @@ fn terms(
 
 /// Whose kernel state a Child SA is. A connection with one possible peer has one owner for each child,
 /// whoever that peer is.
-pub(crate) fn owner(connection: &Connection, child: &str, peer: &Identity) -> Owner {
+pub(crate) fn owner(
+    connection: &Connection,
+    child: &str,
+    peer: &Identity,
+    leased: &[IpAddr],
+) -> Owner {
     let whole = whole(connection, child);
-    match &connection.remote.id {
+    let owner = match &connection.remote.id {
         Some(_) => whole,
         None => Owner(Arc::from(format!("{}/{peer}", whole.0))),
+    };
+    // Who is there more than once is told apart by what it has inside.
+    match (connection.unique, leased.first()) {
+        (Unique::Never, Some(inside)) => Owner(Arc::from(format!("{}@{inside}", owner.0))),
+        _ => owner,
     }
 }
 
 /// What an IKE SA without Child SAs is known by; no child's name is empty.
-pub(crate) fn bare(connection: &Connection, peer: &Identity) -> Owner {
-    owner(connection, "", peer)
+pub(crate) fn bare(connection: &Connection, peer: &Identity, leased: &[IpAddr]) -> Owner {
+    owner(connection, "", peer, leased)
 }
 
 /// Who owns what belongs to a child of a connection and to no one peer of it.
@@ -423,7 +433,7 @@ impl Endpoint {
         if sa.initiator {
             self.want_children(&mut live, cx);
         }
-        let mut owners = vec![bare(&connection, &live.peer)];
+        let mut owners = vec![bare(&connection, &live.peer, &live.leased.addresses)];
         owners.extend(live.children.iter().map(|child| child.owner.clone()));
         let id = sa.id;
         sa.state = State::Up(live);

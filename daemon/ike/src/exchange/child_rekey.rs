@@ -95,7 +95,7 @@ impl Endpoint {
         let State::Up(live) = &mut sa.state else {
             return self.check_in(sa);
         };
-        let owner = child::owner(&live.connection, name, &live.peer);
+        let owner = child::owner(&live.connection, name, &live.peer, &live.leased.addresses);
         let idle = live.may_ask(&owner);
         let again = if idle {
             Refusal::Final

@@ -143,9 +143,10 @@ fn free_owner(asking: &Asking<'_>, name: &Arc<str>) -> Owner {
         .into_iter()
         .flat_map(|live| live.called(name))
         .collect();
+    let of_child = |name: &str| owner(asking.connection, name, asking.peer, asking.leased);
     let numbered = |number: usize| match number {
-        1 => owner(asking.connection, name, asking.peer),
-        _ => owner(asking.connection, &format!("{name}#{number}"), asking.peer),
+        1 => of_child(name),
+        _ => of_child(&format!("{name}#{number}")),
     };
     let free = |owner: &Owner| !taken.iter().any(|child| child.owner == *owner);
     // Of one more number than there are Child SAs one is free.

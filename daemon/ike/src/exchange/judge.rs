@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    child::{self, ChildError, Exchanging, Terms},
+    child::{self, ChildError, Exchanging, Terms, bare},
     choice::{Asking, Choice, Misfit, choose},
     configuration::{self, Grant},
     mobike::no_nat_in_between,
@@ -18,7 +18,7 @@ use crate::{
     failure::{Cause, Failure, Standing},
     io::Stamp,
     lease::Leased,
-    peer::Connection,
+    peer::{Connection, Unique},
     sa::{
         first::FirstExchange,
         ike_sa::{AuthSent, IkeSa, Ripe},
@@ -221,6 +221,14 @@ impl Endpoint {
             connection: Some(Arc::clone(&connection)),
             ..denied
         };
+        if ripe.ticket.is_none()
+            && connection.unique == Unique::Keep
+            && !is_initial_contact(&chain)
+            && let peer = bare(&connection, &id_i, &[])
+            && let Some(at) = self.table.presence.elsewhere(&peer, sa.path.remote)
+        {
+            return Err(within(Denied::new(refused, Cause::UpElsewhere { at })));
+        }
         if !no_nat_in_between(&chain, &sa.path) {
             return Err(within(NotifyKind::UNEXPECTED_NAT_DETECTED.into()));
         }
@@ -497,4 +505,10 @@ const fn reason_of(error: NotifyKind) -> Closed {
         NotifyKind::TEMPORARY_FAILURE => Closed::Kernel,
         _ => Closed::Protocol,
     }
+}
+
+/// Whether the peer says that it knows of no other SA between the two identities (RFC 7296, 2.4).
+fn is_initial_contact(chain: &Chain<'_>) -> bool {
+    let mut kinds = chain.notifies().map(|notify| notify.kind);
+    kinds.any(|kind| kind == NotifyKind::INITIAL_CONTACT)
 }

@@ -1,6 +1,6 @@
 //! What can go wrong with a peer, and the step of its exchange at which it does.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 
 use crate::{
     exchange::ChildError,
@@ -62,6 +62,11 @@ pub enum Cause {
     OtherIdentity {
         /// Whom we wanted.
         wanted: String,
+    },
+    /// It is up already, and the connection keeps that.
+    UpElsewhere {
+        /// Where.
+        at: SocketAddr,
     },
     /// It wants EAP, or it has forgotten to prove itself.
     NoProof,
@@ -187,6 +192,7 @@ impl Cause {
             Self::Selectors { .. } => "ts_mismatch",
             Self::NoConnection => "no_connection",
             Self::NoIdentity { .. } | Self::OtherIdentity { .. } => "identity_mismatch",
+            Self::UpElsewhere { .. } => "up_already",
             Self::NoProof => "no_proof",
             Self::Unproven { why, .. } => why.word(),
             Self::OwnProof => "local_auth_failed",
@@ -224,7 +230,7 @@ impl Cause {
             Self::NoAnswer | Self::Lost => "waiting for an answer",
             Self::NotContinued { .. } => "waiting for the next request",
             Self::Malformed | Self::TooLong => "reading",
-            Self::Full | Self::TooMuch(_) => "limits",
+            Self::UpElsewhere { .. } | Self::Full | Self::TooMuch(_) => "limits",
             Self::Refused => match exchange {
                 Exchange::IkeAuth => "authentication",
                 _ => "waiting for an answer",

@@ -38,6 +38,9 @@ impl Failure {
             Cause::OtherIdentity { wanted } => {
                 format!("the peer is {}, and not {}", who(&self.peer), cut(wanted))
             }
+            Cause::UpElsewhere { at } => {
+                format!("the peer is up already, at {at}, and `unique` keeps that")
+            }
             Cause::NoProof => "the peer sent no AUTH payload: it wants EAP".to_owned(),
             Cause::Unproven { why, certificate } => unproven(*why, certificate.as_ref()),
             Cause::OwnProof => {
@@ -113,6 +116,9 @@ impl Failure {
                 "correct remote.id and local.id of the connection, or the peer's"
             }
             Cause::OtherIdentity { .. } => "correct remote.id, or the peer's identity",
+            Cause::UpElsewhere { .. } => {
+                "if that SA is left over, it ends within dpd_delay and 40 s; or set unique = \"replace\""
+            }
             Cause::NoProof => "let the peer log in by certificate or pre-shared key",
             Cause::Unproven { why, certificate } => return mend(*why, certificate.as_ref()),
             Cause::OwnProof => {

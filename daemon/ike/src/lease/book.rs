@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Granted, LeaseBook, LeaseId, LeaseRequest, Pool};
-use crate::{io::Stamp, wire::id::Identity};
+use crate::{io::Stamp, peer::Unique, wire::id::Identity};
 
 /// Leases of all pools together, in use or not. Beyond it the oldest that is not in use changes hands,
 /// however large the pool.
@@ -267,12 +267,19 @@ impl Book {
             let until = self.spoken_for.get(address);
             until.is_none_or(|until| *until <= request.now.boot)
         };
-        let mine = self.holders.get(holder);
-        if let Some(address) = mine
-            .into_iter()
-            .flatten()
-            .find(|a| of_family(a) && in_pools(**a))
-        {
+        let mine = self.holders.get(holder).into_iter().flatten();
+        let mut mine = mine.filter(|a| of_family(a) && in_pools(**a));
+        let own = match request.connection.unique {
+            Unique::Replace | Unique::Keep => mine.next(),
+            // It may be there more than once. What an SA has goes only to whoever knows it: this is the
+            // same client then, come back.
+            Unique::Never => {
+                let in_use = |a: &IpAddr| self.leases.get(a).is_some_and(|entry| entry.uses > 0);
+                let known = mine.clone().find(|a| **a == wanted);
+                known.or_else(|| mine.find(|a| !in_use(a)))
+            }
+        };
+        if let Some(address) = own {
             return Some(*address);
         }
         let room = self.leases.len() < MAX_LEASES;

@@ -19,7 +19,7 @@ use crate::{
     io::{Past, Path, Stamp, TicketLedger},
     kernel::{EspCipher, Owner},
     lease::Leased,
-    peer::{Child, Connection},
+    peer::{Child, Connection, Unique},
     ticket::{
         Kept, Opened, Reference, SessionRecord, TicketName,
         state::{AuthMethod, CertificateFacts},
@@ -520,12 +520,22 @@ impl IkeSa {
     pub(crate) fn owners(&self) -> impl Iterator<Item = Owner> {
         let bare = match &self.state {
             State::Up(live) if live.children.is_empty() && live.moved_until.is_none() => {
-                Some(bare(&live.connection, &live.peer))
+                Some(bare(&live.connection, &live.peer, &live.leased.addresses))
             }
             _ => None,
         };
         let owners = self.children().iter().map(|child| child.owner.clone());
         owners.chain(bare)
+    }
+
+    /// The peer whose SA this is, if a second login of that peer is to leave it alone.
+    pub(crate) fn kept_peer(&self) -> Option<Owner> {
+        match &self.state {
+            State::Up(live) if live.connection.unique == Unique::Keep && !live.client => {
+                Some(bare(&live.connection, &live.peer, &[]))
+            }
+            _ => None,
+        }
     }
 
     /// The connection this is an attempt of ours at, until it has come to an SA.

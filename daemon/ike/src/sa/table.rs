@@ -4,14 +4,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use gate_abi::sip::{SipKey, siphash24_128};
 
-use super::ike_sa::IkeSa;
+use super::{ike_sa::IkeSa, presence::Presence};
 use crate::{
     io::{Path, StoreId},
     kernel::{OpId, Owner},
@@ -50,6 +50,9 @@ pub(crate) struct SaTable {
     tickets: BTreeSet<(TicketName, u64)>,
     attempts: BTreeSet<(Arc<str>, u64)>,
     esp_spis: HashSet<u32>,
+    pub(crate) presence: Arc<Presence>,
+    /// Who of the peers there is a number of ours.
+    present: HashMap<u64, Owner>,
     half_open_octets: usize,
     next_id: u64,
     /// Between two numbers: those in between are of other workers' SAs.
@@ -71,6 +74,8 @@ impl SaTable {
             tickets: BTreeSet::new(),
             attempts: BTreeSet::new(),
             esp_spis: HashSet::new(),
+            presence: Arc::default(),
+            present: HashMap::new(),
             half_open_octets: 0,
             next_id: u64::from(worker) + 1,
             id_step: u64::from(workers.max(1)),
@@ -127,6 +132,7 @@ impl SaTable {
         }
         self.esp_spis.extend(sa.child_spis());
         self.half_open_octets += sa.half_open_octets();
+        self.note_presence(sa.id, sa.kept_peer(), sa.path.remote);
         self.sas.insert(sa.id, sa);
         new
     }
@@ -155,7 +161,22 @@ impl SaTable {
 
     /// Forgets a checked-out SA; `true` if its SPI was known.
     pub(crate) fn forget(&mut self, sa: &IkeSa) -> bool {
+        self.note_presence(sa.id, None, sa.path.remote);
         self.by_spi.remove(&sa.our_spi()).is_some()
+    }
+
+    fn note_presence(&mut self, id: u64, peer: Option<Owner>, at: SocketAddr) {
+        match peer {
+            Some(peer) => {
+                self.presence.enter(peer.clone(), id, at);
+                self.present.insert(id, peer);
+            }
+            None => {
+                if let Some(peer) = self.present.remove(&id) {
+                    self.presence.leave(&peer, id);
+                }
+            }
+        }
     }
 
     pub(crate) fn remember_first(&mut self, key: FirstKey, id: u64) {

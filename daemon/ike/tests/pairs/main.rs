@@ -33,5 +33,6 @@ mod sides;
 mod stored;
 mod suspend;
 mod tap;
+mod unique;
 mod why;
 mod workers;

@@ -6,7 +6,8 @@ use ike::{
     crypto::{Encryption, Group, Prf, Secret},
     kernel::EspCipher,
     peer::{
-        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start, Suspend,
+        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start,
+        Suspend, Unique,
     },
     sa::proposal::{EspProposal, IkeSuite},
     wire::{id::Identity, ts::TrafficSelector},
@@ -101,6 +102,7 @@ pub(crate) fn side(
         reauth: None,
         pools: Vec::new(),
         vips: Vec::new(),
+        unique: Unique::Replace,
         compat: Compat::Rfc,
         mobike: true,
         resume: Resume {

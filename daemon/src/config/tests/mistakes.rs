@@ -230,6 +230,10 @@ const WRONG_IN_CONNECTION: &[(&str, &str)] = &[
         "rekey_time: must be shorter than ike_lifetime",
     ),
     ("rekey_time = 59", "rekey_time: must be 0 or from 1m to 30d"),
+    (
+        "unique = \"no\"",
+        "unique: \"no\" is none of replace, keep, never",
+    ),
     ("version = 2", "version: only IKEv2 is spoken"),
     ("resume = 1", "resume: must be true or false"),
     ("start = \"pu\"", "start: \"pu\" is none of up, none"),
@@ -333,6 +337,11 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "remote_ts",
         "start = \"trap\"\nremote_ts",
         "8: connections.rw.children.net.start: \"trap\" is none of up, none",
+    ),
+    (
+        "{}",
+        "unique = \"never\"",
+        "5: connections.rw.unique: \"never\" needs pools",
     ),
     (
         "{}",

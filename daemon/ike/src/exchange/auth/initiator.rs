@@ -246,7 +246,7 @@ impl Endpoint {
         let (child, install) = child
             .ok()
             .map(|terms| {
-                let owner = child::owner(&connection, &terms.name, &peer);
+                let owner = child::owner(&connection, &terms.name, &peer, &leased.addresses);
                 child::agreed(&connection, owner, &terms, &keying, &ends)
             })
             .unzip();

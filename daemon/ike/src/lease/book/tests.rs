@@ -2,7 +2,8 @@ use super::*;
 use crate::{
     crypto::Secret,
     peer::{
-        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start, Suspend,
+        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start,
+        Suspend, Unique,
     },
 };
 
@@ -73,6 +74,7 @@ fn connection(name: &str, pools: &[Arc<Pool>]) -> Connection {
         },
         pools: pools.to_vec(),
         vips: Vec::new(),
+        unique: Unique::Replace,
         compat: Compat::Rfc,
         mobike: false,
         digest: [0; 32],
