@@ -211,14 +211,11 @@ fn sa_block(sa: &IkeSa) -> String {
         line(format!("ticket: {name}expires in {left}"));
     }
     for child in &sa.children {
-        let mode = if child.encap.is_some() {
-            "TUNNEL-in-UDP"
-        } else {
-            "TUNNEL"
-        };
+        let mode = printable(&child.mode).to_uppercase();
+        let encap = child.encap.as_ref().map_or("", |_| "-in-UDP");
         let cipher = printable(&child.proposal);
         line(format!(
-            "{}: INSTALLED, {mode}, ESP:{cipher}",
+            "{}: INSTALLED, {mode}{encap}, ESP:{cipher}",
             printable(&child.name)
         ));
         let counters = [

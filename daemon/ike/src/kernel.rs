@@ -1,12 +1,15 @@
 //! What the core wants from the kernel's IPsec: Child SAs in, Child SAs out, and policies that let
 //! nothing of a protected flow leave in clear while there is no SA. Netlink is the caller's affair.
 
+mod carriage;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
+pub use self::carriage::{Carriage, CopyDscp, Mark, Mode, Offload, REPLAY_WINDOW, Ways};
 use crate::{crypto::Secret, io::Path, wire::ts::TrafficSelector};
 
 /// Number of an operation, unique within one run of the core.
@@ -34,6 +37,8 @@ pub enum KernelOp {
         path: Path,
         /// SPI of the outbound state.
         outbound: u32,
+        /// How it is carried.
+        carriage: Carriage,
         /// Selectors of our side.
         local_ts: Vec<TrafficSelector>,
         /// Selectors of the peer's side.
@@ -63,6 +68,8 @@ pub enum KernelOp {
     Block {
         /// Whose.
         owner: Owner,
+        /// How what belongs to the flow will be carried.
+        carriage: Carriage,
         /// Selectors of our side.
         local_ts: Vec<TrafficSelector>,
         /// Selectors of the peer's side.
@@ -75,7 +82,7 @@ pub enum KernelOp {
     },
 }
 
-/// Both directions of one Child SA in tunnel mode.
+/// Both directions of one Child SA.
 #[derive(Debug)]
 pub struct ChildInstall {
     /// Whose.
@@ -84,6 +91,8 @@ pub struct ChildInstall {
     pub path: Path,
     /// ESP in UDP (RFC 3948), because NAT was detected.
     pub udp_encap: bool,
+    /// How it is carried.
+    pub carriage: Carriage,
     /// Cipher of both directions.
     pub cipher: EspCipher,
     /// What the peer sends to us.

@@ -6,6 +6,7 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 use crate::{
     crypto::{CertificateChain, Secret, TrustAnchors},
     io::Path,
+    kernel::Carriage,
     lease::Pool,
     sa::proposal::{EspProposal, IkeSuite},
     trust::PinnedKey,
@@ -257,6 +258,8 @@ pub struct Child {
     pub remote_ts: Vec<TrafficSelector>,
     /// Whether the addresses leased to the peer are on its side too.
     pub remote_dynamic: bool,
+    /// How it is carried; of its mode, which one we want.
+    pub carriage: Carriage,
     /// What is proposed for it, best first.
     pub proposals: Vec<EspProposal>,
     /// Lifetime of its states in the kernel.

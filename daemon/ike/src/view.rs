@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::{
     endpoint::{Endpoint, Slot},
     io::{Path, Stamp},
+    kernel::Mode,
     lease::Leased,
     peer::Suspend,
     sa::ike_sa::{ChildSa, IkeSa, Issued, Live, Purpose, State},
@@ -97,6 +98,8 @@ pub struct ChildView {
     pub spi_in: u32,
     /// Our outbound SPI.
     pub spi_out: u32,
+    /// What ESP protects.
+    pub mode: Mode,
     /// ESP in UDP.
     pub udp_encap: bool,
     /// ESP cipher, and the group of a key exchange of its own, as both Swans write it.
@@ -319,6 +322,7 @@ fn fill(view: &mut SaView, live: &Live, now: Stamp) {
         owner: Arc::clone(&child.owner.0),
         spi_in: child.spi_in,
         spi_out: child.spi_out,
+        mode: child.carriage.mode,
         udp_encap: live.nat.found(),
         proposal: match child.group {
             Some(group) => format!("{}-{}", child.cipher.name(), group.name()),

@@ -3,11 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use ike::{
+    kernel::Mode,
     peer::{Child, Connection, Start},
     wire::ts::TrafficSelector,
 };
 
 use super::{
+    carriage,
     connection::{LIFETIME_BOUNDS, bad_name, is_name, optional, rekey_time, time},
     document::quoted,
     proposal,
@@ -21,7 +23,7 @@ pub const DEFAULT_CHILD_LIFETIME: Duration = Duration::from_hours(24);
 const DEFAULT_CHILD_REKEY: Duration = Duration::from_hours(1);
 /// In the place of a network: whatever address is leased.
 const DYNAMIC: &str = "dynamic";
-pub(super) const CHILD_KEYS: &[&str] = &[
+pub(super) const KEYS: [&str; 6] = [
     "esp_proposals",
     "life_time",
     "local_ts",
@@ -61,9 +63,15 @@ fn child(name: &str, entry: Entry<'_>, asks: bool, leases: bool) -> Option<Child
     if !name_is_good {
         entry.fail(bad_name());
     }
-    let section = entry.table()?.only(CHILD_KEYS);
+    let section = entry.table()?.only(&[&KEYS[..], &carriage::KEYS].concat());
     let local_ts = selectors(&section, "local_ts", asks.then_some("vips"));
     let remote_ts = selectors(&section, "remote_ts", leases.then_some("pools"));
+    let carriage = carriage::carriage(&section);
+    if let Some(entry) = section.entry("mode").filter(|_| asks || leases)
+        && carriage.is_some_and(|carriage| carriage.mode == Mode::Transport)
+    {
+        entry.fail("\"transport\" is between the two hosts themselves; drop it, or pools or vips");
+    }
     let proposals = match section.entry("esp_proposals") {
         Some(entry) => proposal::esp_proposals(&entry),
         None => Some(proposal::default_esp()),
@@ -92,6 +100,7 @@ fn child(name: &str, entry: Entry<'_>, asks: bool, leases: bool) -> Option<Child
         local_dynamic,
         remote_ts,
         remote_dynamic,
+        carriage: carriage?,
         proposals: proposals?,
         lifetime: lifetime?,
         rekey: rekey?,

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ike::peer::{Compat, Connection, RemoteAuth, Resume, Suspend, Unique};
+use ike::{
+    kernel::Mode,
+    peer::{Child, Compat, Connection, RemoteAuth, Resume, Suspend, Unique},
+};
 
 use super::{
     MAX_NAME, ResumeConfig, addresses,
@@ -154,6 +157,15 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         vips.fail("a connection asks for addresses or leases some; drop vips or pools");
     }
     let children = children(&section, asks.is_some(), leases.is_some());
+    // Where the two hosts are is all that transport mode is about (RFC 4555, 1.1).
+    let is_transport = |child: &Child| child.carriage.mode == Mode::Transport;
+    let stays = children.iter().flatten().any(is_transport);
+    if let Some(entry) = section
+        .entry("mobike")
+        .filter(|_| stays && mobike == Some(true))
+    {
+        entry.fail("a Child SA in transport mode stays where it is; drop mobike, or the mode");
+    }
 
     let remote_section = required_section(&section, "remote", REMOTE_KEYS, REMOTE_EXAMPLE);
     let remote_id = remote_section.as_ref().and_then(remote_identity);
@@ -205,7 +217,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         vips: vips?,
         unique: unique?,
         compat: compat?,
-        mobike: mobike?,
+        mobike: mobike? && !stays,
         resume: Resume {
             enabled: resumes? && around.resume.enabled,
             suspend: suspend?,

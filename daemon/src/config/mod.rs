@@ -3,6 +3,7 @@
 
 mod addresses;
 mod authentication;
+mod carriage;
 mod child;
 mod connection;
 mod credential;

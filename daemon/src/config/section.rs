@@ -22,9 +22,6 @@ const FOREIGN_KEYS: &[(&str, &str)] = &[
         "encap",
         "ESP in UDP follows from NAT detection; leave it out",
     ),
-    ("if_id_in", "interface IDs are not supported; leave it out"),
-    ("if_id_out", "interface IDs are not supported; leave it out"),
-    ("mode", "only tunnel mode is supported; leave it out"),
     (
         "start_action",
         "write start = \"up\" in the connection instead",

@@ -1,5 +1,6 @@
 //! What files mean, and that nothing in them can break the reading or give a secret away.
 
+mod carriage;
 mod mistakes;
 mod pools;
 mod revocation;
@@ -535,7 +536,8 @@ fn the_operations_page_lists_every_key() {
         connection::KEYS,
         authentication::LOCAL_KEYS,
         authentication::REMOTE_KEYS,
-        child::CHILD_KEYS,
+        &child::KEYS,
+        &super::carriage::KEYS,
         pool::KEYS,
     ];
     for key in lists.into_iter().flatten() {

@@ -333,7 +333,7 @@ fn child(view: &ChildView, traffic: Option<Traffic>) -> api::ChildSa {
     let texts = |selectors: &[TrafficSelector]| selectors.iter().map(ToString::to_string).collect();
     api::ChildSa {
         name: (*view.name).to_owned(),
-        mode: "tunnel".to_owned(),
+        mode: view.mode.word().to_owned(),
         encap: view.udp_encap.then(|| "udp".to_owned()),
         proposal: view.proposal.clone(),
         spi_in: format!("{:08x}", view.spi_in),

@@ -134,6 +134,7 @@ fn view() -> SaView {
             owner: "rw/net/alice".into(),
             spi_in: 0xc4be_31f0,
             spi_out: 0x01f2_c97a,
+            mode: ike::kernel::Mode::Tunnel,
             udp_encap: true,
             proposal: "aes128gcm16".into(),
             local_ts: selector("0.0.0.0/0"),

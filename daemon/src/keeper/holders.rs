@@ -118,6 +118,7 @@ mod tests {
                 remote: address,
             },
             udp_encap: false,
+            carriage: ike::kernel::Carriage::default(),
             cipher: EspCipher::AesGcm128,
             inbound: key(spi),
             outbound: key(9),

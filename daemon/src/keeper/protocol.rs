@@ -11,6 +11,8 @@
 //! | `GateStatus`               | `Gate`                                                          |
 //! | (nothing)                  | on rotation `Indexes`, `Epochs` or `SpiKeys`; `Stop` at the end   |
 
+mod carriage;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -20,7 +22,7 @@ use std::{
 use ike::{
     crypto::Secret,
     io::Path,
-    kernel::{ChildInstall, EspCipher, EspKey, KernelOp, Owner},
+    kernel::{Carriage, ChildInstall, EspCipher, EspKey, KernelOp, Owner},
     wire::ts::TrafficSelector,
 };
 use serde::{Deserialize, Serialize};
@@ -108,6 +110,7 @@ pub fn batch<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> usize {
                 owner,
                 local_ts,
                 remote_ts,
+                ..
             }
             | KernelOp::Lead {
                 owner,
@@ -127,9 +130,9 @@ pub fn batch<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> usize {
     fitting.count().max(1)
 }
 
-/// Octets of an operation without its owner and selectors, at most: two ESP keys, two addresses, and two
-/// that are leased.
-const LONGEST_BARE: usize = 320;
+/// Octets of an operation without its owner and selectors, at most: two ESP keys, two addresses, two that
+/// are leased, and how it is carried.
+const LONGEST_BARE: usize = 320 + carriage::LONGEST;
 /// Octets of a selector, at most.
 const LONGEST_SELECTOR: usize = 44;
 
@@ -361,6 +364,8 @@ enum KernelOpShape {
         #[serde(with = "PathShape")]
         path: Path,
         outbound: u32,
+        #[serde(with = "carriage")]
+        carriage: Carriage,
         #[serde(with = "selectors")]
         local_ts: Vec<TrafficSelector>,
         #[serde(with = "selectors")]
@@ -382,6 +387,8 @@ enum KernelOpShape {
     Block {
         #[serde(with = "owner")]
         owner: Owner,
+        #[serde(with = "carriage")]
+        carriage: Carriage,
         #[serde(with = "selectors")]
         local_ts: Vec<TrafficSelector>,
         #[serde(with = "selectors")]
@@ -401,6 +408,8 @@ struct ChildInstallShape {
     #[serde(with = "PathShape")]
     path: Path,
     udp_encap: bool,
+    #[serde(with = "carriage")]
+    carriage: Carriage,
     #[serde(with = "EspCipherShape")]
     cipher: EspCipher,
     #[serde(with = "EspKeyShape")]

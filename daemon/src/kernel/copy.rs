@@ -7,13 +7,12 @@ use zeroize::Zeroizing;
 
 use super::wire::{
     NLM_F_CREATE, NLM_F_EXCL, REQUEST_ROOM, Request, SELECTOR, STATE_ID, STATE_INFO,
-    XFRM_MSG_NEWSA, XFRM_STATE_ESN, XFRMA_ENCAP, XFRMA_REPLAY_ESN_VAL, address_at, attributes,
-    encapsulation, family, u16_at, u32_at,
+    XFRM_MSG_NEWSA, XFRM_STATE_ESN, XFRMA_ENCAP, XFRMA_OFFLOAD_DEV, XFRMA_REPLAY_ESN_VAL,
+    address_at, attributes, encapsulation, family, u16_at, u32_at,
 };
 
 const XFRMA_LTIME_VAL: u16 = 9;
 const XFRMA_LASTUSED: u16 = 26;
-const XFRMA_OFFLOAD_DEV: u16 = 28;
 const SOURCE: usize = SELECTOR + STATE_ID;
 /// Octets, packets, and the time that the hard lifetime counts from.
 const COUNTERS: std::ops::Range<usize> = 160..192;
@@ -157,7 +156,10 @@ fn port_at(octets: &[u8], at: usize) -> Option<u16> {
 mod tests {
     use std::time::Duration;
 
-    use ike::{crypto::Secret, kernel::EspCipher};
+    use ike::{
+        crypto::Secret,
+        kernel::{Carriage, EspCipher, Mark},
+    };
 
     use super::{
         super::wire::{HEADER, State, StateId},
@@ -169,10 +171,12 @@ mod tests {
         Request::new_state(
             "adding",
             &State {
+                inbound: false,
                 source: [192, 0, 2, 1].into(),
                 id: StateId {
                     destination: [198, 51, 100, 1].into(),
                     spi: 0x1001,
+                    mark: Mark::default(),
                 },
                 reqid: 0x5200_0001,
                 cipher: EspCipher::AesGcm256,
@@ -180,6 +184,8 @@ mod tests {
                 encap: None,
                 esn,
                 hard_lifetime: Duration::from_hours(1),
+                carriage: &Carriage::default(),
+                device: 0,
             },
         )
     }

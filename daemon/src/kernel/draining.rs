@@ -75,6 +75,7 @@ mod tests {
         let id = StateId {
             destination: [192, 0, 2, 1].into(),
             spi,
+            mark: ike::kernel::Mark::default(),
         };
         HeldState { id, inbound }
     }

@@ -152,7 +152,7 @@ impl Inner {
         Ok(())
     }
 
-    fn interface_to(&mut self, peer: IpAddr) -> Result<u32, KernelFailed> {
+    pub(super) fn interface_to(&mut self, peer: IpAddr) -> Result<u32, KernelFailed> {
         let way = self.netlink.query(Request::way_to(peer), parse_interface);
         let way = way.map_err(|error| failed(&error.to_string()))?;
         way.ok_or_else(|| failed("no interface leads to the peer"))

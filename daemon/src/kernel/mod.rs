@@ -19,7 +19,7 @@ mod xfrm;
 use std::{collections::HashSet, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use ike::{
-    kernel::{KernelFailed, KernelOp, Owner},
+    kernel::{Carriage, KernelFailed, KernelOp, Owner},
     wire::ts::TrafficSelector,
 };
 use serde::{Deserialize, Serialize};
@@ -113,7 +113,7 @@ pub(crate) fn may_select(
     local: &[TrafficSelector],
     remote: &[TrafficSelector],
 ) -> Result<(), String> {
-    policy::slots(local, remote).map(drop)
+    policy::slots(local, remote, &Carriage::default()).map(drop)
 }
 
 fn failed(text: &str) -> KernelFailed {

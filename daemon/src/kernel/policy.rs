@@ -6,7 +6,10 @@
 
 use std::net::IpAddr;
 
-use ike::wire::ts::TrafficSelector;
+use ike::{
+    kernel::{Carriage, Mark, Mode},
+    wire::ts::TrafficSelector,
+};
 
 /// Flows of one Child SA as the kernel can tell them apart; each becomes three policies. A pair of
 /// selectors is one, but for ranges of ports: the kernel knows a port and a mask.
@@ -75,6 +78,10 @@ pub(super) struct Selector {
 pub(super) struct PolicyKey {
     pub(super) direction: Direction,
     pub(super) selector: Selector,
+    /// Only for packets of this xfrm interface; 0 for none.
+    pub(super) if_id: u32,
+    /// Only for packets with this mark.
+    pub(super) mark: Mark,
 }
 
 /// What a policy does with its flow.
@@ -82,13 +89,14 @@ pub(super) struct PolicyKey {
 pub(super) enum Content {
     /// Drop it.
     Block,
-    /// Only through a tunnel between these addresses.
+    /// Only through ESP between these addresses.
     Ipsec {
         source: IpAddr,
         destination: IpAddr,
         /// Of the outbound state, so that the switch from one SA to the next is this policy's update
         /// and not the kernel's choice among states; 0 for inbound, where old and new must do.
         spi: u32,
+        mode: Mode,
     },
 }
 
@@ -124,7 +132,9 @@ impl Policy {
 pub(super) fn slots(
     local: &[TrafficSelector],
     remote: &[TrafficSelector],
+    carriage: &Carriage,
 ) -> Result<Vec<PolicyKey>, String> {
+    let Carriage { if_id, mark, .. } = carriage;
     let mut keys = Vec::new();
     for (ours, theirs) in local
         .iter()
@@ -144,9 +154,18 @@ pub(super) fn slots(
                     (Direction::In, inwards),
                     (Direction::Forward, inwards),
                 ]
-                .map(|(direction, selector)| PolicyKey {
-                    direction,
-                    selector,
+                .map(|(direction, selector)| {
+                    let (if_id, mark) = if direction == Direction::Out {
+                        (if_id.outbound, mark.outbound)
+                    } else {
+                        (if_id.inbound, mark.inbound)
+                    };
+                    PolicyKey {
+                        direction,
+                        selector,
+                        if_id,
+                        mark,
+                    }
                 }),
             );
         }
@@ -231,12 +250,19 @@ mod tests {
         TrafficSelector::from_text(text).expect("valid network")
     }
 
+    fn keys_of(
+        local: &[TrafficSelector],
+        remote: &[TrafficSelector],
+    ) -> Result<Vec<PolicyKey>, String> {
+        slots(local, remote, &Carriage::default())
+    }
+
     #[test]
-    fn families_do_not_mix_and_each_pair_has_three_slots() {
+    fn families_do_not_mix_and_each_pair_has_three_keys() {
         let local = [ts("10.1.0.0/16"), ts("2001:db8:1::/48")];
         let remote = [ts("10.2.0.1/32"), ts("2001:db8:2::/48")];
-        assert_eq!(slots(&local, &remote).expect("two pairs").len(), 6);
-        assert!(slots(&local[..1], &remote[1..]).is_err());
+        assert_eq!(keys_of(&local, &remote).expect("two pairs").len(), 6);
+        assert!(keys_of(&local[..1], &remote[1..]).is_err());
     }
 
     #[test]
@@ -244,14 +270,14 @@ mod tests {
         let any = ts("0.0.0.0/0");
         let mut odd = ts("10.0.0.0/24");
         odd.end = "10.0.0.9".parse().expect("address");
-        assert!(slots(&[odd], &[any]).is_err());
+        assert!(keys_of(&[odd], &[any]).is_err());
         let ports = |start_port, end_port| TrafficSelector {
             start_port,
             end_port,
             protocol: 17,
             ..any
         };
-        let keys = slots(&[ports(1024, 2047)], &[any]).expect("one block of ports");
+        let keys = keys_of(&[ports(1024, 2047)], &[any]).expect("one block of ports");
         assert_eq!(keys.len(), 3);
         assert_eq!(
             keys[0].selector.source_port,
@@ -265,10 +291,10 @@ mod tests {
             keys[0].selector.source_port
         );
         let many = vec![any; 9];
-        assert!(slots(&many, &many).is_err());
+        assert!(keys_of(&many, &many).is_err());
         let ragged = ports(1, 65534);
-        assert_eq!(slots(&[ragged], &[any]).expect("30 blocks").len(), 90);
-        assert!(slots(&[ragged], &[ragged]).is_err());
+        assert_eq!(keys_of(&[ragged], &[any]).expect("30 blocks").len(), 90);
+        assert!(keys_of(&[ragged], &[ragged]).is_err());
     }
 
     fn takes(side: PortMask, port: u16) -> bool {
@@ -290,7 +316,7 @@ mod tests {
 
     #[test]
     fn both_directions_are_of_the_same_ports() {
-        let keys = slots(
+        let keys = keys_of(
             &[ts("10.1.0.0/16[tcp/1000-1010]")],
             &[ts("10.2.0.0/16[tcp/80-82]")],
         );
@@ -316,7 +342,7 @@ mod tests {
     #[test]
     fn a_type_of_icmp_is_where_the_kernel_looks_for_it_both_ways() {
         // Echo request, whatever its code.
-        let keys = slots(&[ts("10.1.0.0/16[icmp/2048-2303]")], &[ts("10.2.0.0/16")]);
+        let keys = keys_of(&[ts("10.1.0.0/16[icmp/2048-2303]")], &[ts("10.2.0.0/16")]);
         for key in keys.expect("one block") {
             let kind = key.selector.source_port;
             assert_eq!(
@@ -333,14 +359,14 @@ mod tests {
     #[test]
     fn pairs_of_two_protocols_are_of_no_packet() {
         let two = [ts("10.1.0.0/16[tcp/443]"), ts("10.1.0.0/16[udp/53]")];
-        let keys = slots(&two, &[ts("10.2.0.0/16[tcp]"), ts("10.2.0.0/16[udp]")]);
+        let keys = keys_of(&two, &[ts("10.2.0.0/16[tcp]"), ts("10.2.0.0/16[udp]")]);
         assert_eq!(keys.expect("two of four").len(), 6);
-        assert!(slots(&two[..1], &[ts("10.2.0.0/16[udp]")]).is_err());
+        assert!(keys_of(&two[..1], &[ts("10.2.0.0/16[udp]")]).is_err());
     }
 
     #[test]
     fn blocks_come_after_every_ipsec_policy() {
-        let key = slots(&[ts("0.0.0.0/0")], &[ts("0.0.0.0/0")]).expect("slots")[0];
+        let key = keys_of(&[ts("0.0.0.0/0")], &[ts("0.0.0.0/0")]).expect("slots")[0];
         let peer = "192.0.2.1".parse().expect("address");
         let wide = Policy {
             key,
@@ -349,10 +375,11 @@ mod tests {
                 source: peer,
                 destination: peer,
                 spi: 1,
+                mode: Mode::Tunnel,
             },
         };
         let narrow = Policy {
-            key: slots(&[ts("::1/128")], &[ts("::2/128")]).expect("slots")[0],
+            key: keys_of(&[ts("::1/128")], &[ts("::2/128")]).expect("slots")[0],
             ..wide
         };
         let block = Policy {

@@ -2,7 +2,7 @@
 
 use ike::{
     io::Path,
-    kernel::{ChildInstall, KernelFailed},
+    kernel::{Carriage, ChildInstall, KernelFailed, Mode},
     wire::ts::TrafficSelector,
 };
 
@@ -26,6 +26,7 @@ pub(super) type Step = (Request, Request);
 pub(super) fn states(
     child: &ChildInstall,
     reqid: u32,
+    device: u32,
 ) -> Result<([HeldState; 2], Vec<Step>), KernelFailed> {
     let wanted = child.cipher.key_octets();
     if [&child.inbound, &child.outbound]
@@ -35,14 +36,22 @@ pub(super) fn states(
         return Err(failed("an ESP key has the wrong length for its cipher"));
     }
     let (ours, theirs) = child.addresses();
+    if child.carriage.mode == Mode::Transport && child.udp_encap {
+        return Err(failed("transport mode does not go through a NAT"));
+    }
     if ours.is_ipv4() != theirs.is_ipv4() {
         return Err(failed(
             "the tunnel's ends are of different address families",
         ));
     }
     let (local_port, remote_port) = (child.path.local.port(), child.path.remote.port());
+    let mark = child.carriage.mark;
     let held = |destination, spi, inbound| HeldState {
-        id: StateId { destination, spi },
+        id: StateId {
+            destination,
+            spi,
+            mark: if inbound { mark.inbound } else { mark.outbound },
+        },
         inbound,
     };
     let both = [
@@ -58,6 +67,7 @@ pub(super) fn states(
             ("adding the outbound SA", ours, &child.outbound.key, ports)
         };
         let state = State {
+            inbound: held.inbound,
             source,
             id: held.id,
             reqid,
@@ -66,6 +76,8 @@ pub(super) fn states(
             encap: child.udp_encap.then_some(ports),
             esn: child.esn,
             hard_lifetime: child.hard_lifetime,
+            carriage: &child.carriage,
+            device,
         };
         (
             Request::new_state(what, &state),
@@ -81,10 +93,11 @@ pub(super) fn policies(
     reqid: u32,
     path: &Path,
     outbound: u32,
+    carriage: &Carriage,
     local_ts: &[TrafficSelector],
     remote_ts: &[TrafficSelector],
 ) -> Result<Vec<Policy>, KernelFailed> {
-    let keys = slots(local_ts, remote_ts).map_err(|text| failed(&text))?;
+    let keys = slots(local_ts, remote_ts, carriage).map_err(|text| failed(&text))?;
     let (ours, theirs) = (path.local.ip(), path.remote.ip());
     let policy = |key: super::policy::PolicyKey| {
         let (source, destination, spi) = match key.direction {
@@ -98,6 +111,7 @@ pub(super) fn policies(
                 source,
                 destination,
                 spi,
+                mode: carriage.mode,
             },
         }
     };

@@ -4,11 +4,16 @@
 //! test. Requests can hold keys, so they are wiped when dropped and never grow after their first
 //! allocation.
 
-use std::{net::IpAddr, time::Duration};
+mod state;
 
-use ike::{crypto::Secret, kernel::EspCipher};
+use std::net::IpAddr;
+
+use ike::kernel::{Mark, Mode};
 use zeroize::Zeroizing;
 
+pub(super) use self::state::{
+    State, XFRM_STATE_ESN, XFRMA_ENCAP, XFRMA_OFFLOAD_DEV, XFRMA_REPLAY_ESN_VAL, encapsulation,
+};
 use super::policy::{Content, Direction, Network, Policy, PolicyKey, PortMask, Selector};
 
 /// Length of a netlink message header.
@@ -19,9 +24,11 @@ pub(super) const STATE_INFO: usize = 224;
 pub(super) const SELECTOR: usize = 56;
 pub(super) const STATE_ID: usize = 24;
 const TEMPLATE: usize = 64;
+const TEMPLATE_REQID: usize = 44;
 const ATTRIBUTE: usize = 4;
-/// Room for the longest request of ours: an SA with every attribute, 432 octets.
-pub(super) const REQUEST_ROOM: usize = 512;
+/// Room for the longest request of ours: an SA with every attribute and the widest replay window, 1008
+/// octets.
+pub(super) const REQUEST_ROOM: usize = 1024;
 
 pub(super) const NLM_F_REQUEST: u16 = 1;
 pub(super) const NLM_F_ACK: u16 = 4;
@@ -39,10 +46,9 @@ pub(super) const XFRM_MSG_UPDPOLICY: u16 = 0x19;
 pub(super) const XFRM_MSG_NEWSPDINFO: u16 = 0x24;
 pub(super) const XFRM_MSG_GETSPDINFO: u16 = 0x25;
 
-pub(super) const XFRMA_ENCAP: u16 = 4;
 const XFRMA_TMPL: u16 = 5;
-const XFRMA_ALG_AEAD: u16 = 18;
-pub(super) const XFRMA_REPLAY_ESN_VAL: u16 = 23;
+const XFRMA_MARK: u16 = 21;
+const XFRMA_IF_ID: u16 = 31;
 const XFRMA_SPD_INFO: u16 = 1;
 const XFRMA_SPD_IPV4_HTHRESH: u16 = 3;
 const XFRMA_SPD_IPV6_HTHRESH: u16 = 4;
@@ -50,15 +56,10 @@ const XFRMA_SPD_IPV6_HTHRESH: u16 = 4;
 pub(super) const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const IPPROTO_ESP: u8 = 50;
+const XFRM_MODE_TRANSPORT: u8 = 0;
 const XFRM_MODE_TUNNEL: u8 = 1;
-const XFRM_STATE_AF_UNSPEC: u8 = 32;
-pub(super) const XFRM_STATE_ESN: u8 = 128;
 const XFRM_POLICY_ALLOW: u8 = 0;
 const XFRM_POLICY_BLOCK: u8 = 1;
-const UDP_ENCAP_ESPINUDP: u16 = 2;
-const ICV_BITS: u32 = 128;
-const REPLAY_WINDOW: u32 = 128;
-const ALGORITHM_NAME: usize = 64;
 
 /// Bits of the local and the remote prefix from which policies are hashed. Ours are a network of any
 /// width against a client's address, so only the remote side can be told apart.
@@ -75,19 +76,8 @@ pub(super) struct Request {
 pub(super) struct StateId {
     pub(super) destination: IpAddr,
     pub(super) spi: u32,
-}
-
-/// One direction of a Child SA.
-pub(super) struct State<'a> {
-    pub(super) source: IpAddr,
-    pub(super) id: StateId,
-    pub(super) reqid: u32,
-    pub(super) cipher: EspCipher,
-    pub(super) key: &'a Secret,
-    /// Source and destination port of ESP in UDP.
-    pub(super) encap: Option<(u16, u16)>,
-    pub(super) esn: bool,
-    pub(super) hard_lifetime: Duration,
+    /// The kernel finds it only for who names its mark.
+    pub(super) mark: Mark,
 }
 
 /// What we read of a state in a dump.
@@ -117,49 +107,6 @@ impl Request {
         Self { what, octets }
     }
 
-    /// An SA in tunnel mode. Inbound and outbound are written alike, with a replay window and
-    /// without SA_DIR: the form that kernels before and after 6.10 take.
-    pub(super) fn new_state(what: &'static str, state: &State<'_>) -> Self {
-        let mut request = Self::new(what, XFRM_MSG_NEWSA, NLM_F_CREATE | NLM_F_EXCL);
-        // Left empty, the selector lets both families through; the policies are the selectors.
-        request.zeros(SELECTOR);
-        request.state_id(state.id);
-        request.address(state.source);
-        request.lifetime(state.hard_lifetime.as_secs().max(1));
-        request.zeros(32 + 12 + 4);
-        request.u32(state.reqid);
-        request.u16(family(state.id.destination));
-        request.octets.push(XFRM_MODE_TUNNEL);
-        request.octets.push(0);
-        let esn = if state.esn { XFRM_STATE_ESN } else { 0 };
-        request.octets.push(XFRM_STATE_AF_UNSPEC | esn);
-        request.zeros(7);
-
-        let name = match state.cipher {
-            EspCipher::AesGcm128 | EspCipher::AesGcm256 => "rfc4106(gcm(aes))",
-            EspCipher::ChaCha20Poly1305 => "rfc7539esp(chacha20,poly1305)",
-        };
-        let key = state.key.expose();
-        request.attribute(XFRMA_ALG_AEAD, |octets| {
-            octets.extend_from_slice(name.as_bytes());
-            octets.resize(octets.len() + ALGORITHM_NAME - name.len(), 0);
-            octets.extend_from_slice(&(key.len() as u32 * 8).to_ne_bytes());
-            octets.extend_from_slice(&ICV_BITS.to_ne_bytes());
-            octets.extend_from_slice(key);
-        });
-        request.attribute(XFRMA_REPLAY_ESN_VAL, |octets| {
-            let words = REPLAY_WINDOW / 32;
-            for value in [words, 0, 0, 0, 0, REPLAY_WINDOW] {
-                octets.extend_from_slice(&value.to_ne_bytes());
-            }
-            octets.resize(octets.len() + 4 * words as usize, 0);
-        });
-        if let Some(ports) = state.encap {
-            request.attribute(XFRMA_ENCAP, |octets| encapsulation(ports, octets));
-        }
-        request.finish()
-    }
-
     pub(super) fn delete_state(id: StateId) -> Self {
         Self::about_state("deleting an SA", XFRM_MSG_DELSA, id)
     }
@@ -174,6 +121,7 @@ impl Request {
         request.octets.extend_from_slice(&id.spi.to_be_bytes());
         request.u16(family(id.destination));
         request.octets.extend_from_slice(&[IPPROTO_ESP, 0]);
+        request.mark(id.mark);
         request.finish()
     }
 
@@ -204,26 +152,26 @@ impl Request {
             source,
             destination,
             spi,
+            mode,
         } = policy.content
         {
             let mut template = Self {
                 what,
                 octets: Zeroizing::new(Vec::with_capacity(TEMPLATE)),
             };
-            template.state_id(StateId { destination, spi });
+            template.state_id(destination, spi);
             template.u16(family(destination));
             template.u16(0);
             template.address(source);
             template.u32(policy.reqid);
-            template
-                .octets
-                .extend_from_slice(&[XFRM_MODE_TUNNEL, 0, 0, 0]);
+            template.octets.extend_from_slice(&[code(mode), 0, 0, 0]);
             // Any algorithm: the states are ours, chosen by reqid.
             template.octets.extend_from_slice(&[0xff; 12]);
             request.attribute(XFRMA_TMPL, |octets| {
                 octets.extend_from_slice(&template.octets);
             });
         }
+        request.whose(&policy.key);
         request.finish()
     }
 
@@ -234,6 +182,7 @@ impl Request {
         request
             .octets
             .extend_from_slice(&[key.direction.code(), 0, 0, 0]);
+        request.whose(key);
         request.finish()
     }
 
@@ -299,9 +248,32 @@ impl Request {
         }
     }
 
-    fn state_id(&mut self, id: StateId) {
-        self.address(id.destination);
-        self.octets.extend_from_slice(&id.spi.to_be_bytes());
+    /// What, beside direction and selector, makes a policy another one.
+    fn whose(&mut self, key: &PolicyKey) {
+        self.mark(key.mark);
+        self.if_id(key.if_id);
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        if mark.mask != 0 {
+            self.attribute(XFRMA_MARK, |octets| {
+                octets.extend_from_slice(&mark.value.to_ne_bytes());
+                octets.extend_from_slice(&mark.mask.to_ne_bytes());
+            });
+        }
+    }
+
+    fn if_id(&mut self, if_id: u32) {
+        if if_id != 0 {
+            self.attribute(XFRMA_IF_ID, |octets| {
+                octets.extend_from_slice(&if_id.to_ne_bytes());
+            });
+        }
+    }
+
+    fn state_id(&mut self, destination: IpAddr, spi: u32) {
+        self.address(destination);
+        self.octets.extend_from_slice(&spi.to_be_bytes());
         self.octets.extend_from_slice(&[IPPROTO_ESP, 0, 0, 0]);
     }
 
@@ -360,14 +332,6 @@ impl Request {
     }
 }
 
-/// `xfrm_encap_tmpl`: ESP in UDP between these ports.
-pub(super) fn encapsulation((source, destination): (u16, u16), octets: &mut Vec<u8>) {
-    octets.extend_from_slice(&UDP_ENCAP_ESPINUDP.to_ne_bytes());
-    octets.extend_from_slice(&source.to_be_bytes());
-    octets.extend_from_slice(&destination.to_be_bytes());
-    octets.resize(octets.len() + 2 + 16, 0);
-}
-
 /// A policy that lets a socket's own packets of one family pass without IPsec, for the
 /// `IP_XFRM_POLICY` socket option.
 #[must_use]
@@ -404,6 +368,7 @@ pub(super) fn parse_state(body: &[u8]) -> Option<StateRecord> {
         id: StateId {
             destination: address_at(fixed, SELECTOR, family)?,
             spi: u32::from_be_bytes(*fixed.get(SELECTOR + 16..)?.first_chunk()?),
+            mark: mark_of(body.get(STATE_INFO..)?),
         },
         source: address_at(fixed, SELECTOR + STATE_ID, family)?,
         reqid: u32_at(fixed, 208)?,
@@ -429,9 +394,14 @@ pub(super) fn parse_policy(body: &[u8]) -> Option<Policy> {
         destination_port: port_at(fixed, 32)?,
         source_port: port_at(fixed, 36)?,
     };
+    let if_id = attributes(body.get(POLICY_INFO..)?)
+        .find(|(kind, _)| *kind == XFRMA_IF_ID)
+        .and_then(|(_, value)| u32_at(value, 0));
     let key = PolicyKey {
         direction: Direction::from_code(fixed[160])?,
         selector,
+        if_id: if_id.unwrap_or(0),
+        mark: mark_of(body.get(POLICY_INFO..)?),
     };
     let template = attributes(body.get(POLICY_INFO..)?)
         .find(|(kind, _)| *kind == XFRMA_TMPL)
@@ -446,16 +416,37 @@ pub(super) fn parse_policy(body: &[u8]) -> Option<Policy> {
             let outer = u16_at(template, STATE_ID)?;
             Some(Policy {
                 key,
-                reqid: u32_at(template, 44)?,
+                reqid: u32_at(template, TEMPLATE_REQID)?,
                 content: Content::Ipsec {
                     source: address_at(template, 28, outer)?,
                     destination: address_at(template, 0, outer)?,
                     spi: u32::from_be_bytes(*template.get(16..)?.first_chunk()?),
+                    mode: match *template.get(48)? {
+                        XFRM_MODE_TRANSPORT => Mode::Transport,
+                        XFRM_MODE_TUNNEL => Mode::Tunnel,
+                        _ => return None,
+                    },
                 },
             })
         }
         _ => None,
     }
+}
+
+const fn code(mode: Mode) -> u8 {
+    match mode {
+        Mode::Transport => XFRM_MODE_TRANSPORT,
+        Mode::Tunnel => XFRM_MODE_TUNNEL,
+    }
+}
+
+fn mark_of(rest: &[u8]) -> Mark {
+    let mark = attributes(rest).find(|(kind, _)| *kind == XFRMA_MARK);
+    let mark = mark.and_then(|(_, value)| {
+        let (value, mask) = (u32_at(value, 0)?, u32_at(value, 4)?);
+        Some(Mark { value, mask })
+    });
+    mark.unwrap_or_default()
 }
 
 /// Reads the answer to [`Request::query_spd`].

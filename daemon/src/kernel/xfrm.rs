@@ -12,7 +12,7 @@ use std::{
 };
 
 use ike::{
-    kernel::{ChildInstall, KernelFailed, KernelOp, Owner},
+    kernel::{Carriage, ChildInstall, KernelFailed, KernelOp, Offload, Owner},
     wire::ts::TrafficSelector,
 };
 use netlink_sys::protocols::NETLINK_XFRM;
@@ -198,15 +198,17 @@ impl Xfrm {
 
     fn install(&mut self, child: &ChildInstall) -> Result<(), KernelFailed> {
         let reqid = self.assign(&child.owner)?;
-        let (states, mut steps) = states(child, reqid)?;
+        let device = self.device(child)?;
+        let (states, mut steps) = states(child, reqid, device)?;
         let ChildInstall {
             path,
             outbound,
+            carriage,
             local_ts,
             remote_ts,
             ..
         } = child;
-        let policies = policies(reqid, path, outbound.spi, local_ts, remote_ts)?;
+        let policies = policies(reqid, path, outbound.spi, carriage, local_ts, remote_ts)?;
         steps.extend(policies.iter().map(|policy| self.step(policy)));
         let fresh = self.inner.install(reqid, child)?;
         if let Err(error) = self.all_or_nothing(steps) {
@@ -224,9 +226,18 @@ impl Xfrm {
         Ok(())
     }
 
+    /// The interface whose network card is to help.
+    fn device(&mut self, child: &ChildInstall) -> Result<u32, KernelFailed> {
+        match child.carriage.offload {
+            Offload::None => Ok(0),
+            Offload::Crypto | Offload::Packet => self.inner.interface_to(child.addresses().1),
+        }
+    }
+
     fn add(&mut self, child: &ChildInstall) -> Result<(), KernelFailed> {
         let reqid = self.assign(&child.owner)?;
-        let (states, steps) = states(child, reqid)?;
+        let device = self.device(child)?;
+        let (states, steps) = states(child, reqid, device)?;
         self.all_or_nothing(steps)?;
         self.held.entry(reqid).or_default().states.extend(states);
         Ok(())
@@ -237,10 +248,11 @@ impl Xfrm {
         owner: &Owner,
         path: &ike::io::Path,
         outbound: u32,
+        carriage: &Carriage,
         (local_ts, remote_ts): (&[TrafficSelector], &[TrafficSelector]),
     ) -> Result<(), KernelFailed> {
         let reqid = self.assign(owner)?;
-        let policies = policies(reqid, path, outbound, local_ts, remote_ts)?;
+        let policies = policies(reqid, path, outbound, carriage, local_ts, remote_ts)?;
         let steps = policies.iter().map(|policy| self.step(policy)).collect();
         self.all_or_nothing(steps)?;
         let requests = self.lead_now(reqid, policies);
@@ -377,10 +389,10 @@ impl Xfrm {
     fn block(
         &mut self,
         owner: &Owner,
-        local: &[TrafficSelector],
-        remote: &[TrafficSelector],
+        carriage: &Carriage,
+        (local, remote): (&[TrafficSelector], &[TrafficSelector]),
     ) -> Result<(), KernelFailed> {
-        let keys = slots(local, remote).map_err(|text| failed(&text))?;
+        let keys = slots(local, remote, carriage).map_err(|text| failed(&text))?;
         let reqid = self.assign(owner)?;
         let free: Vec<Policy> = keys
             .iter()
@@ -457,9 +469,10 @@ impl Dataplane for Xfrm {
                 owner,
                 path,
                 outbound,
+                carriage,
                 local_ts,
                 remote_ts,
-            } => self.lead(owner, path, *outbound, (local_ts, remote_ts)),
+            } => self.lead(owner, path, *outbound, carriage, (local_ts, remote_ts)),
             KernelOp::Move {
                 owner,
                 path,
@@ -475,9 +488,10 @@ impl Dataplane for Xfrm {
             }
             KernelOp::Block {
                 owner,
+                carriage,
                 local_ts,
                 remote_ts,
-            } => self.block(owner, local_ts, remote_ts),
+            } => self.block(owner, carriage, (local_ts, remote_ts)),
             KernelOp::Release { owner } => {
                 if let Some(reqid) = self.journal.reqid(owner) {
                     let requests = self.release(reqid);

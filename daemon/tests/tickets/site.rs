@@ -18,7 +18,7 @@ use ike::{
     crypto::{Encryption, Group, KeyShare, KeyShareError, Prf, Secret, SignError, SignatureScheme},
     defence::cookie::CookieSecrets,
     io::{Command, Env, Event, Input, Output, Path, Stamp, StoreId, TicketLedger, TicketRoot},
-    kernel::EspCipher,
+    kernel::{Carriage, EspCipher},
     lease::NoLeases,
     peer::{
         Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start,
@@ -542,6 +542,7 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
             local_dynamic: false,
             remote_ts: all(),
             remote_dynamic: false,
+            carriage: Carriage::default(),
             proposals: vec![EspProposal::of(&[EspCipher::AesGcm256])],
             lifetime: Duration::from_hours(24),
             rekey: Duration::ZERO,

@@ -160,7 +160,7 @@ pub struct Ticket {
 pub struct ChildSa {
     /// Its name within the connection.
     pub name: String,
-    /// Always `tunnel`.
+    /// `tunnel` or `transport`.
     pub mode: String,
     /// `udp` for ESP in UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, ensure};
 use ike::{
     crypto::Secret,
     io,
-    kernel::{ChildInstall, EspCipher, EspKey, KernelOp, Owner},
+    kernel::{Carriage, ChildInstall, EspCipher, EspKey, KernelOp, Owner},
     wire::ts::TrafficSelector,
 };
 use rekindled::kernel::{Dataplane, Xfrm};
@@ -56,6 +56,7 @@ fn blocks(lab: &mut Lab) -> Result<()> {
         &mut xfrm,
         &KernelOp::Block {
             owner,
+            carriage: Carriage::default(),
             local_ts,
             remote_ts,
         },
@@ -155,6 +156,7 @@ fn rekey(lab: &mut Lab) -> Result<()> {
         owner: next.owner.clone(),
         path: next.path,
         outbound: 0x2002,
+        carriage: Carriage::default(),
         local_ts: next.local_ts.clone(),
         remote_ts: next.remote_ts.clone(),
     };
@@ -312,6 +314,7 @@ fn install(peer: &str, inbound: u32, outbound: u32) -> KernelOp {
             remote: ([192, 0, 2, 2], 4500).into(),
         },
         udp_encap: true,
+        carriage: Carriage::default(),
         cipher: EspCipher::AesGcm128,
         inbound: key(inbound),
         outbound: key(outbound),

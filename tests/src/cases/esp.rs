@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{
-    asleep, dataplane, deploy, leases, roaming, sniffed, suspend, tunnel, underway, workers,
+    asleep, carriage, dataplane, deploy, leases, roaming, sniffed, suspend, tunnel, underway,
+    workers,
 };
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
@@ -35,6 +36,8 @@ pub const CASES: &[Case] = &[
     sniffed::ESP,
     leases::STICKY,
     leases::FULL,
+    carriage::SHOWN,
+    carriage::INTERFACE,
     underway::LOADED,
     underway::APART,
 ];

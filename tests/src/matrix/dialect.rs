@@ -99,7 +99,7 @@ pub(super) fn strongswan(terms: &Terms, role: Role) -> String {
         let _ = write!(
             nets,
             "{child} {{
-                {}\n {}\n {}\n {}\n mode = tunnel }}\n",
+                {}\n {}\n {}\n {} }}\n",
             line("local_ts", &own.join(",")),
             line("remote_ts", &other.join(",")),
             line("esp_proposals", terms.esp),

@@ -93,6 +93,8 @@ pub(super) enum Inner {
     Both,
     /// IPv4: the gateway's network, and an address that the client gets from the gateway's pool.
     Leased,
+    /// Nothing behind the two machines, which protect what they have to say to each other.
+    Hosts,
 }
 
 /// Whether the foreign daemon is who it should be.
@@ -201,14 +203,18 @@ impl Terms {
             Outer::V6 => [CLIENT6, GATEWAY6],
             Outer::Nat => [HIDDEN, GATEWAY],
         };
-        let networks = |v4, v6| match self.inner {
-            Inner::V4 | Inner::Leased => vec![v4],
-            Inner::V6 => vec![v6],
-            Inner::Both => vec![v4, v6],
+        let networks = |host, v4, v6| match (self.inner, self.outer) {
+            (Inner::V4 | Inner::Leased, _) => vec![v4],
+            (Inner::V6, _) => vec![v6],
+            (Inner::Both, _) => vec![v4, v6],
+            (Inner::Hosts, Outer::V6) if host == CLIENT6 => vec!["2001:db8::10/128"],
+            (Inner::Hosts, Outer::V6) => vec!["2001:db8::1/128"],
+            (Inner::Hosts, _) if host == GATEWAY => vec!["192.0.2.1/32"],
+            (Inner::Hosts, _) => vec!["192.0.2.10/32"],
         };
         let of_client = match self.inner {
             Inner::Leased => Vec::new(),
-            _ => networks("10.2.0.0/24", "2001:db8:2::/64"),
+            _ => networks(client, "10.2.0.0/24", "2001:db8:2::/64"),
         };
         [
             End {
@@ -222,7 +228,7 @@ impl Terms {
                 id: self.ids[1],
                 ike: self.gateway_ike.unwrap_or(self.ike),
                 address: gateway,
-                networks: networks("10.1.0.0/24", "2001:db8:1::/64"),
+                networks: networks(gateway, "10.1.0.0/24", "2001:db8:1::/64"),
                 part: self.parts.map(|[_, gateway]| *gateway),
             },
         ]
@@ -235,6 +241,10 @@ impl Terms {
             Inner::V4 | Inner::Leased => vec![v4],
             Inner::V6 => vec![v6],
             Inner::Both => vec![v4, v6],
+            Inner::Hosts => match self.outer {
+                Outer::V6 => vec![[CLIENT6, GATEWAY6]],
+                Outer::V4 | Outer::Nat => vec![[CLIENT, GATEWAY]],
+            },
         }
     }
 }

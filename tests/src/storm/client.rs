@@ -17,7 +17,7 @@ use ike::{
     crypto::{Encryption, Group, KeyShare, KeyShareError, Prf, Secret, SignError, SignatureScheme},
     defence::cookie::CookieSecrets,
     io::{Command, Env, Event, Input, Output, Path, Stamp, StoreId, TicketLedger},
-    kernel::EspCipher,
+    kernel::{Carriage, EspCipher},
     lease::NoLeases,
     peer::{
         Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start,
@@ -259,6 +259,7 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
             local_dynamic: false,
             remote_ts: vec![office],
             remote_dynamic: false,
+            carriage: Carriage::default(),
             proposals: vec![EspProposal::of(&[EspCipher::AesGcm256])],
             lifetime: LIFETIME,
             rekey: Duration::ZERO,

@@ -3,12 +3,13 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use super::mode;
 use crate::{
     crypto::{Group, Secret, keymat::child_keys},
     endpoint::{Context, Endpoint},
     failure::{Cause, Failure, Standing},
     io::{Event, Path},
-    kernel::{ChildInstall, EspKey, KernelFailed, KernelOp, Owner},
+    kernel::{Carriage, ChildInstall, EspKey, KernelFailed, KernelOp, Mode, Owner},
     peer::{Child, Connection, Unique},
     sa::{
         ike_sa::{ChildSa, IkeSa, Installing, State},
@@ -31,8 +32,11 @@ pub(super) struct Terms {
     /// Which child of the connection it is.
     pub name: Arc<str>,
     choice: EspChoice,
+    /// Both want transport mode.
+    transport: bool,
     pub local_ts: Vec<TrafficSelector>,
     pub remote_ts: Vec<TrafficSelector>,
+    carriage: Carriage,
     lifetime: Duration,
 }
 
@@ -120,6 +124,9 @@ pub(super) fn emit_offer(chain: &mut ChainWriter, child: &Child, spi: u32) {
 
 /// Responder: SA, TSi, TSr as agreed.
 pub(super) fn emit_answer(chain: &mut ChainWriter, child: &ChildSa) {
+    if child.carriage.mode == Mode::Transport {
+        chain.notify(NotifyKind::USE_TRANSPORT_MODE, &[]);
+    }
     let choice = EspChoice {
         number: child.number,
         cipher: child.cipher,
@@ -198,8 +205,10 @@ fn terms(
     Ok(Terms {
         name: Arc::clone(&child.name),
         choice,
+        transport: mode::wanted_by_both(child, chain),
         local_ts: narrowed(ours, &child.local_ts)?,
         remote_ts: narrowed(theirs, &child.remote_ts)?,
+        carriage: child.carriage,
         lifetime: child.lifetime,
     })
 }
@@ -248,6 +257,7 @@ pub(crate) fn block(
         local_ts,
         mut remote_ts,
         remote_dynamic,
+        carriage,
         ..
     } = child.with(leased);
     if remote_dynamic {
@@ -263,6 +273,7 @@ pub(crate) fn block(
     let owner = whole(connection, &name);
     let block = KernelOp::Block {
         owner: owner.clone(),
+        carriage,
         local_ts,
         remote_ts,
     };
@@ -281,10 +292,21 @@ pub(super) fn agreed(
     let Terms {
         name,
         choice,
+        transport,
         local_ts,
         remote_ts,
+        carriage,
         lifetime,
     } = terms;
+    let Ends { path, nat, leased } = *ends;
+    let carriage = if *transport && mode::possible(local_ts, remote_ts, &path, nat) {
+        *carriage
+    } else {
+        Carriage {
+            mode: Mode::Tunnel,
+            ..*carriage
+        }
+    };
     let each = choice.cipher.key_octets();
     let shared = keying.shared.map_or(&[][..], Secret::expose);
     let nonces = (keying.ni, keying.nr);
@@ -294,7 +316,6 @@ pub(super) fn agreed(
     } else {
         (r2i, i2r)
     };
-    let Ends { path, nat, leased } = *ends;
     let config = connection.child(name);
     let ours = config.is_some_and(|config| config.local_dynamic);
     let child = ChildSa {
@@ -304,6 +325,7 @@ pub(super) fn agreed(
         number: choice.number,
         spi_in: keying.spi_in,
         spi_out: choice.spi,
+        carriage,
         cipher: choice.cipher,
         esn: choice.esn,
         group: choice.group,
@@ -318,6 +340,7 @@ pub(super) fn agreed(
         owner,
         path,
         udp_encap: nat.found(),
+        carriage,
         cipher: choice.cipher,
         inbound: EspKey {
             spi: keying.spi_in,

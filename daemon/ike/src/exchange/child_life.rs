@@ -155,6 +155,7 @@ impl Endpoint {
             owner: child.owner.clone(),
             path: child.path,
             outbound: child.spi_out,
+            carriage: child.carriage,
             local_ts: child.local_ts.clone(),
             remote_ts: child.remote_ts.clone(),
         });

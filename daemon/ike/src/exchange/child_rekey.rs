@@ -12,7 +12,7 @@ use super::{
     child::{self, ChildError, Exchanging, Keying},
     choice::{Asking, Choice, Misfit, choose},
     init::{emit_ke, parse_ke},
-    nonce, notify_data,
+    mode, nonce, notify_data,
     retry::Refusal,
 };
 use crate::{
@@ -139,6 +139,7 @@ impl Endpoint {
                 Notify::emit_about(PROTOCOL_ESP, &spi, NotifyKind::REKEY_SA, out);
             });
         }
+        mode::ask(&mut chain, terms, &sa.path, live.nat);
         chain.payload(PayloadKind::SA, |out| {
             offer_esp(&terms.proposals, own, spi_in, out);
         });

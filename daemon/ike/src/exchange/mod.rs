@@ -12,6 +12,7 @@ mod informational;
 mod init;
 mod judge;
 mod mobike;
+mod mode;
 mod proof;
 mod qcd;
 mod rekey;

@@ -17,7 +17,7 @@ use crate::{
     defence::pace::Paces,
     exchange::{Ends, Storing, TicketAnswer, bare},
     io::{Past, Path, Stamp, TicketLedger},
-    kernel::{EspCipher, Owner},
+    kernel::{Carriage, EspCipher, Owner},
     lease::Leased,
     peer::{Child, Connection, Unique},
     ticket::{
@@ -430,6 +430,7 @@ pub(crate) struct ChildSa {
     pub number: u8,
     pub spi_in: u32,
     pub spi_out: u32,
+    pub carriage: Carriage,
     pub cipher: EspCipher,
     pub esn: bool,
     /// Group of a key exchange of its own.

@@ -80,6 +80,8 @@ notifies! {
     NAT_DETECTION_DESTINATION_IP = 16389, NewExchange;
     /// Come again with this.
     COOKIE = 16390, NewExchange;
+    /// The Child SA is to be in transport mode (RFC 7296, 1.3.1).
+    USE_TRANSPORT_MODE = 16391, NewExchange;
     /// The Child SA that a CREATE_CHILD_SA is to replace.
     REKEY_SA = 16393, NotApplicable;
     /// The sender can move its SAs to other addresses (RFC 4555, 4.2.1).

@@ -33,6 +33,7 @@ mod sides;
 mod stored;
 mod suspend;
 mod tap;
+mod transport;
 mod unique;
 mod why;
 mod workers;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ike::{
     crypto::{Encryption, Group, Prf, Secret},
-    kernel::EspCipher,
+    kernel::{Carriage, EspCipher},
     peer::{
         Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start,
         Suspend, Unique,
@@ -88,6 +88,7 @@ pub(crate) fn side(
             local_dynamic: false,
             remote_ts,
             remote_dynamic: false,
+            carriage: Carriage::default(),
             proposals: vec![EspProposal::of(&[
                 EspCipher::AesGcm256,
                 EspCipher::AesGcm128,

@@ -320,8 +320,8 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ),
     (
         "remote_ts",
-        "mode = \"tunnel\"\nremote_ts",
-        "8: connections.rw.children.net.mode: only tunnel mode",
+        "mode = \"beet\"\nremote_ts",
+        "8: connections.rw.children.net.mode: \"beet\" is none of tunnel, transport",
     ),
     (
         "remote_ts",

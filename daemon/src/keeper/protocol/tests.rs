@@ -2,6 +2,8 @@
 
 use std::os::fd::AsFd;
 
+use ike::kernel::{CopyDscp, Mark, Mode, Offload, Ways};
+
 use super::*;
 use crate::keeper::channel::{Channel, ChannelError};
 use crate::tickets::EpochTimes;
@@ -10,6 +12,34 @@ fn pair() -> (Channel, Channel) {
     let (keeper, engine) = Channel::pair().expect("pair");
     (keeper, Channel::new(engine))
 }
+
+/// Nothing in it is what it usually is, or the same both ways.
+const CARRIAGE: Carriage = Carriage {
+    mode: Mode::Transport,
+    if_id: Ways {
+        inbound: u32::MAX,
+        outbound: 7,
+    },
+    mark: Ways {
+        inbound: Mark {
+            value: u32::MAX,
+            mask: u32::MAX - 1,
+        },
+        outbound: Mark { value: 1, mask: 2 },
+    },
+    set_mark: Ways {
+        inbound: Mark { value: 3, mask: 4 },
+        outbound: Mark {
+            value: u32::MAX - 2,
+            mask: u32::MAX - 3,
+        },
+    },
+    copy_df: false,
+    copy_ecn: false,
+    copy_dscp: CopyDscp::In,
+    replay_window: 4096,
+    offload: Offload::Packet,
+};
 
 fn install() -> KernelOp {
     let address = |text: &str| text.parse().expect("address");
@@ -20,6 +50,7 @@ fn install() -> KernelOp {
             remote: address("[2001:db8::1]:500"),
         },
         udp_encap: true,
+        carriage: CARRIAGE,
         cipher: EspCipher::ChaCha20Poly1305,
         inbound: EspKey {
             spi: 1,
@@ -51,6 +82,7 @@ fn every_kernel_operation_survives_the_pair() {
             owner: owner.clone(),
             path: child.path,
             outbound: 7,
+            carriage: CARRIAGE,
             local_ts: ts.clone(),
             remote_ts: ts.clone(),
         },
@@ -62,6 +94,7 @@ fn every_kernel_operation_survives_the_pair() {
         },
         KernelOp::Block {
             owner: owner.clone(),
+            carriage: CARRIAGE,
             local_ts: ts.clone(),
             remote_ts: ts,
         },

@@ -2,18 +2,27 @@
 
 use super::*;
 use crate::kernel::policy::slots;
-use ike::wire::ts::TrafficSelector;
+use ike::{
+    crypto::Secret,
+    kernel::{Carriage, CopyDscp, EspCipher, Offload, REPLAY_WINDOW, Ways},
+    wire::ts::TrafficSelector,
+};
+use std::time::Duration;
 
 fn address(text: &str) -> IpAddr {
     text.parse().expect("address")
 }
 
+static PLAIN: std::sync::LazyLock<Carriage> = std::sync::LazyLock::new(Carriage::default);
+
 fn state(key: &Secret) -> State<'_> {
     State {
+        inbound: true,
         source: address("192.0.2.1"),
         id: StateId {
             destination: address("192.0.2.2"),
             spi: 0x0102_0304,
+            mark: Mark::default(),
         },
         reqid: 0x5200_0001,
         cipher: EspCipher::AesGcm128,
@@ -21,13 +30,15 @@ fn state(key: &Secret) -> State<'_> {
         encap: Some((4500, 40000)),
         esn: true,
         hard_lifetime: Duration::from_hours(1),
+        carriage: &PLAIN,
+        device: 0,
     }
 }
 
 fn policy(content: Content) -> Policy {
     let ts = |text| TrafficSelector::from_text(text).expect("network");
     Policy {
-        key: slots(&[ts("10.1.0.0/16")], &[ts("10.2.0.7/32")]).expect("slots")[0],
+        key: slots(&[ts("10.1.0.0/16")], &[ts("10.2.0.7/32")], &PLAIN).expect("slots")[0],
         reqid: 0x5200_0001,
         content,
     }
@@ -86,13 +97,37 @@ fn an_sa_add_has_the_kernels_layout() {
 #[test]
 fn no_request_outgrows_its_first_allocation() {
     let key = Secret::new(vec![7; 36]);
+    let mark = Mark { value: 1, mask: 1 };
+    let both = Ways {
+        inbound: mark,
+        outbound: mark,
+    };
+    let carriage = Carriage {
+        if_id: Ways {
+            inbound: 1,
+            outbound: 1,
+        },
+        mark: both,
+        set_mark: both,
+        copy_dscp: CopyDscp::Neither,
+        replay_window: REPLAY_WINDOW.1,
+        offload: Offload::Packet,
+        ..Carriage::default()
+    };
+    let base = state(&key);
     let longest = State {
+        inbound: false,
+        id: StateId { mark, ..base.id },
+        carriage: &carriage,
         cipher: EspCipher::ChaCha20Poly1305,
         source: address("2001:db8::1"),
-        ..state(&key)
+        ..base
     };
     let request = Request::new_state("adding", &longest);
     assert_eq!(request.octets.capacity(), REQUEST_ROOM);
+    assert!(request.octets.len() > REQUEST_ROOM - 64);
+    let record = parse_state(&request.octets[HEADER..]).expect("a state");
+    assert_eq!(record.id.mark, mark);
     assert!(
         request
             .octets
@@ -120,6 +155,7 @@ fn policies_read_back() {
             source: address("2001:db8::1"),
             destination: address("2001:db8::2"),
             spi: 9,
+            mode: Mode::Transport,
         },
     ] {
         let request = Request::put_policy(&policy(content));
@@ -130,12 +166,27 @@ fn policies_read_back() {
 }
 
 #[test]
+fn a_policy_of_an_interface_and_a_mark_is_another_one() {
+    let mut other = policy(Content::Block);
+    other.key.if_id = 7;
+    other.key.mark = Mark {
+        value: 0x10,
+        mask: 0xf0,
+    };
+    let request = Request::put_policy(&other);
+    assert_eq!(parse_policy(&request.octets[HEADER..]), Some(other));
+    let deleted = Request::delete_policy(&other.key).octets.len();
+    assert_eq!(deleted, HEADER + 64 + 12 + 8);
+}
+
+#[test]
 fn lengths_are_the_kernels() {
     let block = Request::put_policy(&policy(Content::Block));
     assert_eq!(block.octets.len(), HEADER + POLICY_INFO);
     let id = StateId {
         destination: address("192.0.2.2"),
         spi: 1,
+        mark: Mark::default(),
     };
     assert_eq!(Request::delete_state(id).octets.len(), HEADER + 24);
     let key = policy(Content::Block).key;

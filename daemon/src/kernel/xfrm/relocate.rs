@@ -59,7 +59,7 @@ impl Xfrm {
             };
             let new = StateId {
                 destination: ends.destination,
-                spi: old.id.spi,
+                ..old.id
             };
             if new == old.id {
                 steps.push((Request::delete_state(old.id), copy.as_it_was()));
@@ -92,7 +92,7 @@ impl Xfrm {
         };
         let moved = |key: &super::PolicyKey| {
             let slot = self.slots.get(key).filter(|slot| slot.reqid == reqid)?;
-            let Content::Ipsec { spi, .. } = slot.content else {
+            let Content::Ipsec { spi, mode, .. } = slot.content else {
                 return None;
             };
             let (source, destination) = match key.direction {
@@ -103,6 +103,7 @@ impl Xfrm {
                 source,
                 destination,
                 spi,
+                mode,
             };
             (content != slot.content).then_some(Policy {
                 key: *key,

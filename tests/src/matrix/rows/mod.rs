@@ -10,6 +10,7 @@ mod pools;
 mod reach;
 mod refusals;
 mod suites;
+mod transport;
 
 use super::{Case, Lack, bout::Bout, terms::PLAIN};
 
@@ -19,6 +20,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         logins::CASES,
         suites::CASES,
         reach::CASES,
+        transport::CASES,
         detours::CASES,
         life::CASES,
         moves::CASES,

@@ -10,6 +10,7 @@ use crate::{
     exchange::{
         AFTER_RESUMPTION, Refusal, child, configuration,
         judge::{Agreed, Unwanted},
+        mode,
         proof::{SHARED_KEY_MIC, emit_auth, prove, resumption_mic},
     },
     failure::{Cause, Failure, Standing},
@@ -118,6 +119,7 @@ impl Endpoint {
             return self.attempt_failed(sa, &connection, Closed::Protocol, cx);
         };
         let terms = child.with(&configuration::any(&connection.vips));
+        mode::ask(&mut chain, &terms, &sa.path, nat);
         child::emit_offer(&mut chain, &terms, child_spi);
         let message = protection.seal(&sa.header(Exchange::IkeAuth, false, 1), chain);
         self.send_all(sa.path, &message);

@@ -57,6 +57,7 @@ fn connection(name: &str, pools: &[Arc<Pool>]) -> Connection {
             local_dynamic: false,
             remote_ts: Vec::new(),
             remote_dynamic: true,
+            carriage: crate::kernel::Carriage::default(),
             proposals: Vec::new(),
             lifetime: Duration::ZERO,
             rekey: Duration::ZERO,

@@ -1,0 +1,112 @@
+//! The keys of a child that say how the kernel carries it, to [`ike::kernel::Carriage`]. Names and forms are
+//! swanctl's.
+
+use ike::kernel::{Carriage, CopyDscp, Mark, Mode, Offload, REPLAY_WINDOW, Ways};
+
+use super::{
+    connection::optional,
+    document::quoted,
+    section::{Entry, Section},
+};
+
+pub(super) const KEYS: [&str; 12] = [
+    "copy_df",
+    "copy_dscp",
+    "copy_ecn",
+    "hw_offload",
+    "if_id_in",
+    "if_id_out",
+    "mark_in",
+    "mark_out",
+    "mode",
+    "replay_window",
+    "set_mark_in",
+    "set_mark_out",
+];
+
+/// Everything is read before the first `?`, so that all of its problems are noted.
+pub(super) fn carriage(section: &Section<'_>) -> Option<Carriage> {
+    let usual = Carriage::default();
+    let mode = optional(section, "mode", usual.mode, |entry| {
+        entry.choice(&[Mode::Tunnel, Mode::Transport].map(|mode| (mode.word(), mode)))
+    });
+    let both = |inbound: &str, outbound: &str| {
+        let (inbound, outbound) = (mark(section, inbound), mark(section, outbound));
+        Some(Ways {
+            inbound: inbound?,
+            outbound: outbound?,
+        })
+    };
+    let marks = both("mark_in", "mark_out");
+    let set_marks = both("set_mark_in", "set_mark_out");
+    let (if_id_in, if_id_out) = (if_id(section, "if_id_in"), if_id(section, "if_id_out"));
+    let flag = |key, usual| optional(section, key, usual, Entry::boolean);
+    let (copy_df, copy_ecn) = (
+        flag("copy_df", usual.copy_df),
+        flag("copy_ecn", usual.copy_ecn),
+    );
+    let copy_dscp = optional(section, "copy_dscp", usual.copy_dscp, |entry| {
+        entry.choice(&[
+            ("out", CopyDscp::Out),
+            ("in", CopyDscp::In),
+            ("yes", CopyDscp::Both),
+            ("no", CopyDscp::Neither),
+        ])
+    });
+    let (narrowest, widest, usually) = REPLAY_WINDOW;
+    let replay_window = optional(section, "replay_window", usually, |entry| {
+        let packets = entry.integer(u64::from(narrowest)..=u64::from(widest));
+        packets.map(|packets| packets as u32)
+    });
+    let offload = optional(section, "hw_offload", usual.offload, |entry| {
+        entry.choice(&[
+            ("no", Offload::None),
+            ("crypto", Offload::Crypto),
+            ("packet", Offload::Packet),
+        ])
+    });
+    Some(Carriage {
+        mode: mode?,
+        if_id: Ways {
+            inbound: if_id_in?,
+            outbound: if_id_out?,
+        },
+        mark: marks?,
+        set_mark: set_marks?,
+        copy_df: copy_df?,
+        copy_ecn: copy_ecn?,
+        copy_dscp: copy_dscp?,
+        replay_window: replay_window?,
+        offload: offload?,
+    })
+}
+
+fn if_id(section: &Section<'_>, key: &str) -> Option<u32> {
+    optional(section, key, 0, |entry| {
+        let number = entry.integer(1..=u64::from(u32::MAX));
+        number.map(|number| number as u32)
+    })
+}
+
+/// `42`, `0x2a` or `0x2a/0xff`; without a mask all bits count.
+fn mark(section: &Section<'_>, key: &str) -> Option<Mark> {
+    optional(section, key, Mark::default(), |entry| {
+        let text = entry.string()?;
+        let number = |text: &str| match text.strip_prefix("0x") {
+            Some(digits) => u32::from_str_radix(digits, 16).ok(),
+            None => text.parse().ok(),
+        };
+        let (value, mask) = text.split_once('/').unwrap_or((text, "0xffffffff"));
+        let mark = number(value)
+            .zip(number(mask))
+            .map(|(value, mask)| Mark { value, mask })
+            .filter(|mark| mark.mask != 0 && mark.value & !mark.mask == 0);
+        if mark.is_none() {
+            entry.fail(format!(
+                "{} is not a mark with the bits that count; write \"0x2a\" or \"0x2a/0xff\"",
+                quoted(text)
+            ));
+        }
+        mark
+    })
+}

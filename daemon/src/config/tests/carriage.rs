@@ -1,0 +1,91 @@
+//! How the kernel is to carry a Child SA.
+
+use ike::kernel::{Carriage, CopyDscp, Mark, Mode, Offload, Ways};
+
+use super::{SMALL, load, problems};
+
+/// A connection whose child has these lines.
+fn with(child: &str) -> String {
+    SMALL.replace("{}", "") + child
+}
+
+#[test]
+fn a_child_says_how_it_is_carried() {
+    let text = "mode = \"transport\"\nif_id_in = 7\nif_id_out = 8\nmark_in = \"42\"\n\
+                mark_out = \"0x10/0xf0\"\nset_mark_in = \"1/1\"\nset_mark_out = \"2\"\n\
+                copy_df = false\ncopy_ecn = false\ncopy_dscp = \"no\"\nreplay_window = 1024\n\
+                hw_offload = \"packet\"\n";
+    let mark = |value, mask| Mark { value, mask };
+    let expected = Carriage {
+        mode: Mode::Transport,
+        if_id: Ways {
+            inbound: 7,
+            outbound: 8,
+        },
+        mark: Ways {
+            inbound: mark(42, u32::MAX),
+            outbound: mark(0x10, 0xf0),
+        },
+        set_mark: Ways {
+            inbound: mark(1, 1),
+            outbound: mark(2, u32::MAX),
+        },
+        copy_df: false,
+        copy_ecn: false,
+        copy_dscp: CopyDscp::Neither,
+        replay_window: 1024,
+        offload: Offload::Packet,
+    };
+    assert_eq!(
+        load(&with(text)).connections[0].children[0].carriage,
+        expected
+    );
+    assert_eq!(
+        load(&with("")).connections[0].children[0].carriage,
+        Carriage::default()
+    );
+}
+
+#[test]
+fn what_the_kernel_could_not_do_is_refused() {
+    for (line, key) in [
+        ("mode = \"beet\"", "mode"),
+        ("if_id_in = 0", "if_id_in"),
+        ("if_id_out = 4294967296", "if_id_out"),
+        ("mark_in = \"0x100/0xff\"", "mark_in"),
+        ("mark_out = \"1/0\"", "mark_out"),
+        ("set_mark_in = \"red\"", "set_mark_in"),
+        ("copy_dscp = \"maybe\"", "copy_dscp"),
+        ("replay_window = 8192", "replay_window"),
+        ("hw_offload = \"yes\"", "hw_offload"),
+    ] {
+        let found = problems(&with(line));
+        assert!(
+            found.len() == 1 && found[0].contains(key),
+            "{line}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn transport_mode_is_for_two_hosts_and_not_for_what_is_leased() {
+    let pools = "pools = [\"rw\"]\n";
+    let text = SMALL
+        .replace("{}", pools)
+        .replace("remote_ts = [\"10.2.0.0/24\"]\n", "")
+        + "mode = \"transport\"\n[pools.rw]\naddrs = \"10.3.0.0/24\"\n";
+    let found = problems(&text);
+    assert!(found.len() == 1 && found[0].contains("mode"), "{found:?}");
+}
+
+#[test]
+fn where_transport_mode_is_wanted_nothing_moves() {
+    let text = |mobike: &str, mode: &str| {
+        let child = format!("mode = \"{mode}\"\n");
+        SMALL.replace("{}", mobike) + &child
+    };
+    let moves = |mode| load(&text("", mode)).connections[0].mobike;
+    assert!(moves("tunnel") && !moves("transport"));
+    let found = problems(&text("mobike = true", "transport"));
+    assert!(found.len() == 1 && found[0].contains("mobike"), "{found:?}");
+}

@@ -1,0 +1,170 @@
+//! The longest message: a state with everything that says how it is carried.
+
+use std::{net::IpAddr, time::Duration};
+
+use ike::{
+    crypto::Secret,
+    kernel::{Carriage, CopyDscp, EspCipher, Mode, Offload},
+};
+
+use super::{NLM_F_CREATE, NLM_F_EXCL, Request, SELECTOR, StateId, XFRM_MSG_NEWSA, code, family};
+
+pub(in super::super) const XFRMA_ENCAP: u16 = 4;
+const XFRMA_ALG_AEAD: u16 = 18;
+pub(in super::super) const XFRMA_REPLAY_ESN_VAL: u16 = 23;
+const XFRMA_SA_EXTRA_FLAGS: u16 = 24;
+pub(in super::super) const XFRMA_OFFLOAD_DEV: u16 = 28;
+const XFRMA_SET_MARK: u16 = 29;
+const XFRMA_SET_MARK_MASK: u16 = 30;
+
+const XFRM_STATE_NOECN: u8 = 1;
+const XFRM_STATE_DECAP_DSCP: u8 = 2;
+const XFRM_STATE_NOPMTUDISC: u8 = 4;
+const XFRM_STATE_AF_UNSPEC: u8 = 32;
+pub(in super::super) const XFRM_STATE_ESN: u8 = 128;
+const XFRM_SA_XFLAG_DONT_ENCAP_DSCP: u32 = 1;
+const XFRM_OFFLOAD_IPV6: u8 = 1;
+const XFRM_OFFLOAD_INBOUND: u8 = 2;
+const XFRM_OFFLOAD_PACKET: u8 = 4;
+const UDP_ENCAP_ESPINUDP: u16 = 2;
+const ICV_BITS: u32 = 128;
+const ALGORITHM_NAME: usize = 64;
+
+/// One direction of a Child SA.
+#[derive(Clone, Copy)]
+pub(in super::super) struct State<'a> {
+    pub(in super::super) inbound: bool,
+    pub(in super::super) source: IpAddr,
+    pub(in super::super) id: StateId,
+    pub(in super::super) reqid: u32,
+    pub(in super::super) cipher: EspCipher,
+    pub(in super::super) key: &'a Secret,
+    /// Source and destination port of ESP in UDP.
+    pub(in super::super) encap: Option<(u16, u16)>,
+    pub(in super::super) esn: bool,
+    pub(in super::super) hard_lifetime: Duration,
+    pub(in super::super) carriage: &'a Carriage,
+    /// The interface that leads to the peer, if its network card may help.
+    pub(in super::super) device: u32,
+}
+
+impl State<'_> {
+    fn flags(&self) -> u8 {
+        let Carriage {
+            copy_df,
+            copy_ecn,
+            copy_dscp,
+            mode,
+            ..
+        } = *self.carriage;
+        let decap = matches!(copy_dscp, CopyDscp::In | CopyDscp::Both) && self.inbound;
+        let bits = [
+            (self.esn, XFRM_STATE_ESN),
+            // Left empty, the selector lets both families through; the policies are the selectors. What
+            // is in transport mode has one family.
+            (mode == Mode::Tunnel, XFRM_STATE_AF_UNSPEC),
+            (!copy_df, XFRM_STATE_NOPMTUDISC),
+            (!copy_ecn, XFRM_STATE_NOECN),
+            (decap, XFRM_STATE_DECAP_DSCP),
+        ];
+        let set = bits.into_iter().filter(|(set, _)| *set);
+        set.fold(0, |flags, (_, bit)| flags | bit)
+    }
+}
+
+impl Request {
+    /// An SA. Inbound and outbound are written alike, with a replay window and without SA_DIR: the form
+    /// that kernels before and after 6.10 take.
+    pub(in super::super) fn new_state(what: &'static str, state: &State<'_>) -> Self {
+        let carriage = state.carriage;
+        let mut request = Self::new(what, XFRM_MSG_NEWSA, NLM_F_CREATE | NLM_F_EXCL);
+        request.zeros(SELECTOR);
+        request.state_id(state.id.destination, state.id.spi);
+        request.address(state.source);
+        request.lifetime(state.hard_lifetime.as_secs().max(1));
+        request.zeros(32 + 12 + 4);
+        request.u32(state.reqid);
+        request.u16(family(state.id.destination));
+        request.octets.push(code(carriage.mode));
+        request.octets.push(0);
+        request.octets.push(state.flags());
+        request.zeros(7);
+
+        let name = match state.cipher {
+            EspCipher::AesGcm128 | EspCipher::AesGcm256 => "rfc4106(gcm(aes))",
+            EspCipher::ChaCha20Poly1305 => "rfc7539esp(chacha20,poly1305)",
+        };
+        let key = state.key.expose();
+        request.attribute(XFRMA_ALG_AEAD, |octets| {
+            octets.extend_from_slice(name.as_bytes());
+            octets.resize(octets.len() + ALGORITHM_NAME - name.len(), 0);
+            octets.extend_from_slice(&(key.len() as u32 * 8).to_ne_bytes());
+            octets.extend_from_slice(&ICV_BITS.to_ne_bytes());
+            octets.extend_from_slice(key);
+        });
+        request.attribute(XFRMA_REPLAY_ESN_VAL, |octets| {
+            let words = carriage.replay_window.div_ceil(32);
+            for value in [words, 0, 0, 0, 0, carriage.replay_window] {
+                octets.extend_from_slice(&value.to_ne_bytes());
+            }
+            octets.resize(octets.len() + 4 * words as usize, 0);
+        });
+        if let Some(ports) = state.encap {
+            request.attribute(XFRMA_ENCAP, |octets| encapsulation(ports, octets));
+        }
+        request.carriage(state);
+        request.finish()
+    }
+
+    /// What is left out where it says nothing: old kernels do not know all of it.
+    fn carriage(&mut self, state: &State<'_>) {
+        let Carriage {
+            if_id,
+            set_mark,
+            copy_dscp,
+            offload,
+            ..
+        } = *state.carriage;
+        self.mark(state.id.mark);
+        let (set_mark, if_id) = if state.inbound {
+            (set_mark.inbound, if_id.inbound)
+        } else {
+            (set_mark.outbound, if_id.outbound)
+        };
+        if set_mark.mask != 0 {
+            self.word(XFRMA_SET_MARK, set_mark.value);
+            self.word(XFRMA_SET_MARK_MASK, set_mark.mask);
+        }
+        self.if_id(if_id);
+        if matches!(copy_dscp, CopyDscp::In | CopyDscp::Neither) && !state.inbound {
+            self.word(XFRMA_SA_EXTRA_FLAGS, XFRM_SA_XFLAG_DONT_ENCAP_DSCP);
+        }
+        if offload != Offload::None {
+            let bits = [
+                (state.source.is_ipv6(), XFRM_OFFLOAD_IPV6),
+                (state.inbound, XFRM_OFFLOAD_INBOUND),
+                (offload == Offload::Packet, XFRM_OFFLOAD_PACKET),
+            ];
+            let set = bits.into_iter().filter(|(set, _)| *set);
+            let flags = set.fold(0, |flags, (_, bit)| flags | bit);
+            self.attribute(XFRMA_OFFLOAD_DEV, |octets| {
+                octets.extend_from_slice(&state.device.to_ne_bytes());
+                octets.extend_from_slice(&[flags, 0, 0, 0]);
+            });
+        }
+    }
+
+    fn word(&mut self, kind: u16, value: u32) {
+        self.attribute(kind, |octets| {
+            octets.extend_from_slice(&value.to_ne_bytes());
+        });
+    }
+}
+
+/// `xfrm_encap_tmpl`: ESP in UDP between these ports.
+pub(in super::super) fn encapsulation((source, destination): (u16, u16), octets: &mut Vec<u8>) {
+    octets.extend_from_slice(&UDP_ENCAP_ESPINUDP.to_ne_bytes());
+    octets.extend_from_slice(&source.to_be_bytes());
+    octets.extend_from_slice(&destination.to_be_bytes());
+    octets.resize(octets.len() + 2 + 16, 0);
+}
