@@ -130,41 +130,13 @@ const fn ip(address: &SocketAddr) -> IpAddr {
 pub struct EspKey {
     /// The receiver's SPI.
     pub spi: u32,
-    /// Cipher key and four octets of salt (RFC 4106, 8.1; RFC 7634, 2).
+    /// Cipher key and four octets of salt (RFC 4106, 8.1; RFC 7634, 2), or cipher key and integrity key
+    /// (RFC 7296, 2.17).
     pub key: Secret,
 }
 
-/// ESP ciphers of this release, all with a 16-octet tag.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum EspCipher {
-    /// AES-GCM, 128-bit key (RFC 4106).
-    AesGcm128,
-    /// AES-GCM, 256-bit key (RFC 4106).
-    AesGcm256,
-    /// ChaCha20-Poly1305 (RFC 7634).
-    ChaCha20Poly1305,
-}
-
-impl EspCipher {
-    /// As strongSwan and libreswan write it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::AesGcm128 => "aes128gcm16",
-            Self::AesGcm256 => "aes256gcm16",
-            Self::ChaCha20Poly1305 => "chacha20poly1305",
-        }
-    }
-
-    /// Octets of key material, salt included.
-    #[must_use]
-    pub const fn key_octets(self) -> usize {
-        match self {
-            Self::AesGcm128 => 20,
-            Self::AesGcm256 | Self::ChaCha20Poly1305 => 36,
-        }
-    }
-}
+/// ESP has the ciphers of IKE.
+pub use crate::crypto::Encryption as EspCipher;
 
 /// The kernel refused.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -545,3 +545,31 @@ fn the_operations_page_lists_every_key() {
         assert!(listed, "{key} is not in docs/operations.md");
     }
 }
+
+#[test]
+fn a_cipher_is_combined_with_what_authenticates_it() {
+    let with = |line: &str| SMALL.replace("{}", line);
+    let config = load(&with(
+        "proposals = [\"aes128-aes256-sha256-sha2_512-ecp256\", \"aes-sha384-prfsha512-ecp384\"]",
+    ));
+    let suites = &config.connections[0].ike_suites;
+    let names: Vec<_> = suites.iter().map(ToString::to_string).collect();
+    assert_eq!(names.len(), 9);
+    assert_eq!(names[0], "aes128-sha256-prfsha256-ecp256");
+    assert_eq!(names[7], "aes256-sha512-prfsha512-ecp256");
+    assert_eq!(names[8], "aes128-sha384-prfsha512-ecp384");
+    let config = load(&with("").replace(
+        "remote_ts",
+        "esp_proposals = \"aes256-sha384-noesn\"\nremote_ts",
+    ));
+    let proposals = &config.connections[0].children[0].proposals;
+    let shown: Vec<_> = proposals.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["aes256-sha384-noesn"]);
+    // Nobody gets them who has not asked.
+    let config = load(&with(""));
+    let connection = &config.connections[0];
+    let own = connection.ike_suites.iter().map(|suite| suite.encryption);
+    let esp = connection.children[0].proposals.iter();
+    let mut all = own.chain(esp.flat_map(|one| one.ciphers.iter().copied()));
+    assert!(all.all(|cipher| cipher.integrity().is_none()));
+}

@@ -20,7 +20,7 @@ use std::{
 };
 
 use ike::{
-    crypto::Secret,
+    crypto::{Integrity, Secret},
     io::Path,
     kernel::{Carriage, ChildInstall, EspCipher, EspKey, KernelOp, Owner},
     wire::ts::TrafficSelector,
@@ -446,6 +446,16 @@ enum EspCipherShape {
     AesGcm128,
     AesGcm256,
     ChaCha20Poly1305,
+    AesCbc128(#[serde(with = "IntegrityShape")] Integrity),
+    AesCbc256(#[serde(with = "IntegrityShape")] Integrity),
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(remote = "Integrity")]
+enum IntegrityShape {
+    HmacSha256,
+    HmacSha384,
+    HmacSha512,
 }
 
 #[derive(Deserialize, Serialize)]

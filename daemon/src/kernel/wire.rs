@@ -26,9 +26,10 @@ pub(super) const STATE_ID: usize = 24;
 const TEMPLATE: usize = 64;
 const TEMPLATE_REQID: usize = 44;
 const ATTRIBUTE: usize = 4;
-/// Room for the longest request of ours: an SA with every attribute and the widest replay window, 1008
-/// octets.
-pub(super) const REQUEST_ROOM: usize = 1024;
+/// Room for the longest request of ours: an SA with every attribute and the widest replay window, 1140
+/// octets, and 140 more in a copy, for the kernel tells a MAC in two forms. What a buffer grows out of
+/// would not be wiped.
+pub(super) const REQUEST_ROOM: usize = 1296;
 
 pub(super) const NLM_F_REQUEST: u16 = 1;
 pub(super) const NLM_F_ACK: u16 = 4;

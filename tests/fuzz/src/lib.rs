@@ -10,7 +10,7 @@ use gate_abi::{
     sip::SipKey,
 };
 use ike::{
-    crypto::{Encryption, Secret, TrustAnchors, aead::Aead},
+    crypto::{Encryption, Secret, TrustAnchors, cipher::Cipher},
     io::TicketRoot,
     ticket::{TicketState, seal::Keyring},
     trust::{Signed, TrustError, verify},
@@ -52,10 +52,10 @@ pub fn wire(input: &[u8]) -> bool {
     message || inside
 }
 
-fn no_key() -> Aead {
+fn no_key() -> Cipher {
     let encryption = Encryption::AesGcm256;
     let key = Secret::new(vec![0; encryption.key_and_salt_len()]);
-    Aead::new(encryption, &key).expect("the length it asks for")
+    Cipher::new(encryption, &key, &Secret::default()).expect("the length it asks for")
 }
 
 fn chain(first: PayloadKind, octets: &[u8]) -> bool {

@@ -285,11 +285,20 @@ fn libre_id(id: &str) -> String {
 fn libre_proposal(text: &str) -> String {
     let mut out = String::new();
     let mut before = None;
+    // Of an IKE proposal it takes the PRF for what authenticates as well.
+    let has_prf = text.contains("-prf");
     for word in text.split('-') {
+        if has_prf && word.starts_with("sha") {
+            continue;
+        }
         let (kind, word) = match word {
             "aes128gcm16" => (Kind::Cipher, "aes_gcm128"),
             "aes256gcm16" => (Kind::Cipher, "aes_gcm256"),
             "chacha20poly1305" => (Kind::Cipher, "chacha20_poly1305"),
+            "aes128" | "aes256" => (Kind::Cipher, word),
+            "sha256" => (Kind::Integrity, "sha2_256"),
+            "sha384" => (Kind::Integrity, "sha2_384"),
+            "sha512" => (Kind::Integrity, "sha2_512"),
             "prfsha256" => (Kind::Prf, "sha2_256"),
             "prfsha384" => (Kind::Prf, "sha2_384"),
             "prfsha512" => (Kind::Prf, "sha2_512"),
@@ -311,6 +320,7 @@ fn libre_proposal(text: &str) -> String {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Cipher,
+    Integrity,
     Prf,
     Group,
 }

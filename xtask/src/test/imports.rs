@@ -34,6 +34,8 @@ const RULES: [(&str, Rule); 5] = [
 ];
 
 const IKE: &[&str] = &[
+    "aes",
+    "cbc",
     "der",
     "gate-abi",
     "ring",

@@ -32,6 +32,7 @@ impl Aead {
             Encryption::AesGcm128 => &AES_128_GCM,
             Encryption::AesGcm256 => &AES_256_GCM,
             Encryption::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+            Encryption::AesCbc128(_) | Encryption::AesCbc256(_) => return None,
         };
         let key = LessSafeKey::new(UnboundKey::new(algorithm, key).ok()?);
         Some(Self {

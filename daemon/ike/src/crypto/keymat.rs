@@ -2,15 +2,20 @@
 
 use super::{
     Secret,
+    cipher::Cipher,
     prf::{prf, prf_plus},
     suite::{Encryption, Prf},
 };
 
-/// The keys of one IKE SA. AEAD ciphers need no SK_ai and SK_ar (RFC 5282, 7.1).
+/// The keys of one IKE SA. AEADs need no SK_ai and SK_ar, which are empty then (RFC 5282, 7.1).
 #[derive(Debug)]
 pub struct KeyMaterial {
     /// Derives Child SA keys, and the next SKEYSEED on rekey or resumption.
     pub sk_d: Secret,
+    /// Integrity key from initiator to responder.
+    pub sk_ai: Secret,
+    /// Integrity key from responder to initiator.
+    pub sk_ar: Secret,
     /// Key and salt from initiator to responder.
     pub sk_ei: Secret,
     /// Key and salt from responder to initiator.
@@ -78,10 +83,20 @@ impl KeyMaterial {
         Self::expand(which, encryption, &skeyseed, exchanged)
     }
 
+    /// The ciphers from initiator to responder, and back.
+    #[must_use]
+    pub fn ciphers(&self, encryption: Encryption) -> Option<[Cipher; 2]> {
+        Some([
+            Cipher::new(encryption, &self.sk_ei, &self.sk_ai)?,
+            Cipher::new(encryption, &self.sk_er, &self.sk_ar)?,
+        ])
+    }
+
     fn expand(which: Prf, encryption: Encryption, skeyseed: &Secret, by: &Exchanged<'_>) -> Self {
         let (p, e) = (which.output_len(), encryption.key_and_salt_len());
+        let a = encryption.integrity_key_len();
         let seed: [&[u8]; 4] = [by.ni, by.nr, &by.spi_i, &by.spi_r];
-        let material = prf_plus(which, skeyseed.expose(), &seed, 3 * p + 2 * e);
+        let material = prf_plus(which, skeyseed.expose(), &seed, 3 * p + 2 * a + 2 * e);
         let mut rest = material.expose();
         let mut next = |len: usize| {
             let (head, tail) = rest.split_at_checked(len).unwrap_or((rest, &[]));
@@ -90,6 +105,8 @@ impl KeyMaterial {
         };
         Self {
             sk_d: next(p),
+            sk_ai: next(a),
+            sk_ar: next(a),
             sk_ei: next(e),
             sk_er: next(e),
             sk_pi: next(p),

@@ -1,8 +1,10 @@
-//! The cryptography IKEv2 needs, behind narrow types of our own. Everything comes from `ring`, so
-//! that another provider means a change in this folder only. Keys that enter here are wiped on
+//! The cryptography IKEv2 needs, behind narrow types of our own. Everything but AES-CBC
+//! comes from `ring`, so that another provider means a change in this folder only. Keys that enter here are wiped on
 //! drop; what `ring` keeps inside its own contexts is not, and the threat model says so.
 
 pub mod aead;
+mod cbc;
+pub mod cipher;
 pub mod dh;
 pub mod keymat;
 pub mod prf;
@@ -13,4 +15,4 @@ pub mod suite;
 pub use dh::{KeyShare, KeyShareError};
 pub use secret::Secret;
 pub use sign::{CertificateChain, KeyKind, SignError, SignatureScheme, TrustAnchors};
-pub use suite::{Encryption, Group, Prf};
+pub use suite::{Encryption, Group, Integrity, Prf};

@@ -12,7 +12,7 @@ pub fn prf(which: Prf, key: &[u8], parts: &[&[u8]]) -> Secret {
 }
 
 /// The first `len` octets of `prf+(key, seed)`. One octet counts the blocks, which bounds `len` to
-/// 255 blocks; every use in this crate stays below nine.
+/// 255 blocks; every use in this crate stays below sixteen.
 #[must_use]
 pub fn prf_plus(which: Prf, key: &[u8], seed: &[&[u8]], len: usize) -> Secret {
     // The key's own two hash blocks are done once, not once for each block of output.

@@ -1,7 +1,8 @@
 //! The transforms of this release and their sizes (RFC 8247). Each enum's variants are everything we
 //! negotiate; the numbers are IANA's.
 
-/// Encryption of the IKE SA; all are AEADs (RFC 5282, RFC 7634).
+/// Encryption of the IKE SA: AEADs (RFC 5282, RFC 7634), and for old peers AES-CBC with what
+/// authenticates it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Encryption {
     /// ENCR_AES_GCM_16 with a 128-bit key.
@@ -10,6 +11,84 @@ pub enum Encryption {
     AesGcm256,
     /// ENCR_CHACHA20_POLY1305.
     ChaCha20Poly1305,
+    /// ENCR_AES_CBC with a 128-bit key (RFC 3602).
+    AesCbc128(Integrity),
+    /// ENCR_AES_CBC with a 256-bit key.
+    AesCbc256(Integrity),
+}
+
+/// What authenticates a cipher that does not do so itself (RFC 4868). The key is as long as the hash, the
+/// tag half of it.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Integrity {
+    /// AUTH_HMAC_SHA2_256_128.
+    HmacSha256,
+    /// AUTH_HMAC_SHA2_384_192.
+    HmacSha384,
+    /// AUTH_HMAC_SHA2_512_256.
+    HmacSha512,
+}
+
+impl Integrity {
+    /// All of them, the fastest first.
+    pub const ALL: [Self; 3] = [Self::HmacSha256, Self::HmacSha384, Self::HmacSha512];
+
+    /// Transform ID.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::HmacSha256 => 12,
+            Self::HmacSha384 => 13,
+            Self::HmacSha512 => 14,
+        }
+    }
+
+    /// The reverse of [`Self::number`].
+    #[must_use]
+    pub const fn from_number(number: u16) -> Option<Self> {
+        Some(match number {
+            12 => Self::HmacSha256,
+            13 => Self::HmacSha384,
+            14 => Self::HmacSha512,
+            _ => return None,
+        })
+    }
+
+    /// Octets of key.
+    #[must_use]
+    pub const fn key_len(self) -> usize {
+        match self {
+            Self::HmacSha256 => 32,
+            Self::HmacSha384 => 48,
+            Self::HmacSha512 => 64,
+        }
+    }
+
+    /// Octets of the tag, to which the hash is cut.
+    #[must_use]
+    pub const fn tag_len(self) -> usize {
+        self.key_len() / 2
+    }
+
+    /// As strongSwan writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HmacSha256 => "sha256",
+            Self::HmacSha384 => "sha384",
+            Self::HmacSha512 => "sha512",
+        }
+    }
+
+    /// The PRF of the same hash.
+    #[must_use]
+    pub const fn prf(self) -> Prf {
+        match self {
+            Self::HmacSha256 => Prf::HmacSha256,
+            Self::HmacSha384 => Prf::HmacSha384,
+            Self::HmacSha512 => Prf::HmacSha512,
+        }
+    }
 }
 
 impl Encryption {
@@ -20,42 +99,83 @@ impl Encryption {
             Self::AesGcm128 => (20, Some(128)),
             Self::AesGcm256 => (20, Some(256)),
             Self::ChaCha20Poly1305 => (28, None),
+            Self::AesCbc128(_) => (12, Some(128)),
+            Self::AesCbc256(_) => (12, Some(256)),
         }
     }
 
-    /// The reverse of [`Self::transform`].
+    /// The reverse of [`Self::transform`] and [`Self::integrity`].
     #[must_use]
-    pub const fn from_transform(id: u16, key_bits: Option<u16>) -> Option<Self> {
-        Some(match (id, key_bits) {
-            (20, Some(128)) => Self::AesGcm128,
-            (20, Some(256)) => Self::AesGcm256,
-            (28, None) => Self::ChaCha20Poly1305,
+    pub const fn from_transform(
+        id: u16,
+        key_bits: Option<u16>,
+        integrity: Option<Integrity>,
+    ) -> Option<Self> {
+        Some(match (id, key_bits, integrity) {
+            (20, Some(128), None) => Self::AesGcm128,
+            (20, Some(256), None) => Self::AesGcm256,
+            (28, None, None) => Self::ChaCha20Poly1305,
+            (12, Some(128), Some(integrity)) => Self::AesCbc128(integrity),
+            (12, Some(256), Some(integrity)) => Self::AesCbc256(integrity),
             _ => return None,
         })
+    }
+
+    /// What authenticates it; `None` for an AEAD.
+    #[must_use]
+    pub const fn integrity(self) -> Option<Integrity> {
+        match self {
+            Self::AesGcm128 | Self::AesGcm256 | Self::ChaCha20Poly1305 => None,
+            Self::AesCbc128(integrity) | Self::AesCbc256(integrity) => Some(integrity),
+        }
     }
 
     /// Octets of key alone.
     #[must_use]
     pub const fn key_len(self) -> usize {
         match self {
-            Self::AesGcm128 => 16,
-            Self::AesGcm256 | Self::ChaCha20Poly1305 => 32,
+            Self::AesGcm128 | Self::AesCbc128(_) => 16,
+            Self::AesGcm256 | Self::ChaCha20Poly1305 | Self::AesCbc256(_) => 32,
         }
     }
 
-    /// Octets of key and salt together, as SK_ei and SK_er hold them (RFC 5282, 7.1).
+    /// Octets of SK_ei and SK_er: a key, and an AEAD's salt behind it (RFC 5282, 7.1).
     #[must_use]
     pub const fn key_and_salt_len(self) -> usize {
-        self.key_len() + 4
+        match self.integrity() {
+            None => self.key_len() + 4,
+            Some(_) => self.key_len(),
+        }
     }
 
-    /// As strongSwan and libreswan write it.
+    /// Octets of keys that a direction of a Child SA has: what SK_e and SK_a are to an IKE SA.
+    #[must_use]
+    pub const fn key_octets(self) -> usize {
+        self.key_and_salt_len() + self.integrity_key_len()
+    }
+
+    /// Octets of SK_ai and SK_ar; AEADs have none.
+    #[must_use]
+    pub const fn integrity_key_len(self) -> usize {
+        match self.integrity() {
+            None => 0,
+            Some(integrity) => integrity.key_len(),
+        }
+    }
+
+    /// As strongSwan writes it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::AesGcm128 => "aes128gcm16",
             Self::AesGcm256 => "aes256gcm16",
             Self::ChaCha20Poly1305 => "chacha20poly1305",
+            Self::AesCbc128(Integrity::HmacSha256) => "aes128-sha256",
+            Self::AesCbc128(Integrity::HmacSha384) => "aes128-sha384",
+            Self::AesCbc128(Integrity::HmacSha512) => "aes128-sha512",
+            Self::AesCbc256(Integrity::HmacSha256) => "aes256-sha256",
+            Self::AesCbc256(Integrity::HmacSha384) => "aes256-sha384",
+            Self::AesCbc256(Integrity::HmacSha512) => "aes256-sha512",
         }
     }
 }

@@ -35,25 +35,16 @@ impl fmt::Display for IkeSuite {
 }
 
 impl IkeSuite {
-    fn transforms(self) -> [Transform; 3] {
-        let (id, key_bits) = self.encryption.transform();
-        [
-            Transform {
-                kind: transform::ENCR,
-                id,
-                key_bits,
-            },
-            Transform {
-                kind: transform::PRF,
-                id: self.prf.number(),
-                key_bits: None,
-            },
-            Transform {
-                kind: transform::KE,
-                id: self.group.number(),
-                key_bits: None,
-            },
-        ]
+    fn transforms(self) -> Vec<Transform> {
+        let plain = |kind, id| Transform {
+            kind,
+            id,
+            key_bits: None,
+        };
+        let mut transforms = encryption_transforms(self.encryption);
+        transforms.push(plain(transform::PRF, self.prf.number()));
+        transforms.push(plain(transform::KE, self.group.number()));
+        transforms
     }
 
     fn is_offered_by(self, proposal: &Proposal<'_>) -> bool {
@@ -72,24 +63,12 @@ pub struct Chosen<T> {
 
 /// Appends the SA payload that offers the suites, best first. Suites that are every combination of
 /// their parts, as from one proposal string, go into one proposal and save a few hundred octets; others
-/// each get their own. `spi` is empty in a first exchange and ours in a rekey.
+/// each get their own. AEADs never share one with other ciphers (RFC 7296, 3.3). `spi` is empty in a first
+/// exchange and ours in a rekey.
 pub fn offer_ike(suites: &[IkeSuite], spi: &[u8], out: &mut Vec<u8>) {
-    let parts = distinct(suites.iter().flat_map(|suite| suite.transforms()));
-    let of_kind = |kind| parts.iter().filter(|part| part.kind == kind).count();
-    let product: usize = [transform::ENCR, transform::PRF, transform::KE]
-        .into_iter()
-        .map(of_kind)
-        .product();
-    let all = distinct(suites.iter().copied()).len() == product;
-    let proposals: Vec<Vec<Transform>> = if all {
-        vec![parts]
-    } else {
-        suites
-            .iter()
-            .map(|suite| suite.transforms().to_vec())
-            .collect()
-    };
-    let offers: Vec<_> = numbered(proposals)
+    let is_aead = |suite: &IkeSuite| suite.encryption.integrity().is_none();
+    let alike = suites.chunk_by(|one, next| is_aead(one) == is_aead(next));
+    let offers: Vec<_> = numbered(alike.flat_map(merged).collect())
         .map(|(number, transforms)| Offer {
             number,
             protocol: PROTOCOL_IKE,
@@ -100,9 +79,22 @@ pub fn offer_ike(suites: &[IkeSuite], spi: &[u8], out: &mut Vec<u8>) {
     sa::emit(&offers, out);
 }
 
+/// One proposal for suites that are every combination of their parts, or one for each.
+fn merged(suites: &[IkeSuite]) -> Vec<Vec<Transform>> {
+    let parts = distinct(suites.iter().flat_map(|suite| suite.transforms()));
+    let of_kind = |kind| parts.iter().filter(|part| part.kind == kind).count();
+    let kinds = [transform::ENCR, transform::PRF, transform::KE];
+    let product: usize = kinds.into_iter().map(of_kind).product();
+    let product = product * of_kind(transform::INTEG).max(1);
+    if distinct(suites.iter().copied()).len() == product {
+        return vec![parts];
+    }
+    suites.iter().map(|suite| suite.transforms()).collect()
+}
+
 /// Appends the SA payload that says which suite was chosen, with our SPI in a rekey.
 pub fn answer_ike(chosen: Chosen<IkeSuite>, spi: &[u8], out: &mut Vec<u8>) {
-    let transforms = chosen.suite.transforms().to_vec();
+    let transforms = chosen.suite.transforms();
     sa::emit(
         &[Offer {
             number: chosen.number,
@@ -176,7 +168,7 @@ pub struct EspChoice {
 /// best first.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct EspProposal {
-    /// Ciphers; at least one.
+    /// Ciphers; at least one. Either AEADs, or every combination of some others with what authenticates them.
     pub ciphers: Vec<EspCipher>,
     /// Groups of a key exchange of its own, of which there must be one. None: if the peer likes, in a group
     /// of the IKE SA's.
@@ -252,7 +244,8 @@ pub fn may_exchange_in(proposals: &[EspProposal], own: OwnExchange<'_>, group: G
 pub fn offer_esp(proposals: &[EspProposal], own: OwnExchange<'_>, spi: u32, out: &mut Vec<u8>) {
     let spi = spi.to_be_bytes();
     let offer = |(number, one): (u8, &EspProposal)| {
-        let mut transforms = distinct(one.ciphers.iter().map(|cipher| esp_transform(*cipher)));
+        let ciphers = one.ciphers.iter();
+        let mut transforms = distinct(ciphers.flat_map(|cipher| encryption_transforms(*cipher)));
         let groups = one.exchanges(own);
         if groups.iter().any(Option::is_some) {
             transforms.extend(distinct(groups.into_iter().map(ke_transform)));
@@ -271,7 +264,8 @@ pub fn offer_esp(proposals: &[EspProposal], own: OwnExchange<'_>, spi: u32, out:
 
 /// Appends the SA payload that says what was chosen for a Child SA.
 pub fn answer_esp(choice: &EspChoice, our_spi: u32, out: &mut Vec<u8>) {
-    let mut transforms = vec![esp_transform(choice.cipher), esn_transform(choice.esn)];
+    let mut transforms = encryption_transforms(choice.cipher);
+    transforms.push(esn_transform(choice.esn));
     transforms.extend(choice.group.map(|group| ke_transform(Some(group))));
     let spi = our_spi.to_be_bytes();
     sa::emit(
@@ -319,7 +313,8 @@ fn offered_esp(
     esn: bool,
     group: Option<Group>,
 ) -> Result<Option<EspChoice>, WireError> {
-    let mut wanted = vec![esp_transform(cipher), esn_transform(esn)];
+    let mut wanted = encryption_transforms(cipher);
+    wanted.push(esn_transform(esn));
     wanted.extend(group.map(|group| ke_transform(Some(group))));
     for proposal in sa::parse(body)? {
         let Ok(spi) = <[u8; 4]>::try_from(proposal.spi) else {
@@ -364,17 +359,20 @@ fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     })
 }
 
-const fn esp_transform(cipher: EspCipher) -> Transform {
-    let (id, key_bits) = match cipher {
-        EspCipher::AesGcm128 => (20, Some(128)),
-        EspCipher::AesGcm256 => (20, Some(256)),
-        EspCipher::ChaCha20Poly1305 => (28, None),
-    };
-    Transform {
+/// The cipher, and what authenticates it if it does not do so itself.
+fn encryption_transforms(encryption: Encryption) -> Vec<Transform> {
+    let (id, key_bits) = encryption.transform();
+    let cipher = Transform {
         kind: transform::ENCR,
         id,
         key_bits,
-    }
+    };
+    let integrity = encryption.integrity().map(|integrity| Transform {
+        kind: transform::INTEG,
+        id: integrity.number(),
+        key_bits: None,
+    });
+    std::iter::once(cipher).chain(integrity).collect()
 }
 
 const fn ke_transform(group: Option<Group>) -> Transform {
@@ -457,7 +455,7 @@ mod tests {
 
     #[test]
     fn an_integrity_algorithm_beside_an_aead_is_refused_unless_none_is_offered() {
-        let mut transforms = FAST.transforms().to_vec();
+        let mut transforms = FAST.transforms();
         transforms.push(Transform {
             kind: transform::INTEG,
             id: 12,

@@ -9,7 +9,7 @@ use super::{
     window::Datagrams,
 };
 use crate::{
-    crypto::{aead::Aead, keymat::KeyMaterial},
+    crypto::{cipher::Cipher, keymat::KeyMaterial},
     wire::{
         encrypted::{self, OpenError},
         fragment::{self, Fragment},
@@ -25,9 +25,9 @@ const AROUND_MESSAGE: usize = 40 + 8 + 4;
 /// Both directions' ciphers of an IKE SA.
 #[derive(Debug)]
 pub(crate) struct Protection {
-    sealing: Aead,
-    opening: Aead,
-    /// Sent as the explicit IV: a counter never comes twice under one key (RFC 5282, 3.1).
+    sealing: Cipher,
+    opening: Cipher,
+    /// Of which the IV is made: a counter never comes twice under one key (RFC 5282, 3.1).
     next_iv: u64,
     /// If both sides have said that they take fragments.
     fragments: Option<Fragments>,
@@ -50,14 +50,15 @@ impl Protection {
         initiator: bool,
         fragments: bool,
     ) -> Option<Self> {
-        let (ours, theirs) = if initiator {
-            (&keys.sk_ei, &keys.sk_er)
+        let [from_initiator, from_responder] = keys.ciphers(suite.encryption)?;
+        let (sealing, opening) = if initiator {
+            (from_initiator, from_responder)
         } else {
-            (&keys.sk_er, &keys.sk_ei)
+            (from_responder, from_initiator)
         };
         Some(Self {
-            sealing: Aead::new(suite.encryption, ours)?,
-            opening: Aead::new(suite.encryption, theirs)?,
+            sealing,
+            opening,
             next_iv: 0,
             fragments: fragments.then(Fragments::default),
         })
@@ -82,7 +83,7 @@ impl Protection {
             .fragments
             .as_ref()
             .and_then(|fragments| fragments.limit);
-        match limit.filter(|limit| encrypted::sealed_len(&chain) > *limit) {
+        match limit.filter(|limit| encrypted::sealed_len(&chain, &self.sealing) > *limit) {
             Some(limit) => {
                 let iv = &mut self.next_iv;
                 fragment::seal(header, chain, limit, iv, &self.sealing).into()

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use crate::{
-    crypto::aead::Aead,
+    crypto::cipher::Cipher,
     wire::{
         encrypted::{OpenError, Plain},
         fragment::Fragment,
@@ -73,7 +73,7 @@ impl Reassembly {
         place: &mut Option<Box<Self>>,
         header: &Header,
         message: &'a [u8],
-        aead: &Aead,
+        cipher: &Cipher,
         now: Duration,
     ) -> Result<Option<Received<'a>>, OpenError> {
         let fragment = Fragment::parse(header, message)?;
@@ -92,7 +92,7 @@ impl Reassembly {
         if held.as_ref().is_some_and(unfit) {
             return Err(OpenError::Unfit);
         }
-        let text = fragment.open(aead)?;
+        let text = fragment.open(cipher)?;
         // More than before: the peer has begun anew with smaller ones.
         let held = match held.filter(|held| held.total == fragment.total) {
             Some(held) => held,
@@ -133,10 +133,10 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(1);
 
-    fn aead() -> Aead {
+    fn cipher() -> Cipher {
         let encryption = Encryption::AesGcm128;
         let key = Secret::new(vec![5; encryption.key_and_salt_len()]);
-        Aead::new(encryption, &key).expect("length")
+        Cipher::new(encryption, &key, &Secret::default()).expect("length")
     }
 
     fn header(message_id: u32) -> Header {
@@ -155,7 +155,7 @@ mod tests {
     fn fragments(message_id: u32, octets: usize, limit: usize) -> Vec<Vec<u8>> {
         let mut chain = ChainWriter::new();
         chain.octets(PayloadKind::CERT, &vec![message_id as u8; octets]);
-        fragment::seal(&header(message_id), chain, limit, &mut 0, &aead())
+        fragment::seal(&header(message_id), chain, limit, &mut 0, &cipher())
     }
 
     fn add(
@@ -163,7 +163,7 @@ mod tests {
         message: &[u8],
     ) -> Result<Option<Vec<u8>>, OpenError> {
         let (header, _) = Header::parse(message).expect("header");
-        let received = Reassembly::add(place, &header, message, &aead(), NOW)?;
+        let received = Reassembly::add(place, &header, message, &cipher(), NOW)?;
         Ok(received.map(|received| {
             assert_eq!(received.plain.first, PayloadKind::CERT);
             received.plain.octets

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::{
-    crypto::{Encryption, Group, Prf, Secret},
+    crypto::{Encryption, Group, Integrity, Prf, Secret},
     io::TicketLedger,
     sa::proposal::IkeSuite,
     wire::{WireError, cursor::Cursor, header::Spi, id::Identity},
@@ -183,7 +183,12 @@ impl TicketState {
     }
 }
 
-/// A suite in four octets: cipher, octets of its key if it has a choice, PRF, group.
+/// Bits of the cipher's number, of which there are none beyond; above them stands what authenticates it.
+const CIPHER_BITS: u16 = 6;
+/// The number of the first integrity algorithm, less one: none is 0.
+const BEFORE_INTEGRITY: u16 = 11;
+
+/// A suite in four octets: cipher and integrity, octets of the cipher's key if it has a choice, PRF, group.
 pub(super) const fn encode_suite(suite: IkeSuite) -> [u8; 4] {
     let (encryption, key_bits) = suite.encryption.transform();
     let key_octets = match key_bits {
@@ -191,18 +196,25 @@ pub(super) const fn encode_suite(suite: IkeSuite) -> [u8; 4] {
         None => 0,
     };
     let (prf, group) = (suite.prf.number(), suite.group.number());
+    let integrity = match suite.encryption.integrity() {
+        Some(integrity) => integrity.number() - BEFORE_INTEGRITY,
+        None => 0,
+    };
+    let encryption = integrity << CIPHER_BITS | encryption;
     [encryption as u8, key_octets, prf as u8, group as u8]
 }
 
 pub(super) fn decode_suite(octets: [u8; 4]) -> Result<IkeSuite, WireError> {
     let [encryption, key_octets, prf, group] = octets.map(u16::from);
     let key_bits = (key_octets != 0).then_some(key_octets * 8);
+    let cipher = encryption & ((1 << CIPHER_BITS) - 1);
+    let integrity = Integrity::from_number((encryption >> CIPHER_BITS) + BEFORE_INTEGRITY);
     let value = |field, value: u16| WireError::Value {
         field,
         value: u32::from(value),
     };
     Ok(IkeSuite {
-        encryption: Encryption::from_transform(encryption, key_bits)
+        encryption: Encryption::from_transform(cipher, key_bits, integrity)
             .ok_or_else(|| value("encryption", encryption))?,
         prf: Prf::from_number(prf).ok_or_else(|| value("PRF", prf))?,
         group: Group::from_number(group).ok_or_else(|| value("group", group))?,
@@ -242,6 +254,29 @@ pub(crate) mod tests {
         assert_eq!(format!("{read:?}"), format!("{state:?}"));
         assert_eq!(read.sk_d, state.sk_d);
         assert_eq!((&read.id_i, &read.id_r), (&state.id_i, &state.id_r));
+    }
+
+    #[test]
+    fn every_suite_reads_back() {
+        let cbc = Integrity::ALL
+            .into_iter()
+            .flat_map(|one| [Encryption::AesCbc128(one), Encryption::AesCbc256(one)]);
+        let aeads = [
+            Encryption::AesGcm128,
+            Encryption::AesGcm256,
+            Encryption::ChaCha20Poly1305,
+        ];
+        for encryption in cbc.chain(aeads) {
+            let suite = IkeSuite {
+                encryption,
+                ..sample().suite
+            };
+            assert_eq!(decode_suite(encode_suite(suite)), Ok(suite));
+        }
+        // As tickets had it before there was any integrity.
+        assert_eq!(encode_suite(sample().suite), [20, 32, 5, 31]);
+        assert!(decode_suite([0x54, 32, 5, 31]).is_err());
+        assert!(decode_suite([12, 32, 5, 31]).is_err());
     }
 
     #[test]

@@ -1,16 +1,13 @@
-//! The Encrypted payload (RFC 7296, 3.14) in its AEAD form (RFC 5282, 3): IV, ciphertext, tag.
+//! The Encrypted payload (RFC 7296, 3.14; RFC 5282, 3): IV, ciphertext, tag.
 
 use super::{
     WireError,
     header::{HEADER_LEN, Header},
     payload::{ChainWriter, PayloadKind},
 };
-use crate::crypto::aead::{Aead, Corrupt, TAG_LEN};
+use crate::crypto::{aead::Corrupt, cipher::Cipher};
 
 pub(super) const GENERIC_HEADER: usize = 4;
-const IV_LEN: usize = 8;
-/// Octets that protection adds to a text: IV, Pad Length, tag.
-pub(super) const PROTECTION_LEN: usize = IV_LEN + 1 + TAG_LEN;
 
 /// The plain payload chain of a message, with the kind of its first payload.
 #[derive(Debug)]
@@ -48,7 +45,7 @@ impl From<Corrupt> for OpenError {
 
 /// Opens a message that consists of one SK payload. Other payloads in clear beside it would not be
 /// authenticated as what they are, and no peer sends any.
-pub fn open(header: &Header, message: &[u8], aead: &Aead) -> Result<Plain, OpenError> {
+pub fn open(header: &Header, message: &[u8], cipher: &Cipher) -> Result<Plain, OpenError> {
     if header.next != PayloadKind::SK {
         let value = u32::from(header.next.0);
         return Err(WireError::Value {
@@ -58,7 +55,7 @@ pub fn open(header: &Header, message: &[u8], aead: &Aead) -> Result<Plain, OpenE
         .into());
     }
     let (first, aad, protected) = split(message, GENERIC_HEADER)?;
-    let octets = open_text(aad, protected, aead)?;
+    let octets = open_text(aad, protected, cipher)?;
     Ok(Plain { first, octets })
 }
 
@@ -86,15 +83,15 @@ pub(super) fn split(
 }
 
 /// Opens IV, ciphertext and tag; what is left is the text without its padding.
-pub(super) fn open_text(aad: &[u8], protected: &[u8], aead: &Aead) -> Result<Vec<u8>, OpenError> {
-    let (iv, ciphertext) = protected
-        .split_first_chunk::<IV_LEN>()
-        .ok_or(WireError::Length { at: HEADER_LEN })?;
-    if ciphertext.len() <= TAG_LEN {
+pub(super) fn open_text(
+    aad: &[u8],
+    protected: &[u8],
+    cipher: &Cipher,
+) -> Result<Vec<u8>, OpenError> {
+    if protected.len() <= cipher.around_len() {
         return Err(WireError::Length { at: HEADER_LEN }.into());
     }
-    let mut octets = ciphertext.to_vec();
-    let plain = aead.open(*iv, aad, &mut octets)?;
+    let mut plain = cipher.open(aad, protected)?;
     let padding = plain.last().map_or(0, |length| usize::from(*length));
     let keep = plain
         .len()
@@ -103,21 +100,32 @@ pub(super) fn open_text(aad: &[u8], protected: &[u8], aead: &Aead) -> Result<Vec
             field: "Pad Length",
             value: padding as u32,
         })?;
-    octets.truncate(keep);
-    Ok(octets)
+    plain.truncate(keep);
+    Ok(plain)
 }
 
 /// Octets of the protected message that [`seal`] makes of a chain.
 #[must_use]
-pub const fn sealed_len(chain: &ChainWriter) -> usize {
-    HEADER_LEN + GENERIC_HEADER + chain.len() + PROTECTION_LEN
+pub fn sealed_len(chain: &ChainWriter, cipher: &Cipher) -> usize {
+    HEADER_LEN + GENERIC_HEADER + protected_len(chain.len(), cipher)
+}
+
+/// Octets that become of a text: with padding, Pad Length, IV and tag.
+const fn protected_len(text: usize, cipher: &Cipher) -> usize {
+    (text + 1).next_multiple_of(cipher.block_len()) + cipher.around_len()
+}
+
+/// Octets of the longest text that becomes so many.
+pub(super) const fn text_within(room: usize, cipher: &Cipher) -> usize {
+    let blocks = room.saturating_sub(cipher.around_len()) / cipher.block_len();
+    (blocks * cipher.block_len()).saturating_sub(1)
 }
 
 /// Builds a protected message: `header.next` is set to SK, the chain goes inside.
 #[must_use]
-pub fn seal(header: &Header, chain: ChainWriter, iv: u64, aead: &Aead) -> Vec<u8> {
+pub fn seal(header: &Header, chain: ChainWriter, iv: u64, cipher: &Cipher) -> Vec<u8> {
     let (first, text) = chain.finish();
-    protect(header, PayloadKind::SK, (first, &[]), text, iv, aead)
+    protect(header, PayloadKind::SK, (first, &[]), text, iv, cipher)
 }
 
 /// Builds a message of one payload that protects `text`. In clear stand the kind of what is inside and
@@ -128,10 +136,13 @@ pub(super) fn protect(
     (inside, fixed): (PayloadKind, &[u8]),
     mut text: Vec<u8>,
     iv: u64,
-    aead: &Aead,
+    cipher: &Cipher,
 ) -> Vec<u8> {
-    let payload_len = GENERIC_HEADER + fixed.len() + text.len() + PROTECTION_LEN;
-    text.push(0);
+    let payload_len = GENERIC_HEADER + fixed.len() + protected_len(text.len(), cipher);
+    // Of any content (RFC 7296, 3.14).
+    let padding = payload_len - GENERIC_HEADER - fixed.len() - cipher.around_len() - text.len() - 1;
+    text.resize(text.len() + padding, 0);
+    text.push(padding as u8);
     let header = Header {
         next: kind,
         ..*header
@@ -141,10 +152,7 @@ pub(super) fn protect(
     message.extend_from_slice(&[inside.0, 0]);
     message.extend_from_slice(&(payload_len as u16).to_be_bytes());
     message.extend_from_slice(fixed);
-    let iv = iv.to_be_bytes();
-    aead.seal(iv, &message, &mut text);
-    message.extend_from_slice(&iv);
-    message.append(&mut text);
+    cipher.seal(iv, &mut message, text);
     message
 }
 
@@ -163,7 +171,7 @@ pub fn clear(header: &Header, chain: ChainWriter) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::{
-        crypto::{Encryption, Secret},
+        crypto::{Encryption, Integrity, Secret},
         wire::header::Exchange,
     };
 
@@ -179,12 +187,12 @@ mod tests {
         }
     }
 
-    fn aead(encryption: Encryption) -> Aead {
-        Aead::new(
-            encryption,
-            &Secret::new(vec![5; encryption.key_and_salt_len()]),
-        )
-        .expect("length")
+    const SHA256: Integrity = Integrity::HmacSha256;
+
+    fn cipher(encryption: Encryption) -> Cipher {
+        let key = Secret::new(vec![5; encryption.key_and_salt_len()]);
+        let mac_key = Secret::new(vec![6; encryption.integrity_key_len()]);
+        Cipher::new(encryption, &key, &mac_key).expect("lengths")
     }
 
     #[test]
@@ -193,13 +201,18 @@ mod tests {
             Encryption::AesGcm128,
             Encryption::AesGcm256,
             Encryption::ChaCha20Poly1305,
+            Encryption::AesCbc128(SHA256),
+            Encryption::AesCbc256(Integrity::HmacSha384),
+            Encryption::AesCbc256(Integrity::HmacSha512),
         ] {
-            let aead = aead(encryption);
+            let cipher = cipher(encryption);
             let mut chain = ChainWriter::new();
             chain.octets(PayloadKind::NONCE, b"0123456789abcdef");
-            let message = seal(&header(), chain, 7, &aead);
+            let length = sealed_len(&chain, &cipher);
+            let message = seal(&header(), chain, 7, &cipher);
+            assert_eq!(message.len(), length);
             let (parsed, _) = Header::parse(&message).expect("header");
-            let plain = open(&parsed, &message, &aead).expect("opens");
+            let plain = open(&parsed, &message, &cipher).expect("opens");
             assert_eq!(plain.first, PayloadKind::NONCE);
             assert_eq!(&plain.octets[4..], b"0123456789abcdef");
         }
@@ -207,15 +220,33 @@ mod tests {
 
     #[test]
     fn no_bit_can_be_changed() {
-        let aead = aead(Encryption::AesGcm256);
-        let message = seal(&header(), ChainWriter::new(), 7, &aead);
-        for bit in 0..message.len() * 8 {
-            let mut changed = message.clone();
-            changed[bit / 8] ^= 1 << (bit % 8);
-            let opened = Header::parse(&changed)
-                .ok()
-                .map(|(h, _)| open(&h, &changed, &aead).is_ok());
-            assert_ne!(opened, Some(true), "bit {bit}");
+        for encryption in [Encryption::AesGcm256, Encryption::AesCbc128(SHA256)] {
+            let cipher = cipher(encryption);
+            let message = seal(&header(), ChainWriter::new(), 7, &cipher);
+            for bit in 0..message.len() * 8 {
+                let mut changed = message.clone();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                let opened = Header::parse(&changed)
+                    .ok()
+                    .map(|(h, _)| open(&h, &changed, &cipher).is_ok());
+                assert_ne!(opened, Some(true), "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_of_any_length_is_padded_to_what_was_foreseen() {
+        let cipher = cipher(Encryption::AesCbc256(SHA256));
+        for len in 1..70 {
+            let room = protected_len(len, &cipher);
+            assert!((len..len + 16).contains(&text_within(room, &cipher)));
+            assert!(text_within(room - 1, &cipher) < len);
+            let mut chain = ChainWriter::new();
+            chain.octets(PayloadKind::NONCE, &vec![3; len]);
+            let message = seal(&header(), chain, 7, &cipher);
+            let (parsed, _) = Header::parse(&message).expect("header");
+            let plain = open(&parsed, &message, &cipher).expect("opens");
+            assert_eq!(plain.octets[4..], vec![3; len]);
         }
     }
 }

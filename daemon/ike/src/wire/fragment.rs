@@ -3,17 +3,14 @@
 
 use super::{
     WireError,
-    encrypted::{self, GENERIC_HEADER, OpenError, PROTECTION_LEN},
+    encrypted::{self, GENERIC_HEADER, OpenError},
     header::{HEADER_LEN, Header},
     payload::{ChainWriter, PayloadKind},
 };
-use crate::crypto::aead::Aead;
+use crate::crypto::cipher::Cipher;
 
 /// Fragment Number and Total Fragments.
 const NUMBERS_LEN: usize = 4;
-
-/// Octets of a message with one fragment that are not the fragment's text.
-pub const FRAGMENT_OVERHEAD: usize = HEADER_LEN + GENERIC_HEADER + NUMBERS_LEN + PROTECTION_LEN;
 
 /// One fragment as it came, not yet opened.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +61,8 @@ impl<'a> Fragment<'a> {
     }
 
     /// Its text, if it is the peer's.
-    pub fn open(&self, aead: &Aead) -> Result<Vec<u8>, OpenError> {
-        encrypted::open_text(self.aad, self.protected, aead)
+    pub fn open(&self, cipher: &Cipher) -> Result<Vec<u8>, OpenError> {
+        encrypted::open_text(self.aad, self.protected, cipher)
     }
 }
 
@@ -77,10 +74,11 @@ pub fn seal(
     chain: ChainWriter,
     limit: usize,
     next_iv: &mut u64,
-    aead: &Aead,
+    cipher: &Cipher,
 ) -> Vec<Vec<u8>> {
     let (first, text) = chain.finish();
-    let most = limit.saturating_sub(FRAGMENT_OVERHEAD).max(1);
+    let room = limit.saturating_sub(HEADER_LEN + GENERIC_HEADER + NUMBERS_LEN);
+    let most = encrypted::text_within(room, cipher).max(1);
     let total = text.len().div_ceil(most) as u16;
     let fragment = |(number, piece): (u16, &[u8])| {
         let inside = if number == 1 {
@@ -93,7 +91,7 @@ pub fn seal(
         let iv = *next_iv;
         *next_iv += 1;
         let fixed = (inside, &[n0, n1, t0, t1][..]);
-        encrypted::protect(header, PayloadKind::SKF, fixed, piece.to_vec(), iv, aead)
+        encrypted::protect(header, PayloadKind::SKF, fixed, piece.to_vec(), iv, cipher)
     };
     (1..).zip(text.chunks(most)).map(fragment).collect()
 }
@@ -120,10 +118,10 @@ mod tests {
         }
     }
 
-    fn aead() -> Aead {
+    fn cipher() -> Cipher {
         let encryption = Encryption::AesGcm256;
         let key = Secret::new(vec![5; encryption.key_and_salt_len()]);
-        Aead::new(encryption, &key).expect("length")
+        Cipher::new(encryption, &key, &Secret::default()).expect("length")
     }
 
     fn chain() -> ChainWriter {
@@ -136,7 +134,7 @@ mod tests {
     #[test]
     fn the_pieces_add_up_and_none_is_too_long() {
         let mut iv = 40;
-        let messages = seal(&header(), chain(), LIMIT, &mut iv, &aead());
+        let messages = seal(&header(), chain(), LIMIT, &mut iv, &cipher());
         assert_eq!(messages.len(), 4);
         assert_eq!(iv, 44, "no IV twice");
         let mut text = Vec::new();
@@ -147,21 +145,21 @@ mod tests {
             let fragment = Fragment::parse(&parsed, message).expect("a fragment");
             assert_eq!((fragment.number, fragment.total), (number, 4));
             assert_eq!(fragment.first == PayloadKind::NONCE, number == 1);
-            text.extend(fragment.open(&aead()).expect("opens"));
+            text.extend(fragment.open(&cipher()).expect("opens"));
         }
         assert_eq!(text, chain().finish().1);
     }
 
     #[test]
     fn no_bit_can_be_changed() {
-        let messages = seal(&header(), chain(), LIMIT, &mut 0, &aead());
+        let messages = seal(&header(), chain(), LIMIT, &mut 0, &cipher());
         let message = &messages[1];
         for bit in 0..message.len() * 8 {
             let mut changed = message.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
             let opened = Header::parse(&changed).ok().and_then(|(header, _)| {
                 let fragment = Fragment::parse(&header, &changed).ok()?;
-                fragment.open(&aead()).ok()
+                fragment.open(&cipher()).ok()
             });
             assert_eq!(opened, None, "bit {bit}");
         }
@@ -169,7 +167,7 @@ mod tests {
 
     #[test]
     fn numbers_that_cannot_be_are_refused() {
-        let message = seal(&header(), chain(), LIMIT, &mut 0, &aead()).remove(1);
+        let message = seal(&header(), chain(), LIMIT, &mut 0, &cipher()).remove(1);
         for (number, total) in [(0_u16, 0_u16), (0, 4), (5, 4), (1, 0), (u16::MAX, 4)] {
             let mut changed = message.clone();
             changed[32..34].copy_from_slice(&number.to_be_bytes());

@@ -16,6 +16,7 @@ mod kinds;
 mod lifetime;
 mod look_up;
 mod mobike;
+mod old_peers;
 mod operator;
 mod pinned;
 mod pki;

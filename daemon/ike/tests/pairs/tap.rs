@@ -6,7 +6,7 @@ use std::time::Duration;
 use ike::{
     crypto::{
         Encryption, Prf, Secret,
-        aead::Aead,
+        cipher::Cipher,
         keymat::{Exchanged, KeyMaterial},
         prf::prf,
     },
@@ -32,8 +32,8 @@ pub(crate) type Payloads = Vec<(PayloadKind, Vec<u8>)>;
 /// The keys of an exchange under way.
 pub(crate) struct Tap {
     keys: KeyMaterial,
-    from_initiator: Aead,
-    from_responder: Aead,
+    from_initiator: Cipher,
+    from_responder: Cipher,
 }
 
 impl Tap {
@@ -58,18 +58,19 @@ impl Tap {
             let state = ticket_of(pair).0;
             KeyMaterial::from_ticket(which, encryption, &state.sk_d, &exchanged)
         };
-        let aead = |key| Aead::new(encryption, key).expect("the suite's length");
+        let ciphers = keys.ciphers(encryption);
+        let [from_initiator, from_responder] = ciphers.expect("the suite's lengths");
         Self {
-            from_initiator: aead(&keys.sk_ei),
-            from_responder: aead(&keys.sk_er),
             keys,
+            from_initiator,
+            from_responder,
         }
     }
 
     /// The payloads inside a protected message.
     pub(crate) fn read(&self, message: &[u8]) -> Payloads {
         let (header, _) = Header::parse(message).expect("a header");
-        let plain = encrypted::open(&header, message, self.aead(&header)).expect("our keys");
+        let plain = encrypted::open(&header, message, self.cipher(&header)).expect("our keys");
         listed(&Chain::parse(plain.first, &plain.octets).expect("well formed"))
     }
 
@@ -80,7 +81,7 @@ impl Tap {
 
     /// A protected message of either side.
     pub(crate) fn forge(&self, header: &Header, payloads: Payloads) -> Vec<u8> {
-        encrypted::seal(header, chain_of(payloads), 77, self.aead(header))
+        encrypted::seal(header, chain_of(payloads), 77, self.cipher(header))
     }
 
     /// The same in fragments, each a message of at most so many octets.
@@ -95,7 +96,7 @@ impl Tap {
             chain_of(payloads),
             limit,
             &mut 77,
-            self.aead(header),
+            self.cipher(header),
         )
     }
 
@@ -119,7 +120,7 @@ impl Tap {
         auth.extend_from_slice(proof.expose());
     }
 
-    fn aead(&self, header: &Header) -> &Aead {
+    fn cipher(&self, header: &Header) -> &Cipher {
         if header.from_initiator {
             &self.from_initiator
         } else {

@@ -206,12 +206,28 @@ const WRONG_IN_CONNECTION: &[(&str, &str)] = &[
         "proposals: \"prfsha256-x25519\" names no cipher",
     ),
     (
-        "proposals = \"aes128-sha256-x25519\"",
-        "proposals: \"aes128\" is unknown; known are",
+        "proposals = \"aes128-x25519\"",
+        "proposals: \"aes128-x25519\" names no algorithm that authenticates its cipher; add one",
+    ),
+    (
+        "proposals = \"aes256gcm16-aes256-sha256-x25519\"",
+        "proposals: \"aes256gcm16-aes256-sha256-x25519\" mixes ciphers",
+    ),
+    (
+        "proposals = \"aes128-sha256-modp2048\"",
+        "proposals: \"modp2048\": no group of that kind is supported; use ecp256",
+    ),
+    (
+        "proposals = \"aes128-sha1-ecp256\"",
+        "proposals: \"sha1\" is too weak",
+    ),
+    (
+        "proposals = \"aes192-sha256-ecp256\"",
+        "proposals: \"aes192\" is unknown; known are aes256gcm16, aes128gcm16, chacha20poly1305, aes128",
     ),
     (
         "proposals = \"aes128gcm16-sha256-x25519\"",
-        "proposals: \"sha256\": the ciphers here authenticate",
+        "proposals: \"aes128gcm16-sha256-x25519\" has sha256, but its ciphers authenticate",
     ),
     ("proposals = \"\"", "proposals: \"\" is unknown"),
     ("dpd_delay = \"2d\"", "dpd_delay: must be from 0s to 1d"),

@@ -3,14 +3,16 @@
 use std::{net::IpAddr, time::Duration};
 
 use ike::{
-    crypto::Secret,
+    crypto::{Integrity, Secret},
     kernel::{Carriage, CopyDscp, EspCipher, Mode, Offload},
 };
 
 use super::{NLM_F_CREATE, NLM_F_EXCL, Request, SELECTOR, StateId, XFRM_MSG_NEWSA, code, family};
 
+const XFRMA_ALG_CRYPT: u16 = 2;
 pub(in super::super) const XFRMA_ENCAP: u16 = 4;
 const XFRMA_ALG_AEAD: u16 = 18;
+const XFRMA_ALG_AUTH_TRUNC: u16 = 20;
 pub(in super::super) const XFRMA_REPLAY_ESN_VAL: u16 = 23;
 const XFRMA_SA_EXTRA_FLAGS: u16 = 24;
 pub(in super::super) const XFRMA_OFFLOAD_DEV: u16 = 28;
@@ -90,18 +92,7 @@ impl Request {
         request.octets.push(state.flags());
         request.zeros(7);
 
-        let name = match state.cipher {
-            EspCipher::AesGcm128 | EspCipher::AesGcm256 => "rfc4106(gcm(aes))",
-            EspCipher::ChaCha20Poly1305 => "rfc7539esp(chacha20,poly1305)",
-        };
-        let key = state.key.expose();
-        request.attribute(XFRMA_ALG_AEAD, |octets| {
-            octets.extend_from_slice(name.as_bytes());
-            octets.resize(octets.len() + ALGORITHM_NAME - name.len(), 0);
-            octets.extend_from_slice(&(key.len() as u32 * 8).to_ne_bytes());
-            octets.extend_from_slice(&ICV_BITS.to_ne_bytes());
-            octets.extend_from_slice(key);
-        });
+        request.algorithms(state.cipher, state.key.expose());
         request.attribute(XFRMA_REPLAY_ESN_VAL, |octets| {
             let words = carriage.replay_window.div_ceil(32);
             for value in [words, 0, 0, 0, 0, carriage.replay_window] {
@@ -114,6 +105,42 @@ impl Request {
         }
         request.carriage(state);
         request.finish()
+    }
+
+    /// What encrypts and authenticates: one algorithm, or a cipher whose key comes first and a MAC.
+    fn algorithms(&mut self, cipher: EspCipher, key: &[u8]) {
+        let bits = |octets: &[u8]| octets.len() as u32 * 8;
+        let name = match cipher {
+            EspCipher::AesGcm128 | EspCipher::AesGcm256 => "rfc4106(gcm(aes))",
+            EspCipher::ChaCha20Poly1305 => "rfc7539esp(chacha20,poly1305)",
+            EspCipher::AesCbc128(_) | EspCipher::AesCbc256(_) => "cbc(aes)",
+        };
+        let Some(integrity) = cipher.integrity() else {
+            return self.algorithm(XFRMA_ALG_AEAD, name, &[bits(key), ICV_BITS], key);
+        };
+        let (key, mac_key) = key.split_at_checked(cipher.key_len()).unwrap_or_default();
+        self.algorithm(XFRMA_ALG_CRYPT, name, &[bits(key)], key);
+        let name = match integrity {
+            Integrity::HmacSha256 => "hmac(sha256)",
+            Integrity::HmacSha384 => "hmac(sha384)",
+            Integrity::HmacSha512 => "hmac(sha512)",
+        };
+        // Without the truncation some kernels cut SHA-256 to 96 bits, as a draft of RFC 4868 had it.
+        let tag_bits = integrity.tag_len() as u32 * 8;
+        let lengths = [bits(mac_key), tag_bits];
+        self.algorithm(XFRMA_ALG_AUTH_TRUNC, name, &lengths, mac_key);
+    }
+
+    /// `xfrm_algo` and its kin: name, lengths in bits, key.
+    fn algorithm(&mut self, kind: u16, name: &str, lengths: &[u32], key: &[u8]) {
+        self.attribute(kind, |octets| {
+            octets.extend_from_slice(name.as_bytes());
+            octets.resize(octets.len() + ALGORITHM_NAME - name.len(), 0);
+            for length in lengths {
+                octets.extend_from_slice(&length.to_ne_bytes());
+            }
+            octets.extend_from_slice(key);
+        });
     }
 
     /// What is left out where it says nothing: old kernels do not know all of it.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::kernel::policy::slots;
 use ike::{
-    crypto::Secret,
+    crypto::{Integrity, Secret},
     kernel::{Carriage, CopyDscp, EspCipher, Offload, REPLAY_WINDOW, Ways},
     wire::ts::TrafficSelector,
 };
@@ -42,6 +42,36 @@ fn policy(content: Content) -> Policy {
         reqid: 0x5200_0001,
         content,
     }
+}
+
+#[test]
+fn a_cipher_and_its_mac_have_an_attribute_each() {
+    let key = Secret::new((0..32 + 64).collect());
+    let with = State {
+        cipher: EspCipher::AesCbc256(Integrity::HmacSha512),
+        ..state(&key)
+    };
+    let octets = Request::new_state("adding", &with).octets;
+    // crypt: 4 + 64 + 4 + 32
+    let mut wanted = Vec::new();
+    let mut put = |chunk: &[u8]| wanted.extend_from_slice(chunk);
+    put(&104_u16.to_ne_bytes());
+    put(&2_u16.to_ne_bytes());
+    put(b"cbc(aes)");
+    put(&[0; 56]);
+    put(&256_u32.to_ne_bytes());
+    put(&(0..32).collect::<Vec<u8>>());
+    // auth-trunc: 4 + 64 + 4 + 4 + 64
+    put(&140_u16.to_ne_bytes());
+    put(&20_u16.to_ne_bytes());
+    put(b"hmac(sha512)");
+    put(&[0; 52]);
+    put(&512_u32.to_ne_bytes());
+    put(&256_u32.to_ne_bytes());
+    put(&(32..96).collect::<Vec<u8>>());
+    let at = 16 + STATE_INFO;
+    assert_eq!(octets[at..at + wanted.len()], wanted);
+    assert!(octets.len() <= REQUEST_ROOM && octets.capacity() <= REQUEST_ROOM);
 }
 
 #[test]
@@ -96,7 +126,7 @@ fn an_sa_add_has_the_kernels_layout() {
 
 #[test]
 fn no_request_outgrows_its_first_allocation() {
-    let key = Secret::new(vec![7; 36]);
+    let key = Secret::new(vec![7; 32 + 64]);
     let mark = Mark { value: 1, mask: 1 };
     let both = Ways {
         inbound: mark,
@@ -119,21 +149,21 @@ fn no_request_outgrows_its_first_allocation() {
         inbound: false,
         id: StateId { mark, ..base.id },
         carriage: &carriage,
-        cipher: EspCipher::ChaCha20Poly1305,
+        cipher: EspCipher::AesCbc256(Integrity::HmacSha512),
         source: address("2001:db8::1"),
         ..base
     };
     let request = Request::new_state("adding", &longest);
     assert_eq!(request.octets.capacity(), REQUEST_ROOM);
-    assert!(request.octets.len() > REQUEST_ROOM - 64);
+    // In a copy the MAC's key is there twice.
+    let copied = request.octets.len() + 140;
+    assert!(
+        (REQUEST_ROOM - 64..=REQUEST_ROOM).contains(&copied),
+        "{copied}"
+    );
     let record = parse_state(&request.octets[HEADER..]).expect("a state");
     assert_eq!(record.id.mark, mark);
-    assert!(
-        request
-            .octets
-            .windows(29)
-            .any(|w| w == b"rfc7539esp(chacha20,poly1305)")
-    );
+    assert!(request.octets.windows(12).any(|w| w == b"hmac(sha512)"));
 }
 
 #[test]

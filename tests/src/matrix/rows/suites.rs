@@ -24,6 +24,21 @@ pub(super) const CASES: &[Case] = &[
     esp("ESP in AES-128-GCM", "aes128gcm16"),
     esp("ESP in AES-256-GCM", "aes256gcm16"),
     esp("ESP in ChaCha20-Poly1305", "chacha20poly1305"),
+    ike(
+        "IKE in AES-128-CBC with HMAC-SHA2-256",
+        "aes128-sha256-prfsha256-ecp256",
+    ),
+    ike(
+        "IKE in AES-256-CBC with HMAC-SHA2-384",
+        "aes256-sha384-prfsha384-ecp384",
+    ),
+    ike(
+        "IKE in AES-256-CBC with HMAC-SHA2-512",
+        "aes256-sha512-prfsha512-x25519",
+    ),
+    esp("ESP in AES-128-CBC with HMAC-SHA2-256", "aes128-sha256"),
+    esp("ESP in AES-256-CBC with HMAC-SHA2-384", "aes256-sha384"),
+    esp("ESP in AES-256-CBC with HMAC-SHA2-512", "aes256-sha512"),
     Case {
         name: "extended sequence numbers",
         terms: Terms {
