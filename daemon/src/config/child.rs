@@ -55,7 +55,53 @@ pub(super) fn children(section: &Section<'_>, asks: bool, leases: bool) -> Optio
     let read = |(name, entry)| child(name, entry, asks, leases);
     // Every one is looked at, so that each problem is noted.
     let read: Vec<_> = entries.into_iter().map(read).collect();
-    read.into_iter().collect()
+    let read: Vec<_> = read.into_iter().collect::<Option<_>>()?;
+    apart(&children, &read).then_some(read)
+}
+
+/// Whether no two children are for the same traffic: of each selector on one side with each on the other
+/// there is one policy in the kernel, and the Child SA that comes last would have it.
+fn apart(section: &Section<'_>, children: &[Child]) -> bool {
+    let mut sound = true;
+    for (at, child) in children.iter().enumerate() {
+        for other in children.iter().take(at) {
+            let local = shared(
+                (&child.local_ts, child.local_dynamic),
+                (&other.local_ts, other.local_dynamic),
+            );
+            let remote = shared(
+                (&child.remote_ts, child.remote_dynamic),
+                (&other.remote_ts, other.remote_dynamic),
+            );
+            let (Some(local), Some(remote)) = (local, remote) else {
+                continue;
+            };
+            let what = format!(
+                "has {local} to {remote} as child {} has; take it out of one of them, or tell them apart by \
+                 protocol or port",
+                other.name
+            );
+            sound = false;
+            let table = section.entry(&child.name).and_then(Entry::table);
+            let place = table.as_ref().and_then(|table| table.entry("local_ts"));
+            match (place, table) {
+                (Some(entry), _) => entry.fail(what),
+                (None, Some(table)) => table.fail("", what),
+                (None, None) => section.fail(&child.name, what),
+            }
+        }
+    }
+    sound
+}
+
+/// A selector of one side that two children have in common.
+fn shared(
+    (own, own_dynamic): (&[TrafficSelector], bool),
+    (other, other_dynamic): (&[TrafficSelector], bool),
+) -> Option<String> {
+    let both = own.iter().find(|selector| other.contains(selector));
+    let dynamic = (own_dynamic && other_dynamic).then(|| DYNAMIC.to_owned());
+    both.map(ToString::to_string).or(dynamic)
 }
 
 fn child(name: &str, entry: Entry<'_>, asks: bool, leases: bool) -> Option<Child> {

@@ -365,6 +365,12 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "1: connections.rw.start: \"up\" needs to know whom to call",
     ),
     (
+        "[connections.rw.children.net]",
+        "[connections.rw.children.web]\nlocal_ts = \"10.1.0.0/24\"\nremote_ts = \"10.2.0.0/24\"\n\
+         [connections.rw.children.net]",
+        "10: connections.rw.children.net.local_ts: has 10.1.0.0/24 to 10.2.0.0/24 as child web has; take it out",
+    ),
+    (
         "rw.children.net",
         "rw.children.\"n t\"",
         "6: connections.rw.children.\"n t\": a name has",
