@@ -299,34 +299,12 @@ impl Endpoint {
             .collect()
     }
 
-    /// Whether the configuration says where the connection's peer is.
-    #[must_use]
-    pub fn may_dial(&self, connection: &str) -> bool {
-        let config = self.config_of(connection);
-        config.is_some_and(|config| config.may_dial())
-    }
-
     /// Whether there is no IKE SA that anybody would miss.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.table
             .iter()
             .all(|sa| matches!(sa.state, State::Lingering(_)))
-    }
-
-    /// Where the peer of a connection that has to be looked up was called last.
-    #[must_use]
-    pub fn called(&self, connection: &str) -> Option<IpAddr> {
-        let slot = self.slots.get(self.slot_of(connection)?)?;
-        slot.look_up.called
-    }
-
-    /// The address to dial from, for a connection whose configuration leaves it to the routing table.
-    pub fn set_local_address(&mut self, connection: &str, address: IpAddr) {
-        let slot = self.slot_of(connection);
-        if let Some(slot) = slot.and_then(|slot| self.slots.get_mut(slot)) {
-            slot.dial_from = Some(address);
-        }
     }
 
     /// Counts of what came in and was not acted on.

@@ -45,6 +45,28 @@ impl Connection {
 }
 
 impl Endpoint {
+    /// Whether the configuration says where the connection's peer is.
+    #[must_use]
+    pub fn may_dial(&self, connection: &str) -> bool {
+        let config = self.config_of(connection);
+        config.is_some_and(|config| config.may_dial())
+    }
+
+    /// Where the peer of a connection that has to be looked up was called last.
+    #[must_use]
+    pub fn called(&self, connection: &str) -> Option<IpAddr> {
+        let slot = self.slots.get(self.slot_of(connection)?)?;
+        slot.look_up.called
+    }
+
+    /// The address to dial from, for a connection whose configuration leaves it to the routing table.
+    pub fn set_local_address(&mut self, connection: &str, address: IpAddr) {
+        let slot = self.slot_of(connection);
+        if let Some(slot) = slot.and_then(|slot| self.slots.get_mut(slot)) {
+            slot.dial_from = Some(address);
+        }
+    }
+
     /// Whether a connection can be begun at all.
     pub(crate) fn callable(&self, slot: usize) -> Result<Arc<Connection>, CommandRefused> {
         let held = self.slots.get(slot).ok_or(CommandRefused::NoConnection)?;

@@ -47,7 +47,7 @@ impl Endpoint {
         let mut ni = vec![0; NONCE_LEN];
         cx.env.random(&mut ni);
         let out = Outstanding::new(Datagrams::none(), cx.now.boot);
-        let (cookie, rounds, hint) = (Vec::new(), 0, None);
+        let (cookie, rounds, hint, refused) = (Vec::new(), 0, None, None);
         let sent = InitSent {
             connection,
             ni,
@@ -56,6 +56,7 @@ impl Endpoint {
             rounds,
             hint,
             out,
+            refused,
         };
         let sa = IkeSa {
             id: self.table.next_id(),
@@ -238,6 +239,7 @@ impl Endpoint {
             .find(|kind| kind.is_error())
         {
             // Unauthenticated, so only a hint (RFC 7296, 2.21.1): a genuine answer may follow.
+            sent.refused.get_or_insert(error);
             if error == NotifyKind::NO_PROPOSAL_CHOSEN && sent.hint.is_none() {
                 sent.hint = Some((Closed::NoProposalChosen, cx.now.boot + HINT_PATIENCE));
             }
@@ -273,8 +275,10 @@ impl Endpoint {
             connection,
             key_share,
             out,
+            refused,
             ..
         } = *sent;
+        self.contradicted(&sa, &connection, (Exchange::IkeSaInit, refused), cx.now);
         let first = FirstExchange {
             request: out.message.into_message(),
             response: message.to_vec(),

@@ -87,6 +87,7 @@ impl Endpoint {
             rounds: 0,
             race_at: Some(cx.now.boot + chance_between(RACE_AFTER, cx.env)),
             give_up_at: None,
+            refused: None,
             out: Outstanding::new(Datagrams::none(), cx.now.boot),
         };
         let sa = IkeSa {
@@ -344,8 +345,11 @@ impl Endpoint {
                 connection,
                 record,
                 out,
+                refused,
                 ..
             } = *sent;
+            let answered = (Exchange::IkeSessionResume, refused);
+            self.contradicted(&sa, &connection, answered, cx.now);
             let first = FirstExchange {
                 request: out.message.into_message(),
                 response: message.to_vec(),
@@ -381,6 +385,7 @@ impl Endpoint {
         }
         if notify_data(chain, NotifyKind::TICKET_NACK).is_some() && sent.give_up_at.is_none() {
             sent.give_up_at = Some(cx.now.boot + NACK_PATIENCE);
+            sent.refused.get_or_insert(NotifyKind::TICKET_NACK);
             let race = sent.race_at.take().is_some();
             let connection = Arc::clone(&sent.connection);
             self.check_in(sa);
@@ -388,6 +393,10 @@ impl Endpoint {
                 self.race(&connection, cx);
             }
             return;
+        }
+        let mut kinds = chain.notifies().map(|notify| notify.kind);
+        if let Some(error) = kinds.find(|kind| kind.is_error()) {
+            sent.refused.get_or_insert(error);
         }
         self.stray(sa);
     }

@@ -109,6 +109,8 @@ pub enum Cause {
     Lost,
     /// The peer refuses, and says no more than that.
     Refused,
+    /// Our first message was refused in clear and answered all the same: one of the two is not the peer's.
+    Contradicted,
     /// A message cannot be read, or says what its exchange does not allow.
     Malformed,
     /// A message in fragments, or the number of them, is beyond our bounds.
@@ -206,6 +208,7 @@ impl Cause {
             Self::NotContinued { .. } => "half_open_timeout",
             Self::Lost => "peer_lost",
             Self::Refused => "peer_refused",
+            Self::Contradicted => "forged_answer",
             Self::Malformed => "malformed",
             Self::TooLong => "too_long",
             Self::Full => "full",
@@ -229,7 +232,7 @@ impl Cause {
             Self::Unresolved { .. } => "looking up the peer",
             Self::NoAnswer | Self::Lost => "waiting for an answer",
             Self::NotContinued { .. } => "waiting for the next request",
-            Self::Malformed | Self::TooLong => "reading",
+            Self::Contradicted | Self::Malformed | Self::TooLong => "reading",
             Self::UpElsewhere { .. } | Self::Full | Self::TooMuch(_) => "limits",
             Self::Refused => match exchange {
                 Exchange::IkeAuth => "authentication",

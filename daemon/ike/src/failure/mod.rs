@@ -12,7 +12,7 @@ use crate::{
     counters::Counter,
     defence::allowance::Allowance,
     endpoint::Endpoint,
-    io::{Event, Path},
+    io::{Event, Path, Stamp},
     peer::Connection,
     sa::ike_sa::{IkeSa, Live, State},
     wire::{
@@ -216,6 +216,22 @@ impl Endpoint {
     ) {
         if self.telling.may(standing, now) {
             self.event(Event::Failed(Box::new(what())));
+        }
+    }
+
+    /// Initiator: a first message of ours was refused in clear, and has an answer all the same.
+    pub(crate) fn contradicted(
+        &mut self,
+        sa: &IkeSa,
+        connection: &Connection,
+        (exchange, refused): (Exchange, Option<NotifyKind>),
+        now: Stamp,
+    ) {
+        if let Some(kind) = refused {
+            self.failed(Standing::Reached, now.boot, || {
+                let failure = Failure::of_sa(sa, exchange, Cause::Contradicted);
+                failure.received(kind).within(connection)
+            });
         }
     }
 

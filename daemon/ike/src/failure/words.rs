@@ -80,6 +80,16 @@ impl Failure {
                 Some(Told::Received(kind)) => format!("the peer refuses: {}", name(kind)),
                 _ => "the peer refuses".to_owned(),
             },
+            Cause::Contradicted => {
+                let kind = match self.told {
+                    Some(Told::Received(kind) | Told::Sent(kind)) => name(kind),
+                    None => "a refusal".to_owned(),
+                };
+                format!(
+                    "our {} was refused in clear with {kind} and then answered: one of the two is forged",
+                    exchange(self.exchange)
+                )
+            }
             Cause::Malformed if self.ours => "the peer's answer makes no sense".to_owned(),
             Cause::Malformed => "the peer's request makes no sense".to_owned(),
             Cause::TooLong => {
@@ -158,6 +168,10 @@ impl Failure {
                 }
                 _ => "the peer's log says why",
             },
+            Cause::Contradicted => {
+                "nothing: the attempt went on; somebody on the way answers in the peer's name, or \
+                 several do under its address"
+            }
             Cause::Malformed => "look at the peer: its version, or something that changes messages",
             Cause::TooLong if self.exchange == Exchange::IkeAuth => {
                 "make the peer's chain of certificates shorter"

@@ -29,6 +29,7 @@ use crate::{
     wire::{
         header::{Exchange, Header, Spi},
         id::Identity,
+        notify::NotifyKind,
         payload::{ChainWriter, PayloadKind},
         ts::TrafficSelector,
     },
@@ -80,6 +81,8 @@ pub(crate) struct InitSent {
     /// An unauthenticated error, and when to believe it (RFC 7296, 2.21.1).
     pub hint: Option<(Closed, Duration)>,
     pub out: Outstanding,
+    /// The first notification in clear that refused it: a hint, until somebody answers otherwise.
+    pub refused: Option<NotifyKind>,
 }
 
 #[derive(Debug)]
@@ -94,6 +97,8 @@ pub(crate) struct ResumeSent {
     /// After a TICKET_NACK: how long a genuine answer may still come.
     pub give_up_at: Option<Duration>,
     pub out: Outstanding,
+    /// As in [`InitSent`].
+    pub refused: Option<NotifyKind>,
 }
 
 #[derive(Debug)]

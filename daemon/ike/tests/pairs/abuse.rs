@@ -1,5 +1,6 @@
-//! Peers that have proved who they are and then ask for too much (attacks 13, 25 and 34): bounded work, the
-//! right word on the wire, a line for the operator, and a tunnel that stands.
+//! Peers that have proved who they are and then ask for too much (attacks 13, 25 and 34), and whoever answers
+//! in a peer's name (attack 24): bounded work, the right word on the wire, a line for the operator, and a
+//! tunnel that stands.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -15,7 +16,7 @@ use ike::{
 
 use crate::{
     bed::{InFlight, Pair},
-    tap::{Payloads, Tap, clear},
+    tap::{Payloads, Tap, clear, reclear},
     why::failures,
 };
 
@@ -291,4 +292,72 @@ fn a_sniffed_message_costs_one_opening_each_time_and_changes_nothing() {
     assert_eq!(abuser.told(), [""; 0]);
     assert_eq!(counters.count(Counter::TooFast), 0);
     abuser.stands();
+}
+
+/// What somebody on the way answers to the client's first message, before the gateway does.
+fn answer_in_clear(pair: &mut Pair, kind: NotifyKind) {
+    let request = pair.sent[0].clone();
+    let mut head = request.message[..28].to_vec();
+    (head[16], head[19]) = (0, 0x20);
+    head[24..].copy_from_slice(&28_u32.to_be_bytes());
+    let [high, low] = kind.0.to_be_bytes();
+    let message = reclear(&head, vec![(PayloadKind::NOTIFY, vec![0, 0, high, low])]);
+    pair.deliver(request.to, request.from, &message);
+}
+
+#[test]
+fn a_refusal_that_is_contradicted_is_told_as_forged_once_and_ends_nothing() {
+    for (seed, kind) in (0..).zip([
+        NotifyKind::NO_PROPOSAL_CHOSEN,
+        NotifyKind::AUTHENTICATION_FAILED,
+        NotifyKind::INVALID_SYNTAX,
+    ]) {
+        let mut pair = Pair::new(seed);
+        pair.up();
+        for _ in 0..50 {
+            answer_in_clear(&mut pair, kind);
+        }
+        pair.run(SOON);
+        assert!(pair.keys_agree(), "{:?}", pair.client.events);
+        let told = crate::why::told(&pair.client);
+        let name = NotifyKind::KNOWN.iter().find(|(known, _)| *known == kind);
+        let name = name.expect("one of ours").1;
+        assert_eq!(
+            told,
+            format!(
+                "198.51.100.1:500 home: IKE_SA_INIT: our IKE_SA_INIT was refused in clear with {name} and \
+                 then answered: one of the two is forged (received {name}); nothing: the attempt went on; \
+                 somebody on the way answers in the peer's name, or several do under its address"
+            )
+        );
+        assert_eq!(failures(&pair.client).len(), 1);
+        assert!(failures(&pair.gateway).is_empty());
+    }
+}
+
+#[test]
+fn a_forged_nack_is_told_and_the_ticket_opens_its_sa() {
+    let mut pair = Pair::established(9);
+    pair.suspend();
+    pair.client.events.clear();
+    pair.sent.clear();
+    pair.up();
+    for kind in [NotifyKind::TICKET_NACK, NotifyKind::INVALID_SYNTAX] {
+        answer_in_clear(&mut pair, kind);
+    }
+    pair.run(SOON);
+    assert!(pair.keys_agree() && pair.client.established()[0].resumed);
+    let told = crate::why::told(&pair.client);
+    assert!(
+        told.contains(
+            "our IKE_SESSION_RESUME was refused in clear with TICKET_NACK and then answered"
+        ),
+        "{told}"
+    );
+    // Without anybody in between there is nothing to tell.
+    pair.suspend();
+    pair.client.events.clear();
+    pair.up();
+    pair.run(SOON);
+    assert!(failures(&pair.client).is_empty());
 }
