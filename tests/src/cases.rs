@@ -4,6 +4,7 @@ pub mod asleep;
 pub mod carriage;
 pub mod challenge;
 pub mod dataplane;
+pub mod demand;
 pub mod deploy;
 pub mod esp;
 pub mod flood;

@@ -233,6 +233,7 @@ impl Endpoint {
         let (Command::Up(name)
         | Command::Down(name)
         | Command::Suspend(name)
+        | Command::Trap(name)
         | Command::Rekey(name)
         | Command::UpChild(name, _)
         | Command::DownChild(name, _)
@@ -242,6 +243,7 @@ impl Endpoint {
             Command::Up(_) => self.up(slot, cx),
             Command::Down(_) => self.down(slot, cx),
             Command::Suspend(_) => self.suspend(slot, cx),
+            Command::Trap(_) => self.trap(slot),
             Command::Rekey(_) => self.rekey(slot, cx),
             Command::UpChild(_, child) => self.up_child(slot, child, cx),
             Command::DownChild(_, child) => self.down_child(slot, child, cx),

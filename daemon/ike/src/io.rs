@@ -140,6 +140,8 @@ pub enum Command {
     Down(Arc<str>),
     /// Drop the SA without a DELETE and keep the ticket.
     Suspend(Arc<str>),
+    /// Have the kernel report the first packet that belongs into it; nothing of its flow leaves in clear.
+    Trap(Arc<str>),
     /// New keys for its IKE SA, with a key exchange of their own (RFC 7296, 1.3.2).
     Rekey(Arc<str>),
     /// New keys for one of its Child SAs, or for each (RFC 7296, 1.3.3).

@@ -75,6 +75,20 @@ pub enum KernelOp {
         /// Selectors of the peer's side.
         remote_ts: Vec<TrafficSelector>,
     },
+    /// The same, and the first packet that would leave is reported, so that the connection can be brought
+    /// up for those that follow. It stands for as long as the owner has no Child SA.
+    Trap {
+        /// Whose.
+        owner: Owner,
+        /// How what belongs to the flow will be carried.
+        carriage: Carriage,
+        /// Outer addresses, ours first; ours may be unspecified.
+        ends: (IpAddr, IpAddr),
+        /// Selectors of our side.
+        local_ts: Vec<TrafficSelector>,
+        /// Selectors of the peer's side.
+        remote_ts: Vec<TrafficSelector>,
+    },
     /// Take everything of the owner away, block policies too.
     Release {
         /// Whose.

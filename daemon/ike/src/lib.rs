@@ -11,6 +11,7 @@ mod attempt;
 pub mod counters;
 pub mod crypto;
 pub mod defence;
+mod demand;
 mod endpoint;
 mod exchange;
 pub mod failure;

@@ -79,7 +79,18 @@ pub(super) struct Surroundings<'a> {
 pub(super) struct Parsed {
     pub(super) connection: Connection,
     pub(super) key: Option<PrivateKey>,
-    pub(super) start_up: bool,
+    pub(super) start: Start,
+}
+
+/// What becomes of a connection when the daemon starts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Start {
+    /// Nothing.
+    None,
+    /// It comes up.
+    Up,
+    /// Its packets bring it up.
+    Trap,
 }
 
 /// Reads one connection; `None` once anything in it is wrong. Everything is read before the first
@@ -141,8 +152,12 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
     let by_reference = optional(&section, "tickets", around.resume.by_reference, |entry| {
         entry.choice(TICKET_FORMS)
     });
-    let start_up = optional(&section, "start", false, |entry| {
-        entry.choice(&[("up", true), ("none", false)])
+    let start = optional(&section, "start", Start::None, |entry| {
+        entry.choice(&[
+            ("up", Start::Up),
+            ("trap", Start::Trap),
+            ("none", Start::None),
+        ])
     });
     let pools = match section.entry("pools") {
         Some(entry) => around.pools.named(&entry),
@@ -180,10 +195,16 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         .as_ref()
         .and_then(|section| remote_proof(section, &shared));
 
-    if start_up == Some(true) && peer_at == Some((None, Vec::new())) {
+    let nobody = peer_at == Some((None, Vec::new()));
+    if start.is_some_and(|start| start != Start::None) && nobody {
         section.fail(
             "start",
-            "\"up\" needs to know whom to call; set remote_addrs",
+            "needs to know whom to call; set remote_addrs, or write \"none\"",
+        );
+    } else if start == Some(Start::Trap) && matches!(peer_at, Some((None, _))) {
+        section.fail(
+            "start",
+            "\"trap\" needs one address in remote_addrs, for the kernel knows no names; write \"up\"",
         );
     }
     if !name_is_good {
@@ -231,7 +252,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
     Some(Parsed {
         connection,
         key,
-        start_up: start_up?,
+        start: start?,
     })
 }
 

@@ -40,7 +40,7 @@ pub use self::{
     },
 };
 use self::{
-    connection::Surroundings,
+    connection::{Start, Surroundings},
     credential::CredentialFolders,
     document::{Document, Sink},
     pool::Pools,
@@ -76,6 +76,8 @@ pub struct Config {
     pub private_keys: BTreeMap<Arc<str>, PrivateKey>,
     /// Connections with `start = "up"`, in the order of the files.
     pub start_up: Vec<Arc<str>>,
+    /// Connections with `start = "trap"`, likewise.
+    pub start_trap: Vec<Arc<str>>,
 }
 
 impl Config {
@@ -193,8 +195,10 @@ impl Config {
             };
             let name = Arc::clone(&parsed.connection.name);
             names.insert(Arc::clone(&name));
-            if parsed.start_up {
-                self.start_up.push(Arc::clone(&name));
+            match parsed.start {
+                Start::None => {}
+                Start::Up => self.start_up.push(Arc::clone(&name)),
+                Start::Trap => self.start_trap.push(Arc::clone(&name)),
             }
             if let Some(key) = parsed.key {
                 self.private_keys.insert(name, key);

@@ -24,7 +24,7 @@ const FOREIGN_KEYS: &[(&str, &str)] = &[
     ),
     (
         "start_action",
-        "write start = \"up\" in the connection instead",
+        "write start = \"up\" or \"trap\" in the connection instead",
     ),
     ("version", "only IKEv2 is spoken; leave it out"),
 ];

@@ -13,6 +13,7 @@ mod logins;
 mod lookups;
 mod operator;
 mod posted;
+mod starts;
 mod stores;
 mod waiting;
 mod ways;
@@ -172,6 +173,7 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
         connections: config.connections.into_iter().map(Arc::new).collect(),
         private_keys: Arc::new(config.private_keys),
         start_up: config.start_up,
+        start_trap: config.start_trap,
         spi_keys,
         qcd,
         boot_id: boot.boot_id,

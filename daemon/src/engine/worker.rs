@@ -16,12 +16,13 @@ use ike::{
     crypto::Secret,
     defence::{cookie::CookieSecrets, openings::Openings},
     io::{Command, Event, Input, Output, Path, Stamp, StoreId},
+    kernel::Owner,
     peer::Connection,
     sa::presence::Presence,
     view::SaState,
 };
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     EngineError,
@@ -33,6 +34,7 @@ use super::{
     lookups::LookUps,
     operator::Question,
     posted::{Notices, Posted},
+    starts::Starts,
     stores::SessionDesk,
     waiting::Waiting,
     ways::Ways,
@@ -49,8 +51,6 @@ use crate::{
 
 /// How long the last DELETEs may take; the keeper waits a little longer.
 const GOODBYE: Duration = Duration::from_secs(STOP_SECONDS - 1);
-/// Before a connection that is to be up is tried again.
-const RETRY_START: Duration = Duration::from_secs(5);
 /// Between two looks for references whose time is over.
 const PURGE_EVERY: Duration = Duration::from_mins(1);
 
@@ -63,6 +63,8 @@ pub(super) struct Common {
     pub(super) private_keys: Arc<BTreeMap<Arc<str>, PrivateKey>>,
     /// Connections that are to be up.
     pub(super) start_up: Vec<Arc<str>>,
+    /// Connections that packets bring up.
+    pub(super) start_trap: Vec<Arc<str>>,
     pub(super) spi_keys: SpiKeys,
     pub(super) qcd: Secret,
     pub(super) boot_id: [u8; 16],
@@ -111,9 +113,8 @@ pub(super) struct Worker {
     pub(super) failures: Failures,
     posted: Posted,
     denied: Arc<[Prefix]>,
-    start_up: Vec<Arc<str>>,
-    /// Connections to be started, and when.
-    starts: Vec<(Duration, Arc<str>)>,
+    starts: Starts,
+    start_trap: Vec<Arc<str>>,
     ways: Ways,
     look_ups: LookUps,
     events: mpsc::UnboundedReceiver<KeeperEvent>,
@@ -166,8 +167,10 @@ impl Worker {
             keys: common.spi_keys.0.map(SipKey::from_octets),
             spread: inlets.has_whole().then_some(common.spread),
         };
-        let start_up = common.start_up.iter().filter(|name| is_home(name));
-        let start_up: Vec<_> = start_up.cloned().collect();
+        let of_home = |names: &[Arc<str>]| -> Vec<Arc<str>> {
+            let of_home = names.iter().filter(|name| is_home(name));
+            of_home.cloned().collect()
+        };
         Ok(Self {
             number,
             workers: *workers,
@@ -189,11 +192,8 @@ impl Worker {
             failures: Failures::new(),
             posted: Posted::new(common.notices.clone()),
             denied: Arc::clone(&common.denied),
-            starts: start_up
-                .iter()
-                .map(|name| (now.boot, Arc::clone(name)))
-                .collect(),
-            start_up,
+            starts: Starts::new(of_home(&common.start_up).into_iter(), now.boot),
+            start_trap: of_home(&common.start_trap),
             ways: Ways::new(connections),
             look_ups: LookUps::new(),
             events: start.events,
@@ -210,6 +210,10 @@ impl Worker {
         let (number, workers) = (self.number, self.workers);
         let is_home = |name: &str| home_of(name, workers) == number;
         self.sessions.restore(&mut self.endpoint, is_home, now());
+        for connection in self.start_trap.clone() {
+            self.command(Command::Trap(connection))
+                .unwrap_or_else(|refused| debug!("{refused}"));
+        }
         self.carry_out();
         if self.number != 0 {
             return;
@@ -263,12 +267,11 @@ impl Worker {
     }
 
     fn next_wake(&self) -> Duration {
-        let starts = self.starts.iter().map(|(at, _)| *at);
         let next = self
             .endpoint
             .next_deadline()
             .into_iter()
-            .chain(starts)
+            .chain(self.starts.next())
             .chain(self.ways.look_at())
             .chain(self.stop_at);
         // Once a second at the latest, so that a clock that jumps costs no more than that.
@@ -329,8 +332,7 @@ impl Worker {
     fn deadlines(&mut self) {
         self.feed(Input::Deadline);
         let now = now().boot;
-        let due: Vec<_> = self.starts.extract_if(.., |(at, _)| *at <= now).collect();
-        for (_, connection) in due {
+        for connection in self.starts.take(now) {
             self.command(Command::Up(connection))
                 .unwrap_or_else(|refused| debug!("{refused}"));
         }
@@ -364,6 +366,7 @@ impl Worker {
                 };
                 self.endpoint.taken_over(&owner, inbound, cx);
             }
+            KeeperEvent::Wanted { owner } => self.wanted(&owner),
             KeeperEvent::Epochs(epochs) => {
                 let live: Vec<u8> = epochs.roots.iter().map(|root| root.key_id).collect();
                 for root in &epochs.roots {
@@ -380,13 +383,25 @@ impl Worker {
             KeeperEvent::Stop { goodbye } => {
                 let now = now().boot;
                 self.starts.clear();
-                self.start_up.clear();
                 self.stop_at = Some(if goodbye { now + GOODBYE } else { now });
                 if goodbye {
                     self.say_goodbye();
                 }
             }
             KeeperEvent::Lost => {}
+        }
+    }
+
+    /// A packet waits for a connection: it comes up, or resumes, where its home is. A client that sleeps is
+    /// woken by what it sends.
+    fn wanted(&mut self, owner: &Owner) {
+        let connection: Arc<str> = Arc::from(owner.0.split('/').next().unwrap_or_default());
+        if self.stop_at.is_some() || !self.start_trap.contains(&connection) {
+            return;
+        }
+        match self.command(Command::Up(Arc::clone(&connection))) {
+            Ok(()) => info!("{connection}: wanted by a packet"),
+            Err(refused) => debug!("{connection}: wanted by a packet, but {refused}"),
         }
     }
 
@@ -499,11 +514,13 @@ impl Worker {
     fn happened(&mut self, event: Event) {
         self.logins.count(&event);
         logins::log(&event);
-        if let Event::UpFailed { connection, .. } = &event
-            && self.start_up.contains(connection)
-        {
-            self.starts
-                .push((now().boot + RETRY_START, Arc::clone(connection)));
+        match &event {
+            Event::UpFailed { connection, .. } => {
+                let env = &mut self.environment;
+                self.starts.failed(connection, now().boot, env);
+            }
+            Event::Established { connection, .. } => self.starts.succeeded(connection),
+            _ => {}
         }
         self.waiting.resolve(&event);
         if let Event::Failed(failure) = event {

@@ -57,6 +57,11 @@ pub enum KeeperEvent {
         /// Which.
         inbound: u32,
     },
+    /// A packet waits for this owner's connection. Every worker hears of it.
+    Wanted {
+        /// Whose.
+        owner: Owner,
+    },
     /// The live epochs have changed: give the core their roots, then the ledger the whole.
     Epochs(Arc<Epochs>),
     /// The SPI keys have changed: give them to the core.
@@ -456,6 +461,12 @@ impl Shared {
                 }
                 Answer::SpiKeys(keys) => tell_all(&|| KeeperEvent::SpiKeys(keys.clone())),
                 Answer::Stop { goodbye } => tell_all(&|| KeeperEvent::Stop { goodbye }),
+                Answer::Wanted { owner } => {
+                    let owner = Owner(Arc::from(owner));
+                    tell_all(&|| KeeperEvent::Wanted {
+                        owner: owner.clone(),
+                    });
+                }
                 Answer::Indexes(range) => self.indexes.deliver(range),
                 answer => {
                     if let Some(waiting) = self.waiting().remove(&message.id) {

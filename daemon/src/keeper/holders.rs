@@ -32,7 +32,7 @@ impl Holders {
             | KernelOp::Move { owner, .. }
             | KernelOp::Lead { owner, .. } => self.is_of_another(worker, owner),
             KernelOp::Add(child) => self.is_of_another(worker, &child.owner),
-            KernelOp::Install(_) | KernelOp::Block { .. } => false,
+            KernelOp::Install(_) | KernelOp::Block { .. } | KernelOp::Trap { .. } => false,
         }
     }
 
@@ -75,7 +75,10 @@ impl Holders {
                 self.0.remove(owner);
                 None
             }
-            KernelOp::Lead { .. } | KernelOp::Move { .. } | KernelOp::Block { .. } => None,
+            KernelOp::Lead { .. }
+            | KernelOp::Move { .. }
+            | KernelOp::Block { .. }
+            | KernelOp::Trap { .. } => None,
         }
     }
 

@@ -55,7 +55,7 @@ use self::{
     sockets::Sockets,
 };
 use crate::{
-    kernel::{Dataplane, NoOp, ORPHAN_LIFE, Orphan, Xfrm},
+    kernel::{Dataplane, Happened, NoOp, ORPHAN_LIFE, Orphan, Xfrm},
     tickets::{Node, Notice, Ring},
     udp::UdpSocket,
 };
@@ -95,6 +95,15 @@ struct Keeper {
     stopping: Option<Stopping>,
     /// Held for as long as the keeper lives.
     _lock: File,
+}
+
+/// What has ended a sleep.
+struct Woken {
+    signalled: bool,
+    /// By the engine.
+    spoken: bool,
+    /// In the kernel.
+    happened: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -189,9 +198,16 @@ impl Keeper {
                 self.reap(now);
                 return self.close(stopping.goodbye);
             }
-            let (signalled, spoken) = self.wait()?;
+            let Woken {
+                signalled,
+                spoken,
+                happened,
+            } = self.wait()?;
             if signalled {
                 self.signals()?;
+            }
+            if happened {
+                self.pass_on();
             }
             if spoken {
                 self.serve_next();
@@ -203,11 +219,14 @@ impl Keeper {
         }
     }
 
-    /// Sleeps until a signal, a request, or the next tick.
-    fn wait(&self) -> Result<(bool, bool), KeeperError> {
-        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+    /// Sleeps until a signal, a request, something in the kernel, or the next tick.
+    fn wait(&self) -> Result<Woken, KeeperError> {
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds = vec![readable(self.signals.as_fd())];
+        fds.extend(self.dataplane.events().map(readable));
+        let kernel = fds.len() == 2;
         if let Some(engine) = &self.engine {
-            fds.push(PollFd::new(engine.channel.as_fd(), PollFlags::POLLIN));
+            fds.push(readable(engine.channel.as_fd()));
         }
         let timeout = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO);
         match poll(&mut fds, timeout) {
@@ -215,10 +234,22 @@ impl Keeper {
             Err(errno) => return Err(errno.into()),
         }
         let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
-        Ok((
-            fds.first().is_some_and(ready),
-            fds.get(1).is_some_and(ready),
-        ))
+        Ok(Woken {
+            signalled: fds.first().is_some_and(ready),
+            happened: kernel && fds.get(1).is_some_and(ready),
+            spoken: fds.get(1 + usize::from(kernel)).is_some_and(ready),
+        })
+    }
+
+    /// Tells the engine what the kernel has done by itself.
+    fn pass_on(&mut self) {
+        for happened in self.dataplane.happened(boot_clock()) {
+            let text = |owner: ike::kernel::Owner| (*owner.0).to_owned();
+            let answer = match happened {
+                Happened::Wanted { owner } => Answer::Wanted { owner: text(owner) },
+            };
+            self.tell(0, answer);
+        }
     }
 
     fn timers(&mut self, now: Duration) {

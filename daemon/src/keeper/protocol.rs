@@ -9,6 +9,7 @@
 //! | `ReserveIndexes`           | `Indexes`; after the two below, if the epoch changed on the way |
 //! | `NewEpoch`                 | `Indexes`; `Epochs`, with all bitmaps beside it; then `NewEpoch` |
 //! | `GateStatus`               | `Gate`                                                          |
+//! | (nothing)                  | `Wanted` as the kernel says                                     |
 //! | (nothing)                  | on rotation `Indexes`, `Epochs` or `SpiKeys`; `Stop` at the end   |
 
 mod carriage;
@@ -112,6 +113,12 @@ pub fn batch<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> usize {
                 remote_ts,
                 ..
             }
+            | KernelOp::Trap {
+                owner,
+                local_ts,
+                remote_ts,
+                ..
+            }
             | KernelOp::Lead {
                 owner,
                 local_ts,
@@ -200,6 +207,11 @@ pub enum Answer {
     },
     /// To [`Request::GateStatus`].
     Gate(GateStatus),
+    /// A packet of this owner's flow waits for the connection to come up.
+    Wanted {
+        /// Whose.
+        owner: String,
+    },
     /// The engine is to end within [`super::STOP_SECONDS`].
     Stop {
         /// With a DELETE to every peer, or so that everything can be resumed.
@@ -383,6 +395,17 @@ enum KernelOpShape {
         owner: Owner,
         inbound: u32,
         outbound: u32,
+    },
+    Trap {
+        #[serde(with = "owner")]
+        owner: Owner,
+        #[serde(with = "carriage")]
+        carriage: Carriage,
+        ends: (IpAddr, IpAddr),
+        #[serde(with = "selectors")]
+        local_ts: Vec<TrafficSelector>,
+        #[serde(with = "selectors")]
+        remote_ts: Vec<TrafficSelector>,
     },
     Block {
         #[serde(with = "owner")]

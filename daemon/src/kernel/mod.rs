@@ -5,18 +5,23 @@
 //! hardly more of routes; for these a general packet crate would be the larger part, would print keys in `Debug` and would leave
 //! them in buffers that nobody wipes.
 
+mod adopt;
 mod copy;
 mod draining;
+mod events;
 mod inner;
 mod journal;
 mod netlink;
 mod policy;
+mod rest;
 mod route;
 mod tunnel;
 mod wire;
 mod xfrm;
 
-use std::{collections::HashSet, io, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::HashSet, io, net::IpAddr, os::fd::BorrowedFd, path::PathBuf, time::Duration,
+};
 
 use ike::{
     kernel::{Carriage, KernelFailed, KernelOp, Owner},
@@ -47,6 +52,12 @@ pub trait Dataplane {
 
     /// Removes orphans whose deadline has passed. Returns how many owners lost theirs.
     fn expire_orphans(&mut self, now: Duration) -> usize;
+
+    /// Readable when the kernel has something to say.
+    fn events(&self) -> Option<BorrowedFd<'_>>;
+
+    /// What it says, as far as it is about what is ours.
+    fn happened(&mut self, now: Duration) -> Vec<Happened>;
 
     /// Removes states that have been replaced, once nothing is under way to them any more.
     fn drain(&mut self, now: Duration);
@@ -79,6 +90,16 @@ pub struct Orphan {
     pub remote_ts: Vec<TrafficSelector>,
     /// Client: inner addresses of ours.
     pub leased: Vec<IpAddr>,
+}
+
+/// What the kernel has done or seen by itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Happened {
+    /// A packet of a flow that waits.
+    Wanted {
+        /// Whose.
+        owner: Owner,
+    },
 }
 
 /// Why the data plane cannot be used at all.
@@ -136,7 +157,10 @@ impl Dataplane for NoOp {
             KernelOp::Remove { owner, .. } | KernelOp::Release { owner } => {
                 self.owners.remove(owner);
             }
-            KernelOp::Block { .. } | KernelOp::Lead { .. } | KernelOp::Move { .. } => {}
+            KernelOp::Block { .. }
+            | KernelOp::Trap { .. }
+            | KernelOp::Lead { .. }
+            | KernelOp::Move { .. } => {}
         }
         Ok(())
     }
@@ -155,6 +179,14 @@ impl Dataplane for NoOp {
 
     fn expire_orphans(&mut self, _now: Duration) -> usize {
         0
+    }
+
+    fn events(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn happened(&mut self, _now: Duration) -> Vec<Happened> {
+        Vec::new()
     }
 
     fn drain(&mut self, _now: Duration) {}

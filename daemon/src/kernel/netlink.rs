@@ -227,7 +227,7 @@ impl Netlink {
 }
 
 /// The first message: type, sequence number, body; and what follows it.
-fn split(octets: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
+pub(super) fn split(octets: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
     let length = u32_at(octets, 0)? as usize;
     let body = octets.get(HEADER..length)?;
     let after = octets.get(length.next_multiple_of(4)..).unwrap_or_default();

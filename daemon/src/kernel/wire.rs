@@ -24,6 +24,10 @@ pub(super) const STATE_INFO: usize = 224;
 pub(super) const SELECTOR: usize = 56;
 pub(super) const STATE_ID: usize = 24;
 const TEMPLATE: usize = 64;
+/// `xfrm_user_acquire`: id, source, the packet's selector, the policy, three sets of algorithms, a number.
+const ACQUIRE: usize = STATE_ID + 16 + SELECTOR + POLICY_INFO + 16;
+/// `xfrm_user_expire`: a state and a flag, filled up.
+const EXPIRE: usize = STATE_INFO + 8;
 const TEMPLATE_REQID: usize = 44;
 const ATTRIBUTE: usize = 4;
 /// Room for the longest request of ours: an SA with every attribute and the widest replay window, 1140
@@ -448,6 +452,21 @@ fn mark_of(rest: &[u8]) -> Mark {
         Some(Mark { value, mask })
     });
     mark.unwrap_or_default()
+}
+
+/// Reads of an XFRM_MSG_ACQUIRE whose flow it is: the reqid of the policy's template.
+pub(super) fn parse_acquire(body: &[u8]) -> Option<u32> {
+    let templates = attributes(body.get(ACQUIRE..)?).find(|(kind, _)| *kind == XFRMA_TMPL);
+    u32_at(templates?.1, TEMPLATE_REQID)
+}
+
+/// Reads of an XFRM_MSG_EXPIRE which state it is about, and whether that is gone.
+pub(super) fn parse_expire(body: &[u8]) -> Option<(StateRecord, bool)> {
+    // Attributes come after the flag.
+    let mut state = parse_state(body.get(..STATE_INFO)?)?;
+    let hard = *body.get(STATE_INFO)? != 0;
+    state.id.mark = mark_of(body.get(EXPIRE..)?);
+    Some((state, hard))
 }
 
 /// Reads the answer to [`Request::query_spd`].

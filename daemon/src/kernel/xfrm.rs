@@ -7,6 +7,7 @@ mod relocate;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    os::fd::BorrowedFd,
     path::Path,
     time::Duration,
 };
@@ -20,50 +21,54 @@ use nix::errno::Errno;
 use tracing::{info, warn};
 
 use super::{
-    Dataplane, DataplaneError, Orphan, Usage,
+    Dataplane, DataplaneError, Happened, Orphan, Usage,
     draining::Draining,
+    events::Events,
     failed,
     inner::Inner,
-    journal::{Journal, MAX_OWNER, REQIDS},
+    journal::{Journal, MAX_OWNER},
     netlink::{Netlink, Refusal},
-    policy::{Content, Direction, Policy, PolicyKey, slots},
+    policy::{Content, Direction, Policy, PolicyKey},
+    rest::Trap,
     tunnel::{HeldState, Step, policies, states},
-    wire::{
-        HASH_THRESHOLDS, Request, XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, parse_policy, parse_spd,
-        parse_state,
-    },
+    wire::{HASH_THRESHOLDS, Request, parse_spd, parse_state},
 };
 
 /// IPsec in the kernel, over netlink.
 pub struct Xfrm {
-    netlink: Netlink,
-    inner: Inner,
-    journal: Journal,
-    held: BTreeMap<u32, Held>,
-    slots: HashMap<PolicyKey, Slot>,
+    pub(super) netlink: Netlink,
+    pub(super) inner: Inner,
+    pub(super) journal: Journal,
+    pub(super) held: BTreeMap<u32, Held>,
+    pub(super) slots: HashMap<PolicyKey, Slot>,
     /// Policies of our reqid range whose owner the journal does not name any more.
     abandoned: HashSet<PolicyKey>,
-    draining: Draining,
+    pub(super) draining: Draining,
+    events: Events,
 }
 
 /// What one owner has.
 #[derive(Debug, Default)]
-struct Held {
-    states: Vec<HeldState>,
+pub(super) struct Held {
+    pub(super) states: Vec<HeldState>,
     /// The slots in which it wants at least a block.
-    keys: HashSet<PolicyKey>,
+    pub(super) keys: HashSet<PolicyKey>,
+    /// Its packets are to bring the connection up.
+    pub(super) trap: Option<Trap>,
     /// Whether the present engine has asked for the blocks.
-    blocks_wanted: bool,
+    pub(super) blocks_wanted: bool,
     /// Set while nobody answers for the states; they go at this time since boot.
-    orphaned_until: Option<Duration>,
+    pub(super) orphaned_until: Option<Duration>,
+    /// When one of its packets was last reported, since boot.
+    pub(super) reported: Option<Duration>,
 }
 
 /// A policy slot and all owners who want at least a block in it.
 #[derive(Debug)]
-struct Slot {
-    reqid: u32,
-    content: Content,
-    blockers: BTreeSet<u32>,
+pub(super) struct Slot {
+    pub(super) reqid: u32,
+    pub(super) content: Content,
+    pub(super) blockers: BTreeSet<u32>,
 }
 
 impl Xfrm {
@@ -82,6 +87,7 @@ impl Xfrm {
             slots: HashMap::new(),
             abandoned: HashSet::new(),
             draining: Draining::default(),
+            events: Events::open()?,
         };
         xfrm.tune_spd()?;
         xfrm.adopt()?;
@@ -113,78 +119,7 @@ impl Xfrm {
         Ok(())
     }
 
-    fn adopt(&mut self) -> Result<(), DataplaneError> {
-        let dump = Request::dump("listing policies", XFRM_MSG_GETPOLICY);
-        let policies = self.netlink.dump(dump, parse_policy)?;
-        let dump = Request::dump("listing SAs", XFRM_MSG_GETSA);
-        let states = self.netlink.dump(dump, parse_state)?;
-        let mut outwards = HashSet::new();
-        let mut strangers = BTreeSet::new();
-        for policy in policies {
-            if self.journal.owner(policy.reqid).is_none() {
-                strangers.insert(policy.reqid);
-                continue;
-            }
-            self.held
-                .entry(policy.reqid)
-                .or_default()
-                .keys
-                .insert(policy.key);
-            if let (
-                Direction::Out,
-                Content::Ipsec {
-                    source,
-                    destination,
-                    ..
-                },
-            ) = (policy.key.direction, policy.content)
-            {
-                outwards.insert((policy.reqid, source, destination));
-            }
-            let slot = Slot {
-                reqid: policy.reqid,
-                content: policy.content,
-                blockers: BTreeSet::from([policy.reqid]),
-            };
-            self.slots.insert(policy.key, slot);
-        }
-        for state in states {
-            if self.journal.owner(state.reqid).is_none() {
-                strangers.insert(state.reqid);
-                continue;
-            }
-            let towards_peer = (state.reqid, state.source, state.id.destination);
-            self.held
-                .entry(state.reqid)
-                .or_default()
-                .states
-                .push(HeldState {
-                    id: state.id,
-                    inbound: !outwards.contains(&towards_peer),
-                });
-        }
-        let unknown = strangers.range(REQIDS).count();
-        if unknown > 0 {
-            warn!(
-                unknown,
-                "reqids of our range that the journal does not know: left alone until a login needs them"
-            );
-        }
-        if !self.held.is_empty() {
-            let states: usize = self.held.values().map(|held| held.states.len()).sum();
-            info!(
-                owners = self.held.len(),
-                states,
-                policies = self.slots.len(),
-                "adopted what an earlier run left in the kernel"
-            );
-        }
-        let owners: HashSet<u32> = self.held.keys().copied().collect();
-        self.inner.retain(&owners);
-        self.journal.retain(&owners)
-    }
-
-    fn assign(&mut self, owner: &Owner) -> Result<u32, KernelFailed> {
+    pub(super) fn assign(&mut self, owner: &Owner) -> Result<u32, KernelFailed> {
         if owner.0.is_empty() || owner.0.len() > MAX_OWNER || owner.0.contains(char::is_control) {
             return Err(failed(
                 "the owner's name is empty, too long or not printable",
@@ -280,7 +215,7 @@ impl Xfrm {
     }
 
     /// What fills a slot, and what brings it back to what it holds now.
-    fn step(&self, policy: &Policy) -> Step {
+    pub(super) fn step(&self, policy: &Policy) -> Step {
         let key = policy.key;
         if let Some(slot) = self.slots.get(&key) {
             let before = Policy {
@@ -297,7 +232,7 @@ impl Xfrm {
     }
 
     /// Carries out the first halves; if one fails, the second halves of those that did not, backwards.
-    fn all_or_nothing(&mut self, steps: Vec<Step>) -> Result<(), KernelFailed> {
+    pub(super) fn all_or_nothing(&mut self, steps: Vec<Step>) -> Result<(), KernelFailed> {
         let (mut forth, back): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
         if forth.is_empty() {
             return Ok(());
@@ -323,7 +258,7 @@ impl Xfrm {
 
     /// Requests whose failure changes nothing for the caller. What is gone already was meant to go:
     /// the kernel drops states by itself when their lifetime ends.
-    fn clean_up(&mut self, mut requests: Vec<Request>) {
+    pub(super) fn clean_up(&mut self, mut requests: Vec<Request>) {
         if requests.is_empty() {
             return;
         }
@@ -338,28 +273,6 @@ impl Xfrm {
             }
             Err(error) => warn!("xfrm netlink socket: {error}"),
         }
-    }
-
-    /// Turns the owner's IPsec policies that `which` names into block policies.
-    fn block_slots(&mut self, reqid: u32, which: impl Fn(&PolicyKey) -> bool) -> Vec<Request> {
-        let Some(held) = self.held.get(&reqid) else {
-            return Vec::new();
-        };
-        let mut requests = Vec::new();
-        for key in held.keys.iter().filter(|key| which(key)) {
-            if let Some(slot) = self.slots.get_mut(key)
-                && slot.reqid == reqid
-                && slot.content != Content::Block
-            {
-                slot.content = Content::Block;
-                requests.push(Request::put_policy(&Policy {
-                    key: *key,
-                    reqid,
-                    content: Content::Block,
-                }));
-            }
-        }
-        requests
     }
 
     fn remove(&mut self, owner: &Owner, inbound: u32, outbound: u32) {
@@ -384,79 +297,6 @@ impl Xfrm {
         };
         requests.extend(going.iter().map(|state| Request::delete_state(state.id)));
         self.clean_up(requests);
-    }
-
-    fn block(
-        &mut self,
-        owner: &Owner,
-        carriage: &Carriage,
-        (local, remote): (&[TrafficSelector], &[TrafficSelector]),
-    ) -> Result<(), KernelFailed> {
-        let keys = slots(local, remote, carriage).map_err(|text| failed(&text))?;
-        let reqid = self.assign(owner)?;
-        let free: Vec<Policy> = keys
-            .iter()
-            .filter(|key| !self.slots.contains_key(key))
-            .map(|key| Policy {
-                key: *key,
-                reqid,
-                content: Content::Block,
-            })
-            .collect();
-        let steps = free.iter().map(|policy| self.step(policy)).collect();
-        self.all_or_nothing(steps)?;
-        for key in &keys {
-            let slot = self.slots.entry(*key).or_insert_with(|| Slot {
-                reqid,
-                content: Content::Block,
-                blockers: BTreeSet::new(),
-            });
-            slot.blockers.insert(reqid);
-        }
-        let held = self.held.entry(reqid).or_default();
-        held.keys.extend(keys);
-        held.blocks_wanted = true;
-        // Whoever asks for a block answers for it; states are answered for by an install.
-        if held.states.is_empty() {
-            held.orphaned_until = None;
-        }
-        Ok(())
-    }
-
-    /// Takes everything of one owner away, but no block that another owner wants too.
-    fn release(&mut self, reqid: u32) -> Vec<Request> {
-        self.inner.release(reqid);
-        let mut requests = self.draining.of(reqid);
-        let Some(held) = self.held.remove(&reqid) else {
-            return requests;
-        };
-        for key in held.keys {
-            let Some(slot) = self.slots.get_mut(&key) else {
-                continue;
-            };
-            slot.blockers.remove(&reqid);
-            match slot.blockers.first() {
-                None => {
-                    self.slots.remove(&key);
-                    requests.push(Request::delete_policy(&key));
-                }
-                Some(heir) if slot.reqid == reqid => {
-                    (slot.reqid, slot.content) = (*heir, Content::Block);
-                    requests.push(Request::put_policy(&Policy {
-                        key,
-                        reqid: *heir,
-                        content: Content::Block,
-                    }));
-                }
-                Some(_) => {}
-            }
-        }
-        requests.extend(
-            held.states
-                .iter()
-                .map(|state| Request::delete_state(state.id)),
-        );
-        requests
     }
 }
 
@@ -492,6 +332,13 @@ impl Dataplane for Xfrm {
                 local_ts,
                 remote_ts,
             } => self.block(owner, carriage, (local_ts, remote_ts)),
+            KernelOp::Trap {
+                owner,
+                carriage,
+                ends,
+                local_ts,
+                remote_ts,
+            } => self.trap(owner, carriage, *ends, (local_ts, remote_ts)),
             KernelOp::Release { owner } => {
                 if let Some(reqid) = self.journal.reqid(owner) {
                     let requests = self.release(reqid);
@@ -576,6 +423,18 @@ impl Dataplane for Xfrm {
             self.clean_up(requests);
         }
         late.len()
+    }
+
+    fn events(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.events.as_fd())
+    }
+
+    fn happened(&mut self, now: Duration) -> Vec<Happened> {
+        let heard = self.events.read();
+        heard
+            .into_iter()
+            .flat_map(|heard| self.heard(heard, now))
+            .collect()
     }
 
     fn drain(&mut self, now: Duration) {

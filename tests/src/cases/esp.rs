@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{
-    asleep, carriage, dataplane, deploy, leases, roaming, sniffed, suspend, tunnel, underway,
-    workers,
+    asleep, carriage, dataplane, demand, deploy, leases, roaming, sniffed, suspend, tunnel,
+    underway, workers,
 };
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
@@ -38,6 +38,8 @@ pub const CASES: &[Case] = &[
     leases::FULL,
     carriage::SHOWN,
     carriage::INTERFACE,
+    demand::WAKES,
+    demand::OVERRUN,
     underway::LOADED,
     underway::APART,
 ];

@@ -61,7 +61,7 @@ pub(super) fn emit_request(chain: &mut ChainWriter, connection: &Connection, for
 }
 
 /// Client: whatever it asks for, the gateway may give another address of the family.
-pub(super) fn any(vips: &[IpAddr]) -> Vec<IpAddr> {
+pub(crate) fn any(vips: &[IpAddr]) -> Vec<IpAddr> {
     let any = |vip: &IpAddr| match vip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

@@ -23,6 +23,7 @@ mod ticket;
 
 pub(crate) use auth::{Opening, chance_between};
 pub(crate) use child::{ChildError, Ends, bare, block, owner, whole};
+pub(crate) use configuration::any;
 pub(crate) use qcd::TOKENS_PER_SECOND;
 pub(crate) use rekey::AFTER_RESUMPTION;
 pub(crate) use resume::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND};

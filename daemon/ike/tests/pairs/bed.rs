@@ -36,6 +36,8 @@ pub(crate) struct Kernel {
     /// Other states of an owner, by our inbound SPI. They receive too.
     pub(crate) beside: BTreeMap<u32, ChildInstall>,
     pub(crate) blocked: HashSet<Arc<str>>,
+    /// Owners whose packets are reported, and the address of their peer.
+    pub(crate) trapped: BTreeMap<Arc<str>, IpAddr>,
     pub(crate) fail_next: bool,
     pub(crate) ops: usize,
 }
@@ -98,10 +100,15 @@ impl Kernel {
             KernelOp::Block { owner, .. } => {
                 self.blocked.insert(owner.0);
             }
+            KernelOp::Trap { owner, ends, .. } => {
+                self.trapped.insert(Arc::clone(&owner.0), ends.1);
+                self.blocked.insert(owner.0);
+            }
             KernelOp::Release { owner } => {
                 self.beside.retain(|_, other| other.owner != owner);
                 self.installed.remove(&owner.0);
                 self.blocked.remove(&owner.0);
+                self.trapped.remove(&owner.0);
             }
         }
         Ok(())

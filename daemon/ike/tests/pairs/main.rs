@@ -7,6 +7,7 @@ mod chains;
 mod child_rekey;
 mod collisions;
 mod conformance;
+mod demand;
 mod demanding;
 mod env;
 mod fragments;

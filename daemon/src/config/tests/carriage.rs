@@ -89,3 +89,27 @@ fn where_transport_mode_is_wanted_nothing_moves() {
     let found = problems(&text("mobike = true", "transport"));
     assert!(found.len() == 1 && found[0].contains("mobike"), "{found:?}");
 }
+
+#[test]
+fn a_connection_comes_up_at_the_start_or_with_a_packet() {
+    let starts = |start: &str| {
+        let lines = format!("remote_addrs = \"192.0.2.1\"\nstart = \"{start}\"");
+        let config = load(&SMALL.replace("{}", &lines));
+        (config.start_up.len(), config.start_trap.len())
+    };
+    assert_eq!(
+        [starts("none"), starts("up"), starts("trap")],
+        [(0, 0), (1, 0), (0, 1)]
+    );
+    let named = "remote_addrs = \"gw.example\"\nstart = \"trap\"";
+    let found = problems(&SMALL.replace("{}", named));
+    assert!(
+        found.len() == 1 && found[0].contains("one address"),
+        "{found:?}"
+    );
+    let found = problems(&SMALL.replace("{}", "start = \"trap\""));
+    assert!(
+        found.len() == 1 && found[0].contains("remote_addrs"),
+        "{found:?}"
+    );
+}

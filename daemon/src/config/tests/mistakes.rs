@@ -252,7 +252,7 @@ const WRONG_IN_CONNECTION: &[(&str, &str)] = &[
     ),
     ("version = 2", "version: only IKEv2 is spoken"),
     ("resume = 1", "resume: must be true or false"),
-    ("start = \"pu\"", "start: \"pu\" is none of up, none"),
+    ("start = \"pu\"", "start: \"pu\" is none of up, trap, none"),
     ("\"\\u001b[2J\" = 1", "\"\\u{1b}[2J\": unknown key"),
 ];
 
@@ -362,7 +362,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "{}",
         "start = \"up\"",
-        "1: connections.rw.start: \"up\" needs to know whom to call",
+        "1: connections.rw.start: needs to know whom to call",
     ),
     (
         "[connections.rw.children.net]",

@@ -92,6 +92,13 @@ fn every_kernel_operation_survives_the_pair() {
             inbound: 1,
             outbound: 2,
         },
+        KernelOp::Trap {
+            owner: owner.clone(),
+            carriage: CARRIAGE,
+            ends: ([0; 4].into(), [255; 4].into()),
+            local_ts: ts.clone(),
+            remote_ts: ts.clone(),
+        },
         KernelOp::Block {
             owner: owner.clone(),
             carriage: CARRIAGE,
@@ -124,7 +131,7 @@ fn every_kernel_operation_survives_the_pair() {
         .into_iter()
         .map(|operation| (operation.op, operation.what))
         .unzip();
-    assert!(numbers.into_iter().eq(9..15));
+    assert!(numbers.into_iter().eq(9..16));
     assert_eq!(format!("{operations:?}"), sent);
     let (KernelOp::Install(got), KernelOp::Install(sent)) = (&operations[0], install()) else {
         panic!("another operation");

@@ -238,3 +238,31 @@ fn attributes_that_lie_about_their_length_end_the_walk() {
     assert_eq!(attributes(&[0, 0, 1, 0]).count(), 0);
     assert_eq!(attributes(&[5, 0, 1, 0, 9]).count(), 1);
 }
+
+#[test]
+fn events_tell_whose_they_are() {
+    let policy = policy(Content::Ipsec {
+        source: address("192.0.2.1"),
+        destination: address("192.0.2.2"),
+        spi: 0,
+        mode: Mode::Tunnel,
+    });
+    let request = Request::put_policy(&policy);
+    let mut acquire = vec![0; STATE_ID + 16 + SELECTOR];
+    let (fixed, attributes) = request.octets[HEADER..].split_at(POLICY_INFO);
+    acquire.extend_from_slice(fixed);
+    acquire.extend_from_slice(&[0; 16]);
+    acquire.extend_from_slice(attributes);
+    assert_eq!(parse_acquire(&acquire), Some(0x5200_0001));
+
+    let key = Secret::new(vec![7; 20]);
+    let state = Request::new_state("adding", &state(&key)).octets;
+    let mut expire = state[HEADER..HEADER + STATE_INFO].to_vec();
+    expire.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
+    let (record, hard) = parse_expire(&expire).expect("an event");
+    assert!(hard && record.reqid == 0x5200_0001);
+    for end in 0..acquire.len() {
+        let _ = parse_acquire(&acquire[..end]);
+    }
+    assert!((0..STATE_INFO).all(|end| parse_expire(&expire[..end]).is_none()));
+}

@@ -1,0 +1,103 @@
+//! Connections with `start = "up"` that have not come up yet: each is tried again, after pauses that grow and
+//! are never quite the same, so that the clients of a gateway that was away do not return in step.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ike::io::Env;
+
+/// Before the second attempt; doubled each time, up to the last.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+/// What one worker is to bring up.
+#[derive(Debug, Default)]
+pub(super) struct Starts {
+    /// Failures so far, by connection.
+    wanted: BTreeMap<Arc<str>, u32>,
+    due: Vec<(Duration, Arc<str>)>,
+}
+
+impl Starts {
+    /// All of them at once.
+    pub(super) fn new(wanted: impl Iterator<Item = Arc<str>>, now: Duration) -> Self {
+        let wanted: BTreeMap<_, _> = wanted.map(|connection| (connection, 0)).collect();
+        let due = wanted.keys().map(|one| (now, Arc::clone(one))).collect();
+        Self { wanted, due }
+    }
+
+    /// When the next one is due.
+    pub(super) fn next(&self) -> Option<Duration> {
+        self.due.iter().map(|(at, _)| *at).min()
+    }
+
+    /// Those whose time has come.
+    pub(super) fn take(&mut self, now: Duration) -> Vec<Arc<str>> {
+        let due = self.due.extract_if(.., |(at, _)| *at <= now);
+        due.map(|(_, connection)| connection).collect()
+    }
+
+    /// An attempt has come to nothing.
+    pub(super) fn failed(&mut self, connection: &Arc<str>, now: Duration, env: &mut dyn Env) {
+        let Some(failures) = self.wanted.get_mut(connection) else {
+            return;
+        };
+        let pause = FIRST_PAUSE
+            .saturating_mul(1 << (*failures).min(16))
+            .min(LONGEST_PAUSE);
+        *failures = failures.saturating_add(1);
+        let mut chance = [0];
+        env.random(&mut chance);
+        // A quarter more at most.
+        let more = pause.mul_f64(f64::from(chance[0]) / 1024.0);
+        self.due.push((now + pause + more, Arc::clone(connection)));
+    }
+
+    /// It has come up; the core brings it back when it is lost.
+    pub(super) fn succeeded(&mut self, connection: &Arc<str>) {
+        if let Some(failures) = self.wanted.get_mut(connection) {
+            *failures = 0;
+        }
+    }
+
+    /// Nothing more is to come up.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::environment::Environment;
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_begin_anew_after_a_success() {
+        let home: Arc<str> = "home".into();
+        let mut env = Environment::new(Arc::default());
+        let mut starts = Starts::new(std::iter::once(Arc::clone(&home)), Duration::ZERO);
+        let mut now = Duration::ZERO;
+        assert_eq!(starts.take(now), [Arc::clone(&home)]);
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            starts.failed(&home, now, &mut env);
+            let next = starts.next().expect("another attempt");
+            pauses.push(next.saturating_sub(now));
+            now = next;
+            assert_eq!(starts.take(now).len(), 1);
+        }
+        let most = |pause: Duration| pause.mul_f64(1.25);
+        assert!((FIRST_PAUSE..=most(FIRST_PAUSE)).contains(&pauses[0]));
+        assert!((LONGEST_PAUSE..=most(LONGEST_PAUSE)).contains(&pauses[8]));
+        assert!(
+            pauses
+                .windows(2)
+                .all(|two| two[1] >= two[0].min(LONGEST_PAUSE))
+        );
+        assert!(pauses.iter().any(|pause| pause.subsec_nanos() != 0));
+        starts.succeeded(&home);
+        starts.failed(&home, now, &mut env);
+        assert!(starts.next().expect("due") <= now + most(FIRST_PAUSE));
+        starts.failed(&"other".into(), now, &mut env);
+        assert_eq!(starts.take(Duration::MAX).len(), 1);
+    }
+}
