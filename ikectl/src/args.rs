@@ -71,6 +71,17 @@ pub(crate) enum Command {
         #[arg(long, value_name = "CHILD", num_args = 0..=1, default_missing_value = "")]
         child: Option<String>,
     },
+    /// Send clients whose SAs stand to another gateway
+    Redirect {
+        /// The gateway's address or name
+        gateway: String,
+        /// The connection whose clients are to go
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        connection: Option<String>,
+        /// The clients of every connection
+        #[arg(long)]
+        all: bool,
+    },
     /// Ticket keys, counts, and tickets held
     Ticket {
         #[command(subcommand)]

@@ -130,6 +130,15 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
             child: child.is_some(),
             name: child.clone().filter(|name| !name.is_empty()),
         },
+        Some(Command::Redirect {
+            gateway,
+            connection,
+            all,
+        }) => Request::Redirect {
+            connection: connection.clone(),
+            all: *all,
+            gateway: gateway.clone(),
+        },
         Some(Command::Ticket { command }) => match command {
             None | Some(TicketCommand::List) => Request::TicketList,
             Some(TicketCommand::Rotate) => Request::TicketRotate,

@@ -253,6 +253,18 @@ fn done_line(done: &Done) -> String {
         }
         return text + "\n";
     }
+    if let Some(told) = done.told {
+        let mut text = count(told, "client") + " told to go";
+        if let Some(unable @ 1..) = done.unable {
+            let stay = if unable == 1 {
+                "does not follow and stays"
+            } else {
+                "do not follow and stay"
+            };
+            let _infallible = write!(text, "; {} {stay}", count(unable, "client"));
+        }
+        return text + "\n";
+    }
     if let (Some(id), Some(old)) = (done.id, done.old_id) {
         let _infallible = write!(text, "[{id}]: new keys, was [{old}]");
     } else if let Some(id) = done.id {

@@ -95,6 +95,14 @@ fn requests_and_replies_pass_through() {
         (&["ticket"], r#"{"method":"ticket_list"}"#),
         (&["ticket", "rotate"], r#"{"method":"ticket_rotate"}"#),
         (
+            &["redirect", "gw2.example", "rw"],
+            r#"{"method":"redirect","parameters":{"connection":"rw","all":false,"gateway":"gw2.example"}}"#,
+        ),
+        (
+            &["redirect", "192.0.2.2", "--all"],
+            r#"{"method":"redirect","parameters":{"all":true,"gateway":"192.0.2.2"}}"#,
+        ),
+        (
             &["ticket", "revoke", "a@b"],
             r#"{"method":"ticket_revoke","parameters":{"peer":"a@b","all":false}}"#,
         ),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     endpoint::{CommandRefused, Context, Endpoint},
-    exchange::{bare, chance_between, owner},
+    exchange::{Heir, bare, chance_between, owner},
     io::Event,
     kernel::KernelOp,
     peer::{Compat, Connection, Suspend},
@@ -47,6 +47,7 @@ impl Endpoint {
         let slept_with = slot.record.as_ref().map(|record| record.id_r.clone());
         slot.leased.clear();
         slot.asked.clear();
+        slot.detours.give_up();
         (slot.suspended, slot.wanted) = (false, false);
         self.sleepers.remove(&at);
         self.set_record(&connection, None);
@@ -101,11 +102,15 @@ impl Endpoint {
         }
         if let Some(slot) = self.slot_mut(&connection) {
             (slot.suspended, slot.wanted) = (true, false);
+            slot.detours.give_up();
         }
         if connection.resume.suspend == Suspend::Expire {
             self.sleepers.insert(at);
         }
         self.close(sa, Closed::Suspended, cx);
+        while let Some(older) = self.up_sa(at) {
+            self.close(older, Closed::Suspended, cx);
+        }
         self.event(Event::Suspended {
             connection: Arc::clone(&connection.name),
         });
@@ -115,11 +120,14 @@ impl Endpoint {
     /// The established SA of a connection, checked out.
     pub(crate) fn up_sa(&mut self, slot: usize) -> Option<IkeSa> {
         let connection = Arc::clone(&self.slots.get(slot)?.config);
-        let up = |sa: &&IkeSa| match &sa.state {
-            State::Up(live) => live.moved_until.is_none() && of_connection(sa, &connection),
-            _ => false,
+        let up = |sa: &IkeSa| match &sa.state {
+            State::Up(live) if live.moved_until.is_none() && of_connection(sa, &connection) => {
+                Some((live.heir.is_some(), sa.id))
+            }
+            _ => None,
         };
-        let id = self.table.iter().find(up)?.id;
+        // Rather the one that is to stay.
+        let (_, id) = self.table.iter().filter_map(up).min()?;
         self.table.check_out(id)
     }
 
@@ -134,6 +142,9 @@ impl Endpoint {
         self.callable(slot)?;
         self.retries.remove(&slot);
         self.sleepers.remove(&slot);
+        if let Some(held) = self.slots.get_mut(slot) {
+            held.detours.give_up();
+        }
         if self.look_up(slot) {
             return Ok(());
         }
@@ -146,10 +157,10 @@ impl Endpoint {
         slot: usize,
         cx: &mut Context<'_>,
     ) -> Result<(), CommandRefused> {
-        let (config, _) = self.dial(slot)?;
+        let (config, _) = self.dial(slot, None)?;
         match self.take_record(&config, cx.now) {
             Some(record) => self.start_resume(slot, record, cx),
-            None => self.start_full(slot, cx),
+            None => self.start_full(slot, None, cx),
         }
     }
 
@@ -157,7 +168,7 @@ impl Endpoint {
     pub(crate) fn race(&mut self, connection: &Connection, cx: &mut Context<'_>) {
         if let Some(slot) = self.slot_of(&connection.name) {
             // A full table just means no race; the resumption goes on alone.
-            let _ = self.start_full(slot, cx);
+            let _ = self.start_full(slot, None, cx);
         }
     }
 
@@ -209,7 +220,12 @@ impl Endpoint {
         let Some(slot) = self.slot_of(&connection.name) else {
             return;
         };
-        if was_resumption && self.start_full(slot, cx).is_ok() {
+        let held = self.slots.get(slot);
+        if held.is_some_and(|held| held.detours.is_searching(cx.now.boot)) {
+            // Another gateway is looked for; what comes of it decides.
+            return;
+        }
+        if was_resumption && self.start_full(slot, None, cx).is_ok() {
             return;
         }
         self.event(Event::UpFailed {
@@ -256,7 +272,7 @@ impl Endpoint {
     }
 
     /// Whether the connection is up or on its way.
-    fn is_alive(&self, connection: &Connection) -> bool {
+    pub(crate) fn is_alive(&self, connection: &Connection) -> bool {
         self.is_looked_up(connection)
             || !self.table.attempts_at(&connection.name).is_empty()
             || match &connection.remote.id {
@@ -333,11 +349,16 @@ impl Endpoint {
 
     // RFC 5723: N41, L4, A9
     fn closed(&mut self, id: u64, mut live: Live, reason: Closed, cx: &mut Context<'_>) {
+        if reason != Closed::Replaced {
+            self.hand_over(&mut live, Duration::ZERO, cx);
+        }
         for remove in live.other_removals() {
             self.kernel(remove);
         }
-        // Whatever ends an SA whose Child SA has moved on, or that never had one, ends nothing else.
+        // Whatever ends an SA whose Child SAs have moved on, or that never had one, ends nothing else.
         let moved = live.moved_until.is_some();
+        let alone = live.heir.is_none();
+        let superseded = moved || matches!(live.heir, Some(Heir::Leads));
         let reason = match &live.outstanding {
             _ if moved => Closed::Rekeyed,
             // A newer SA has what this one had in the kernel, also if it was being deleted.
@@ -359,7 +380,9 @@ impl Endpoint {
             match reason {
                 Closed::Rekeyed => {}
                 // The newer SA's installation has replaced what the kernel had.
-                Closed::Replaced if !self.table.of_owner(&child.owner).is_empty() => {}
+                Closed::Replaced if alone && !self.table.of_owner(&child.owner).is_empty() => {}
+                // Another SA between the same two sides goes on.
+                _ if !self.table.of_owner(&child.owner).is_empty() => self.kernel(child.removal()),
                 Closed::Down => {
                     let owner = child.owner;
                     self.kernel(KernelOp::Release { owner });
@@ -375,11 +398,11 @@ impl Endpoint {
         let deleted = matches!(reason, Closed::Down | Closed::PeerDeleted);
         // libreswan suspends by DELETE and means to come back with its ticket.
         let keeps = connection.compat == Compat::Libreswan && reason == Closed::PeerDeleted;
-        if let Some(issued) = issued.filter(|_| moved || deleted && !keeps) {
+        if let Some(issued) = issued.filter(|_| superseded || deleted && !keeps) {
             issued.revoke(cx.ledger);
         }
         if client {
-            if deleted {
+            if deleted && !superseded {
                 // RFC 5723, 6.2: the ticket goes with its SA, whoever deletes it.
                 self.set_record(&connection, None);
             }

@@ -56,6 +56,8 @@ counters! {
     NoProposal => "no_proposal",
     /// Answered with INVALID_KE_PAYLOAD.
     OtherGroup => "other_group",
+    /// Was sent to another gateway (RFC 5685).
+    Redirected => "redirected",
     /// Brought a ticket that is not honoured; answered with TICKET_NACK, within what a second allows.
     TicketRefused => "ticket_refused",
     /// Showed a ticket that was shown too often of late; asked for a cookie, or not answered at all.

@@ -2,6 +2,7 @@
 //! exchange they belong to; outputs queue up until the caller takes them.
 
 mod settings;
+mod slot;
 mod spi;
 
 use std::{
@@ -13,7 +14,8 @@ use std::{
 
 use gate_abi::sip::SipKey;
 
-pub use self::{settings::Settings, spi::MAX_WORKERS};
+pub(crate) use self::slot::Slot;
+pub use self::{settings::Settings, slot::CommandRefused, spi::MAX_WORKERS};
 use crate::{
     counters::{Counter, Counters},
     crypto::Secret,
@@ -23,12 +25,11 @@ use crate::{
         cookie::{CookieJar, CookieSecrets},
         openings::Openings,
     },
-    exchange::{BLIND_REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, TOKENS_PER_SECOND},
+    exchange::{BLIND_REFUSALS_PER_SECOND, Diversion, REFUSALS_PER_SECOND, TOKENS_PER_SECOND},
     failure::Telling,
     io::{Command, Env, Event, Input, Output, Path, Stamp, TicketLedger, TicketRoot},
     kernel::{KernelFailed, KernelOp, OpId},
     lease::{LeaseBook, LeaseId},
-    look_up::LookUp,
     peer::Connection,
     sa::{
         ike_sa::{IkeSa, State},
@@ -69,53 +70,6 @@ pub struct Context<'a> {
     pub leases: &'a mut dyn LeaseBook,
 }
 
-/// Why a command was not carried out.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum CommandRefused {
-    /// No connection has this name.
-    #[error("no such connection")]
-    NoConnection,
-    /// The connection has no child of this name.
-    #[error("the connection has no such child")]
-    NoChild,
-    /// Its peer's or our own address is not configured.
-    #[error("the connection has no remote or local address, so it can only answer")]
-    CannotInitiate,
-    /// Nothing to suspend.
-    #[error("the connection is not up")]
-    NotUp,
-    /// Suspending would lose the session.
-    #[error("the gateway has issued no ticket")]
-    NoTicket,
-    /// It is up or on its way already.
-    #[error("the connection is up already")]
-    UpAlready,
-    /// A table is full.
-    #[error("too many IKE SAs")]
-    Full,
-}
-
-/// A connection and what this run knows of it beyond its configuration.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub config: Arc<Connection>,
-    /// Client: the session that can be resumed.
-    pub record: Option<SessionRecord>,
-    /// Client: the inner addresses it has, or had last.
-    pub leased: Vec<IpAddr>,
-    /// Child SAs that the operator has brought up, beside those that come by themselves.
-    pub asked: BTreeSet<Arc<str>>,
-    /// Put to sleep by the operator.
-    pub suspended: bool,
-    /// Has been up by our own doing and is to come back when lost.
-    pub wanted: bool,
-    pub retries: u32,
-    /// Where the routing table says a first message leaves from.
-    pub dial_from: Option<IpAddr>,
-    /// Where its peer is, if that has to be looked up.
-    pub look_up: LookUp,
-}
-
 /// All IKE SAs of one worker.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -146,6 +100,7 @@ pub struct Endpoint {
     pub(crate) openings: Arc<Openings>,
     /// What is told of failures.
     pub(crate) telling: Telling,
+    pub(crate) diversion: Diversion,
     spi_order: SipKey,
     spi_count: u32,
     pub(crate) first_key: SipKey,
@@ -166,20 +121,13 @@ impl Endpoint {
         for root in roots {
             keyring.add(root);
         }
-        let slot = |config: Arc<Connection>| Slot {
-            config,
-            record: None,
-            leased: Vec::new(),
-            asked: BTreeSet::new(),
-            suspended: false,
-            wanted: false,
-            retries: 0,
-            dial_from: None,
-            look_up: LookUp::default(),
-        };
         let workers = u32::from(settings.workers.max(1));
         let allowance = |whole: u32| Allowance::new(whole.div_ceil(workers));
-        let slots: Vec<_> = connections.into_iter().map(Into::into).map(slot).collect();
+        let slots: Vec<_> = connections
+            .into_iter()
+            .map(Into::into)
+            .map(Slot::new)
+            .collect();
         let names = slots.iter().enumerate();
         Self {
             slot_by_name: names
@@ -206,6 +154,7 @@ impl Endpoint {
             blind_refusals: allowance(BLIND_REFUSALS_PER_SECOND),
             openings: Arc::new(Openings::new(sip_key(env))),
             telling: Telling::new(workers),
+            diversion: Diversion::new(workers),
             spi_order: sip_key(env),
             spi_count: 0,
             first_key: sip_key(env),
@@ -219,6 +168,11 @@ impl Endpoint {
             Input::Datagram { path, message } => self.datagram(path, message, cx),
             Input::Deadline => self.deadlines(cx),
             Input::Kernel { op, result } => self.kernel_answered(op, result, cx),
+            Input::Located {
+                connection,
+                gateway,
+                found,
+            } => self.located(&connection, &gateway, found, cx),
             Input::Stored { id, done } => self.stored(id, done, cx),
             Input::LookedUp { connection, found } => self.looked_up(&connection, found, cx),
         }

@@ -107,9 +107,7 @@ impl Endpoint {
     pub(crate) fn want_children(&self, live: &mut Live, cx: &Context<'_>) -> bool {
         let connection = Arc::clone(&live.connection);
         for child in self.wanted_children(&connection) {
-            if !live.wanted.iter().any(|wanted| wanted.name == child.name) {
-                live.want_child(&child.name, cx.now.boot);
-            }
+            live.want_too(&child.name, cx.now.boot);
         }
         !live.wanted.is_empty()
     }
@@ -158,7 +156,7 @@ impl Endpoint {
                 other => other,
             };
         };
-        if self.dial(at).is_ok() {
+        if self.dial(at, None).is_ok() {
             self.block_wanted(&connection);
         }
         let mut wanted = false;

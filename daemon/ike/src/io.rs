@@ -16,7 +16,7 @@ use crate::{
     look_up::Way,
     ticket::{Kept, Reference, Refused},
     view::Closed,
-    wire::{header::Spi, id::Identity},
+    wire::{header::Spi, id::Identity, redirect::GatewayId},
 };
 
 /// A moment, on both clocks that IKE needs.
@@ -109,6 +109,16 @@ pub enum Input<'a> {
         op: OpId,
         /// How it went.
         result: Result<(), KernelFailed>,
+    },
+    /// The gateway that an [`Output::Locate`] asked for.
+    Located {
+        /// The connection's name.
+        connection: Arc<str>,
+        /// As it was asked for.
+        gateway: GatewayId,
+        /// Its address, and that of ours from which the connection may call it; `None` if there is no
+        /// such way.
+        found: Option<(IpAddr, IpAddr)>,
     },
     /// What [`TicketLedger::begin_keep`], [`TicketLedger::begin_consume`] or
     /// [`crate::lease::LeaseBook::grant`] began is done, and outlives a power cut; or it has failed.
@@ -206,6 +216,16 @@ pub enum Output {
         /// The record's octets, to be sealed; `None` to erase.
         record: Option<Secret>,
     },
+    /// Find out where a gateway is that a client has been sent to, and which address of ours leads there,
+    /// then report with [`Input::Located`].
+    Locate {
+        /// The connection's name.
+        connection: Arc<str>,
+        /// The gateway.
+        gateway: GatewayId,
+        /// The one address of ours that it may be called from; `None` for any.
+        local: Option<IpAddr>,
+    },
     /// An SA has let go of the addresses that were granted to its peer.
     LeaseEnded(LeaseId),
     /// Something an operator, a log or a test wants to know.
@@ -287,6 +307,15 @@ pub enum Event {
         connection: Arc<str>,
         /// Where they are now.
         path: Path,
+    },
+    /// A gateway has sent us to another one, which is called if it can be found (RFC 5685).
+    Redirected {
+        /// The connection's name.
+        connection: Arc<str>,
+        /// Where we are to go.
+        gateway: GatewayId,
+        /// Who has sent us.
+        by: IpAddr,
     },
     /// A connection holds a ticket instead of an SA now.
     Suspended {

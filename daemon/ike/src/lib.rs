@@ -29,5 +29,6 @@ pub mod view;
 pub mod wire;
 
 pub use endpoint::{CommandRefused, Context, Endpoint, MAX_WORKERS, NodeKeys, Settings};
+pub use exchange::Told;
 pub use look_up::Way;
 pub use session::SessionRefused;

@@ -71,7 +71,7 @@ impl Endpoint {
     pub(crate) fn callable(&self, slot: usize) -> Result<Arc<Connection>, CommandRefused> {
         let held = self.slots.get(slot).ok_or(CommandRefused::NoConnection)?;
         if held.config.remote_hosts.is_empty() {
-            return self.dial(slot).map(|(connection, _)| connection);
+            return self.dial(slot, None).map(|(connection, _)| connection);
         }
         if self.table.len() >= self.settings.max_sas {
             return Err(CommandRefused::Full);
@@ -201,7 +201,9 @@ impl IkeSa {
     /// How often the first message was sent, while nothing has come of it.
     fn unanswered(&self) -> usize {
         match &self.state {
-            State::InitSent(sent) if sent.rounds == 0 && sent.hint.is_none() => sent.out.sent(),
+            State::InitSent(sent) if sent.rounds == 0 && sent.hint.is_none() && !sent.is_detour => {
+                sent.out.sent()
+            }
             State::ResumeSent(sent) if sent.rounds == 0 && sent.give_up_at.is_none() => {
                 sent.out.sent()
             }

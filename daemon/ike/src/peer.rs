@@ -10,7 +10,7 @@ use crate::{
     lease::Pool,
     sa::proposal::{EspProposal, IkeSuite},
     trust::PinnedKey,
-    wire::{id::Identity, pattern::Pattern, ts::TrafficSelector},
+    wire::{id::Identity, pattern::Pattern, redirect::GatewayId, ts::TrafficSelector},
 };
 
 /// Everything about one connection that the configuration fixes.
@@ -60,6 +60,10 @@ pub struct Connection {
     pub vips: Vec<IpAddr>,
     /// Gateway: what becomes of the SA that an identity has when it logs in once more.
     pub unique: Unique,
+    /// Client: whether it goes where a gateway sends it (RFC 5685).
+    pub redirect: Redirection,
+    /// Gateway: where its clients are sent once they have proved themselves; `None` for nowhere.
+    pub redirect_to: Option<GatewayId>,
     /// What the peer does otherwise than the RFCs say.
     pub compat: Compat,
     /// SHA-256 over the connection's settings. A session record or ticket made under other settings is
@@ -124,6 +128,17 @@ pub enum Unique {
     Keep,
     /// Nothing, whatever the peer says: they stand side by side, each with inner addresses of its own.
     Never,
+}
+
+/// What a client does when a gateway names another one (RFC 5685). Whichever it calls has to prove the
+/// same identity in the same way.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Redirection {
+    /// It goes there.
+    #[default]
+    Follow,
+    /// It calls the configured address only, and says nothing of redirections.
+    Ignore,
 }
 
 /// Deviations of a peer from the RFCs that a connection goes along with.

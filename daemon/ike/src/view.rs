@@ -179,8 +179,12 @@ pub enum Closed {
     Limit,
     /// Its lifetime is over.
     Expired,
-    /// A rekey has moved its Child SA to a new IKE SA.
+    /// Its Child SA has moved to a new IKE SA, by a rekey, or has been replaced there by a new login.
     Rekeyed,
+    /// The gateway has sent us to another one (RFC 5685).
+    Redirected,
+    /// Gateways send us from one to the next (RFC 5685, 7).
+    RedirectLoop,
     /// The peer has lost it, and has proved that by a token (RFC 6290).
     Crashed,
     /// We are at another address, where it cannot follow.
@@ -209,6 +213,8 @@ impl Closed {
             Self::Limit => "limit",
             Self::Expired => "expired",
             Self::Rekeyed => "rekeyed",
+            Self::Redirected => "redirected",
+            Self::RedirectLoop => "redirect_loop",
             Self::Crashed => "peer_crashed",
             Self::Moved => "moved",
             Self::Unresolved => "unresolved",

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ike::{
     kernel::Mode,
-    peer::{Child, Compat, Connection, RemoteAuth, Resume, Suspend, Unique},
+    peer::{Child, Compat, Connection, Redirection, RemoteAuth, Resume, Suspend, Unique},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     credential::{CredentialFolders, PrivateKey},
     digest,
     pool::{self, Pools},
-    proposal,
+    proposal, redirect,
     secrets::Secrets,
     section::{Entry, Section},
     settings::TICKET_FORMS,
@@ -54,6 +54,8 @@ pub(super) const KEYS: &[&str] = &[
     "proposals",
     "psk",
     "reauth_time",
+    "redirect",
+    "redirect_to",
     "rekey_time",
     "remote",
     "remote_addrs",
@@ -127,6 +129,10 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
     });
     let compat = optional(&section, "compat", Compat::Rfc, |entry| {
         entry.choice(&[("none", Compat::Rfc), ("libreswan", Compat::Libreswan)])
+    });
+    let redirect = optional(&section, "redirect", Redirection::Follow, redirect::conduct);
+    let redirect_to = optional(&section, "redirect_to", None, |entry| {
+        redirect::gateway(entry).map(Some)
     });
     let resumes = optional(&section, "resume", true, Entry::boolean);
     let suspend = optional(&section, "suspend", Suspend::Memory, |entry| {
@@ -237,6 +243,8 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         pools: pools?,
         vips: vips?,
         unique: unique?,
+        redirect: redirect?,
+        redirect_to: redirect_to?,
         compat: compat?,
         mobike: mobike? && !stays,
         resume: Resume {

@@ -46,6 +46,9 @@ fn canonical(connection: &Connection) -> String {
         // What a client gets of them is said anew in every exchange.
         pools: _,
         vips,
+        // Who is sent where is said anew as well.
+        redirect: _,
+        redirect_to: _,
         compat,
         digest: _,
     } = connection;

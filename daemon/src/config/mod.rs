@@ -11,6 +11,7 @@ mod digest;
 mod document;
 mod pool;
 mod proposal;
+mod redirect;
 mod revocation;
 mod secrets;
 mod section;
@@ -34,6 +35,7 @@ pub use self::{
     credential::{MAX_CERTIFICATES, MAX_CREDENTIAL_OCTETS, MAX_PSK_OCTETS, PrivateKey},
     document::{ConfigErrors, MAX_FILE_OCTETS, MAX_PROBLEMS, Problem},
     pool::{MAX_POOLS, MAX_RANGES},
+    redirect::RedirectConfig,
     settings::{
         DEFAULT_TICKET_LIFETIME, DaemonConfig, DataplaneChoice, FloodConfig, GateConfig, GateMode,
         LogConfig, LogLevel, MAX_LISTED, ResumeConfig, TICKET_LIFETIME_BOUNDS,
@@ -66,6 +68,8 @@ pub struct Config {
     pub gate: GateConfig,
     /// `[flood]`.
     pub flood: FloodConfig,
+    /// `[redirect]`.
+    pub redirect: RedirectConfig,
     /// `[log]`.
     pub log: LogConfig,
     /// `[pools]`, by name.
@@ -124,6 +128,7 @@ impl Config {
                     "gate",
                     "log",
                     "pools",
+                    "redirect",
                     "resume",
                     "secrets",
                 ])
@@ -166,6 +171,9 @@ impl Config {
         }
         if let Some(section) = root.section("flood", FloodConfig::KEYS) {
             self.flood.take(&section);
+        }
+        if let Some(section) = root.section("redirect", RedirectConfig::KEYS) {
+            self.redirect.take(&section);
         }
         if let Some(section) = root.section("log", LogConfig::KEYS) {
             self.log.take(&section);

@@ -352,7 +352,7 @@ fn one_for_each_cpu() -> u8 {
     cpus.min(usize::from(MAX_WORKERS)) as u8
 }
 
-fn set<'a, T>(
+pub(super) fn set<'a, T>(
     value: &mut T,
     section: &Section<'a>,
     key: &str,

@@ -3,6 +3,7 @@
 mod carriage;
 mod mistakes;
 mod pools;
+mod redirect;
 mod revocation;
 
 use std::{net::IpAddr, os::unix::fs::PermissionsExt as _, time::Duration};
@@ -533,6 +534,7 @@ fn the_operations_page_lists_every_key() {
         ResumeConfig::KEYS,
         GateConfig::KEYS,
         LogConfig::KEYS,
+        RedirectConfig::KEYS,
         connection::KEYS,
         authentication::LOCAL_KEYS,
         authentication::REMOTE_KEYS,

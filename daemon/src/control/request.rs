@@ -3,9 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use ike::{
+    Told,
     failure::Failure,
     lease::{LeaseView, PoolView},
     view::{Closed, HeldTicket, SaView, origin::SaOrigin},
+    wire::redirect::GatewayId,
 };
 use tokio::sync::oneshot;
 
@@ -66,6 +68,15 @@ pub enum ControlRequest {
         what: ChildCommand,
         /// Answer on the event of each that is meant, or when it has ended otherwise.
         reply: oneshot::Sender<Result<(), CommandError>>,
+    },
+    /// [`ike::Endpoint::redirect`].
+    Redirect {
+        /// Only clients of this connection.
+        connection: Option<Arc<str>>,
+        /// Where they are to go.
+        gateway: GatewayId,
+        /// Answer when all are told, or told as soon as their SA has room for it.
+        reply: oneshot::Sender<Result<Told, CommandError>>,
     },
     /// [`ike::Endpoint::sa_origin`].
     Origin {

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use ike::wire::redirect::GatewayId;
 use ikectl_api::{
     DEADLINE_SECONDS, Done, ErrorCode, Failure, MAX_REQUEST, MAX_UP_SECONDS, Outcome, Reply,
     Request, SCHEMA, Stamp, UP_SECONDS,
@@ -322,6 +323,11 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
                 child: true,
                 name,
             } => about_child(engine, &connection, name, ChildCommand::Rekey).await,
+            Request::Redirect {
+                connection,
+                all,
+                gateway,
+            } => redirect(engine, connection, all, &gateway).await,
             Request::Suspend { connection } => {
                 let name = Arc::from(connection.as_str());
                 let done = ask(engine, |reply| ControlRequest::Suspend {
@@ -390,6 +396,40 @@ async fn rekey(
         })),
         Err(error) => Err(convert::failure(connection, &error)),
     }
+}
+
+async fn redirect(
+    engine: &mpsc::Sender<ControlRequest>,
+    connection: Option<String>,
+    all: bool,
+    gateway: &str,
+) -> Result<Outcome, Failure> {
+    if connection.is_some() == all {
+        return Err(bad_request(
+            "either connection or all is to be given".to_owned(),
+        ));
+    }
+    let Some(gateway) = GatewayId::from_text(gateway) else {
+        let gateway = gateway.escape_debug();
+        return Err(bad_request(format!(
+            "{gateway} is no gateway's address or name"
+        )));
+    };
+    let name = connection.as_deref().map(Arc::from);
+    let asked = ask(engine, |reply| ControlRequest::Redirect {
+        connection: name,
+        gateway,
+        reply,
+    });
+    let connection = connection.as_deref().unwrap_or("-");
+    let told = asked
+        .await?
+        .map_err(|error| convert::failure(connection, &error))?;
+    Ok(Outcome::Done(Done {
+        told: Some(told.told as u64),
+        unable: Some(told.unable as u64),
+        ..Done::default()
+    }))
 }
 
 async fn new_epoch(engine: &mpsc::Sender<ControlRequest>, alone: bool) -> Result<Outcome, Failure> {

@@ -371,6 +371,44 @@ fn a_rekey_is_asked_for_and_answered() {
 }
 
 #[test]
+fn clients_are_sent_to_another_gateway_or_the_request_is_bad() {
+    on_one_thread(async {
+        let mut fixture = Fixture::start();
+        let mut client = fixture.client().await;
+        for bad in [
+            r#"{"gateway":"gw2.example"}"#,
+            r#"{"gateway":"gw2.example","connection":"rw","all":true}"#,
+            r#"{"gateway":"127.0.0.1","all":true}"#,
+        ] {
+            let request = format!(r#"{{"method":"redirect","parameters":{bad}}}"#);
+            client.send(&request).await;
+            assert_eq!(client.error().await, ErrorCode::BadRequest, "{bad}");
+        }
+        client
+            .send(
+                r#"{"method":"redirect","parameters":{"gateway":"gw2.example","connection":"rw"}}"#,
+            )
+            .await;
+        let Some(ControlRequest::Redirect {
+            connection,
+            gateway,
+            reply,
+        }) = fixture.engine.recv().await
+        else {
+            panic!("the question")
+        };
+        assert_eq!(connection.as_deref(), Some("rw"));
+        assert_eq!(gateway.to_string(), "gw2.example");
+        let told = ike::Told { told: 3, unable: 1 };
+        reply.send(Ok(told)).expect("waits");
+        let Outcome::Done(done) = client.outcome().await else {
+            panic!("done")
+        };
+        assert_eq!((done.told, done.unable), (Some(3), Some(1)));
+    });
+}
+
+#[test]
 fn the_origin_of_an_sa_is_shown_or_there_is_none() {
     on_one_thread(async {
         let mut fixture = Fixture::start();

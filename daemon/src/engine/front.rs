@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ike::Settings;
+use ike::{Settings, Told};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{dispatch::home_of, operator::Question};
@@ -104,6 +104,18 @@ impl Front {
                     Some(owner) => self.tell(owner, request(reply)).await,
                     None => deliver(reply, self.ask_owner(&connection, request)).await,
                 }
+            }
+            ControlRequest::Redirect {
+                connection,
+                gateway,
+                reply,
+            } => {
+                let parts = self.ask_all(|reply| ControlRequest::Redirect {
+                    connection: connection.clone(),
+                    gateway: gateway.clone(),
+                    reply,
+                });
+                deliver(reply, async { parts.await.into_iter().reduce(both_told) }).await;
             }
             ControlRequest::Revoke { peer, reply } => {
                 let parts = self.ask_all(|reply| ControlRequest::Revoke {
@@ -290,6 +302,17 @@ fn both_downs(
         (one, Err(CommandError::NotUp)) | (one @ Err(_), _) => one,
         (Ok(()), other) => other,
     }
+}
+
+fn both_told(
+    one: Result<Told, CommandError>,
+    other: Result<Told, CommandError>,
+) -> Result<Told, CommandError> {
+    let (one, other) = (one?, other?);
+    Ok(Told {
+        told: one.told + other.told,
+        unable: one.unable + other.unable,
+    })
 }
 
 fn both_revoked(

@@ -54,6 +54,7 @@ impl Logins {
             | Event::ChildFailed { .. }
             | Event::Failed(_)
             | Event::Moved { .. }
+            | Event::Redirected { .. }
             | Event::TicketReceived { .. }
             | Event::KernelFailed { .. } => {}
         }
@@ -103,6 +104,11 @@ pub(super) fn log(event: &Event) {
         Event::Moved { connection, path } => {
             info!("{connection}: now from {} to {}", path.local, path.remote);
         }
+        Event::Redirected {
+            connection,
+            gateway,
+            by,
+        } => info!("{connection}: {by} sends us to {gateway}"),
         Event::Suspended { connection } => info!("{connection}: suspended"),
         Event::SessionEnded { connection } => {
             info!("{connection}: its suspended session has expired");

@@ -9,6 +9,7 @@ mod environment;
 mod failures;
 mod front;
 mod inlets;
+mod locate;
 mod logins;
 mod lookups;
 mod operator;
@@ -184,6 +185,7 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
         notices: board.map(Notices::begin),
         denied: config.gate.denied.into(),
         leases,
+        redirect: config.redirect,
     };
     info!(
         workers,

@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use gate_abi::classify::{Reason, Verdict};
 use ike::{
-    CommandRefused, Context,
+    CommandRefused, Context, Told,
     counters::Counter,
     io::Command,
     view::{Closed, SaState},
-    wire::id::Identity,
+    wire::{id::Identity, redirect::GatewayId},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -96,6 +96,11 @@ impl Worker {
                 what,
                 reply,
             } => self.about_child(connection, child, what, reply),
+            ControlRequest::Redirect {
+                connection,
+                gateway,
+                reply,
+            } => drop(reply.send(self.redirect(connection.as_deref(), &gateway))),
             ControlRequest::Origin { id, reply } => {
                 let _gone = reply.send(self.endpoint.sa_origin(id, now()));
             }
@@ -187,6 +192,24 @@ impl Worker {
             .filter(|view| view.connection.as_ref() == Some(connection));
         let children = of_it.flat_map(|view| view.children);
         children.map(|child| child.name).collect()
+    }
+
+    fn redirect(
+        &mut self,
+        connection: Option<&str>,
+        gateway: &GatewayId,
+    ) -> Result<Told, CommandError> {
+        info!("clients are told to go to {gateway} on the operator's word");
+        let cx = &mut Context {
+            now: now(),
+            env: &mut self.environment,
+            ledger: &mut self.ledger,
+            leases: &mut self.leases,
+        };
+        let told = self
+            .endpoint
+            .redirect(connection, gateway, self.patience, cx);
+        told.map_err(error_of)
     }
 
     fn status(&self, reply: oneshot::Sender<StatusReport>) {

@@ -121,6 +121,7 @@ impl Waiting {
             | Event::Suspended { .. }
             | Event::Moved { .. }
             | Event::SessionEnded { .. }
+            | Event::Redirected { .. }
             | Event::TicketIssued { .. }
             | Event::TicketReceived { .. }
             | Event::TicketRefused { .. }

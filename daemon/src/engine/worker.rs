@@ -30,6 +30,7 @@ use super::{
     environment::Environment,
     failures::Failures,
     inlets::Inlets,
+    locate::{Located, Locator},
     logins::{self, Logins},
     lookups::LookUps,
     operator::Question,
@@ -40,7 +41,7 @@ use super::{
     ways::Ways,
 };
 use crate::{
-    config::PrivateKey,
+    config::{PrivateKey, RedirectConfig},
     gate::mapped,
     keeper::{Client, KeeperEvent, STOP_SECONDS, SpiKeys, WorkerStart},
     kernel::ORPHAN_LIFE,
@@ -77,6 +78,7 @@ pub(super) struct Common {
     /// Networks from which nobody is heard, gate or none.
     pub(super) denied: Arc<[Prefix]>,
     pub(super) leases: Leases,
+    pub(super) redirect: RedirectConfig,
 }
 
 /// What one worker has for itself.
@@ -117,6 +119,10 @@ pub(super) struct Worker {
     start_trap: Vec<Arc<str>>,
     ways: Ways,
     look_ups: LookUps,
+    locator: Locator,
+    located: mpsc::UnboundedReceiver<Located>,
+    /// How long clients may stay that have been told to go.
+    pub(super) patience: Duration,
     events: mpsc::UnboundedReceiver<KeeperEvent>,
     stored: mpsc::UnboundedReceiver<(StoreId, bool)>,
     questions: mpsc::Receiver<Question>,
@@ -159,6 +165,8 @@ impl Worker {
         );
         endpoint.share_openings(Arc::clone(&common.openings));
         endpoint.share_presence(Arc::clone(&common.presence));
+        endpoint.divert(common.redirect.to.clone());
+        let (locator, located) = Locator::new();
         let inlets = Inlets::new(start.sockets)?;
         let dispatch = Dispatch {
             worker: number,
@@ -196,6 +204,9 @@ impl Worker {
             start_trap: of_home(&common.start_trap),
             ways: Ways::new(connections),
             look_ups: LookUps::new(),
+            locator,
+            located,
+            patience: common.redirect.patience,
             events: start.events,
             stored,
             questions,
@@ -244,6 +255,10 @@ impl Worker {
                     Some(event) => self.keeper_says(event),
                 },
                 Some((id, done)) = self.stored.recv() => self.feed(Input::Stored { id, done }),
+                Some(located) = self.located.recv() => {
+                    let Located { connection, gateway, found } = located;
+                    self.feed(Input::Located { connection, gateway, found });
+                }
                 Some(question) = self.questions.recv() => self.asked(question),
                 Some((connection, found)) = self.look_ups.done() => {
                     self.feed(Input::LookedUp { connection, found });
@@ -492,6 +507,11 @@ impl Worker {
                         self.look_ups.begin(Arc::clone(config));
                     }
                 }
+                Output::Locate {
+                    connection,
+                    gateway,
+                    local,
+                } => self.locator.find(connection, gateway, local),
                 Output::LeaseEnded(lease) => self.leases.end(lease, now()),
                 Output::Event(event) => self.happened(event),
             }

@@ -21,8 +21,8 @@ use ike::{
     kernel::{Carriage, EspCipher},
     lease::NoLeases,
     peer::{
-        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start,
-        Suspend, Unique,
+        Child, Compat, Connection, Credential, LocalAuth, Proof, Redirection, RemoteAuth, Resume,
+        Start, Suspend, Unique,
     },
     sa::proposal::{EspProposal, IkeSuite},
     ticket::{Kept, Reference},
@@ -556,6 +556,8 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
         pools: Vec::new(),
         vips: Vec::new(),
         unique: Unique::Replace,
+        redirect: Redirection::Follow,
+        redirect_to: None,
         compat: Compat::Rfc,
         mobike: true,
         resume: Resume {

@@ -228,6 +228,12 @@ pub struct Done {
     /// How long any other ticket that the peer may hold will be refused: until it has expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_for_seconds: Option<u64>,
+    /// Clients that are told to go to another gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<u64>,
+    /// Clients that stay because they have not said that they would follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unable: Option<u64>,
 }
 
 /// A request came to nothing.

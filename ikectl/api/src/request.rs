@@ -58,6 +58,18 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
     },
+    /// Send clients whose SAs stand to another gateway: of one connection, or all. Exactly one of the two
+    /// is given.
+    Redirect {
+        /// Its name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        connection: Option<String>,
+        /// The clients of every connection.
+        #[serde(default)]
+        all: bool,
+        /// The gateway's address or name.
+        gateway: String,
+    },
     /// Ticket keys, counts, and tickets held.
     TicketList,
     /// Issue tickets under a new key from now on.

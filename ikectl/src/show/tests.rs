@@ -134,6 +134,11 @@ fn outcomes_are_one_line() {
             "rw[5]: new keys, was [4]\n",
         ),
         (r#"{"key_id":8}"#, "ticket key 8 issues from now on\n"),
+        (r#"{"told":2,"unable":0}"#, "2 clients told to go\n"),
+        (
+            r#"{"told":0,"unable":1}"#,
+            "0 clients told to go; 1 client does not follow and stays\n",
+        ),
         (r#"{"revoked":1}"#, "1 ticket of present SAs revoked\n"),
         (
             r#"{"revoked":0,"refused_for_seconds":3600}"#,

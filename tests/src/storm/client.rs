@@ -20,8 +20,8 @@ use ike::{
     kernel::{Carriage, EspCipher},
     lease::NoLeases,
     peer::{
-        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start,
-        Suspend, Unique,
+        Child, Compat, Connection, Credential, LocalAuth, Proof, Redirection, RemoteAuth, Resume,
+        Start, Suspend, Unique,
     },
     sa::proposal::{EspProposal, IkeSuite},
     ticket::{Kept, Reference},
@@ -189,10 +189,12 @@ impl Client {
                     let _lost = self.socket.send_to(&message, path.remote);
                     self.last = message;
                 }
-                // There is no NAT on the way and no gate, and sessions are kept in memory.
+                // There is no NAT on the way and no gate, and sessions are kept in memory. Nobody is
+                // sent elsewhere.
                 Output::Keepalive { .. }
                 | Output::LookUp { .. }
                 | Output::LeaseEnded(_)
+                | Output::Locate { .. }
                 | Output::Session { .. }
                 | Output::OwnSpi { .. }
                 | Output::Admitted { .. } => {}
@@ -278,6 +280,8 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
         pools: Vec::new(),
         vips: Vec::new(),
         unique: Unique::Replace,
+        redirect: Redirection::Ignore,
+        redirect_to: None,
         compat: Compat::Rfc,
         // It has one socket, and with MOBIKE it would go on from port 4500 (RFC 4555, 3.3).
         mobike: false,

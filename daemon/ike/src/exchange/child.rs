@@ -373,9 +373,21 @@ impl Endpoint {
         }
     }
 
-    /// Asks the kernel for a Child SA; the SA waits in [`State::Installing`].
-    pub(crate) fn install(&mut self, sa: IkeSa, install: ChildInstall) {
-        self.kernel_for(sa.id, KernelOp::Install(Box::new(install)));
+    /// Asks the kernel for a Child SA, beside that of another SA or in the place of what there is.
+    pub(crate) fn install(&mut self, mut sa: IkeSa, install: ChildInstall) {
+        let old = match &mut sa.state {
+            State::Installing(live, _) => {
+                live.beside_of = self.predecessor(live);
+                live.beside_of
+            }
+            _ => self.stands_with_heir(&install.owner),
+        };
+        let install = Box::new(install);
+        let op = match old {
+            Some(_) => KernelOp::Add(install),
+            None => KernelOp::Install(install),
+        };
+        self.kernel_for(sa.id, op);
         self.check_in(sa);
     }
 
@@ -453,15 +465,20 @@ impl Endpoint {
             live.children.push(child);
         }
         live.plan_rekey(cx);
+        live.plan_reauth(cx);
         if sa.initiator {
             self.want_children(&mut live, cx);
         }
+        let beside_of = live.beside_of.take();
         let mut owners = vec![bare(&connection, &live.peer, &live.leased.addresses)];
         owners.extend(live.children.iter().map(|child| child.owner.clone()));
         let id = sa.id;
         sa.state = State::Up(live);
         self.check_in(sa);
         self.event(event);
+        if let Some(old) = beside_of {
+            return self.stands_beside(id, old, cx);
+        }
         for owner in owners {
             self.replace_others(&owner, id, cx);
         }

@@ -68,6 +68,7 @@ impl Endpoint {
         }
         let (id, owner) = (sa.id, child.owner.clone());
         let is_new = works && live.child_of(&owner).is_none();
+        let old_sa = self.stands_with_heir(&owner);
         let by = cx.now.boot + PATIENCE;
         match origin {
             Origin::Theirs { message_id, answer } => {
@@ -129,7 +130,10 @@ impl Endpoint {
             }
         }
         if is_new {
-            self.replace_others(&owner, id, cx);
+            match old_sa {
+                Some(old) => self.stands_beside(id, old, cx),
+                None => self.replace_others(&owner, id, cx),
+            }
         }
     }
 
@@ -144,21 +148,18 @@ impl Endpoint {
         live.beside.push(Beside { child, fate });
     }
 
-    /// From now on we send on this Child SA. Returns the one before.
+    /// From now on we send on this Child SA, unless another IKE SA has yet to hand the traffic over. Returns
+    /// the one before.
     fn take_over(
         &mut self,
         live: &mut Live,
         mut child: ChildSa,
         cx: &mut Context<'_>,
     ) -> Option<ChildSa> {
-        self.kernel(KernelOp::Lead {
-            owner: child.owner.clone(),
-            path: child.path,
-            outbound: child.spi_out,
-            carriage: child.carriage,
-            local_ts: child.local_ts.clone(),
-            remote_ts: child.remote_ts.clone(),
-        });
+        let is_first = live.child_of(&child.owner).is_none();
+        if !is_first || self.stands_with_heir(&child.owner).is_none() {
+            self.kernel(child.leads());
+        }
         live.plan_child_rekey(&mut child, cx);
         live.wanted.retain(|wanted| wanted.name != child.name);
         let (connection, name) = (Arc::clone(&live.connection.name), Arc::clone(&child.name));

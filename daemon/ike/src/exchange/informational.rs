@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{notify_data, qcd::token_in, ticket};
+use super::{Heir, notify_data, qcd::token_in, ticket};
 use crate::{
     counters::Counter,
     endpoint::{Context, Endpoint},
@@ -177,6 +177,8 @@ impl Endpoint {
                 }
                 let ends = (&mut sa.path, path);
                 self.answer_addresses(live, ends, header, &request, &mut chain);
+                self.follow_later(live, path.remote.ip(), &request, cx);
+                live.take_auth_lifetime(&request, cx);
             }
             Ok(_) => return self.stray(sa),
         }
@@ -284,7 +286,7 @@ impl Endpoint {
             (Some(Purpose::Check { cookie, path }), None) => {
                 self.check_response(sa, (&cookie, path), &chain, cx);
             }
-            (Some(Purpose::Liveness) | None, None) => self.check_in(sa),
+            (Some(Purpose::Liveness | Purpose::Redirect) | None, None) => self.check_in(sa),
         }
     }
 
@@ -300,6 +302,9 @@ impl Endpoint {
             self.keepalive(path);
         }
         live.protection.forget_incomplete(now);
+        if live.heir_at().is_some_and(|at| at <= now) {
+            return self.heir_due(sa, cx);
+        }
         if let Some((purpose, out)) = &mut live.outstanding {
             match out.due(now) {
                 Due::Wait => {}
@@ -338,8 +343,14 @@ impl Endpoint {
             let spi_in = over.spi_in;
             return self.child_expired(sa, spi_in, cx);
         }
+        if live.redirect_next.is_some() {
+            return self.redirect_now(sa, cx);
+        }
         if due(live.tidy_at()) {
             return self.tidy_children(sa, cx);
+        }
+        if due(live.reauth_at) {
+            return self.begin_reauth(sa, cx);
         }
         if due(live.rekey_at) {
             return self.begin_rekey(sa, None, cx);
@@ -377,6 +388,25 @@ impl Endpoint {
         let message = protection.seal(&sa.header(Exchange::Informational, false, 2), chain);
         self.send_all(sa.path, &message);
     }
+
+    /// Tells the peer once that an SA is gone, if the window has room for that. If it is lost, the peer's
+    /// own liveness check finds out.
+    pub(super) fn farewell(&mut self, sa: &mut IkeSa) {
+        let header = sa.header(Exchange::Informational, false, 0);
+        let path = sa.path;
+        if let State::Up(live) = &mut sa.state
+            && live.outstanding.is_none()
+        {
+            let mut chain = ChainWriter::new();
+            chain.payload(PayloadKind::DELETE, |out| Delete::IkeSa.emit(out));
+            let header = Header {
+                message_id: live.window.next_request,
+                ..header
+            };
+            let message = live.protection.seal(&header, chain);
+            self.send_all(path, &message);
+        }
+    }
 }
 
 /// What a peer is told that asks for new keys too often, or for more Child SAs (RFC 8019, 5).
@@ -390,6 +420,15 @@ fn put_off(request: &Chain<'_>) -> NotifyKind {
 }
 
 impl Live {
+    /// When the SA beside this one takes over; or when this one goes after that, if it is the gateway's.
+    fn heir_at(&self) -> Option<Duration> {
+        match self.heir? {
+            Heir::Waits(by) => Some(by),
+            Heir::Leads => self.moved_until.filter(|_| !self.client),
+            Heir::Elsewhere => None,
+        }
+    }
+
     fn liveness_due(&self) -> Option<Duration> {
         let after = self.connection.liveness;
         (!after.is_zero()).then(|| self.heard + after)
@@ -402,8 +441,11 @@ impl Live {
             None if !self.pending.is_empty() => None,
             None if self.has_moved() => Some(Duration::ZERO),
             None => {
+                let redirect = self.redirect_next.as_ref().map(|_| Duration::ZERO);
                 let plans = [
                     self.children_at(),
+                    redirect,
+                    self.reauth_at,
                     self.moved_until,
                     self.rekey_at,
                     self.ask_ticket_at,
@@ -417,6 +459,7 @@ impl Live {
             .local
             .then_some(self.last_keepalive + KEEPALIVE_EVERY);
         let incomplete = self.protection.incomplete_until();
-        work.into_iter().chain(keepalive).chain(incomplete).min()
+        let beside = [keepalive, incomplete, self.heir_at()];
+        work.into_iter().chain(beside.into_iter().flatten()).min()
     }
 }

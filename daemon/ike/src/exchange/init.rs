@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{MAX_ROUNDS, NONCE_LEN, Opening, cookie_first, nonce, notify_data};
+use super::{Detour, MAX_ROUNDS, NONCE_LEN, Opening, cookie_first, nonce, notify_data, redirect};
 use crate::{
     counters::Counter,
     crypto::{Group, KeyShare, Secret, keymat::KeyMaterial},
@@ -34,13 +34,15 @@ use crate::{
 const HINT_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Endpoint {
-    /// Initiator: sends the first message of a full exchange.
+    /// Initiator: sends the first message of a full exchange, to where the configuration says or by a
+    /// detour.
     pub(crate) fn start_full(
         &mut self,
         slot: usize,
+        detour: Option<Detour>,
         cx: &mut Context<'_>,
     ) -> Result<(), CommandRefused> {
-        let (connection, path) = self.dial(slot)?;
+        let (connection, path) = self.dial(slot, detour)?;
         let group = connection.ike_suites.first().map(|suite| suite.group);
         let key_share = group.and_then(|group| cx.env.new_key_share(group));
         let key_share = key_share.ok_or(CommandRefused::CannotInitiate)?;
@@ -53,6 +55,8 @@ impl Endpoint {
             ni,
             key_share,
             cookie,
+            is_detour: detour.is_some(),
+            redirected_from: detour.and_then(|detour| detour.from),
             rounds,
             hint,
             out,
@@ -87,6 +91,7 @@ impl Endpoint {
         Nat::announce(&mut chain, header.spi_i, header.spi_r, &sa.path);
         chain.notify(NotifyKind::SIGNATURE_HASH_ALGORITHMS, &Hashes::OURS);
         offer_fragments(&sent.connection, &mut chain);
+        redirect::announce(&mut chain, &sent.connection, sent.redirected_from);
         let message = encrypted::clear(&header, chain);
         sent.out = Outstanding::new(message.clone().into(), cx.now.boot);
         self.send(sa.path, message);
@@ -119,6 +124,9 @@ impl Endpoint {
             exchange: header.exchange,
             ticket_tag: 0,
         };
+        if self.sends_on(path, header, message, chain, &bound, cx) {
+            return;
+        }
         let free = self.budget.room(path.remote.ip()) == Room::Free;
         if !self.admit(path, header, chain, &bound, free, cx) {
             return;
@@ -190,12 +198,13 @@ impl Endpoint {
             request: message.to_vec(),
             response: response.clone(),
         };
-        let peer_public = peer_public.to_vec();
+        let peer_public = peer_public.into();
         sa.state = State::HalfOpen(Box::new(HalfOpen {
             first,
             nat: Nat::detect(chain, header, &path),
             peer_hashes: Hashes::parse(hashes),
             fragments,
+            follows: redirect::follows(chain),
             ripeness: Ripeness::Exchanged {
                 key_share,
                 peer_public,
@@ -232,6 +241,16 @@ impl Endpoint {
                 sent.rounds += 1;
                 return self.send_init(sa, cx);
             }
+        }
+        if let Some(to) = redirect::named_in_clear(chain, &sent.connection, &sent.ni)
+            .filter(|_| !sent.is_redirected())
+        {
+            // Unauthenticated as well: whoever only listens must not keep us from our gateway.
+            let until = cx.now.boot + HINT_PATIENCE;
+            let connection = Arc::clone(&sent.connection);
+            let reason = self.follow(&connection, to, path.remote.ip(), cx);
+            sent.hint = Some((reason, until));
+            return self.check_in(sa);
         }
         if let Some(error) = chain
             .notifies()
@@ -329,17 +348,20 @@ impl Endpoint {
     // Shared by both first exchanges.
 
     /// Addresses of a connection's first message.
-    pub(crate) fn dial(&self, slot: usize) -> Result<(Arc<Connection>, Path), CommandRefused> {
+    pub(crate) fn dial(
+        &self,
+        slot: usize,
+        detour: Option<Detour>,
+    ) -> Result<(Arc<Connection>, Path), CommandRefused> {
         let held = self.slots.get(slot).ok_or(CommandRefused::NoConnection)?;
         let config = Arc::clone(&held.config);
         if self.table.len() >= self.settings.max_sas {
             return Err(CommandRefused::Full);
         }
         let local = config.local_addr.or(held.dial_from);
-        let remote = config.remote_addr.or(held.look_up.called);
-        let (Some(local), Some(remote)) = (local, remote) else {
-            return Err(CommandRefused::CannotInitiate);
-        };
+        let configured = local.zip(config.remote_addr.or(held.look_up.called));
+        let way = detour.map(|detour| (detour.local, detour.gateway));
+        let (local, remote) = way.or(configured).ok_or(CommandRefused::CannotInitiate)?;
         let path = Path {
             local: (local, self.settings.ike_port).into(),
             remote: (remote, config.remote_port).into(),

@@ -11,6 +11,7 @@ use super::{
     notify_data,
     proof::{Claim, parse_auth, proven, resumption_holds, resumption_mic},
     qcd::token_in,
+    redirect,
     ticket::{self, TicketAnswer},
 };
 use crate::{
@@ -45,6 +46,8 @@ pub(super) struct Asked<'a> {
     pub first: FirstExchange,
     pub nat: Nat,
     pub peer_hashes: Hashes,
+    /// Whether the client goes where it is sent.
+    pub follows: bool,
     /// What a repetition of the request is known by.
     pub message: &'a [u8],
 }
@@ -60,6 +63,8 @@ pub(super) struct Accepted {
     pub grant: Option<Grant>,
     pub wants_ticket: bool,
     pub mobike: Option<Mobike>,
+    /// The peer says that it has no other SA with us.
+    pub initial_contact: bool,
     pub token: Vec<u8>,
 }
 
@@ -270,9 +275,9 @@ impl Endpoint {
                 Err(notify)
             }
         };
-        let wants_ticket = chain
-            .notifies()
-            .any(|notify| notify.kind == NotifyKind::TICKET_REQUEST);
+        let says = |kind| chain.notifies().any(|notify| notify.kind == kind);
+        let wants_ticket = says(NotifyKind::TICKET_REQUEST);
+        let initial_contact = says(NotifyKind::INITIAL_CONTACT);
         Ok(Accepted {
             peer: id_i.clone(),
             auth,
@@ -282,6 +287,7 @@ impl Endpoint {
             wants_ticket,
             mobike: Mobike::said_in(&chain).filter(|_| connection.mobike),
             connection,
+            initial_contact,
             token: token_in(&chain).unwrap_or_default(),
         })
     }
@@ -351,6 +357,9 @@ impl Endpoint {
                 })?
             }
         };
+        if error.is_none() && redirect::is_sent_on(&chain, &sent.connection) {
+            return Err((Closed::Redirected, true).into());
+        }
         let connection = &sent.connection;
         let (asked, _) = &sent.child;
         let (leased, child) = match error {
@@ -472,7 +481,7 @@ fn turned_down(sent: &AuthSent, error: NotifyKind, believed: bool) -> Unwanted {
 
 // RFC 5723: T19
 /// AUTH_LIFETIME of the gateway, in seconds (RFC 4478, 3).
-fn auth_lifetime(chain: &Chain<'_>) -> Option<Duration> {
+pub(super) fn auth_lifetime(chain: &Chain<'_>) -> Option<Duration> {
     let data = notify_data(chain, NotifyKind::AUTH_LIFETIME)?;
     let seconds = u32::from_be_bytes(data.try_into().ok()?);
     Some(Duration::from_secs(u64::from(seconds)))

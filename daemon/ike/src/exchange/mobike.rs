@@ -4,12 +4,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use super::notify_data;
+use super::{Detour, notify_data};
 use crate::{
     endpoint::{Context, Endpoint},
     io::{Event, Path},
     kernel::KernelOp,
     sa::{
+        children::Beside,
         ike_sa::{IkeSa, Live, Purpose, State},
         mobike::addresses_in,
         nat::Nat,
@@ -67,10 +68,26 @@ impl Endpoint {
             // It may have been answered, to where nobody is any more: from the beginning.
             State::AuthSent(sent) => {
                 let (connection, record) = (Arc::clone(&sent.connection), sent.resumed.take());
+                let resumes = record.is_some();
                 self.forget(&sa);
                 self.give_back(&connection, record);
+                let is_up = |id: &u64| {
+                    let sa = self.table.get(*id);
+                    sa.is_some_and(|sa| matches!(sa.state, State::Up(_)))
+                };
+                let beside = self.ids_of(&connection).iter().any(is_up);
+                let elsewhere = !resumes && connection.remote_addr != Some(path.remote.ip());
+                let detour = Detour {
+                    local,
+                    gateway: path.remote.ip(),
+                    from: None,
+                };
                 // Fails if the table is full, and then there is another try later.
-                let _later = self.begin(slot, cx);
+                let _later = if beside || elsewhere {
+                    self.start_full(slot, Some(detour), cx)
+                } else {
+                    self.begin(slot, cx)
+                };
             }
             State::Installing(live, _) if live.client && live.mobike.is_none() => {
                 self.forget(&sa);
@@ -96,7 +113,10 @@ impl Endpoint {
     /// Whatever the kernel has of an SA goes between these addresses from now on.
     pub(crate) fn move_children(&mut self, live: &mut Live, path: Path) {
         let pending = live.pending.iter_mut().map(|pending| &mut pending.child);
-        let beside = live.beside.iter_mut().map(|beside| &mut beside.child);
+        // What has been handed over is beside an SA that may have another peer; its owner is that one's.
+        let stays = |_: &&mut Beside| live.heir.is_none();
+        let beside = live.beside.iter_mut().filter(stays);
+        let beside = beside.map(|beside| &mut beside.child);
         let mut owners = BTreeSet::new();
         for child in live.children.iter_mut().chain(pending).chain(beside) {
             child.path = path;
@@ -291,7 +311,7 @@ impl Live {
         mobike.update_pending |= moves || asked && *seen != *mobike.seen_as;
     }
 
-    /// Whether the peer has said, or the configuration, that it can be reached there.
+    /// Whether the peer was called there, or has said that it can be reached there.
     fn is_peer_at(&self, address: IpAddr) -> bool {
         self.peer_addresses().any(|one| one == address)
     }
@@ -300,8 +320,7 @@ impl Live {
         let mobike = self.mobike.as_ref();
         let said = mobike.into_iter().flat_map(|mobike| &mobike.additional);
         let called = mobike.and_then(|mobike| mobike.called);
-        let first = self.connection.remote_addr.or(called);
-        first.into_iter().chain(said.copied())
+        called.into_iter().chain(said.copied())
     }
 
     /// Initiator: where to send what the peer does not answer, after so many tries.

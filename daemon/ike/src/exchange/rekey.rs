@@ -392,7 +392,10 @@ impl Endpoint {
         live.pace = old.pace;
         // What the peer allows this authentication, a rekey does not extend (RFC 4478, 3).
         live.auth_until = old.auth_until;
+        live.follows = old.follows;
+        live.redirect_next = old.redirect_next.take();
         live.end = live.end.min(old.auth_until);
+        live.reauth_at = old.reauth_at;
         live.plan_rekey(cx);
         Some(IkeSa {
             id: self.table.next_id(),

@@ -9,7 +9,7 @@ use gate_abi::ticket::TAG_OFFSET;
 use super::{
     MAX_ROUNDS, NONCE_LEN, Opening, chance_between, cookie_first,
     init::{offer_fragments, takes_fragments},
-    nonce, notify_data,
+    nonce, notify_data, redirect,
 };
 use crate::{
     counters::Counter,
@@ -76,7 +76,13 @@ impl Endpoint {
         record: SessionRecord,
         cx: &mut Context<'_>,
     ) -> Result<(), CommandRefused> {
-        let (connection, path) = self.dial(slot)?;
+        let (connection, configured) = self.dial(slot, None)?;
+        let path = if connection.remote_hosts.is_empty() {
+            where_it_is_known(&record, configured)
+        } else {
+            // Of several it was the first to be called.
+            configured
+        };
         let mut ni = vec![0; NONCE_LEN];
         cx.env.random(&mut ni);
         let sent = ResumeSent {
@@ -88,6 +94,7 @@ impl Endpoint {
             race_at: Some(cx.now.boot + chance_between(RACE_AFTER, cx.env)),
             give_up_at: None,
             refused: None,
+            redirected: false,
             out: Outstanding::new(Datagrams::none(), cx.now.boot),
         };
         let sa = IkeSa {
@@ -116,6 +123,7 @@ impl Endpoint {
         chain.notify(NotifyKind::TICKET_OPAQUE, &sent.record.ticket);
         Nat::announce(&mut chain, header.spi_i, header.spi_r, &sa.path);
         offer_fragments(&sent.connection, &mut chain);
+        redirect::announce(&mut chain, &sent.connection, None);
         let message = encrypted::clear(&header, chain);
         sent.out = Outstanding::new(message.clone().into(), cx.now.boot);
         self.send(sa.path, message);
@@ -153,6 +161,9 @@ impl Endpoint {
             exchange: header.exchange,
             ticket_tag: tag_of(ticket.data),
         };
+        if self.sends_on(path, header, message, chain, &bound, cx) {
+            return;
+        }
         if !self.may_open(ticket.data, header, chain, &bound, cx) {
             return;
         }
@@ -209,6 +220,7 @@ impl Endpoint {
             nat: Nat::detect(chain, header, &path),
             peer_hashes: Hashes::default(),
             fragments,
+            follows: redirect::follows(chain),
             ripeness: Ripeness::Ticket {
                 name: opened.name,
                 at: cx.now.wall,
@@ -383,6 +395,18 @@ impl Endpoint {
             }
             return self.send_resume(sa, cx);
         }
+        if let Some(to) = redirect::named_in_clear(chain, &sent.connection, &sent.ni)
+            .filter(|_| sent.give_up_at.is_none())
+        {
+            // The ticket is no other gateway's. What was said in clear does not cost us the ticket,
+            // though: a genuine answer may still come.
+            let until = cx.now.boot + NACK_PATIENCE;
+            (sent.give_up_at, sent.race_at) = (Some(until), None);
+            sent.redirected = true;
+            let connection = Arc::clone(&sent.connection);
+            self.follow(&connection, to, path.remote.ip(), cx);
+            return self.check_in(sa);
+        }
         if notify_data(chain, NotifyKind::TICKET_NACK).is_some() && sent.give_up_at.is_none() {
             sent.give_up_at = Some(cx.now.boot + NACK_PATIENCE);
             sent.refused.get_or_insert(NotifyKind::TICKET_NACK);
@@ -409,7 +433,12 @@ impl Endpoint {
             return self.check_in(sa);
         };
         if sent.give_up_at.is_some_and(|at| at <= now) {
-            return self.close(sa, Closed::Timeout, cx);
+            let reason = if sent.redirected {
+                Closed::Redirected
+            } else {
+                Closed::Timeout
+            };
+            return self.close(sa, reason, cx);
         }
         let race = sent.race_at.take_if(|at| *at <= now).is_some();
         let connection = Arc::clone(&sent.connection);
@@ -429,6 +458,22 @@ impl Endpoint {
         if race {
             self.race(&connection, cx);
         }
+    }
+}
+
+// RFC 5723: N17
+/// A ticket goes to the gateway that has issued it, also when that is another one than is configured.
+fn where_it_is_known(record: &SessionRecord, configured: Path) -> Path {
+    let issuer = record.path.remote.ip();
+    if issuer == configured.remote.ip() {
+        return configured;
+    }
+    if issuer.is_ipv4() != configured.local.is_ipv4() {
+        return configured;
+    }
+    Path {
+        remote: (issuer, configured.remote.port()).into(),
+        ..configured
     }
 }
 

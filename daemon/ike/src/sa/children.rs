@@ -7,7 +7,7 @@ use super::ike_sa::{ChildSa, Live, Purpose, Rekeying};
 use crate::{
     crypto::KeyShare,
     endpoint::Context,
-    exchange::{Refusal, chance_between},
+    exchange::{Heir, Refusal, chance_between},
     kernel::{KernelOp, Owner},
     peer::Connection,
     wire::{
@@ -106,6 +106,18 @@ impl Fate {
 }
 
 impl ChildSa {
+    /// What makes it the one that its owner's policies lead to.
+    pub(crate) fn leads(&self) -> KernelOp {
+        KernelOp::Lead {
+            owner: self.owner.clone(),
+            path: self.path,
+            outbound: self.spi_out,
+            carriage: self.carriage,
+            local_ts: self.local_ts.clone(),
+            remote_ts: self.remote_ts.clone(),
+        }
+    }
+
     /// What takes its states from the kernel.
     pub(crate) fn removal(self) -> KernelOp {
         KernelOp::Remove {
@@ -117,9 +129,12 @@ impl ChildSa {
 }
 
 impl Live {
-    /// Whether no Child SA is on its way in or out, and this IKE SA is to stay.
+    /// Whether no Child SA is on its way in or out, and this IKE SA is to stay, as far as is known.
     pub(crate) fn is_settled(&self) -> bool {
-        self.pending.is_empty() && self.beside.is_empty() && self.moved_until.is_none()
+        self.pending.is_empty()
+            && self.beside.is_empty()
+            && self.moved_until.is_none()
+            && self.heir.is_none()
     }
 
     /// Whether a Child SA of this owner is on its way in or out.
@@ -203,6 +218,13 @@ impl Live {
         }
     }
 
+    /// Likewise, but not earlier than is planned.
+    pub(crate) fn want_too(&mut self, name: &Arc<str>, at: Duration) {
+        if !self.wanted.iter().any(|wanted| wanted.name == *name) {
+            self.want_child(name, at);
+        }
+    }
+
     /// The Child SA that the peer wants to replace, `None` if it wants another one; or what to tell it
     /// (RFC 7296, 2.25.1 and 2.25.2).
     pub(crate) fn replaced_by(&self, request: &Chain<'_>) -> Result<Option<&ChildSa>, NotifyKind> {
@@ -210,7 +232,8 @@ impl Live {
             self.outstanding,
             Some((Purpose::Rekey(_) | Purpose::Delete(_), _))
         );
-        if self.moved_until.is_some() || deleting {
+        let elsewhere = matches!(self.heir, Some(Heir::Elsewhere));
+        if self.moved_until.is_some() || deleting || elsewhere {
             // The Child SAs are with another IKE SA, or will yet come to this one or go with it.
             return Err(NotifyKind::TEMPORARY_FAILURE);
         }

@@ -1,7 +1,7 @@
 //! The states of one IKE SA. Each variant holds only what is valid then: an SA whose peer has proved
 //! nothing has no Child SA to lose, and an established one no longer has its first messages.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     children::{Beside, ChildRekeying, PendingChild, WantedChild},
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     crypto::{Group, KeyShare, Secret, keymat::KeyMaterial},
     defence::pace::Paces,
-    exchange::{Ends, Storing, TicketAnswer, bare},
+    exchange::{Ends, Heir, Storing, TicketAnswer, bare},
     io::{Past, Path, Stamp, TicketLedger},
     kernel::{Carriage, EspCipher, Owner},
     lease::Leased,
@@ -31,6 +31,7 @@ use crate::{
         id::Identity,
         notify::NotifyKind,
         payload::{ChainWriter, PayloadKind},
+        redirect::GatewayId,
         ts::TrafficSelector,
     },
 };
@@ -76,6 +77,10 @@ pub(crate) struct InitSent {
     pub ni: Vec<u8>,
     pub key_share: Box<dyn KeyShare>,
     pub cookie: Vec<u8>,
+    /// It goes where the configuration does not say.
+    pub is_detour: bool,
+    /// The gateway that has sent us to this one.
+    pub redirected_from: Option<IpAddr>,
     /// Rounds of COOKIE and INVALID_KE_PAYLOAD so far.
     pub rounds: u8,
     /// An unauthenticated error, and when to believe it (RFC 7296, 2.21.1).
@@ -83,6 +88,16 @@ pub(crate) struct InitSent {
     pub out: Outstanding,
     /// The first notification in clear that refused it: a hint, until somebody answers otherwise.
     pub refused: Option<NotifyKind>,
+}
+
+impl InitSent {
+    /// Whether an answer has named another gateway already.
+    pub(crate) const fn is_redirected(&self) -> bool {
+        matches!(
+            self.hint,
+            Some((Closed::Redirected | Closed::RedirectLoop, _))
+        )
+    }
 }
 
 #[derive(Debug)]
@@ -94,8 +109,10 @@ pub(crate) struct ResumeSent {
     pub rounds: u8,
     /// When a full exchange starts beside this one; `None` once it has.
     pub race_at: Option<Duration>,
-    /// After a TICKET_NACK: how long a genuine answer may still come.
+    /// After a TICKET_NACK or a REDIRECT: how long a genuine answer may still come.
     pub give_up_at: Option<Duration>,
+    /// Whether it was a REDIRECT.
+    pub redirected: bool,
     pub out: Outstanding,
     /// As in [`InitSent`].
     pub refused: Option<NotifyKind>,
@@ -124,6 +141,8 @@ pub(crate) struct HalfOpen {
     pub peer_hashes: Hashes,
     /// Whether both sides have said that they take fragments (RFC 7383).
     pub fragments: bool,
+    /// Whether the client goes where it is sent (RFC 5685).
+    pub follows: bool,
     pub ripeness: Ripeness,
 }
 
@@ -133,7 +152,7 @@ pub(crate) enum Ripeness {
     /// After IKE_SA_INIT.
     Exchanged {
         key_share: Box<dyn KeyShare>,
-        peer_public: Vec<u8>,
+        peer_public: Box<[u8]>,
         suite: IkeSuite,
     },
     /// After IKE_SESSION_RESUME. The ticket is in the request, and is opened once more when there is
@@ -198,15 +217,27 @@ pub(crate) struct Live {
     pub origin: Origin,
     /// Gateway: the ticket issued on this SA.
     pub issued: Option<Issued>,
+    /// Gateway: whether the client goes where it is sent (RFC 5685).
+    pub follows: bool,
+    /// Gateway: where the client is to be sent, and how long it has to go.
+    pub redirect_next: Option<(GatewayId, Duration)>,
     /// The peer's token, by which it can prove that it has lost this SA (RFC 6290).
     pub token: Vec<u8>,
     pub established: Duration,
     /// When the peer must have authenticated again.
     pub end: Duration,
-    /// Until when the gateway lets our authentication count, by its AUTH_LIFETIME.
+    /// Until when the last full authentication counts, by our settings or the gateway's AUTH_LIFETIME.
     pub auth_until: Duration,
     /// What the peer may ask for.
     pub pace: Paces,
+    /// Client: when to authenticate anew.
+    pub reauth_at: Option<Duration>,
+    /// Gateway: the client says that it has no other SA with us.
+    pub alone: bool,
+    /// The SA between the same two sides beside which this one comes up.
+    pub beside_of: Option<u64>,
+    /// What stands beside this one to take its place.
+    pub heir: Option<Heir>,
     /// When the peer last proved to be there.
     pub heard: Duration,
     pub last_keepalive: Duration,
@@ -291,7 +322,11 @@ impl Live {
             .min();
         Box::new(Self {
             end: end.unwrap_or(now.boot),
-            auth_until: Duration::MAX,
+            auth_until: reauth.unwrap_or(Duration::MAX),
+            reauth_at: None,
+            alone: false,
+            beside_of: None,
+            heir: None,
             connection,
             peer,
             client,
@@ -307,6 +342,8 @@ impl Live {
             mobike,
             origin,
             issued: None,
+            follows: false,
+            redirect_next: None,
             token: Vec::new(),
             established: now.boot,
             pace: Paces::new(),
@@ -357,6 +394,7 @@ pub(crate) enum Purpose {
     Liveness,
     Delete(Closed),
     Ticket,
+    Redirect,
     Rekey(Box<Rekeying>),
     ChildRekey(Box<ChildRekeying>),
     /// With our inbound SPI of it.
@@ -522,7 +560,7 @@ impl IkeSa {
         offered.into_iter().chain(present).chain(others)
     }
 
-    /// Whose Child SAs it has. One that could have some and has none stands for its peer alone.
+    /// Whose Child SAs it has, or is about to have. One that could have some and has none stands for its peer alone.
     pub(crate) fn owners(&self) -> impl Iterator<Item = Owner> {
         let bare = match &self.state {
             State::Up(live) if live.children.is_empty() && live.moved_until.is_none() => {
@@ -530,8 +568,13 @@ impl IkeSa {
             }
             _ => None,
         };
-        let owners = self.children().iter().map(|child| child.owner.clone());
-        owners.chain(bare)
+        let pending = match &self.state {
+            State::Up(live) => Some(&live.pending),
+            _ => None,
+        };
+        let pending = pending.into_iter().flatten().map(|pending| &pending.child);
+        let owners = self.children().iter().chain(pending);
+        owners.map(|child| child.owner.clone()).chain(bare)
     }
 
     /// The peer whose SA this is, if a second login of that peer is to leave it alone.

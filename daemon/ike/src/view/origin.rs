@@ -7,6 +7,7 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 use crate::{
     endpoint::Endpoint,
     io::Stamp,
+    peer::Redirection,
     sa::ike_sa::{ChildSa, IkeSa, Live, State},
     ticket::state::AuthMethod,
     wire::{id::Identity, ts::TrafficSelector},
@@ -249,6 +250,18 @@ pub const ROWS: &[Row] = &[
         ),
         rekeyed: both(&[Source::Ticket, Source::Config]),
         value: |_, live, now| format!("in {} s", live.end.saturating_sub(now.boot).as_secs()),
+    },
+    Row {
+        row: "T20",
+        item: "redirection",
+        full: ends(CONFIG, EXCHANGE),
+        resumed: ends(CONFIG, EXCHANGE),
+        rekeyed: ends(CONFIG, EXCHANGE),
+        value: |_, live, _| {
+            let ours = live.connection.redirect == Redirection::Follow;
+            let follows = if live.client { ours } else { live.follows };
+            if follows { "followed" } else { "not followed" }.to_owned()
+        },
     },
     anew("X1", "fragmentation", EXCHANGE, |_, live, _| {
         let agreed = live.protection.takes_fragments();

@@ -12,6 +12,7 @@ pub(crate) mod name;
 pub mod notify;
 pub mod pattern;
 pub mod payload;
+pub mod redirect;
 pub mod sa;
 pub mod ts;
 

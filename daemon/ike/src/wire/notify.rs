@@ -100,6 +100,12 @@ notifies! {
     NO_NATS_ALLOWED = 16402, NewExchange;
     /// Seconds until the peer must authenticate again (RFC 4478, 3).
     AUTH_LIFETIME = 16403, NewExchange;
+    /// The sender of a first message goes where it is sent (RFC 5685, 9.1).
+    REDIRECT_SUPPORTED = 16406, NewExchange;
+    /// Another gateway is to be called instead (RFC 5685, 9.2).
+    REDIRECT = 16407, NotApplicable;
+    /// The gateway that has sent the client here (RFC 5685, 9.3).
+    REDIRECTED_FROM = 16408, NewExchange;
     /// Ticket with its lifetime (RFC 5723, 7.2).
     TICKET_LT_OPAQUE = 16409, NewExchange;
     /// The client wants a ticket (RFC 5723, 7.3).

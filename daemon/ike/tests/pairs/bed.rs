@@ -14,19 +14,21 @@ use ike::{
     crypto::Secret,
     defence::cookie::CookieSecrets,
     io::{Command, Event, Input, Output, Path, Stamp, TicketRoot},
-    kernel::{ChildInstall, KernelFailed, KernelOp, OpId},
+    kernel::{ChildInstall, KernelFailed, KernelOp},
     lease::Book,
     peer::Connection,
 };
 
 pub(crate) use crate::env::{MemoryLedger, Rng, SeedEnv};
-use crate::sides::{client_side, gateway_side};
+use crate::sides::{client_side, find, gateway_side};
 
 pub(crate) const WALL: u64 = 1_800_000_000;
 pub(crate) const CLIENT: &str = "192.0.2.10";
 pub(crate) const GATEWAY: &str = "198.51.100.1";
 /// Where the gateway can be reached too.
 pub(crate) const OTHER_GATEWAY: &str = "198.51.100.2";
+/// Another gateway, where a test has one.
+pub(crate) const SECOND: &str = "198.51.100.3";
 
 /// What the kernel would have.
 #[derive(Debug, Default)]
@@ -295,11 +297,12 @@ pub(crate) struct Weather {
     pub(crate) reorder: u64,
 }
 
-/// Two nodes and the network between them.
+/// Two nodes, or three, and the network between them.
 #[derive(Debug)]
 pub(crate) struct Pair {
     pub(crate) client: Node,
     pub(crate) gateway: Node,
+    pub(crate) second: Option<Node>,
     pub(crate) now: Stamp,
     pub(crate) weather: Weather,
     pub(crate) rng: Rng,
@@ -336,6 +339,7 @@ impl Pair {
                 },
             ),
             gateway: Node::new(seed.wrapping_mul(2) + 1, gateway, settings),
+            second: None,
             now: Stamp {
                 boot: Duration::from_secs(1000),
                 wall: WALL,
@@ -396,30 +400,35 @@ impl Pair {
             local: to,
             remote: from,
         };
-        let is_gateway = [GATEWAY, OTHER_GATEWAY].contains(&&*to.ip().to_string());
-        let node = if is_gateway {
-            &mut self.gateway
-        } else {
-            &mut self.client
+        let node = match (&*to.ip().to_string(), &mut self.second) {
+            (GATEWAY | OTHER_GATEWAY, _) => &mut self.gateway,
+            (SECOND, Some(second)) => second,
+            (SECOND, None) => return,
+            _ => &mut self.client,
         };
         node.handle(Input::Datagram { path, message }, self.now);
         self.drain();
     }
 
-    /// Carries out what both nodes want, until they want nothing.
+    fn node(&mut self, at: usize) -> Option<&mut Node> {
+        match at {
+            0 => Some(&mut self.client),
+            1 => Some(&mut self.gateway),
+            _ => self.second.as_mut(),
+        }
+    }
+
+    /// Carries out what all nodes want, until they want nothing.
     pub(crate) fn drain(&mut self) {
-        for is_client in [true, false] {
+        for at in 0..3 {
             loop {
-                let node = if is_client {
-                    &mut self.client
-                } else {
-                    &mut self.gateway
-                };
+                let (now, client_at) = (self.now, self.client_at);
+                let Some(node) = self.node(at) else { break };
                 let Some(output) = node.endpoint.poll_output() else {
                     let Some((id, done)) = node.ledger.commit() else {
                         break;
                     };
-                    node.handle(Input::Stored { id, done }, self.now);
+                    node.handle(Input::Stored { id, done }, now);
                     continue;
                 };
                 match output {
@@ -450,24 +459,28 @@ impl Pair {
                             None => drop(node.disk.remove(&connection)),
                         }
                     }
-                    Output::LeaseEnded(lease) => drop(node.leases.end(lease, self.now)),
+                    Output::Locate {
+                        connection,
+                        gateway,
+                        ..
+                    } => {
+                        let found = find(&gateway, client_at);
+                        let located = Input::Located {
+                            connection,
+                            gateway,
+                            found,
+                        };
+                        node.handle(located, now);
+                    }
+                    Output::LeaseEnded(lease) => drop(node.leases.end(lease, now)),
                     Output::Event(event) => node.events.push(event),
                     Output::Kernel { op, what } => {
                         let result = node.kernel.apply(what);
-                        self.kernel_done(is_client, op, result);
+                        node.handle(Input::Kernel { op, result }, now);
                     }
                 }
             }
         }
-    }
-
-    fn kernel_done(&mut self, is_client: bool, op: OpId, result: Result<(), KernelFailed>) {
-        let node = if is_client {
-            &mut self.client
-        } else {
-            &mut self.gateway
-        };
-        node.handle(Input::Kernel { op, result }, self.now);
     }
 
     fn launch(&mut self, mut from: SocketAddr, to: SocketAddr, message: Vec<u8>) {
@@ -521,8 +534,11 @@ impl Pair {
         let end = self.now.boot + span;
         loop {
             let flight = self.flying.iter().map(|f| f.at).min();
-            let deadlines = [&self.client, &self.gateway].map(|node| node.endpoint.next_deadline());
-            let Some(at) = deadlines.into_iter().flatten().chain(flight).min() else {
+            let nodes = [&self.client, &self.gateway]
+                .into_iter()
+                .chain(&self.second);
+            let deadlines = nodes.filter_map(|node| node.endpoint.next_deadline());
+            let Some(at) = deadlines.chain(flight).min() else {
                 break;
             };
             if at > end {
@@ -543,9 +559,10 @@ impl Pair {
         self.advance_to(end);
     }
 
-    /// Wakes both nodes.
+    /// Wakes all nodes.
     pub(crate) fn tick(&mut self) {
-        for node in [&mut self.client, &mut self.gateway] {
+        let pair = [&mut self.client, &mut self.gateway];
+        for node in pair.into_iter().chain(&mut self.second) {
             node.handle(Input::Deadline, self.now);
         }
         self.drain();

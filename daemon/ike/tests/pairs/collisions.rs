@@ -88,16 +88,15 @@ fn works(pair: &mut Pair) {
 }
 
 /// A packet each way every millisecond, for so long. Returns how many met no state.
-fn traffic(pair: &mut Pair, span: Duration) -> usize {
+pub(crate) fn traffic(pair: &mut Pair, span: Duration) -> usize {
     let mut flying: Vec<(u32, bool, u32)> = Vec::new();
     let mut lost = 0;
     for tick in 0..span.as_millis() as u32 {
         pair.run(MILLI);
         for (to_client, node) in [(true, &pair.gateway), (false, &pair.client)] {
-            match node.kernel.installed.values().next() {
-                Some(child) => flying.push((tick + LATENCY, to_client, child.outbound.spi)),
-                None => lost += 1,
-            }
+            let flows = node.kernel.installed.values();
+            lost += usize::from(flows.len() == 0);
+            flying.extend(flows.map(|child| (tick + LATENCY, to_client, child.outbound.spi)));
         }
         flying.retain(|(at, to_client, spi)| {
             let node = if *to_client {

@@ -54,7 +54,7 @@ pub(crate) type Table = [(
     &'static [&'static str],
     &'static [&'static str],
 )];
-const THREE: &Table = &[
+pub(crate) const THREE: &Table = &[
     ("net", &["10.2.0.0/24"], &["10.1.0.0/24"]),
     ("lab", &["10.2.0.0/24"], &["10.9.0.0/24"]),
     ("six", &["2001:db8:2::/64"], &["2001:db8:1::/64"]),

@@ -1,19 +1,22 @@
 //! The connection between the two cores, as either end is configured.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use ike::{
     crypto::{Encryption, Group, Prf, Secret},
     kernel::{Carriage, EspCipher},
     peer::{
-        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start,
-        Suspend, Unique,
+        Child, Compat, Connection, Credential, LocalAuth, Proof, Redirection, RemoteAuth, Resume,
+        Start, Suspend, Unique,
     },
     sa::proposal::{EspProposal, IkeSuite},
-    wire::{id::Identity, ts::TrafficSelector},
+    wire::{id::Identity, redirect::GatewayId, ts::TrafficSelector},
 };
 
-use crate::bed::{CLIENT, GATEWAY};
+use crate::bed::{CLIENT, GATEWAY, SECOND};
 
 pub(crate) fn suite(encryption: Encryption, prf: Prf, group: Group) -> IkeSuite {
     IkeSuite {
@@ -104,6 +107,8 @@ pub(crate) fn side(
         pools: Vec::new(),
         vips: Vec::new(),
         unique: Unique::Replace,
+        redirect: Redirection::Follow,
+        redirect_to: None,
         compat: Compat::Rfc,
         mobike: true,
         resume: Resume {
@@ -114,4 +119,18 @@ pub(crate) fn side(
         },
         digest: [if is_client { 1 } else { 2 }; 32],
     }
+}
+
+/// What a resolver and a routing table would say to the client.
+pub(crate) fn find(gateway: &GatewayId, from: IpAddr) -> Option<(IpAddr, IpAddr)> {
+    let gateway = match gateway {
+        GatewayId::Address(address) => *address,
+        GatewayId::Name(name) => match &**name {
+            "gw1.example" => GATEWAY.parse().expect("address"),
+            "gw2.example" => SECOND.parse().expect("address"),
+            "here.example" => Ipv4Addr::LOCALHOST.into(),
+            _ => return None,
+        },
+    };
+    Some((gateway, from))
 }

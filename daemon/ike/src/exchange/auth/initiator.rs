@@ -178,8 +178,15 @@ impl Endpoint {
                     ..
                 } = *sent;
                 // The gateway holds SK_d and still says no: the ticket goes, a full exchange follows.
-                let was_resumption = resumed.is_some();
-                self.unwanted(&sa, &connection, &plain, *cause, cx.now);
+                let mut was_resumption = resumed.is_some();
+                let mut reason = reason;
+                if reason == Closed::Redirected {
+                    let by = sa.path.remote.ip();
+                    reason = self.follow_proven(&connection, &plain, by, cx);
+                    was_resumption = false;
+                } else {
+                    self.unwanted(&sa, &connection, &plain, *cause, cx.now);
+                }
                 if believed {
                     // The responder has an SA that we do not want (RFC 7296, 2.21.2).
                     self.goodbye(&sa, protection);
@@ -276,7 +283,7 @@ impl Endpoint {
         let mut live = Live::new(proven, now);
         live.token = token;
         // The gateway knows when it wants to see us authenticate again (RFC 4478, 3).
-        live.auth_until = now.boot.saturating_add(auth_lifetime);
+        live.auth_until = now.boot.saturating_add(auth_lifetime).min(live.auth_until);
         live.end = live.end.min(live.auth_until);
         if live.origin.resumed {
             live.rekey_at = Some(now.boot + chance_between(AFTER_RESUMPTION, cx.env));

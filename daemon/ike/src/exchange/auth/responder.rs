@@ -11,6 +11,7 @@ use crate::{
         configuration, init,
         judge::{Accepted, Asked},
         proof::{SHARED_KEY_MIC, emit_auth, prove, resumption_mic},
+        redirect,
     },
     failure::{Cause, Failure, Standing},
     io::{Past, Path},
@@ -92,6 +93,7 @@ impl Endpoint {
             first,
             nat,
             peer_hashes,
+            follows,
             ripeness,
             ..
         } = *half;
@@ -103,6 +105,7 @@ impl Endpoint {
             first,
             nat,
             peer_hashes,
+            follows,
             message,
         };
         match self.judge_request(&sa, &ripe, &asked, &plain, cx) {
@@ -145,6 +148,7 @@ impl Endpoint {
             grant,
             wants_ticket,
             mobike,
+            initial_contact,
             token,
         } = accepted;
         if let Some(grant) = &grant {
@@ -257,6 +261,11 @@ impl Endpoint {
             origin,
         };
         let mut live = Live::new(proven, now);
+        live.follows = asked.follows;
+        live.alone = initial_contact;
+        if let Some(to) = redirect::destination(&live, sa.path.local.ip()) {
+            return self.send_on_proven(sa, live, works, &to, cx);
+        }
         let mut offer = None;
         if wants_ticket {
             offer = self.begin_ticket((sa.spi_i, sa.spi_r), &mut live, &mut works, cx);

@@ -2,8 +2,8 @@ use super::*;
 use crate::{
     crypto::Secret,
     peer::{
-        Child, Compat, Connection, Credential, LocalAuth, Proof, RemoteAuth, Resume, Start,
-        Suspend, Unique,
+        Child, Compat, Connection, Credential, LocalAuth, Proof, Redirection, RemoteAuth, Resume,
+        Start, Suspend, Unique,
     },
 };
 
@@ -76,6 +76,8 @@ fn connection(name: &str, pools: &[Arc<Pool>]) -> Connection {
         pools: pools.to_vec(),
         vips: Vec::new(),
         unique: Unique::Replace,
+        redirect: Redirection::Follow,
+        redirect_to: None,
         compat: Compat::Rfc,
         mobike: false,
         digest: [0; 32],
