@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 
 use super::terms::{
-    BRANCH, BRANCH6, CLIENT, CLIENT6, GATEWAY, GATEWAY6, HIDDEN, Inner, OFFICE, OFFICE6, Outer,
-    Terms,
+    BRANCH, BRANCH6, CLIENT, CLIENT6, GATEWAY, GATEWAY_TWO, GATEWAY6, HIDDEN, Inner, OFFICE,
+    OFFICE6, Outer, Terms,
 };
 use crate::{
     capture::{Capture, Tally},
@@ -54,6 +54,9 @@ impl Ground {
             }
             Outer::Nat => Some(router(&client, &gateway)?),
         };
+        if terms.two_gateways {
+            gateway.ip(&format!("address add {GATEWAY_TWO}/24 dev eth0"))?;
+        }
         let (to_office, to_branch) = match terms.outer {
             Outer::Nat => ("10.0.0.1", "192.0.2.2"),
             Outer::V4 | Outer::V6 => (GATEWAY, CLIENT),

@@ -139,6 +139,8 @@ pub(super) struct Terms {
     pub(super) libre_daemon: &'static str,
     /// The client has no fixed address, and both know MOBIKE.
     pub(super) roams: bool,
+    /// The gateway has a second address.
+    pub(super) two_gateways: bool,
     /// Whether each network has a Child SA of its own, `six` for the second one.
     pub(super) apart: bool,
     /// What of the traffic of client and gateway is meant, `udp/5000`, if not all.
@@ -166,6 +168,7 @@ pub(super) const PLAIN: Terms = Terms {
     libre: "",
     libre_daemon: "",
     roams: false,
+    two_gateways: false,
     apart: false,
     parts: None,
     their_office: None,
@@ -257,6 +260,8 @@ pub(super) const SECOND: &str = "six";
 pub(super) const PSKS: [&str; 2] = ["correct horse battery", "not the same horse"];
 
 pub(super) const GATEWAY: &str = "192.0.2.1";
+/// The gateway's second address.
+pub(super) const GATEWAY_TWO: &str = "192.0.2.3";
 pub(super) const CLIENT: &str = "192.0.2.10";
 /// Where a client that roams goes.
 pub(super) const ELSEWHERE: &str = "192.0.2.20";

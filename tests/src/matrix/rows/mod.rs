@@ -1,6 +1,5 @@
 //! The lines of the table, by what they are about.
 
-mod absent;
 mod children;
 mod detours;
 mod life;
@@ -8,6 +7,8 @@ mod logins;
 mod moves;
 mod pools;
 mod reach;
+mod reauth;
+mod redirect;
 mod refusals;
 mod suites;
 mod transport;
@@ -24,10 +25,11 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         detours::CASES,
         life::CASES,
         moves::CASES,
+        reauth::CASES,
+        redirect::CASES,
         children::CASES,
         pools::CASES,
         refusals::CASES,
-        absent::CASES,
     ]
     .into_iter()
     .flatten()
