@@ -7,7 +7,6 @@ mod spi;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    net::IpAddr,
     sync::Arc,
     time::Duration,
 };

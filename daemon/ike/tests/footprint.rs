@@ -7,6 +7,9 @@ mod bed;
 #[expect(dead_code, reason = "shared with the pairs, which use all of it")]
 #[path = "pairs/env.rs"]
 mod env;
+#[expect(dead_code, reason = "shared with the pairs, which use all of it")]
+#[path = "pairs/model.rs"]
+mod model;
 #[path = "pairs/sides.rs"]
 mod sides;
 

@@ -3,17 +3,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::ike_sa::{ChildSa, Live, Purpose, Rekeying};
+use super::ike_sa::{Live, Purpose, Rekeying};
 use crate::{
-    crypto::KeyShare,
+    crypto::{Group, KeyShare},
     endpoint::Context,
     exchange::{Heir, Refusal, chance_between},
-    kernel::{KernelOp, Owner},
+    io::Path,
+    kernel::{Carriage, EspCipher, KernelOp, Owner},
     peer::Connection,
     wire::{
         notify::NotifyKind,
         payload::{Chain, ChainWriter},
         sa::PROTOCOL_ESP,
+        ts::TrafficSelector,
     },
 };
 
@@ -25,6 +27,35 @@ const HEARD: Duration = Duration::from_secs(30);
 
 /// A peer that puts us off for so long has lost track (RFC 7296, 2.25: "several minutes").
 const OUT_OF_SYNC: Duration = Duration::from_mins(5);
+
+/// One pair of ESP states and what was agreed for it.
+#[derive(Debug)]
+pub(crate) struct ChildSa {
+    /// Which child of the connection it is.
+    pub name: Arc<str>,
+    pub owner: Owner,
+    /// Outer addresses of its states.
+    pub path: Path,
+    /// Number of the chosen proposal.
+    pub number: u8,
+    pub spi_in: u32,
+    pub spi_out: u32,
+    pub carriage: Carriage,
+    pub cipher: EspCipher,
+    pub esn: bool,
+    /// Group of a key exchange of its own.
+    pub group: Option<Group>,
+    /// Whether a key exchange that no ticket can open is behind its keys.
+    pub fresh_keys: bool,
+    pub local_ts: Vec<TrafficSelector>,
+    pub remote_ts: Vec<TrafficSelector>,
+    /// Message ID of the peer's request that it was the answer to, if one was, and when that left.
+    pub answered: Option<(u32, Duration)>,
+    /// When to ask for new keys.
+    pub rekey_at: Option<Duration>,
+    /// When the kernel ends it.
+    pub end: Duration,
+}
 
 /// Our half of a Child SA's making that is under way.
 #[derive(Debug)]

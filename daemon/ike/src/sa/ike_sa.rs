@@ -3,6 +3,7 @@
 
 use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 
+pub(crate) use super::{children::ChildSa, origin::Origin};
 use super::{
     children::{Beside, ChildRekeying, PendingChild, WantedChild},
     first::FirstExchange,
@@ -16,14 +17,11 @@ use crate::{
     crypto::{Group, KeyShare, Secret, keymat::KeyMaterial},
     defence::pace::Paces,
     exchange::{Ends, Heir, Storing, TicketAnswer, bare},
-    io::{Past, Path, Stamp, TicketLedger},
-    kernel::{Carriage, EspCipher, Owner},
+    io::{Path, Stamp, TicketLedger},
+    kernel::Owner,
     lease::Leased,
     peer::{Child, Connection, Unique},
-    ticket::{
-        Kept, Opened, Reference, SessionRecord, TicketName,
-        state::{AuthMethod, CertificateFacts},
-    },
+    ticket::{Kept, Opened, Reference, SessionRecord, TicketName},
     trust::Hashes,
     view::Closed,
     wire::{
@@ -32,7 +30,6 @@ use crate::{
         notify::NotifyKind,
         payload::{ChainWriter, PayloadKind},
         redirect::GatewayId,
-        ts::TrafficSelector,
     },
 };
 
@@ -426,68 +423,6 @@ pub(crate) struct Rival {
     pub sa: u64,
     /// The lower nonce of its exchange.
     pub lowest: Vec<u8>,
-}
-
-/// Where the SA's authentication came from.
-#[derive(Clone, Debug)]
-pub(crate) struct Origin {
-    pub resumed: bool,
-    pub resume_count: u16,
-    pub full_auth: Past,
-    pub auth: AuthMethod,
-    pub certificate: Option<CertificateFacts>,
-    /// Whether a key exchange of its own is behind the present keys; not so after a resumption, until
-    /// the next rekey.
-    pub fresh_keys: bool,
-    /// When the ticket was issued (gateway) or came (client) that opened it, Unix seconds.
-    pub ticket_issued: Option<u64>,
-}
-
-impl Origin {
-    /// A full authentication, now.
-    pub(crate) fn full(
-        now: Stamp,
-        auth: AuthMethod,
-        certificate: Option<CertificateFacts>,
-    ) -> Self {
-        Self {
-            resumed: false,
-            resume_count: 0,
-            full_auth: now.into(),
-            auth,
-            certificate,
-            fresh_keys: true,
-            ticket_issued: None,
-        }
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct ChildSa {
-    /// Which child of the connection it is.
-    pub name: Arc<str>,
-    pub owner: Owner,
-    /// Outer addresses of its states.
-    pub path: Path,
-    /// Number of the chosen proposal.
-    pub number: u8,
-    pub spi_in: u32,
-    pub spi_out: u32,
-    pub carriage: Carriage,
-    pub cipher: EspCipher,
-    pub esn: bool,
-    /// Group of a key exchange of its own.
-    pub group: Option<Group>,
-    /// Whether a key exchange that no ticket can open is behind its keys.
-    pub fresh_keys: bool,
-    pub local_ts: Vec<TrafficSelector>,
-    pub remote_ts: Vec<TrafficSelector>,
-    /// Message ID of the peer's request that it was the answer to, if one was, and when that left.
-    pub answered: Option<(u32, Duration)>,
-    /// When to ask for new keys.
-    pub rekey_at: Option<Duration>,
-    /// When the kernel ends it.
-    pub end: Duration,
 }
 
 #[derive(Debug)]

@@ -6,6 +6,7 @@ pub mod ike_sa;
 pub(crate) mod mobike;
 pub mod nat;
 pub(crate) mod offered;
+pub(crate) mod origin;
 pub mod presence;
 pub mod proposal;
 pub(crate) mod protection;

@@ -2,7 +2,7 @@
 //! and reorder. A seed replays bit for bit.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -14,13 +14,16 @@ use ike::{
     crypto::Secret,
     defence::cookie::CookieSecrets,
     io::{Command, Event, Input, Output, Path, Stamp, TicketRoot},
-    kernel::{ChildInstall, KernelFailed, KernelOp},
+    kernel::ChildInstall,
     lease::Book,
     peer::Connection,
 };
 
-pub(crate) use crate::env::{MemoryLedger, Rng, SeedEnv};
 use crate::sides::{client_side, find, gateway_side};
+pub(crate) use crate::{
+    env::{MemoryLedger, Rng, SeedEnv},
+    model::Kernel,
+};
 
 pub(crate) const WALL: u64 = 1_800_000_000;
 pub(crate) const CLIENT: &str = "192.0.2.10";
@@ -29,99 +32,6 @@ pub(crate) const GATEWAY: &str = "198.51.100.1";
 pub(crate) const OTHER_GATEWAY: &str = "198.51.100.2";
 /// Another gateway, where a test has one.
 pub(crate) const SECOND: &str = "198.51.100.3";
-
-/// What the kernel would have.
-#[derive(Debug, Default)]
-pub(crate) struct Kernel {
-    /// What the policies of an owner lead to.
-    pub(crate) installed: BTreeMap<Arc<str>, ChildInstall>,
-    /// Other states of an owner, by our inbound SPI. They receive too.
-    pub(crate) beside: BTreeMap<u32, ChildInstall>,
-    pub(crate) blocked: HashSet<Arc<str>>,
-    /// Owners whose packets are reported, and the address of their peer.
-    pub(crate) trapped: BTreeMap<Arc<str>, IpAddr>,
-    pub(crate) fail_next: bool,
-    pub(crate) ops: usize,
-}
-
-impl Kernel {
-    fn apply(&mut self, what: KernelOp) -> Result<(), KernelFailed> {
-        self.ops += 1;
-        match what {
-            KernelOp::Install(_) | KernelOp::Add(_) if std::mem::take(&mut self.fail_next) => {
-                return Err(KernelFailed {
-                    text: "no such algorithm".into(),
-                });
-            }
-            KernelOp::Add(install) => {
-                self.beside.insert(install.inbound.spi, *install);
-            }
-            KernelOp::Lead {
-                owner, outbound, ..
-            } => {
-                let present = self.installed.get(&owner.0);
-                if present.is_none_or(|present| present.outbound.spi != outbound) {
-                    let is_it = |_: &u32, other: &mut ChildInstall| other.outbound.spi == outbound;
-                    let found = self.beside.extract_if(.., is_it).next();
-                    let (_, next) = found.expect("policies lead to a state that is there");
-                    if let Some(old) = self.installed.insert(owner.0, next) {
-                        self.beside.insert(old.inbound.spi, old);
-                    }
-                }
-            }
-            KernelOp::Move {
-                owner,
-                path,
-                udp_encap,
-            } => {
-                let installed = self.installed.get_mut(&owner.0).into_iter();
-                let beside = self
-                    .beside
-                    .values_mut()
-                    .filter(|other| other.owner == owner);
-                for child in installed.chain(beside) {
-                    (child.path, child.udp_encap) = (path, udp_encap);
-                }
-            }
-            KernelOp::Install(install) => {
-                self.beside.retain(|_, other| other.owner != install.owner);
-                self.blocked.insert(Arc::clone(&install.owner.0));
-                self.installed
-                    .insert(Arc::clone(&install.owner.0), *install);
-            }
-            KernelOp::Remove { owner, inbound, .. } => {
-                self.beside.remove(&inbound);
-                if self
-                    .installed
-                    .get(&owner.0)
-                    .is_some_and(|i| i.inbound.spi == inbound)
-                {
-                    self.installed.remove(&owner.0);
-                }
-            }
-            KernelOp::Block { owner, .. } => {
-                self.blocked.insert(owner.0);
-            }
-            KernelOp::Trap { owner, ends, .. } => {
-                self.trapped.insert(Arc::clone(&owner.0), ends.1);
-                self.blocked.insert(owner.0);
-            }
-            KernelOp::Release { owner } => {
-                self.beside.retain(|_, other| other.owner != owner);
-                self.installed.remove(&owner.0);
-                self.blocked.remove(&owner.0);
-                self.trapped.remove(&owner.0);
-            }
-        }
-        Ok(())
-    }
-
-    /// SPIs of all states that receive.
-    pub(crate) fn inbound(&self) -> BTreeSet<u32> {
-        let leading = self.installed.values().map(|child| child.inbound.spi);
-        leading.chain(self.beside.keys().copied()).collect()
-    }
-}
 
 /// One core with its surroundings.
 #[derive(Debug)]

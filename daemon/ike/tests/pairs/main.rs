@@ -17,6 +17,7 @@ mod kinds;
 mod lifetime;
 mod look_up;
 mod mobike;
+mod model;
 mod old_peers;
 mod operator;
 mod pinned;
