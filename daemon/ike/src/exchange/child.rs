@@ -377,7 +377,7 @@ impl Endpoint {
     pub(crate) fn install(&mut self, mut sa: IkeSa, install: ChildInstall) {
         let old = match &mut sa.state {
             State::Installing(live, _) => {
-                live.beside_of = self.predecessor(live);
+                live.beside_of = self.predecessor(live, sa.path.remote.ip());
                 live.beside_of
             }
             _ => self.stands_with_heir(&install.owner),

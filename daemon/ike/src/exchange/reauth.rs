@@ -8,7 +8,7 @@
 //! that says it has no other SA with us, or comes with a ticket, has lost the old one: then the new one
 //! takes its place at once.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{Detour, chance_between, judge::auth_lifetime};
 use crate::{
@@ -98,7 +98,8 @@ impl Endpoint {
 
     /// The SA that a new one between the same two sides is to stand beside; `None` if it is to take the
     /// place of whatever there is.
-    pub(super) fn predecessor(&self, new: &Live) -> Option<u64> {
+    /// A gateway takes a client for the same one only where it is.
+    pub(super) fn predecessor(&self, new: &Live, peer_at: IpAddr) -> Option<u64> {
         if new.alone || new.origin.resumed {
             return None;
         }
@@ -106,10 +107,12 @@ impl Endpoint {
         let [only] = self.table.of_owner(owner)[..] else {
             return None;
         };
-        let State::Up(old) = &self.table.get(only)?.state else {
+        let sa = self.table.get(only)?;
+        let State::Up(old) = &sa.state else {
             return None;
         };
         let fits = old.client == new.client
+            && (old.client || sa.path.remote.ip() == peer_at)
             && old.leased.addresses == new.leased.addresses
             && old.child_of(owner).is_some()
             && old.is_settled();

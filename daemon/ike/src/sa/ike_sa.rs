@@ -515,7 +515,11 @@ impl IkeSa {
     /// The peer whose SA this is, if a second login of that peer is to leave it alone.
     pub(crate) fn kept_peer(&self) -> Option<Owner> {
         match &self.state {
-            State::Up(live) if live.connection.unique == Unique::Keep && !live.client => {
+            State::Up(live)
+                if live.connection.unique == Unique::Keep
+                    && !live.client
+                    && live.heir.is_none() =>
+            {
                 Some(bare(&live.connection, &live.peer, &[]))
             }
             _ => None,
