@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ike::{
-    kernel::Mode,
+    kernel::{Carriage, Mark, Mode},
     peer::{Child, Connection, Start},
     wire::ts::TrafficSelector,
 };
@@ -60,11 +60,13 @@ pub(super) fn children(section: &Section<'_>, asks: bool, leases: bool) -> Optio
 }
 
 /// Whether no two children are for the same traffic: of each selector on one side with each on the other
-/// there is one policy in the kernel, and the Child SA that comes last would have it.
+/// there is one policy in the kernel for each mark and interface, and the Child SA that comes last would
+/// have it.
 fn apart(section: &Section<'_>, children: &[Child]) -> bool {
     let mut sound = true;
     for (at, child) in children.iter().enumerate() {
-        for other in children.iter().take(at) {
+        let others = children.iter().take(at);
+        for other in others.filter(|other| !told_apart(&child.carriage, &other.carriage)) {
             let local = shared(
                 (&child.local_ts, child.local_dynamic),
                 (&other.local_ts, other.local_dynamic),
@@ -78,7 +80,7 @@ fn apart(section: &Section<'_>, children: &[Child]) -> bool {
             };
             let what = format!(
                 "has {local} to {remote} as child {} has; take it out of one of them, or tell them apart by \
-                 protocol or port",
+                 protocol, port, mark or interface",
                 other.name
             );
             sound = false;
@@ -92,6 +94,16 @@ fn apart(section: &Section<'_>, children: &[Child]) -> bool {
         }
     }
     sound
+}
+
+/// Whether a packet's mark or interface says which of two children it is for, both ways.
+fn told_apart(one: &Carriage, other: &Carriage) -> bool {
+    let differ = |one: Mark, other: Mark| (one.value ^ other.value) & one.mask & other.mask != 0;
+    let by_mark = differ(one.mark.inbound, other.mark.inbound)
+        && differ(one.mark.outbound, other.mark.outbound);
+    let (ours, theirs) = (one.if_id, other.if_id);
+    let by_interface = ours.inbound != theirs.inbound && ours.outbound != theirs.outbound;
+    by_mark || by_interface
 }
 
 /// A selector of one side that two children have in common.

@@ -113,3 +113,28 @@ fn a_connection_comes_up_at_the_start_or_with_a_packet() {
         "{found:?}"
     );
 }
+
+#[test]
+fn two_children_of_the_same_networks_are_told_apart_by_mark_or_interface() {
+    let both = |one: &str, other: &str| {
+        let second = format!(
+            "{one}\n[connections.rw.children.web]\nlocal_ts = \"10.1.0.0/24\"\n\
+             remote_ts = \"10.2.0.0/24\"\n{other}\n"
+        );
+        problems(&with(&second))
+    };
+    for (one, other) in [
+        ("if_id_in = 1\nif_id_out = 1", "if_id_in = 2\nif_id_out = 2"),
+        (
+            "mark_in = \"1\"\nmark_out = \"1\"",
+            "mark_in = \"0x2/0xf\"\nmark_out = \"2\"",
+        ),
+    ] {
+        assert_eq!(both(one, other), Vec::<String>::new(), "{one}");
+        assert!(!both(one, one).is_empty(), "{one}");
+    }
+    // One way alone is not enough, nor are bits that only one of them looks at.
+    assert!(!both("mark_in = \"1\"", "mark_in = \"2\"").is_empty());
+    let unlike = "mark_in = \"0x2/0x2\"\nmark_out = \"0x2/0x2\"";
+    assert!(!both("mark_in = \"0x1/0x1\"\nmark_out = \"0x1/0x1\"", unlike).is_empty());
+}

@@ -180,11 +180,12 @@ fn deleted_by_the_peer(bout: &mut Bout<'_>) -> Result<()> {
 fn second_login(bout: &mut Bout<'_>) -> Result<()> {
     bout.come_up()?;
     bout.initiator_loses_all()?;
-    bout.come_up()?;
+    bout.call()?;
     until("the gateway has let go of the first", PATIENCE, || {
         let states = bout.ground.gateway.ip("xfrm state")?;
         Ok(states.matches("proto esp").count() == 2)
     })?;
+    bout.carries()?;
     if bout.role == Role::Responder {
         return bout.goodbye();
     }
