@@ -60,6 +60,9 @@ pub struct Connection {
     pub vips: Vec<IpAddr>,
     /// Gateway: what becomes of the SA that an identity has when it logs in once more.
     pub unique: Unique,
+    /// Whether IKE_AUTH does without a Child SA: asked for so if the gateway takes it, and taken. All of
+    /// them are then made by exchanges of their own, with keys of their own (RFC 6023).
+    pub childless: bool,
     /// Client: whether it goes where a gateway sends it (RFC 5685).
     pub redirect: Redirection,
     /// Gateway: where its clients are sent once they have proved themselves; `None` for nowhere.

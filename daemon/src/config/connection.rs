@@ -66,6 +66,7 @@ pub(super) const KEYS: &[&str] = &[
     "suspend",
     "tickets",
     "unique",
+    "childless",
     "vips",
 ];
 
@@ -154,6 +155,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
             "\"never\" needs pools: what shares one identity is told apart by its inner address",
         );
     }
+    let childless = optional(&section, "childless", false, Entry::boolean);
     let mobike = optional(&section, "mobike", true, Entry::boolean);
     let by_reference = optional(&section, "tickets", around.resume.by_reference, |entry| {
         entry.choice(TICKET_FORMS)
@@ -243,6 +245,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
         pools: pools?,
         vips: vips?,
         unique: unique?,
+        childless: childless?,
         redirect: redirect?,
         redirect_to: redirect_to?,
         compat: compat?,

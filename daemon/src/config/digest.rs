@@ -41,8 +41,9 @@ fn canonical(connection: &Connection) -> String {
         reauth,
         liveness,
         resume,
-        // It concerns logins, and no session that there is.
+        // They concern logins, and no session that there is.
         unique: _,
+        childless: _,
         // What a client gets of them is said anew in every exchange.
         pools: _,
         vips,

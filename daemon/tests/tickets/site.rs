@@ -556,6 +556,7 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
         pools: Vec::new(),
         vips: Vec::new(),
         unique: Unique::Replace,
+        childless: false,
         redirect: Redirection::Follow,
         redirect_to: None,
         compat: Compat::Rfc,

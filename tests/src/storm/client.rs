@@ -280,6 +280,7 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
         pools: Vec::new(),
         vips: Vec::new(),
         unique: Unique::Replace,
+        childless: false,
         redirect: Redirection::Ignore,
         redirect_to: None,
         compat: Compat::Rfc,

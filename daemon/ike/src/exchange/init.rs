@@ -193,6 +193,9 @@ impl Endpoint {
         if fragments {
             answer.notify(NotifyKind::IKEV2_FRAGMENTATION_SUPPORTED, &[]);
         }
+        if self.slots_at(&path).any(|c| c.childless) {
+            answer.notify(NotifyKind::CHILDLESS_IKEV2_SUPPORTED, &[]);
+        }
         let response = encrypted::clear(&sa.header(Exchange::IkeSaInit, true, 0), answer);
         let first = FirstExchange {
             request: message.to_vec(),
@@ -286,6 +289,8 @@ impl Endpoint {
         let peer_hashes = Hashes::parse(notify_data(chain, NotifyKind::SIGNATURE_HASH_ALGORITHMS));
         let nat = Nat::detect(chain, header, &path);
         let fragments = sent.connection.fragment_size.is_some() && takes_fragments(chain);
+        let childless = notify_data(chain, NotifyKind::CHILDLESS_IKEV2_SUPPORTED).is_some()
+            && sent.connection.childless;
         let peer_public = peer_public.to_vec();
         let State::InitSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
             return self.check_in(sa);
@@ -316,6 +321,7 @@ impl Endpoint {
             nat,
             peer_hashes,
             fragments,
+            childless,
             resumed: None,
         };
         self.send_auth(sa, opening, cx);

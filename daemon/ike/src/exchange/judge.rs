@@ -19,7 +19,7 @@ use crate::{
     failure::{Cause, Failure, Standing},
     io::Stamp,
     lease::Leased,
-    peer::{Connection, Unique},
+    peer::{Child, Connection, Unique},
     sa::{
         first::FirstExchange,
         ike_sa::{AuthSent, IkeSa, Ripe},
@@ -58,8 +58,9 @@ pub(super) struct Accepted {
     pub peer: Identity,
     pub auth: AuthMethod,
     pub certificate: Option<CertificateFacts>,
-    /// The Child SA, or why there is none. The IKE SA stands all the same (RFC 7296, 1.2 and 2.21.2).
-    pub child: Result<Choice, NotifyKind>,
+    /// The Child SA if one is asked for, or why there is none. The IKE SA stands all the same (RFC 7296, 1.2
+    /// and 2.21.2).
+    pub child: Result<Option<Choice>, NotifyKind>,
     pub grant: Option<Grant>,
     pub wants_ticket: bool,
     pub mobike: Option<Mobike>,
@@ -73,8 +74,8 @@ pub(super) struct Agreed {
     pub peer: Identity,
     pub auth: AuthMethod,
     pub certificate: Option<CertificateFacts>,
-    /// The Child SA, or why there is none.
-    pub child: Result<Terms, Closed>,
+    /// The Child SA if one was asked for, or why there is none.
+    pub child: Result<Option<Terms>, Closed>,
     pub leased: Leased,
     pub ticket: TicketAnswer,
     pub mobike: Option<Mobike>,
@@ -246,7 +247,11 @@ impl Endpoint {
                     leased: granted.unwrap_or_default(),
                     live: None,
                 };
-                let child = choose(&asking, &chain, Exchanging::NEVER);
+                let child = if connection.childless && asks_for_no_child(&chain) {
+                    Ok(None)
+                } else {
+                    choose(&asking, &chain, Exchanging::NEVER).map(Some)
+                };
                 if child.is_err() {
                     self.take_back(grant.as_ref());
                 }
@@ -361,30 +366,24 @@ impl Endpoint {
             return Err((Closed::Redirected, true).into());
         }
         let connection = &sent.connection;
-        let (asked, _) = &sent.child;
+        let asked = sent.child.as_ref().map(|(name, _)| &**name);
+        let wants_others = |asked| self.wants_others(connection, asked);
         let (leased, child) = match error {
             // What else the IKE SA is for may go on without it.
-            Some(error) if is_about_child(error) && self.wants_others(connection, asked) => {
+            Some(error) if is_about_child(error) && asked.is_some_and(wants_others) => {
                 (Leased::default(), Err(reason_of(error)))
             }
             Some(error) => return Err(turned_down(sent, error, true)),
             None => {
                 let leased = configuration::received(&chain, &connection.vips)
                     .ok_or((Closed::NoAddress, true))?;
-                let terms = connection
-                    .child(asked)
-                    .ok_or(broken)?
-                    .with(&leased.addresses);
-                let child = child::confirm(&terms, &chain, Exchanging::NEVER);
-                let child = child.map_err(|error| Unwanted {
-                    reason: match error {
-                        ChildError::NoProposal => Closed::NoProposalChosen,
-                        ChildError::NoSelectors => Closed::TsUnacceptable,
-                        ChildError::Syntax => Closed::Protocol,
-                    },
-                    believed: true,
-                    cause: Box::new(Cause::of_child(error, &terms, Some(&chain))),
-                })?;
+                let child = match asked {
+                    Some(asked) => {
+                        let child = connection.child(asked).ok_or(broken)?;
+                        Some(confirmed(&child.with(&leased.addresses), &chain)?)
+                    }
+                    None => None,
+                };
                 (leased, Ok(child))
             }
         };
@@ -460,9 +459,29 @@ fn disbelieved(why: Unproven, chain: &Chain<'_>, now: Stamp) -> Cause {
     Cause::Unproven { why, certificate }
 }
 
+/// Whether an IKE_AUTH request is for the IKE SA alone (RFC 6023, 4).
+fn asks_for_no_child(chain: &Chain<'_>) -> bool {
+    let of_child = [PayloadKind::SA, PayloadKind::TS_I, PayloadKind::TS_R];
+    of_child.iter().all(|kind| chain.one(*kind).is_none())
+}
+
+/// What the responder has made of the Child SA that it was asked for.
+fn confirmed(terms: &Child, chain: &Chain<'_>) -> Result<Terms, Unwanted> {
+    child::confirm(terms, chain, Exchanging::NEVER).map_err(|error| Unwanted {
+        reason: match error {
+            ChildError::NoProposal => Closed::NoProposalChosen,
+            ChildError::NoSelectors => Closed::TsUnacceptable,
+            ChildError::Syntax => Closed::Protocol,
+        },
+        believed: true,
+        cause: Box::new(Cause::of_child(error, terms, Some(chain))),
+    })
+}
+
 /// The responder says no.
 fn turned_down(sent: &AuthSent, error: NotifyKind, believed: bool) -> Unwanted {
-    let child = sent.connection.child(&sent.child.0);
+    let asked = sent.child.as_ref();
+    let child = asked.and_then(|(asked, _)| sent.connection.child(asked));
     let of_child =
         |error| child.map_or(Cause::Refused, |child| Cause::of_child(error, child, None));
     let cause = match error {

@@ -379,6 +379,7 @@ impl Endpoint {
                 // No signatures follow a resumption.
                 peer_hashes: Hashes::default(),
                 fragments,
+                childless: false,
                 resumed: Some(record),
             };
             return self.send_auth(sa, opening, cx);

@@ -123,8 +123,8 @@ pub(crate) struct AuthSent {
     pub keys: KeyMaterial,
     pub protection: Protection,
     pub nat: Nat,
-    /// The child that is asked for, and the SPI of its inbound side.
-    pub child: (Arc<str>, u32),
+    /// The child that is asked for, if one is, and the SPI of its inbound side.
+    pub child: Option<(Arc<str>, u32)>,
     /// The record whose ticket was accepted; not used up before IKE_AUTH succeeds (RFC 5723, 4.3.1).
     pub resumed: Option<SessionRecord>,
     pub out: Outstanding,
@@ -476,7 +476,7 @@ impl IkeSa {
     /// Our inbound ESP SPIs, also while one is only offered.
     pub(crate) fn child_spis(&self) -> impl Iterator<Item = u32> {
         let offered = match &self.state {
-            State::AuthSent(sent) => Some(sent.child.1),
+            State::AuthSent(sent) => sent.child.as_ref().map(|(_, spi)| *spi),
             State::Up(live) => match &live.outstanding {
                 Some((Purpose::ChildRekey(ours), _)) => Some(ours.spi_in),
                 _ => None,

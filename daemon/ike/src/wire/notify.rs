@@ -116,6 +116,8 @@ notifies! {
     TICKET_NACK = 16412, NewExchange;
     /// Ticket presented by the client (RFC 5723, 7.6).
     TICKET_OPAQUE = 16413, NewExchange;
+    /// The responder takes an IKE_AUTH that asks for no Child SA (RFC 6023, 3).
+    CHILDLESS_IKEV2_SUPPORTED = 16418, NewExchange;
     /// Token that proves the loss of an SA (RFC 6290, 4.1).
     QCD_TOKEN = 16419, NewExchange;
     /// The sender takes messages in fragments (RFC 7383, 2.3).

@@ -5,6 +5,7 @@ mod bed;
 mod certificates;
 mod chains;
 mod child_rekey;
+mod childless;
 mod collisions;
 mod conformance;
 mod demand;

@@ -107,6 +107,7 @@ pub(crate) fn side(
         pools: Vec::new(),
         vips: Vec::new(),
         unique: Unique::Replace,
+        childless: false,
         redirect: Redirection::Follow,
         redirect_to: None,
         compat: Compat::Rfc,

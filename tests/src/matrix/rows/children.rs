@@ -8,9 +8,9 @@ use super::{
     super::{
         PATIENCE,
         bout::Bout,
-        terms::{BRANCH, Inner, NAME, OFFICE, PLAIN, SECOND, Terms},
+        terms::{BRANCH, Foreign, Inner, NAME, OFFICE, PLAIN, SECOND, Terms},
     },
-    Case, USUAL,
+    Case, Lack, USUAL,
 };
 use crate::{netns::Namespace, until::until};
 
@@ -50,6 +50,22 @@ pub(super) const CASES: &[Case] = &[
         terms: TWO,
         plot: both_rekeyed,
         ..USUAL
+    },
+    Case {
+        name: "IKE SA made without a Child SA",
+        terms: Terms {
+            ours: "childless = true\n",
+            swan: "childless = force",
+            // A group that no Child SA of IKE_AUTH has.
+            esp: "aes256gcm16-x25519",
+            ..PLAIN
+        },
+        plot: childless,
+        lacks: &[Lack {
+            foreign: Some(Foreign::Libreswan),
+            role: None,
+            why: "libreswan: no option for it",
+        }],
     },
     Case {
         name: "one protocol and port",
@@ -131,6 +147,17 @@ fn both_rekeyed(bout: &mut Bout<'_>) -> Result<()> {
         Ok(counted.iter().all(|states| states.len() == 4))
     })?;
     bout.carries()?;
+    bout.goodbye()
+}
+
+/// The Child SA has keys of its own from the beginning.
+fn childless(bout: &mut Bout<'_>) -> Result<()> {
+    bout.call()?;
+    has(bout, 1)?;
+    bout.carries()?;
+    let sa = bout.sa()?;
+    let proposal = &sa["children"][0]["proposal"];
+    ensure!(*proposal == bout.terms.esp, "it came with IKE_AUTH: {sa}");
     bout.goodbye()
 }
 

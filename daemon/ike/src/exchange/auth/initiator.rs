@@ -45,6 +45,8 @@ pub(crate) struct Opening {
     pub peer_hashes: Hashes,
     /// Whether both sides take fragments.
     pub fragments: bool,
+    /// Whether to ask for no Child SA yet (RFC 6023).
+    pub childless: bool,
     /// The record whose ticket was accepted.
     pub resumed: Option<SessionRecord>,
 }
@@ -62,6 +64,7 @@ impl Endpoint {
             resumed,
             peer_hashes,
             fragments,
+            childless,
         } = opening;
         let Some(mut protection) = Protection::new(suite, &keys, true, fragments) else {
             return self.attempt_failed(sa, &connection, Closed::Protocol, cx);
@@ -114,13 +117,17 @@ impl Endpoint {
         let former = former.and_then(|at| self.slots.get(at));
         let former = former.map_or(&[][..], |slot| &slot.leased);
         configuration::emit_request(&mut chain, &connection, former);
-        let child_spi = self.new_esp_spi(cx.env);
-        let Some(child) = self.first_child(&connection) else {
+        let child = self.first_child(&connection).filter(|_| !childless);
+        if child.is_none() && !childless {
             return self.attempt_failed(sa, &connection, Closed::Protocol, cx);
-        };
-        let terms = child.with(&configuration::any(&connection.vips));
-        mode::ask(&mut chain, &terms, &sa.path, nat);
-        child::emit_offer(&mut chain, &terms, child_spi);
+        }
+        let child = child.map(|child| {
+            let terms = child.with(&configuration::any(&connection.vips));
+            let spi = self.new_esp_spi(cx.env);
+            mode::ask(&mut chain, &terms, &sa.path, nat);
+            child::emit_offer(&mut chain, &terms, spi);
+            (terms.name, spi)
+        });
         let message = protection.seal(&sa.header(Exchange::IkeAuth, false, 1), chain);
         self.send_all(sa.path, &message);
         let out = Outstanding::new(message, cx.now.boot);
@@ -131,7 +138,7 @@ impl Endpoint {
             keys,
             protection,
             nat,
-            child: (terms.name, child_spi),
+            child,
             resumed,
             out,
         }));
@@ -206,7 +213,7 @@ impl Endpoint {
             keys,
             protection,
             nat,
-            child: (asked, child_spi),
+            child: asked,
             resumed,
             ..
         } = sent;
@@ -244,7 +251,7 @@ impl Endpoint {
             ni: first.ni(),
             nr: first.nr(),
             initiator: true,
-            spi_in: child_spi,
+            spi_in: asked.as_ref().map_or(0, |(_, spi)| *spi),
         };
         let ends = child::Ends {
             path: sa.path,
@@ -254,6 +261,7 @@ impl Endpoint {
         let refused = child.as_ref().err().copied();
         let (child, install) = child
             .ok()
+            .flatten()
             .map(|terms| {
                 let owner = child::owner(&connection, &terms.name, &peer, &leased.addresses);
                 child::agreed(&connection, owner, &terms, &keying, &ends)
@@ -288,7 +296,7 @@ impl Endpoint {
         if live.origin.resumed {
             live.rekey_at = Some(now.boot + chance_between(AFTER_RESUMPTION, cx.env));
         }
-        if let Some(reason) = refused {
+        if let (Some(reason), Some((asked, _))) = (refused, asked) {
             self.child_failed(&live, &asked, reason);
             live.want_child(&asked, now.boot + Refusal::Final.wait(cx.env));
         }

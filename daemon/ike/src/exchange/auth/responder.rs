@@ -232,6 +232,7 @@ impl Endpoint {
         let refused = child.as_ref().err().copied();
         let (child, install) = child
             .ok()
+            .flatten()
             .map(|Choice { terms, owner }| {
                 child::agreed(&connection, owner, &terms, &keying, &ends)
             })

@@ -76,6 +76,7 @@ fn connection(name: &str, pools: &[Arc<Pool>]) -> Connection {
         pools: pools.to_vec(),
         vips: Vec::new(),
         unique: Unique::Replace,
+        childless: false,
         redirect: Redirection::Follow,
         redirect_to: None,
         compat: Compat::Rfc,
