@@ -223,7 +223,7 @@ impl Endpoint {
             .any(|delete| matches!(delete, Delete::Esp(spis) if spis.contains(&beside.child.spi_out)));
         let now = cx.now.boot;
         if !named && live.may_be_unheard(&beside.child, now) {
-            beside.fate = Fate::Ends { by: now + AGAIN };
+            beside.fate = beside.fate.put_off(now + AGAIN);
             live.beside.push(beside);
         } else {
             self.beside_gone(live, beside);

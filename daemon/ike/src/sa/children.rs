@@ -49,7 +49,8 @@ pub(crate) struct ChildSa {
     pub fresh_keys: bool,
     pub local_ts: Vec<TrafficSelector>,
     pub remote_ts: Vec<TrafficSelector>,
-    /// Message ID of the peer's request that it was the answer to, if one was, and when that left.
+    /// Message ID of the peer's request that it was the answer to, and when that left; of the last one
+    /// before an IKE SA that has inherited it. `None` if we have asked for it.
     pub answered: Option<(u32, Duration)>,
     /// When to ask for new keys.
     pub rekey_at: Option<Duration>,
@@ -132,6 +133,15 @@ impl Fate {
     pub(crate) const fn by(self) -> Duration {
         match self {
             Self::Next { by } | Self::Goes { by } | Self::Ends { by } => by,
+        }
+    }
+
+    /// The same, at another time.
+    pub(crate) const fn put_off(self, by: Duration) -> Self {
+        match self {
+            Self::Next { .. } => Self::Next { by },
+            Self::Goes { .. } => Self::Goes { by },
+            Self::Ends { .. } => Self::Ends { by },
         }
     }
 }
@@ -355,12 +365,15 @@ impl Live {
     /// Takes the Child SAs of an IKE SA that this one replaces, with their times, and those to be made.
     pub(crate) fn inherit(&mut self, old: &mut Self, cx: &mut Context<'_>) {
         self.children = std::mem::take(&mut old.children);
-        for child in &mut self.children {
-            child.answered = None;
-        }
         self.wanted = std::mem::take(&mut old.wanted);
         // What was to be deleted meanwhile is so on the new one.
         self.beside = std::mem::take(&mut old.beside);
+        // While the peer's own rekey is undecided, it may look for them on the old one.
+        let answered = Some((self.window.expected.wrapping_sub(1), cx.now.boot));
+        let beside = self.beside.iter_mut().map(|beside| &mut beside.child);
+        for child in self.children.iter_mut().chain(beside) {
+            child.answered = answered;
+        }
         if let (Some(mobike), Some(old)) = (&mut self.mobike, &mut old.mobike) {
             mobike.update_pending |= old.update_pending;
             mobike.unchecked = old.unchecked.take();

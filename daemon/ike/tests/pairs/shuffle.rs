@@ -15,6 +15,8 @@ use crate::{
 const SEEDS: u64 = 2000;
 /// In a full run.
 const ALL_SEEDS: u64 = 10_000;
+/// Beyond the first ones, what has ended badly before.
+const ONCE_WRONG: [u64; 1] = [3783];
 const STEPS: u64 = 12;
 
 fn step(pair: &mut Pair, rng: &mut Rng, several: bool) -> String {
@@ -134,7 +136,7 @@ fn all_stories(several: bool) {
         SEEDS
     };
     let mut up = 0;
-    for seed in 0..seeds {
+    for seed in (0..seeds).chain(ONCE_WRONG) {
         match story(seed, several) {
             Ok(was_up) => up += u64::from(was_up),
             Err(why) => panic!("seed {seed}: {why}"),
