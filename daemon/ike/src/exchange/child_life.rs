@@ -200,7 +200,11 @@ impl Endpoint {
         let mut chain = ChainWriter::new();
         let deleted = Delete::Esp(vec![spi_in]);
         chain.payload(PayloadKind::DELETE, |out| deleted.emit(out));
-        self.send_request(sa, Purpose::DeleteChild(spi_in), chain, cx);
+        let mut beside = live.beside.iter().map(|beside| &beside.child);
+        let unheard = beside
+            .find(|child| child.spi_in == spi_in)
+            .is_some_and(|child| live.may_be_unheard(child, cx.now.boot));
+        self.send_request(sa, Purpose::DeleteChild { spi_in, unheard }, chain, cx);
     }
 
     /// The peer has let a Child SA go, at our request. One that names none of its own in return has had
@@ -208,7 +212,7 @@ impl Endpoint {
     pub(crate) fn child_deleted(
         &mut self,
         live: &mut Live,
-        spi_in: u32,
+        (spi_in, unheard): (u32, bool),
         answer: &Chain<'_>,
         cx: &Context<'_>,
     ) {
@@ -221,9 +225,8 @@ impl Endpoint {
             .all(PayloadKind::DELETE)
             .filter_map(|delete| Delete::parse(delete).ok())
             .any(|delete| matches!(delete, Delete::Esp(spis) if spis.contains(&beside.child.spi_out)));
-        let now = cx.now.boot;
-        if !named && live.may_be_unheard(&beside.child, now) {
-            beside.fate = beside.fate.put_off(now + AGAIN);
+        if !named && unheard {
+            beside.fate = beside.fate.put_off(cx.now.boot + AGAIN);
             live.beside.push(beside);
         } else {
             self.beside_gone(live, beside);
@@ -301,7 +304,10 @@ impl Endpoint {
             {
                 let gone = live.beside.remove(at);
                 let spi_in = gone.child.spi_in;
-                let asked = matches!(live.outstanding, Some((Purpose::DeleteChild(spi), _)) if spi == spi_in);
+                let asked = matches!(
+                    live.outstanding,
+                    Some((Purpose::DeleteChild { spi_in: asked, .. }, _)) if asked == spi_in
+                );
                 if !asked {
                     ours.push(spi_in);
                 }

@@ -276,8 +276,8 @@ impl Endpoint {
                 self.take_ticket(live, ticket::received(&chain), path, cx);
                 self.check_in(sa);
             }
-            (Some(Purpose::DeleteChild(spi)), None) => {
-                self.child_deleted(live, spi, &chain, cx);
+            (Some(Purpose::DeleteChild { spi_in, unheard }), None) => {
+                self.child_deleted(live, (spi_in, unheard), &chain, cx);
                 self.check_in(sa);
             }
             (Some(Purpose::Update(asked)), None) => {

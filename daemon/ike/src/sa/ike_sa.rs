@@ -394,8 +394,12 @@ pub(crate) enum Purpose {
     Redirect,
     Rekey(Box<Rekeying>),
     ChildRekey(Box<ChildRekeying>),
-    /// With our inbound SPI of it.
-    DeleteChild(u32),
+    DeleteChild {
+        /// Our inbound SPI of it.
+        spi_in: u32,
+        /// The peer may not have known of it when we asked.
+        unheard: bool,
+    },
     /// UPDATE_SA_ADDRESSES, with the addresses that it was sent on.
     Update(Path),
     /// Whether the peer is at its end of this path (RFC 4555, 3.7).
