@@ -26,11 +26,16 @@ const LONGEST_RETRY: Duration = Duration::from_mins(1);
 impl Endpoint {
     /// Brings a connection up on the operator's word.
     pub(crate) fn up(&mut self, slot: usize, cx: &mut Context<'_>) -> Result<(), CommandRefused> {
-        let connection = self.callable(slot)?;
+        let held = self.slots.get(slot).ok_or(CommandRefused::NoConnection)?;
+        let connection = Arc::clone(&held.config);
+        if !connection.may_dial() {
+            return Err(CommandRefused::CannotInitiate);
+        }
         if self.is_alive(&connection) {
             return self.up_missing(slot, cx);
         }
-        // Stands until `down`, whatever becomes of the SA: nothing leaves in clear.
+        // Stands until `down`, whatever becomes of the SA, or if there can be none yet: nothing leaves in
+        // clear.
         self.block_wanted(&connection);
         self.begin(slot, cx)
     }
@@ -271,6 +276,13 @@ impl Endpoint {
         }
     }
 
+    /// Something about the way to its peer has changed: a pause ends here.
+    pub(crate) fn retry_now(&mut self, slot: usize, now: Duration) {
+        if let Some(at) = self.retries.get_mut(&slot) {
+            *at = now;
+        }
+    }
+
     /// Whether the connection is up or on its way.
     pub(crate) fn is_alive(&self, connection: &Connection) -> bool {
         self.is_looked_up(connection)
@@ -417,9 +429,9 @@ impl Endpoint {
                     let wait = chance_between((Duration::ZERO, AFTER_CRASH), cx.env);
                     self.retries.insert(slot, cx.now.boot + wait);
                 }
-                if reason == Closed::Moved && self.retries.contains_key(&slot) {
+                if reason == Closed::Moved {
                     // The way is there already.
-                    self.retries.insert(slot, cx.now.boot);
+                    self.retry_now(slot, cx.now.boot);
                 }
             }
         }

@@ -156,7 +156,7 @@ impl Endpoint {
                 other => other,
             };
         };
-        if self.dial(at, None).is_ok() {
+        if connection.may_dial() {
             self.block_wanted(&connection);
         }
         let mut wanted = false;

@@ -264,6 +264,11 @@ pub(super) fn failure(connection: &str, error: &CommandError) -> api::Failure {
             "has no address of the peer".to_owned(),
             Some("set remote_addrs, or let the peer bring it up"),
         ),
+        CommandError::NoRoute => (
+            api::ErrorCode::Failed,
+            "has no route to its peer".to_owned(),
+            Some("ip route get shows what the kernel knows; set local_addrs to choose an address"),
+        ),
         CommandError::NotUp => (
             api::ErrorCode::Failed,
             "is not up".to_owned(),

@@ -158,6 +158,8 @@ pub enum CommandError {
     UnknownConnection,
     /// The connection has no peer address, so only the peer can bring it up.
     NoPeerAddress,
+    /// No address of ours leads to its peer.
+    NoRoute,
     /// There is no established SA to do this to.
     NotUp,
     /// There is no ticket, so suspending would be deleting.

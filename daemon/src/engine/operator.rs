@@ -409,6 +409,7 @@ const fn error_of(refused: CommandRefused) -> CommandError {
     match refused {
         CommandRefused::NoConnection | CommandRefused::NoChild => CommandError::UnknownConnection,
         CommandRefused::CannotInitiate => CommandError::NoPeerAddress,
+        CommandRefused::NoRoute => CommandError::NoRoute,
         CommandRefused::NotUp | CommandRefused::UpAlready => CommandError::NotUp,
         CommandRefused::NoTicket => CommandError::NoTicket,
         CommandRefused::Full => CommandError::Ended(Closed::Limit),

@@ -52,6 +52,15 @@ impl Starts {
         self.due.push((now + pause + more, Arc::clone(connection)));
     }
 
+    /// The way to its peer has changed: there is nothing to wait for.
+    pub(super) fn hurry(&mut self, connection: &str, now: Duration) {
+        for (at, due) in &mut self.due {
+            if **due == *connection {
+                *at = now;
+            }
+        }
+    }
+
     /// It has come up; the core brings it back when it is lost.
     pub(super) fn succeeded(&mut self, connection: &Arc<str>) {
         if let Some(failures) = self.wanted.get_mut(connection) {
@@ -97,6 +106,10 @@ mod tests {
         starts.succeeded(&home);
         starts.failed(&home, now, &mut env);
         assert!(starts.next().expect("due") <= now + most(FIRST_PAUSE));
+        starts.hurry("other", now);
+        assert!(starts.next().expect("due") > now);
+        starts.hurry("home", now);
+        assert_eq!(starts.next(), Some(now));
         starts.failed(&"other".into(), now, &mut env);
         assert_eq!(starts.take(Duration::MAX).len(), 1);
     }

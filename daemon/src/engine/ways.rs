@@ -123,7 +123,8 @@ impl Ways {
         self.look_at
     }
 
-    /// Connections whose peers would see another address than before, if it is time to look.
+    /// Connections whose peers would see another address than before, or there is a way to them again, if it
+    /// is time to look.
     pub(super) fn look(
         &mut self,
         now: Duration,
@@ -134,11 +135,12 @@ impl Ways {
         }
         self.look_at = None;
         let differs = |way: &mut Dialled| {
-            // No way at all is not another one.
             let found = || Some(SocketAddr::new(called(&way.connection)?, way.port));
-            let local = source_address(way.remote.or_else(found)?).ok()?;
-            let before = way.local.replace(local);
-            (before != Some(local)).then(|| (Arc::clone(&way.connection), local))
+            let before = way.local;
+            way.local = source_address(way.remote.or_else(found)?).ok();
+            // No way at all is not another one.
+            let local = way.local.filter(|_| way.local != before)?;
+            Some((Arc::clone(&way.connection), local))
         };
         self.dialled.iter_mut().filter_map(differs).collect()
     }

@@ -12,7 +12,7 @@ use std::{
 
 use gate_abi::{denied::Prefix, sip::SipKey};
 use ike::{
-    Context, Endpoint, NodeKeys, Settings,
+    CommandRefused, Context, Endpoint, NodeKeys, Settings,
     crypto::Secret,
     defence::{cookie::CookieSecrets, openings::Openings},
     io::{Command, Event, Input, Output, Path, Stamp, StoreId},
@@ -348,11 +348,17 @@ impl Worker {
         self.feed(Input::Deadline);
         let now = now().boot;
         for connection in self.starts.take(now) {
-            self.command(Command::Up(connection))
-                .unwrap_or_else(|refused| debug!("{refused}"));
+            match self.command(Command::Up(Arc::clone(&connection))) {
+                Ok(()) | Err(CommandRefused::UpAlready) => {}
+                Err(refused) => {
+                    warn!("{connection}: not up ({refused})");
+                    self.starts.failed(&connection, now, &mut self.environment);
+                }
+            }
         }
         let called = |connection: &str| self.endpoint.called(connection);
         for (connection, local) in self.ways.look(now, called) {
+            self.starts.hurry(&connection, now);
             self.relocate(&connection, local);
         }
         if self.purge_at <= now {
@@ -446,7 +452,7 @@ impl Worker {
         self.endpoint.handle(input, cx);
     }
 
-    pub(super) fn command(&mut self, command: Command) -> Result<(), ike::CommandRefused> {
+    pub(super) fn command(&mut self, command: Command) -> Result<(), CommandRefused> {
         if let Command::Up(name) = &command
             && let Some(local) = self.ways.source_of(name)
         {

@@ -28,6 +28,7 @@ pub const CASES: &[Case] = &[
     tunnel::BEHIND_NAT,
     tunnel::OVER_IPV6,
     roaming::MOVES,
+    roaming::EARLY,
     asleep::FORGOTTEN,
     suspend::ON_DISK,
     suspend::BY_REFERENCE,

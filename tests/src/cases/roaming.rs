@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
-use super::tunnel::{OFFICE, REAL, client_connection, gateway_connection};
+use super::tunnel::{OFFICE, REAL, client_connection, gateway_connection, two_sites};
 use crate::{
     capture::{Capture, Tally},
     netns::{Namespace, connect},
@@ -20,6 +20,12 @@ use crate::{
 pub const MOVES: Case = Case {
     name: "a_client_goes_behind_a_nat_and_back_with_its_tunnel",
     run: moves,
+};
+
+/// On kernels with ESP.
+pub const EARLY: Case = Case {
+    name: "a_connection_that_starts_before_there_is_a_route_is_blocked_and_comes_up_with_it",
+    run: early,
 };
 
 const CLIENT: &str = "192.0.2.10";
@@ -90,6 +96,42 @@ fn moves(lab: &mut Lab) -> Result<()> {
         gateway.stop()?;
     }
     Ok(())
+}
+
+fn early(lab: &mut Lab) -> Result<()> {
+    let (client_ns, gateway_ns) = two_sites()?;
+    client_ns.ip("link set eth0 down")?;
+    let starts =
+        client_connection().replace(&format!("local_addrs = \"{CLIENT}\"\n"), "start = \"up\"\n");
+    ensure!(starts.contains("start = "), "{starts}");
+    let mut gateway = Site::prepare(lab, &gateway_ns, REAL, &gateway_connection())?;
+    let own = Setting { node: 2, ..REAL };
+    let mut client = Site::prepare(lab, &client_ns, own, &starts)?;
+    gateway.start(lab)?;
+    client.start(lab)?;
+    until("the flow is blocked", PATIENCE, || {
+        Ok(client_ns.ip("xfrm policy")?.contains("action block"))
+    })?;
+    let Err(error) = client.ikectl("up home") else {
+        bail!("up without a route");
+    };
+    ensure!(error.to_string().contains("no route"), "{error}");
+
+    let capture = Capture::start(&gateway_ns)?;
+    client_ns.ip("link set eth0 up")?;
+    client_ns.ip(&format!(
+        "route replace 10.1.0.0/24 via {GATEWAY} src {BRANCH}"
+    ))?;
+    until("the connection is up", PATIENCE, || {
+        Ok(client.established().is_ok())
+    })?;
+    let reply = ping(&client_ns, OFFICE, 3, PATIENCE)?;
+    ensure!(reply.all(), "{reply:?}");
+    let mut tally = Tally::default();
+    tally.add_sent(&capture.stop()?);
+    ensure!(tally.esp >= 3 && tally.clear == 0, "{tally:?}");
+    client.stop()?;
+    gateway.stop()
 }
 
 /// Waits until both ends have one SA at these addresses; the client's.

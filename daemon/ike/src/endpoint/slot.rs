@@ -13,9 +13,12 @@ pub enum CommandRefused {
     /// The connection has no child of this name.
     #[error("the connection has no such child")]
     NoChild,
-    /// Its peer's or our own address is not configured.
-    #[error("the connection has no remote or local address, so it can only answer")]
+    /// Its peer's address is not configured.
+    #[error("the connection has no remote address, so it can only answer")]
     CannotInitiate,
+    /// No address of ours leads to its peer at the moment.
+    #[error("there is no route to its peer")]
+    NoRoute,
     /// Nothing to suspend.
     #[error("the connection is not up")]
     NotUp,

@@ -367,7 +367,11 @@ impl Endpoint {
         let local = config.local_addr.or(held.dial_from);
         let configured = local.zip(config.remote_addr.or(held.look_up.called));
         let way = detour.map(|detour| (detour.local, detour.gateway));
-        let (local, remote) = way.or(configured).ok_or(CommandRefused::CannotInitiate)?;
+        let (local, remote) = way.or(configured).ok_or(if config.may_dial() {
+            CommandRefused::NoRoute
+        } else {
+            CommandRefused::CannotInitiate
+        })?;
         let path = Path {
             local: (local, self.settings.ike_port).into(),
             remote: (remote, config.remote_port).into(),

@@ -43,6 +43,7 @@ impl Endpoint {
             return;
         }
         self.set_local_address(connection, local);
+        self.retry_now(at, cx.now.boot);
         for id in self.ids_of(&config) {
             if let Some(sa) = self.table.check_out(id) {
                 self.relocate_sa(sa, at, local, cx);

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use ike::{CommandRefused, io::Command};
+use ike::{CommandRefused, Settings, io::Command};
 
-use crate::bed::{GATEWAY, Pair};
+use crate::{
+    bed::{GATEWAY, Pair},
+    roaming::roaming_client,
+    sides::gateway_side,
+};
 
 const SOON: Duration = Duration::from_secs(1);
 
@@ -43,4 +47,39 @@ fn whom_we_cannot_call_no_packet_brings_up() {
         matches!(refused, Err(CommandRefused::CannotInitiate)),
         "{refused:?}"
     );
+}
+
+#[test]
+fn without_a_route_to_the_peer_nothing_leaves_in_clear() {
+    let mut pair = Pair::with(3, roaming_client, gateway_side, Settings::default());
+    let up = Command::Up("home".into());
+    assert_eq!(pair.command(&up), Err(CommandRefused::NoRoute));
+    assert_eq!(pair.client.kernel.blocked.len(), 1);
+    pair.notice();
+    assert_eq!(pair.command(&up), Ok(()));
+    pair.run(SOON);
+    assert!(pair.keys_agree());
+}
+
+#[test]
+fn a_lost_connection_waits_no_longer_once_there_is_a_way_again() {
+    let mut pair = Pair::roaming(4);
+    pair.up();
+    pair.run(SOON);
+    let nowhere = pair.client_at;
+    pair.gone.insert(nowhere);
+    // Long enough for liveness to give up, and for pauses of a minute; then until the next one.
+    pair.run(Duration::from_mins(20));
+    while !pair.client.endpoint.sas(pair.now).is_empty() {
+        pair.run(SOON);
+    }
+    pair.gone.remove(&nowhere);
+    pair.run(5 * SOON);
+    assert!(
+        pair.client.established().is_empty(),
+        "a pause has just begun"
+    );
+    pair.notice();
+    pair.run(SOON);
+    assert!(pair.keys_agree() && !pair.client.established().is_empty());
 }
