@@ -2,6 +2,7 @@
 //! nothing of a protected flow leave in clear while there is no SA. Netlink is the caller's affair.
 
 mod carriage;
+pub mod flows;
 
 use std::{
     net::{IpAddr, SocketAddr},

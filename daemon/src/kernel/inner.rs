@@ -8,7 +8,7 @@ use std::{
 };
 
 use ike::{
-    kernel::{ChildInstall, KernelFailed},
+    kernel::{ChildInstall, KernelFailed, flows},
     wire::ts::TrafficSelector,
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -207,8 +207,8 @@ impl Inner {
         }
         for source in leased {
             let family = |ts: &&TrafficSelector| ts.start.is_ipv4() == source.is_ipv4();
-            for ts in remote_ts.iter().filter(family) {
-                let (address, prefix) = ts.prefix();
+            let networks = remote_ts.iter().filter(family).flat_map(flows::networks);
+            for (address, prefix) in networks {
                 let route = Route {
                     reqid,
                     destination: Network { address, prefix },

@@ -7,15 +7,10 @@
 use std::net::IpAddr;
 
 use ike::{
-    kernel::{Carriage, Mark, Mode},
+    kernel::{Carriage, Mark, Mode, flows, flows::MAX_FLOWS},
     wire::ts::TrafficSelector,
 };
 
-/// Flows of one Child SA as the kernel can tell them apart; each becomes three policies. A pair of
-/// selectors is one, but for ranges of ports: the kernel knows a port and a mask.
-pub(super) const MAX_FLOWS: usize = 64;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 /// Numerically below every reqid of ours, and so ahead of every block policy.
 const PRIORITY_WIDEST: u32 = 0x2_0000;
 
@@ -135,19 +130,18 @@ pub(super) fn slots(
     carriage: &Carriage,
 ) -> Result<Vec<PolicyKey>, String> {
     let Carriage { if_id, mark, .. } = carriage;
+    if flows::count(local, remote) > MAX_FLOWS {
+        return Err(format!(
+            "more than {MAX_FLOWS} flows, ranges taken apart into powers of two"
+        ));
+    }
     let mut keys = Vec::new();
     for (ours, theirs) in local
         .iter()
         .flat_map(|ours| remote.iter().map(move |theirs| (ours, theirs)))
         .filter(|(ours, theirs)| ours.start.is_ipv4() == theirs.start.is_ipv4())
     {
-        let inwards = flows(theirs, ours)?;
-        for (outwards, inwards) in flows(ours, theirs)?.into_iter().zip(inwards) {
-            if keys.len() == 3 * MAX_FLOWS {
-                return Err(format!(
-                    "more than {MAX_FLOWS} flows, a range of ports taken apart into powers of two"
-                ));
-            }
+        for (outwards, inwards) in flows(ours, theirs).into_iter().zip(flows(theirs, ours)) {
             keys.extend(
                 [
                     (Direction::Out, outwards),
@@ -177,69 +171,42 @@ pub(super) fn slots(
 }
 
 /// What a pair of selectors is to the kernel.
-fn flows(from: &TrafficSelector, to: &TrafficSelector) -> Result<Vec<Selector>, String> {
-    let protocol = match (from.protocol, to.protocol) {
-        (0, protocol) | (protocol, 0) => protocol,
-        (a, b) if a == b => a,
-        // No packet is of two protocols.
-        _ => return Ok(Vec::new()),
+fn flows(from: &TrafficSelector, to: &TrafficSelector) -> Vec<Selector> {
+    // No packet is of two protocols.
+    let Some(protocol) = flows::protocol_of(from, to) else {
+        return Vec::new();
     };
-    let selector = |source_port, destination_port| -> Result<Selector, String> {
-        Ok(Selector {
-            source: network(from)?,
-            destination: network(to)?,
-            protocol,
-            source_port,
-            destination_port,
-        })
-    };
-    if matches!(protocol, ICMP | ICMPV6) {
-        // Type and code belong to the packet and not to one end of it; the kernel looks for the type
-        // where other protocols have the source port, and for the code in the other.
+    let blocks =
+        |first, last| flows::ports(first, last).map(|(port, mask)| PortMask { port, mask });
+    let ports: Vec<_> = if flows::has_types(protocol) {
+        // The kernel looks for the type where other protocols have the source port, and for the code in
+        // the other.
         let first = from.start_port.max(to.start_port);
         let last = from.end_port.min(to.end_port);
         let halves = |PortMask { port, mask }: PortMask| {
             let half = |port, mask| PortMask { port, mask };
-            selector(half(port >> 8, mask >> 8), half(port & 0xff, mask & 0xff))
+            (half(port >> 8, mask >> 8), half(port & 0xff, mask & 0xff))
         };
-        return blocks(first, last).map(halves).collect();
-    }
-    let sources = blocks(from.start_port, from.end_port);
-    let pairs = sources.flat_map(|source| {
-        blocks(to.start_port, to.end_port).map(move |destination| (source, destination))
-    });
-    pairs
-        .map(|(source, destination)| selector(source, destination))
-        .collect()
-}
-
-/// A range that is no prefix is refused: a policy wider than what was agreed would let the peer send
-/// from addresses that are not its own.
-fn network(ts: &TrafficSelector) -> Result<Network, String> {
-    let (address, prefix) = ts.prefix();
-    let whole = TrafficSelector::network(address, prefix);
-    if (whole.start, whole.end) == (ts.start, ts.end) {
-        Ok(Network { address, prefix })
+        blocks(first, last).map(halves).collect()
     } else {
-        Err(format!("{} to {} is not one network", ts.start, ts.end))
-    }
-}
-
-/// The fewest blocks of ports, each aligned to its size, that make up a range: 30 at most.
-fn blocks(first: u16, last: u16) -> impl Iterator<Item = PortMask> {
-    let end = u32::from(last) + 1;
-    let mut next = u32::from(first);
-    std::iter::from_fn(move || {
-        let left = end.checked_sub(next).filter(|left| *left > 0)?;
-        let aligned = 1 << next.trailing_zeros().min(16);
-        let size = aligned.min(1 << left.ilog2());
-        let block = PortMask {
-            port: next as u16,
-            mask: !(size - 1) as u16,
-        };
-        next += size;
-        Some(block)
-    })
+        let sources = blocks(from.start_port, from.end_port);
+        let to = |source| blocks(to.start_port, to.end_port).map(move |to| (source, to));
+        sources.flat_map(to).collect()
+    };
+    let network = |(address, prefix)| Network { address, prefix };
+    let networks = flows::networks(from).flat_map(|source| {
+        flows::networks(to).map(move |destination| (network(source), network(destination)))
+    });
+    let selector = |(source, destination), (source_port, destination_port)| Selector {
+        source,
+        destination,
+        protocol,
+        source_port,
+        destination_port,
+    };
+    networks
+        .flat_map(|between| ports.iter().map(move |ports| selector(between, *ports)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -268,9 +235,10 @@ mod tests {
     #[test]
     fn what_the_kernel_cannot_say_is_refused() {
         let any = ts("0.0.0.0/0");
-        let mut odd = ts("10.0.0.0/24");
-        odd.end = "10.0.0.9".parse().expect("address");
-        assert!(keys_of(&[odd], &[any]).is_err());
+        let odd = ts("10.0.0.0-10.0.0.9");
+        let keys = keys_of(&[odd], &[any]).expect("two networks");
+        let sources: Vec<_> = keys.iter().map(|key| key.selector.source.prefix).collect();
+        assert_eq!(sources, [29, 0, 0, 31, 0, 0]);
         let ports = |start_port, end_port| TrafficSelector {
             start_port,
             end_port,
@@ -304,7 +272,8 @@ mod tests {
     #[test]
     fn every_port_of_a_range_is_in_one_block_and_no_other_is_in_any() {
         for (first, last) in [(0, 0), (1000, 1010), (1, 65534), (443, 443), (0, 65535)] {
-            let all: Vec<_> = blocks(first, last).collect();
+            let all = flows::ports(first, last).map(|(port, mask)| PortMask { port, mask });
+            let all: Vec<_> = all.collect();
             assert!(all.len() <= 30);
             for port in 0..=u16::MAX {
                 let inside = (first..=last).contains(&port);

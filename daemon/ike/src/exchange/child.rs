@@ -1,7 +1,7 @@
 //! What both sides agree on for a Child SA (RFC 7296, 1.2, 2.9 and 2.17), and the way of the one that
 //! IKE_AUTH makes into the kernel.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use super::mode;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     endpoint::{Context, Endpoint},
     failure::{Cause, Failure, Standing},
     io::{Event, Path},
-    kernel::{Carriage, ChildInstall, EspKey, KernelFailed, KernelOp, Mode, Owner},
+    kernel::{Carriage, ChildInstall, EspKey, KernelFailed, KernelOp, Mode, Owner, flows},
     peer::{Child, Connection, Unique},
     sa::{
         ike_sa::{ChildSa, IkeSa, Installing, State},
@@ -194,20 +194,35 @@ fn terms(
             .flat_map(|theirs| configured.iter().filter_map(|ours| ours.narrow(theirs)))
             .take(TrafficSelector::MAX)
             .collect();
-        both.sort_unstable();
-        both.dedup();
+        let mut seen = BTreeSet::new();
+        both.retain(|ts| seen.insert(*ts));
         if both.is_empty() {
             Err(ChildError::NoSelectors)
         } else {
             Ok(both)
         }
     };
+    let mut local_ts = narrowed(ours, &child.local_ts)?;
+    let mut remote_ts = narrowed(theirs, &child.remote_ts)?;
+    while flows::count(&local_ts, &remote_ts) > flows::MAX_FLOWS {
+        let longer = if local_ts.len() > remote_ts.len() {
+            &mut local_ts
+        } else {
+            &mut remote_ts
+        };
+        longer.pop();
+        if longer.is_empty() {
+            return Err(ChildError::NoSelectors);
+        }
+    }
+    local_ts.sort_unstable();
+    remote_ts.sort_unstable();
     Ok(Terms {
         name: Arc::clone(&child.name),
         choice,
         transport: mode::wanted_by_both(child, chain),
-        local_ts: narrowed(ours, &child.local_ts)?,
-        remote_ts: narrowed(theirs, &child.remote_ts)?,
+        local_ts,
+        remote_ts,
         carriage: child.carriage,
         lifetime: child.lifetime,
     })

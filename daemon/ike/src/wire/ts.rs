@@ -10,6 +10,8 @@ use super::{WireError, cursor::Cursor};
 
 const TS_IPV4_ADDR_RANGE: u8 = 7;
 const TS_IPV6_ADDR_RANGE: u8 = 8;
+/// Octets of what every type begins with: type, protocol and length.
+const TS_HEADER: usize = 4;
 
 /// One range of addresses, ports and one protocol.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -97,26 +99,23 @@ impl TrafficSelector {
         (both.start <= both.end && both.start_port <= both.end_port).then_some(both)
     }
 
-    /// Reads the body of a TSi or TSr payload.
+    /// Reads the body of a TSi or TSr payload: the first [`Self::MAX`] of the types we know. A responder may
+    /// leave out what it cannot take (RFC 7296, 2.9).
     pub fn parse_all(body: &[u8]) -> Result<Vec<Self>, WireError> {
         let mut cursor = Cursor::new(body);
         let [count, ..]: [u8; 4] = cursor.array()?;
         let count = usize::from(count);
-        if count > Self::MAX {
-            return Err(WireError::TooMany {
-                what: "traffic selectors",
-                limit: Self::MAX,
-            });
-        }
         if count == 0 {
             return Err(WireError::Value {
                 field: "number of TSs",
                 value: 0,
             });
         }
-        let selectors = (0..count)
-            .map(|_| Self::parse(&mut cursor))
-            .collect::<Result<_, _>>()?;
+        let mut selectors = Vec::new();
+        for _ in 0..count {
+            let known = Self::parse(&mut cursor)?;
+            selectors.extend(known.filter(|_| selectors.len() < Self::MAX));
+        }
         if cursor.is_empty() {
             Ok(selectors)
         } else {
@@ -124,10 +123,16 @@ impl TrafficSelector {
         }
     }
 
-    fn parse(cursor: &mut Cursor<'_>) -> Result<Self, WireError> {
+    /// `None` if it is of a type we do not know.
+    fn parse(cursor: &mut Cursor<'_>) -> Result<Option<Self>, WireError> {
         let at = cursor.position();
         let [kind, protocol] = cursor.array()?;
         let length = cursor.u16()?;
+        if !matches!(kind, TS_IPV4_ADDR_RANGE | TS_IPV6_ADDR_RANGE) {
+            let rest = usize::from(length).checked_sub(TS_HEADER);
+            cursor.take(rest.ok_or(WireError::Length { at })?)?;
+            return Ok(None);
+        }
         let (start_port, end_port) = (cursor.u16()?, cursor.u16()?);
         let (start, end) = match (kind, length) {
             (TS_IPV4_ADDR_RANGE, 16) => (
@@ -138,13 +143,7 @@ impl TrafficSelector {
                 IpAddr::from(cursor.array::<16>()?),
                 IpAddr::from(cursor.array::<16>()?),
             ),
-            (TS_IPV4_ADDR_RANGE | TS_IPV6_ADDR_RANGE, _) => return Err(WireError::Length { at }),
-            _ => {
-                return Err(WireError::Value {
-                    field: "TS type",
-                    value: u32::from(kind),
-                });
-            }
+            _ => return Err(WireError::Length { at }),
         };
         if start > end {
             return Err(WireError::Value {
@@ -158,13 +157,13 @@ impl TrafficSelector {
         } else {
             (start_port, end_port)
         };
-        Ok(Self {
+        Ok(Some(Self {
             protocol,
             start_port,
             end_port,
             start,
             end,
-        })
+        }))
     }
 
     /// Appends the body of a TSi or TSr payload. At most [`Self::MAX`] selectors are written.
@@ -211,6 +210,8 @@ mod tests {
             "10.1.0.0/16[icmp/2048-2303]",
             "::/0[icmpv6]",
             "0.0.0.0/0[89]",
+            "10.2.0.5-10.2.0.20",
+            "2001:db8::1-2001:db8::2[tcp/443]",
         ] {
             assert_eq!(net(text).to_string(), text);
             let mut body = Vec::new();
@@ -269,5 +270,30 @@ mod tests {
         assert!(TrafficSelector::parse_all(&body).is_err());
         body[0] = 0;
         assert!(TrafficSelector::parse_all(&body).is_err());
+    }
+
+    #[test]
+    fn what_is_too_much_or_unknown_is_left_out() {
+        let one = net("10.1.0.0/16");
+        let mut body = Vec::new();
+        TrafficSelector::emit_all(&[one], &mut body);
+        // A type for security labels (RFC 9478), with two octets in it.
+        body.extend_from_slice(&[10, 0, 0, 6, 1, 2]);
+        body[0] = 2;
+        assert_eq!(TrafficSelector::parse_all(&body), Ok(vec![one]));
+        for length in [0, 3, 7] {
+            let at = body.len() - 3;
+            body[at] = length;
+            assert!(TrafficSelector::parse_all(&body).is_err(), "{length}");
+        }
+        let mut body = vec![TrafficSelector::MAX as u8 + 1, 0, 0, 0];
+        for third in 0..=TrafficSelector::MAX as u8 {
+            let mut single = Vec::new();
+            TrafficSelector::emit_all(&[net(&format!("10.1.{third}.0/24"))], &mut single);
+            body.extend_from_slice(&single[4..]);
+        }
+        let read = TrafficSelector::parse_all(&body).expect("one more than is kept");
+        assert_eq!(read.len(), TrafficSelector::MAX);
+        assert!(TrafficSelector::parse_all(&body[..body.len() - 1]).is_err());
     }
 }

@@ -168,3 +168,38 @@ fn networks_that_overlap_are_cut_to_what_is_ours_and_named_once() {
     assert_eq!(&once, agreed);
     assert!(agreed.len() <= TrafficSelector::MAX, "{agreed:?}");
 }
+
+#[test]
+fn a_range_of_addresses_is_taken_as_it_is() {
+    let range = TrafficSelector::from_text("10.2.0.5-10.2.0.20").expect("a range");
+    let mut octets = Vec::new();
+    TrafficSelector::emit_all(&[range], &mut octets);
+    let (pair, _) = answered(8, |payloads| set(payloads, PayloadKind::TS_I, octets));
+    assert_eq!(pair.gateway.child().remote_ts, [range]);
+}
+
+#[test]
+fn more_selectors_than_are_kept_are_narrowed_to_those() {
+    let mut octets = vec![40, 0, 0, 0];
+    for last in 1..=40 {
+        let mut one = Vec::new();
+        let host = TrafficSelector::network(IpAddr::from([10, 2, 0, last]), 32);
+        TrafficSelector::emit_all(&[host], &mut one);
+        octets.extend_from_slice(&one[4..]);
+    }
+    let (pair, _) = answered(9, |payloads| set(payloads, PayloadKind::TS_I, octets));
+    assert_eq!(pair.gateway.child().remote_ts.len(), TrafficSelector::MAX);
+}
+
+#[test]
+fn more_flows_than_a_kernel_is_to_hold_are_narrowed_with_the_first_kept() {
+    // Each is made up of 6 networks.
+    let ranges: Vec<_> = (0..16)
+        .map(|part| format!("10.2.0.{}-10.2.0.{}", 16 * part + 1, 16 * part + 14))
+        .map(|range| TrafficSelector::from_text(&range).expect("a range"))
+        .collect();
+    let mut octets = Vec::new();
+    TrafficSelector::emit_all(&ranges, &mut octets);
+    let (pair, _) = answered(10, |payloads| set(payloads, PayloadKind::TS_I, octets));
+    assert_eq!(pair.gateway.child().remote_ts, ranges[..10]);
+}

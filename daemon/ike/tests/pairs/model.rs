@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use ike::kernel::{ChildInstall, KernelFailed, KernelOp};
+use ike::kernel::{ChildInstall, KernelFailed, KernelOp, flows};
 
 /// What the kernel would have.
 #[derive(Debug, Default)]
@@ -25,6 +25,10 @@ pub(crate) struct Kernel {
 impl Kernel {
     pub(crate) fn apply(&mut self, what: KernelOp) -> Result<(), KernelFailed> {
         self.ops += 1;
+        if let KernelOp::Install(install) | KernelOp::Add(install) = &what {
+            let flows = flows::count(&install.local_ts, &install.remote_ts);
+            assert!((1..=flows::MAX_FLOWS).contains(&flows), "{flows} flows");
+        }
         match what {
             KernelOp::Install(_) | KernelOp::Add(_) if std::mem::take(&mut self.fail_next) => {
                 return Err(KernelFailed {

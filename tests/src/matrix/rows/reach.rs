@@ -9,7 +9,7 @@ use ike::wire::{
 use super::{
     super::{
         bout::Bout,
-        terms::{Auth, Foreign, Inner, Key, Outer, PLAIN, Terms},
+        terms::{Auth, Foreign, Inner, Key, Outer, PLAIN, Role, Terms},
     },
     Case, Lack, USUAL,
 };
@@ -90,6 +90,19 @@ pub(super) const CASES: &[Case] = &[
         plot: |bout| narrowed(bout, "10.1.0.0/24"),
         ..USUAL
     },
+    Case {
+        name: "a range of addresses that is no network",
+        terms: Terms {
+            their_office: Some("10.1.0.1-10.1.0.6"),
+            ..PLAIN
+        },
+        plot: ranged,
+        lacks: &[Lack {
+            foreign: Some(Foreign::Libreswan),
+            role: None,
+            why: "libreswan: leftsubnet and rightsubnet take networks only",
+        }],
+    },
 ];
 
 const fn families(name: &'static str, outer: Outer, inner: Inner) -> Case {
@@ -125,6 +138,20 @@ fn in_fragments(bout: &mut Bout<'_>) -> Result<()> {
             pieces += 1;
         }
         ensure!(pieces >= 2, "{who}: IKE_AUTH in {pieces} datagrams");
+    }
+    bout.goodbye()
+}
+
+/// Our kernel, which knows networks only, has those that make up the range.
+fn ranged(bout: &mut Bout<'_>) -> Result<()> {
+    bout.come_up()?;
+    let ours = match bout.role {
+        Role::Initiator => &bout.ground.client,
+        Role::Responder => &bout.ground.gateway,
+    };
+    let policies = ours.ip("xfrm policy")?;
+    for network in ["10.1.0.1/32", "10.1.0.2/31", "10.1.0.4/31", "10.1.0.6/32"] {
+        ensure!(policies.contains(&format!(" {network} ")), "{policies}");
     }
     bout.goodbye()
 }

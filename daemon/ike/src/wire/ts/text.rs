@@ -1,5 +1,5 @@
 //! Traffic selectors as operators write them and see them, in swanctl's form: `10.1.0.0/16`,
-//! `10.1.0.0/16[tcp/443]`, `2001:db8::/32[udp/1024-2047]`, `10.1.0.0/16[icmp]`.
+//! `10.1.0.0/16[tcp/443]`, `2001:db8::/32[udp/1024-2047]`, `10.1.0.0/16[icmp]`, `10.1.0.5-10.1.0.20`.
 
 use std::{fmt, net::IpAddr, ops::RangeInclusive};
 
@@ -30,7 +30,7 @@ const ANY_PORT: RangeInclusive<u16> = 0..=u16::MAX;
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub enum SelectorError {
     /// In front of the bracket.
-    #[error("is not a network; write 10.1.0.0/24")]
+    #[error("is not a network; write 10.1.0.0/24, or a range, 10.1.0.5-10.1.0.20")]
     Network,
     /// In the bracket.
     #[error("names no protocol; write [tcp], [udp/53] or a number from 1 to 255")]
@@ -47,7 +47,7 @@ pub enum SelectorError {
 }
 
 impl TrafficSelector {
-    /// Reads a network or a single address, and behind it what of its traffic is meant, if not all.
+    /// Reads a network, a single address or a range, and behind it what of its traffic is meant, if not all.
     pub fn from_text(text: &str) -> Result<Self, SelectorError> {
         let (network, inside) = match text.split_once('[') {
             Some((network, rest)) => {
@@ -88,6 +88,16 @@ impl TrafficSelector {
 }
 
 fn read_network(text: &str) -> Option<TrafficSelector> {
+    if let Some((start, end)) = text.split_once('-') {
+        let (start, end): (IpAddr, IpAddr) = (start.parse().ok()?, end.parse().ok()?);
+        let is_range = start.is_ipv4() == end.is_ipv4() && start <= end;
+        let whole = TrafficSelector::network(start, 0);
+        return is_range.then_some(TrafficSelector {
+            start,
+            end,
+            ..whole
+        });
+    }
     let (address, prefix) = match text.split_once('/') {
         Some((address, prefix)) => (address.parse().ok()?, Some(prefix.parse::<u8>().ok()?)),
         None => (text.parse::<IpAddr>().ok()?, None),
@@ -114,7 +124,12 @@ fn read_ports(text: &str) -> Option<RangeInclusive<u16>> {
 impl fmt::Display for TrafficSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (address, prefix) = self.prefix();
-        write!(f, "{address}/{prefix}")?;
+        let network = Self::network(address, prefix);
+        if (network.start, network.end) == (self.start, self.end) {
+            write!(f, "{address}/{prefix}")?;
+        } else {
+            write!(f, "{}-{}", self.start, self.end)?;
+        }
         let (first, last) = (self.start_port, self.end_port);
         let any_port = (first..=last) == ANY_PORT;
         if self.protocol == 0 && any_port {
@@ -144,6 +159,9 @@ mod tests {
             ("10.0.0.0/33", SelectorError::Network),
             ("10.0.0.0/8 ", SelectorError::Network),
             ("[tcp]", SelectorError::Network),
+            ("10.0.0.2-10.0.0.1", SelectorError::Network),
+            ("10.0.0.2-::3", SelectorError::Network),
+            ("10.0.0.0-10.0.0.0/8", SelectorError::Network),
             ("10.0.0.0/8[", SelectorError::Protocol),
             ("10.0.0.0/8[]", SelectorError::Protocol),
             ("10.0.0.0/8[tcp]x", SelectorError::Protocol),
