@@ -12,6 +12,7 @@ pub mod gate;
 pub mod interop;
 pub mod lanes;
 pub mod leases;
+pub mod machine;
 pub mod mangled;
 pub mod names;
 pub mod namespaces;

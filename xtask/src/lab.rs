@@ -8,7 +8,7 @@ mod preload;
 mod qemu;
 mod uml;
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -127,6 +127,16 @@ impl Kernel {
         Ok(())
     }
 
+    /// The kernel with everything: the host's own if it has IPIP and xfrm interfaces too, else the virtual
+    /// machine.
+    pub(crate) fn whole(places: &Places) -> Result<Self> {
+        if host_is_whole() {
+            return Ok(Self::Host);
+        }
+        qemu::preflight(places)?;
+        Ok(Self::Qemu)
+    }
+
     /// The packages that this kernel comes from.
     fn packages(self) -> Option<&'static Group> {
         match self {
@@ -195,6 +205,16 @@ impl Lab {
                 qemu::boot(places, &init, &mark, self, show)
             }
         }
+    }
+}
+
+/// Why a kernel did not come as far as its command: nothing has been tried on it.
+#[derive(Debug)]
+pub(crate) struct NotStarted(String);
+
+impl fmt::Display for NotStarted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -352,11 +372,21 @@ fn available_memory() -> Result<u64> {
 }
 
 fn host_has_esp() -> bool {
+    host_takes(probe())
+}
+
+/// Whether the host's kernel has all that cases ask for.
+pub(crate) fn host_is_whole() -> bool {
+    host_has_esp() && DEVICES.iter().all(|device| host_takes(device.split(' ')))
+}
+
+/// Whether `ip` can do this on the host's kernel, in a network of its own.
+fn host_takes<'a>(words: impl Iterator<Item = &'a str>) -> bool {
     let (Some(ip), true) = (shell::which("ip"), shell::is_root()) else {
         return false;
     };
     let mut command = Command::new("unshare");
-    command.arg("--net").arg(ip).args(probe());
+    command.arg("--net").arg(ip).args(words);
     shell::read(&mut command).is_ok()
 }
 
@@ -369,6 +399,10 @@ fn probe() -> impl Iterator<Item = &'static str> {
 
 const PROBE: &str = "xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x1000 mode tunnel \
                      aead rfc4106(gcm(aes))";
+const DEVICES: [&str; 2] = [
+    "link add probe type xfrm dev lo if_id 1",
+    "link add probe type ipip local 192.0.2.1 remote 192.0.2.2",
+];
 /// A kernel that has not added an SA by then is none that tests could use.
 const TRIAL: Duration = Duration::from_mins(1);
 

@@ -69,7 +69,7 @@ pub(crate) const LAB: Group = Group {
     program: Some("linux.uml"),
 };
 
-/// A whole machine, and the same tools; only where it is asked for, or no other kernel has ESP.
+/// A whole machine with a kernel that lacks nothing, and the same tools.
 pub(crate) const MACHINE: Group = Group {
     name: "machine",
     purpose: "virtual machine: QEMU, Linux",

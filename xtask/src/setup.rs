@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 
-use crate::lab::Kernel;
+use crate::lab::{Kernel, host_is_whole};
 use crate::packages::{
     BPF_LINKER_ONLY, BPF_WITH_COMPILER, Group, LAB, LIBRESWAN, MACHINE, STRONGSWAN,
 };
@@ -46,7 +46,7 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
 /// Fetches what is missing and returns one line for each thing that could not be had.
 pub(crate) fn ensure(places: &Places, yes: bool) -> Result<Vec<String>> {
     let mut absent = needs(places);
-    absent.retain(|need| need.found.is_none() && !need.optional);
+    absent.retain(|need| need.found.is_none());
     let mut missing = Vec::new();
     if !absent.is_empty() && !agreed(places, &needs(places), yes)? {
         let line = |need: &Need| format!("{}: not fetched; `cargo xtask setup` does", need.what);
@@ -106,8 +106,6 @@ struct Need {
     what: &'static str,
     found: Option<String>,
     source: Source,
-    /// Fetched only when a verb turns out to need it.
-    optional: bool,
 }
 
 enum Source {
@@ -128,11 +126,7 @@ fn needs(places: &Places) -> Vec<Need> {
         Way::Cached | Way::Packages => packages(places, &BPF_WITH_COMPILER),
         way => Need::new(BPF_WITH_COMPILER.purpose, None, Source::Host(way.advice())),
     };
-    let machine = Need {
-        optional: true,
-        ..packages(places, &MACHINE)
-    };
-    vec![
+    let mut needs = vec![
         Need::new("C linker", path("cc"), Source::Host("install gcc")),
         compiler,
         Need::new(
@@ -143,8 +137,12 @@ fn needs(places: &Places) -> Vec<Need> {
         packages(places, &LAB),
         packages(places, &STRONGSWAN),
         packages(places, &LIBRESWAN),
-        machine,
-    ]
+    ];
+    // Elsewhere it would not run the host's programs.
+    if cfg!(target_arch = "x86_64") && !host_is_whole() {
+        needs.push(packages(places, &MACHINE));
+    }
+    needs
 }
 
 impl Need {
@@ -153,7 +151,6 @@ impl Need {
             what,
             found,
             source,
-            optional: false,
         }
     }
 }
@@ -180,19 +177,14 @@ fn table(places: &Places, needs: &[Need]) -> String {
         let (fetch, size, disk) = match (&need.found, &need.source) {
             (Some(_), _) => ("-".to_owned(), None, 0),
             (None, Source::Packages(group)) => match group.download_size(places) {
-                Ok(size) if need.optional => {
-                    ("when asked for".to_owned(), Some(size), group.unpacked)
-                }
                 Ok(size) => ("packages, with apt".to_owned(), Some(size), group.unpacked),
                 Err(error) => (format!("not available: {error:#}"), None, 0),
             },
             (None, Source::Linker) => ("crates, with cargo".to_owned(), Some(20_000_000), 40),
             (None, Source::Host(how)) => ((*how).to_owned(), None, 0),
         };
-        if !need.optional {
-            download += size.unwrap_or(0);
-            unpacked += disk;
-        }
+        download += size.unwrap_or(0);
+        unpacked += disk;
         let megabytes = size.map_or("-".to_owned(), |size| (size / 1_000_000).to_string());
         let found = need.found.as_deref().unwrap_or("no");
         let found = found.strip_prefix(&cache).unwrap_or(found);

@@ -14,13 +14,15 @@ use ike::{
 };
 use rekindled::kernel::{Dataplane as _, Xfrm};
 
-use super::tunnel::{OFFICE, REAL, client_connection, gateway_connection, two_sites};
+use super::{
+    machine::bare,
+    tunnel::{OFFICE, client_connection, gateway_connection, two_sites},
+};
 use crate::{
     capture::{Capture, Tally},
     netns::Namespace,
     ping::ping,
-    site::{Setting, Site},
-    suite::{Case, Lab, Skip},
+    suite::{Case, Lab},
 };
 
 /// On kernels with ESP.
@@ -165,16 +167,13 @@ fn interface(lab: &mut Lab) -> Result<()> {
         (&client_ns, "10.1.0.0/24", "10.2.0.1"),
         (&gateway_ns, "10.2.0.0/24", OFFICE),
     ] {
-        namespace
-            .ip("link add ipsec0 type xfrm dev eth0 if_id 7")
-            .map_err(|error| Skip(format!("no xfrm interfaces on this kernel: {error:#}")))?;
+        namespace.ip("link add ipsec0 type xfrm dev eth0 if_id 7")?;
         namespace.ip("link set ipsec0 up")?;
         namespace.ip(&format!("route replace {network} dev ipsec0 src {own}"))?;
     }
     let ids = "if_id_in = 7\nif_id_out = 7\n";
-    let mut gateway = Site::prepare(lab, &gateway_ns, REAL, &(gateway_connection() + ids))?;
-    let own = Setting { node: 2, ..REAL };
-    let mut client = Site::prepare(lab, &client_ns, own, &(client_connection() + ids))?;
+    let mut gateway = bare(lab, &gateway_ns, 1, &(gateway_connection() + ids))?;
+    let mut client = bare(lab, &client_ns, 2, &(client_connection() + ids))?;
     gateway.start(lab)?;
     client.start(lab)?;
     let captures = [Capture::start(&client_ns)?, Capture::start(&gateway_ns)?];

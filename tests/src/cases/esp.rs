@@ -38,7 +38,6 @@ pub const CASES: &[Case] = &[
     leases::STICKY,
     leases::FULL,
     carriage::SHOWN,
-    carriage::INTERFACE,
     demand::WAKES,
     demand::OVERRUN,
     underway::LOADED,

@@ -2,7 +2,7 @@
 
 pub(crate) mod corpus;
 mod cpus;
-mod devices;
+pub(crate) mod devices;
 mod lanes;
 mod samples;
 mod verdicts;
@@ -68,10 +68,6 @@ pub const CASES: &[Case] = &[
     Case {
         name: "a_device_of_layer_3_gets_the_gate_for_it",
         run: devices::attached,
-    },
-    Case {
-        name: "what_comes_through_a_tunnel_is_judged_and_answers_are_left_to_the_daemon",
-        run: devices::tunnel,
     },
     Case {
         name: "a_restarted_daemon_swaps_the_program_under_the_same_link",

@@ -6,9 +6,9 @@
 use std::fmt;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 
-use super::Lab;
+use super::{Lab, NotStarted};
 use crate::shell;
 
 /// Runs the kernel `command` until the init script has said the exit status, and returns that.
@@ -24,15 +24,17 @@ pub(super) fn watch(
         filter.pass(octets, show)?;
         Ok(filter.status.is_some())
     });
-    if filter.begun {
-        ended?;
-    } else {
-        ended.with_context(|| format!("{what} did not start: {filter}"))?;
+    if !filter.begun {
+        let why = NotStarted(format!("{what} did not start: {filter}"));
+        return Err(match ended {
+            Ok(_) => Error::msg(why),
+            Err(error) => error.context(why),
+        });
     }
+    ended?;
     match filter.status {
         Some(status) => Ok(status),
-        None if filter.begun => bail!("{what} ended before the command did: {filter}"),
-        None => bail!("{what} did not start: {filter}"),
+        None => bail!("{what} ended before the command did: {filter}"),
     }
 }
 
@@ -105,7 +107,10 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::lab::Kernel;
 
     fn filtered(pieces: &[&str]) -> (String, Option<u8>) {
         let mut filter = Filter::new("@lab");
@@ -135,6 +140,25 @@ mod tests {
     fn a_marker_cut_in_pieces_is_still_found() {
         let seen = filtered(&["@lab be", "gin\n", "a @la", "te b\n@lab", " exit 1", "2\n"]);
         assert_eq!(seen, ("a @late b\n".to_owned(), Some(12)));
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_start_is_told_from_one_that_fails() {
+        let lab = Lab {
+            kernel: Kernel::Qemu,
+            interactive: false,
+            limit: Duration::from_secs(10),
+        };
+        for (script, started) in [
+            ("echo no memory", false),
+            ("echo '@lab begin'; echo half", true),
+        ] {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            let ended = watch(&mut command, "@lab", "the kernel", &lab, &mut |_| Ok(()));
+            let error = ended.expect_err("no status");
+            assert_eq!(error.is::<NotStarted>(), !started, "{error:#}");
+        }
     }
 
     #[test]
