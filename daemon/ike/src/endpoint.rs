@@ -167,13 +167,15 @@ impl Endpoint {
             Input::Datagram { path, message } => self.datagram(path, message, cx),
             Input::Deadline => self.deadlines(cx),
             Input::Kernel { op, result } => self.kernel_answered(op, result, cx),
-            Input::Located {
-                connection,
-                gateway,
-                found,
-            } => self.located(&connection, &gateway, found, cx),
             Input::Stored { id, done } => self.stored(id, done, cx),
-            Input::LookedUp { connection, found } => self.looked_up(&connection, found, cx),
+            Input::LookedUp {
+                connection,
+                elsewhere,
+                found,
+            } => match elsewhere {
+                Some(gateway) => self.located(&connection, &gateway, found, cx),
+                None => self.looked_up(&connection, found, cx),
+            },
         }
     }
 

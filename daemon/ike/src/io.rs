@@ -110,16 +110,6 @@ pub enum Input<'a> {
         /// How it went.
         result: Result<(), KernelFailed>,
     },
-    /// The gateway that an [`Output::Locate`] asked for.
-    Located {
-        /// The connection's name.
-        connection: Arc<str>,
-        /// As it was asked for.
-        gateway: GatewayId,
-        /// Its address, and that of ours from which the connection may call it; `None` if there is no
-        /// such way.
-        found: Option<(IpAddr, IpAddr)>,
-    },
     /// What [`TicketLedger::begin_keep`], [`TicketLedger::begin_consume`] or
     /// [`crate::lease::LeaseBook::grant`] began is done, and outlives a power cut; or it has failed.
     Stored {
@@ -132,7 +122,9 @@ pub enum Input<'a> {
     LookedUp {
         /// The connection's name.
         connection: Arc<str>,
-        /// Ways to its peer, best first, or why there is none.
+        /// As it was asked for.
+        elsewhere: Option<GatewayId>,
+        /// Ways to the peer, best first, or why there is none.
         found: Result<Vec<Way>, String>,
     },
 }
@@ -189,12 +181,14 @@ pub enum Output {
         /// The message, without non-ESP marker.
         message: Vec<u8>,
     },
-    /// Look up where the connection's peer is, by
-    /// [`Connection::remote_hosts`](crate::peer::Connection::remote_hosts), then report with
+    /// Look up where the connection's peer is and which addresses of ours lead there, then report with
     /// [`Input::LookedUp`].
     LookUp {
         /// The connection's name.
         connection: Arc<str>,
+        /// The gateway that a client has been sent to; `None` for those of
+        /// [`Connection::remote_hosts`](crate::peer::Connection::remote_hosts).
+        elsewhere: Option<GatewayId>,
     },
     /// Send one octet 0xFF to keep a NAT mapping alive (RFC 3948, 2.3).
     Keepalive {
@@ -215,16 +209,6 @@ pub enum Output {
         connection: Arc<str>,
         /// The record's octets, to be sealed; `None` to erase.
         record: Option<Secret>,
-    },
-    /// Find out where a gateway is that a client has been sent to, and which address of ours leads there,
-    /// then report with [`Input::Located`].
-    Locate {
-        /// The connection's name.
-        connection: Arc<str>,
-        /// The gateway.
-        gateway: GatewayId,
-        /// The one address of ours that it may be called from; `None` for any.
-        local: Option<IpAddr>,
     },
     /// An SA has let go of the addresses that were granted to its peer.
     LeaseEnded(LeaseId),

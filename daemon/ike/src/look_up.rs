@@ -87,7 +87,10 @@ impl Endpoint {
         };
         if !std::mem::replace(&mut held.look_up.asked, true) {
             let connection = Arc::clone(&held.config.name);
-            self.output(Output::LookUp { connection });
+            self.output(Output::LookUp {
+                connection,
+                elsewhere: None,
+            });
         }
         true
     }

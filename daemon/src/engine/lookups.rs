@@ -1,23 +1,25 @@
-//! Where peers are that are configured by name. The system's resolver is asked on threads of its own, for it
-//! may be slow; the routing table says which of the addresses there is a way to.
+//! Where peers are that are configured by name, and gateways that a client has been sent to (RFC 5685). The
+//! system's resolver is asked on threads of its own, for it may be slow; the routing table says which of the
+//! addresses there is a way to.
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
 use ike::{
     Way,
     peer::{Connection, Host},
+    wire::redirect::GatewayId,
 };
 use tokio::{
-    net::lookup_host,
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::ways::source_address;
 
@@ -26,10 +28,17 @@ const AT_ONCE: usize = 8;
 /// How long it may take for one.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A connection, and the ways to its peer or why there is none.
-pub(super) type Found = (Arc<str>, Result<Vec<Way>, String>);
+/// What became of a look-up.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) connection: Arc<str>,
+    pub(super) elsewhere: Option<GatewayId>,
+    /// The ways to the peer, or why there is none.
+    pub(super) ways: Result<Vec<Way>, String>,
+}
 
-/// Look-ups on their way. A connection has one at a time, unless its operator takes it down and up again.
+/// Look-ups on their way. A connection has one of its own and one elsewhere at a time, unless its operator
+/// takes it down and up again.
 #[derive(Debug)]
 pub(super) struct LookUps {
     asking: Arc<Semaphore>,
@@ -47,26 +56,29 @@ impl LookUps {
         }
     }
 
-    /// Must be called within the runtime.
-    pub(super) fn begin(&self, connection: Arc<Connection>) {
+    /// Where is the connection's peer, or the gateway elsewhere? Must be called within the runtime.
+    pub(super) fn begin(&self, connection: Arc<Connection>, elsewhere: Option<GatewayId>) {
         let (asking, tell) = (Arc::clone(&self.asking), self.tell.clone());
         tokio::spawn(async move {
-            let mut answers = Vec::new();
-            for host in &connection.remote_hosts {
-                let answer = match host {
-                    Host::Address(address) => Ok(vec![*address]),
-                    Host::Name(name) => resolve(&asking, name, connection.remote_port).await,
-                };
-                answers.push((host.clone(), answer));
-            }
-            let source = |peer| source_address(SocketAddr::new(peer, connection.remote_port));
-            let found = ways(answers, connection.local_addr, source);
+            let hosts = match &elsewhere {
+                None => connection.remote_hosts.clone(),
+                Some(GatewayId::Address(address)) => vec![Host::Address(*address)],
+                Some(GatewayId::Name(name)) => vec![Host::Name(Arc::clone(name))],
+            };
+            let (local, port) = (connection.local_addr, connection.remote_port);
+            let found = search(&asking, hosts, local, port).await;
             match &found {
                 Ok(ways) => info!("{}: its peer is at {}", connection.name, shown(ways)),
+                Err(why) if elsewhere.is_some() => warn!("{}: {why}", connection.name),
+                // The core has a failure made of it.
                 Err(why) => debug!("{}: {why}", connection.name),
             }
             // Fails if the worker is ending.
-            let _ended = tell.send((Arc::clone(&connection.name), found));
+            let _ended = tell.send(Found {
+                connection: Arc::clone(&connection.name),
+                elsewhere,
+                ways: found,
+            });
         });
     }
 
@@ -76,17 +88,38 @@ impl LookUps {
     }
 }
 
+async fn search(
+    asking: &Arc<Semaphore>,
+    hosts: Vec<Host>,
+    local: Option<IpAddr>,
+    port: u16,
+) -> Result<Vec<Way>, String> {
+    let mut answers = Vec::new();
+    for host in hosts {
+        let answer = match &host {
+            Host::Address(address) => Ok(vec![*address]),
+            Host::Name(name) => resolve(asking, name, port).await,
+        };
+        answers.push((host, answer));
+    }
+    let source = |peer| source_address(SocketAddr::new(peer, port));
+    ways(answers, local, source)
+}
+
 async fn resolve(asking: &Arc<Semaphore>, name: &Arc<str>, port: u16) -> io::Result<Vec<IpAddr>> {
     let turn = Arc::clone(asking).acquire_owned().await;
     let turn = turn.map_err(io::Error::other)?;
     let asked = Arc::clone(name);
-    // Whoever loses patience leaves the thread behind, which keeps its place until it is done.
-    let answer = tokio::spawn(async move {
-        let answer = lookup_host((&*asked, port)).await;
-        let answer = answer.map(|all| all.map(|one| one.ip()).collect());
-        drop(turn);
-        answer
-    });
+    let (tell, answer) = oneshot::channel();
+    // Not one of the runtime's threads: those would keep the engine from ending. Whoever loses patience
+    // leaves it behind, and it keeps its place until it is done.
+    thread::Builder::new()
+        .name("resolver".into())
+        .spawn(move || {
+            let answer = (&*asked, port).to_socket_addrs();
+            let _impatient = tell.send(answer.map(|all| all.map(|one| one.ip()).collect()));
+            drop(turn);
+        })?;
     match timeout(PATIENCE, answer).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(panicked)) => Err(io::Error::other(panicked)),
@@ -144,6 +177,25 @@ fn shown(ways: &[Way]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_address_needs_no_resolver_and_a_name_does() {
+        let asking = Arc::new(Semaphore::new(1));
+        let find = async |host, local: Option<&str>| {
+            let found = search(&asking, vec![host], local.map(ip), 500).await;
+            found.map(|ways| ways.iter().map(|(ours, _)| *ours).collect::<Vec<_>>())
+        };
+        let address = || Host::Address(ip("127.0.0.1"));
+        assert_eq!(find(address(), None).await, Ok(vec![ip("127.0.0.1")]));
+        let named = find(Host::Name("localhost".into()), Some("192.0.2.1"));
+        assert_eq!(named.await, Ok(vec![ip("192.0.2.1")]));
+        // No way leads from one family to the other.
+        let why = find(address(), Some("2001:db8::1")).await;
+        assert_eq!(
+            why,
+            Err("127.0.0.1: not reached from 2001:db8::1".to_owned())
+        );
+    }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")

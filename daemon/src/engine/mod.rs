@@ -9,7 +9,6 @@ mod environment;
 mod failures;
 mod front;
 mod inlets;
-mod locate;
 mod logins;
 mod lookups;
 mod operator;

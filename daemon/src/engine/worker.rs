@@ -30,9 +30,8 @@ use super::{
     environment::Environment,
     failures::Failures,
     inlets::Inlets,
-    locate::{Located, Locator},
     logins::{self, Logins},
-    lookups::LookUps,
+    lookups::{Found, LookUps},
     operator::Question,
     posted::{Notices, Posted},
     starts::Starts,
@@ -119,8 +118,6 @@ pub(super) struct Worker {
     start_trap: Vec<Arc<str>>,
     ways: Ways,
     look_ups: LookUps,
-    locator: Locator,
-    located: mpsc::UnboundedReceiver<Located>,
     /// How long clients may stay that have been told to go.
     pub(super) patience: Duration,
     events: mpsc::UnboundedReceiver<KeeperEvent>,
@@ -166,7 +163,6 @@ impl Worker {
         endpoint.share_openings(Arc::clone(&common.openings));
         endpoint.share_presence(Arc::clone(&common.presence));
         endpoint.divert(common.redirect.to.clone());
-        let (locator, located) = Locator::new();
         let inlets = Inlets::new(start.sockets)?;
         let dispatch = Dispatch {
             worker: number,
@@ -204,8 +200,6 @@ impl Worker {
             start_trap: of_home(&common.start_trap),
             ways: Ways::new(connections),
             look_ups: LookUps::new(),
-            locator,
-            located,
             patience: common.redirect.patience,
             events: start.events,
             stored,
@@ -255,13 +249,9 @@ impl Worker {
                     Some(event) => self.keeper_says(event),
                 },
                 Some((id, done)) = self.stored.recv() => self.feed(Input::Stored { id, done }),
-                Some(located) = self.located.recv() => {
-                    let Located { connection, gateway, found } = located;
-                    self.feed(Input::Located { connection, gateway, found });
-                }
                 Some(question) = self.questions.recv() => self.asked(question),
-                Some((connection, found)) = self.look_ups.done() => {
-                    self.feed(Input::LookedUp { connection, found });
+                Some(Found { connection, elsewhere, ways: found }) = self.look_ups.done() => {
+                    self.feed(Input::LookedUp { connection, elsewhere, found });
                 }
                 () = self.ways.changed() => self.ways.note(now().boot),
                 () = tokio::time::sleep(wake) => self.deadlines(),
@@ -508,16 +498,14 @@ impl Worker {
                         self.feed(Input::Kernel { op, result });
                     }
                 }
-                Output::LookUp { connection } => {
+                Output::LookUp {
+                    connection,
+                    elsewhere,
+                } => {
                     if let Some(config) = self.endpoint.config_of(&connection) {
-                        self.look_ups.begin(Arc::clone(config));
+                        self.look_ups.begin(Arc::clone(config), elsewhere);
                     }
                 }
-                Output::Locate {
-                    connection,
-                    gateway,
-                    local,
-                } => self.locator.find(connection, gateway, local),
                 Output::LeaseEnded(lease) => self.leases.end(lease, now()),
                 Output::Event(event) => self.happened(event),
             }

@@ -194,7 +194,6 @@ impl Client {
                 Output::Keepalive { .. }
                 | Output::LookUp { .. }
                 | Output::LeaseEnded(_)
-                | Output::Locate { .. }
                 | Output::Session { .. }
                 | Output::OwnSpi { .. }
                 | Output::Admitted { .. } => {}

@@ -11,6 +11,7 @@ use crate::{
     defence::{allowance::Allowance, budget::Room, cookie::Bound},
     endpoint::{CommandRefused, Context, Endpoint},
     io::{Event, Output, Path},
+    look_up::Way,
     peer::{Connection, Redirection},
     sa::ike_sa::{IkeSa, Live, Purpose, State},
     view::Closed,
@@ -304,10 +305,9 @@ impl Endpoint {
             gateway: gateway.clone(),
             by,
         });
-        self.output(Output::Locate {
+        self.output(Output::LookUp {
             connection: name,
-            gateway,
-            local: connection.local_addr,
+            elsewhere: Some(gateway),
         });
         Closed::Redirected
     }
@@ -343,12 +343,12 @@ impl Endpoint {
         }
     }
 
-    /// Client: the gateway is found at this address, to be called from that one of ours; or it is not.
+    /// Client: the ways to the gateway, best first, or why there is none.
     pub(crate) fn located(
         &mut self,
         connection: &Arc<str>,
         gateway: &GatewayId,
-        found: Option<(IpAddr, IpAddr)>,
+        found: Result<Vec<Way>, String>,
         cx: &mut Context<'_>,
     ) {
         let Some(at) = self.slot_of(connection) else {
@@ -362,11 +362,12 @@ impl Endpoint {
             return;
         };
         let config = Arc::clone(&slot.config);
-        let usable = |(gateway, _): &(IpAddr, IpAddr)| {
+        let usable = |(_, gateway): &Way| {
             // A name may lead anywhere.
             GatewayId::from_text(&gateway.to_string()).is_some()
         };
-        let detour = found.filter(usable).map(|(gateway, local)| Detour {
+        let found = found.into_iter().flatten().find(usable);
+        let detour = found.map(|(local, gateway)| Detour {
             local,
             gateway,
             from: Some(from),

@@ -346,7 +346,18 @@ impl Pair {
                         self.launch(path.local, path.remote, message);
                     }
                     Output::Keepalive { .. } => {}
-                    Output::LookUp { connection } => node.asked_for.push(connection),
+                    Output::LookUp {
+                        connection,
+                        elsewhere: Some(gateway),
+                    } => {
+                        let looked_up = Input::LookedUp {
+                            connection,
+                            found: find(&gateway, client_at),
+                            elsewhere: Some(gateway),
+                        };
+                        node.handle(looked_up, now);
+                    }
+                    Output::LookUp { connection, .. } => node.asked_for.push(connection),
                     Output::OwnSpi { spi, live: true } => {
                         assert!(node.own_spis.insert(spi), "known to be live");
                     }
@@ -368,19 +379,6 @@ impl Pair {
                             }
                             None => drop(node.disk.remove(&connection)),
                         }
-                    }
-                    Output::Locate {
-                        connection,
-                        gateway,
-                        ..
-                    } => {
-                        let found = find(&gateway, client_at);
-                        let located = Input::Located {
-                            connection,
-                            gateway,
-                            found,
-                        };
-                        node.handle(located, now);
                     }
                     Output::LeaseEnded(lease) => drop(node.leases.end(lease, now)),
                     Output::Event(event) => node.events.push(event),

@@ -50,7 +50,11 @@ impl Pair {
     fn found(&mut self, found: Result<Vec<Way>, String>) {
         let connection = "home".into();
         let now = self.now;
-        let input = Input::LookedUp { connection, found };
+        let input = Input::LookedUp {
+            connection,
+            elsewhere: None,
+            found,
+        };
         self.client.handle(input, now);
         self.drain();
     }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ike::{
+    Way,
     crypto::{Encryption, Group, Prf, Secret},
     kernel::{Carriage, EspCipher},
     peer::{
@@ -123,15 +124,15 @@ pub(crate) fn side(
 }
 
 /// What a resolver and a routing table would say to the client.
-pub(crate) fn find(gateway: &GatewayId, from: IpAddr) -> Option<(IpAddr, IpAddr)> {
+pub(crate) fn find(gateway: &GatewayId, from: IpAddr) -> Result<Vec<Way>, String> {
     let gateway = match gateway {
         GatewayId::Address(address) => *address,
         GatewayId::Name(name) => match &**name {
             "gw1.example" => GATEWAY.parse().expect("address"),
             "gw2.example" => SECOND.parse().expect("address"),
             "here.example" => Ipv4Addr::LOCALHOST.into(),
-            _ => return None,
+            _ => return Err("no such name".to_owned()),
         },
     };
-    Some((gateway, from))
+    Ok(vec![(from, gateway)])
 }
