@@ -22,5 +22,6 @@ pub mod storm;
 pub mod suspend;
 pub mod tunnel;
 pub mod underway;
+pub mod volume;
 pub mod why;
 pub mod workers;

@@ -167,6 +167,7 @@ impl Endpoint {
             Input::Datagram { path, message } => self.datagram(path, message, cx),
             Input::Deadline => self.deadlines(cx),
             Input::Kernel { op, result } => self.kernel_answered(op, result, cx),
+            Input::Expired { owner, spi, hard } => self.expired(&owner, spi, hard, cx),
             Input::Stored { id, done } => self.stored(id, done, cx),
             Input::LookedUp {
                 connection,

@@ -11,7 +11,7 @@ use std::{
 use crate::{
     crypto::{Group, KeyShare, Secret, SignError, SignatureScheme},
     failure::Failure,
-    kernel::{KernelFailed, KernelOp, OpId},
+    kernel::{KernelFailed, KernelOp, OpId, Owner},
     lease::LeaseId,
     look_up::Way,
     ticket::{Kept, Reference, Refused},
@@ -109,6 +109,15 @@ pub enum Input<'a> {
         op: OpId,
         /// How it went.
         result: Result<(), KernelFailed>,
+    },
+    /// The kernel says of itself that a state has carried so much that new keys are due, or has ended it.
+    Expired {
+        /// Whose.
+        owner: Owner,
+        /// The state's SPI, whoever has chosen it.
+        spi: u32,
+        /// Whether it is gone.
+        hard: bool,
     },
     /// What [`TicketLedger::begin_keep`], [`TicketLedger::begin_consume`] or
     /// [`crate::lease::LeaseBook::grant`] began is done, and outlives a power cut; or it has failed.

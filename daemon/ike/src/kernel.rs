@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-pub use self::carriage::{Carriage, CopyDscp, Mark, Mode, Offload, REPLAY_WINDOW, Ways};
+pub use self::carriage::{Carriage, CopyDscp, Mark, Mode, Offload, REPLAY_WINDOW, Volume, Ways};
 use crate::{crypto::Secret, io::Path, wire::ts::TrafficSelector};
 
 /// Number of an operation, unique within one run of the core.

@@ -1,7 +1,7 @@
 //! The keys of a child that say how the kernel carries it, to [`ike::kernel::Carriage`]. Names and forms are
 //! swanctl's.
 
-use ike::kernel::{Carriage, CopyDscp, Mark, Mode, Offload, REPLAY_WINDOW, Ways};
+use ike::kernel::{Carriage, CopyDscp, Mark, Mode, Offload, REPLAY_WINDOW, Volume, Ways};
 
 use super::{
     connection::optional,
@@ -9,16 +9,24 @@ use super::{
     section::{Entry, Section},
 };
 
-pub(super) const KEYS: [&str; 12] = [
+/// Least limit of octets, and of packets: with less a Child SA would do little but get new keys.
+const LEAST_BYTES: u64 = 1_000_000;
+const LEAST_PACKETS: u64 = 1_000;
+
+pub(super) const KEYS: [&str; 16] = [
     "copy_df",
     "copy_dscp",
     "copy_ecn",
     "hw_offload",
     "if_id_in",
     "if_id_out",
+    "life_bytes",
+    "life_packets",
     "mark_in",
     "mark_out",
     "mode",
+    "rekey_bytes",
+    "rekey_packets",
     "replay_window",
     "set_mark_in",
     "set_mark_out",
@@ -65,6 +73,8 @@ pub(super) fn carriage(section: &Section<'_>) -> Option<Carriage> {
             ("packet", Offload::Packet),
         ])
     });
+    let bytes = volume(section, ("rekey_bytes", "life_bytes"), LEAST_BYTES);
+    let packets = volume(section, ("rekey_packets", "life_packets"), LEAST_PACKETS);
     Some(Carriage {
         mode: mode?,
         if_id: Ways {
@@ -78,7 +88,35 @@ pub(super) fn carriage(section: &Section<'_>) -> Option<Carriage> {
         copy_dscp: copy_dscp?,
         replay_window: replay_window?,
         offload: offload?,
+        bytes: bytes?,
+        packets: packets?,
     })
+}
+
+/// Unless it is given, the end is a tenth beyond the time for new keys.
+fn volume(section: &Section<'_>, (rekey, life): (&str, &str), least: u64) -> Option<Volume> {
+    let most = i64::MAX.cast_unsigned();
+    let read = |key, usual| {
+        optional(section, key, usual, |entry| {
+            let number = entry.integer(0..=most)?;
+            let fits = number == 0 || number >= least;
+            if !fits {
+                entry.fail(format!("must be 0 for any number, or {least} or more"));
+            }
+            fits.then_some(number)
+        })
+    };
+    let soft = read(rekey, 0);
+    let hard = read(life, soft.map_or(0, |soft| soft.saturating_add(soft / 10)));
+    let volume = Volume {
+        rekey: soft?,
+        life: hard?,
+    };
+    if volume.life != 0 && volume.rekey >= volume.life {
+        section.fail(life, format!("must be more than {rekey}"));
+        return None;
+    }
+    Some(volume)
 }
 
 fn if_id(section: &Section<'_>, key: &str) -> Option<u32> {

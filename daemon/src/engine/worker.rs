@@ -378,6 +378,9 @@ impl Worker {
                 self.endpoint.taken_over(&owner, inbound, cx);
             }
             KeeperEvent::Wanted { owner } => self.wanted(&owner),
+            KeeperEvent::Expired { owner, spi, hard } => {
+                self.feed(Input::Expired { owner, spi, hard });
+            }
             KeeperEvent::Epochs(epochs) => {
                 let live: Vec<u8> = epochs.roots.iter().map(|root| root.key_id).collect();
                 for root in &epochs.roots {

@@ -62,6 +62,16 @@ pub enum KeeperEvent {
         /// Whose.
         owner: Owner,
     },
+    /// A state of this owner's has carried so much that new keys are due, or is gone. Every worker hears
+    /// of it.
+    Expired {
+        /// Whose.
+        owner: Owner,
+        /// Its SPI.
+        spi: u32,
+        /// Whether it is gone.
+        hard: bool,
+    },
     /// The live epochs have changed: give the core their roots, then the ledger the whole.
     Epochs(Arc<Epochs>),
     /// The SPI keys have changed: give them to the core.
@@ -465,6 +475,14 @@ impl Shared {
                     let owner = Owner(Arc::from(owner));
                     tell_all(&|| KeeperEvent::Wanted {
                         owner: owner.clone(),
+                    });
+                }
+                Answer::Expired { owner, spi, hard } => {
+                    let owner = Owner(Arc::from(owner));
+                    tell_all(&|| KeeperEvent::Expired {
+                        owner: owner.clone(),
+                        spi,
+                        hard,
                     });
                 }
                 Answer::Indexes(range) => self.indexes.deliver(range),

@@ -247,6 +247,11 @@ impl Keeper {
             let text = |owner: ike::kernel::Owner| (*owner.0).to_owned();
             let answer = match happened {
                 Happened::Wanted { owner } => Answer::Wanted { owner: text(owner) },
+                Happened::Expired { owner, spi, hard } => Answer::Expired {
+                    owner: text(owner),
+                    spi,
+                    hard,
+                },
             };
             self.tell(0, answer);
         }

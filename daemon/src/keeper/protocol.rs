@@ -9,7 +9,7 @@
 //! | `ReserveIndexes`           | `Indexes`; after the two below, if the epoch changed on the way |
 //! | `NewEpoch`                 | `Indexes`; `Epochs`, with all bitmaps beside it; then `NewEpoch` |
 //! | `GateStatus`               | `Gate`                                                          |
-//! | (nothing)                  | `Wanted` as the kernel says                                     |
+//! | (nothing)                  | `Wanted`, `Expired` as the kernel says                          |
 //! | (nothing)                  | on rotation `Indexes`, `Epochs` or `SpiKeys`; `Stop` at the end   |
 
 mod carriage;
@@ -211,6 +211,15 @@ pub enum Answer {
     Wanted {
         /// Whose.
         owner: String,
+    },
+    /// A state of this owner's has carried so much that new keys are due, or is gone.
+    Expired {
+        /// Whose.
+        owner: String,
+        /// Its SPI.
+        spi: u32,
+        /// Whether it is gone.
+        hard: bool,
     },
     /// The engine is to end within [`super::STOP_SECONDS`].
     Stop {

@@ -98,13 +98,12 @@ impl Xfrm {
     pub(super) fn heard(&mut self, heard: Heard, now: Duration) -> Vec<Happened> {
         match heard {
             Heard::Wanted { reqid } => self.wanted(reqid, now).into_iter().collect(),
-            Heard::Ended { reqid, id } => {
-                let is_it = |state: &HeldState| state.id == id;
-                let held = self.held.get(&reqid);
-                if held.is_some_and(|held| held.states.iter().any(is_it)) {
+            Heard::Expired { reqid, id, hard } => {
+                let expired = self.expired(reqid, id, hard);
+                if expired.is_some() && hard {
                     self.gone(reqid, &[id]);
                 }
-                Vec::new()
+                expired.into_iter().collect()
             }
             Heard::Overrun => self.catch_up(now),
         }
@@ -121,6 +120,16 @@ impl Xfrm {
         held.reported = Some(now);
         let owner = self.journal.owner(reqid)?.clone();
         Some(Happened::Wanted { owner })
+    }
+
+    fn expired(&self, reqid: u32, id: StateId, hard: bool) -> Option<Happened> {
+        let mut states = self.held.get(&reqid)?.states.iter();
+        states.find(|state| state.id == id)?;
+        Some(Happened::Expired {
+            owner: self.journal.owner(reqid)?.clone(),
+            spi: id.spi,
+            hard,
+        })
     }
 
     /// The kernel has ended these states by itself. Without any, the flow waits or is blocked.
@@ -154,7 +163,12 @@ impl Xfrm {
             (!ids.is_empty()).then_some((*reqid, ids))
         };
         let missing: Vec<_> = self.held.iter().filter_map(missing).collect();
+        let worn = states.iter().filter(|state| state.worn);
+        let mut happened: Vec<_> = worn
+            .filter_map(|state| self.expired(state.reqid, state.id, false))
+            .collect();
         for (reqid, ids) in missing {
+            happened.extend(ids.iter().filter_map(|id| self.expired(reqid, *id, true)));
             self.gone(reqid, &ids);
         }
         // The kernel keeps a state without an SPI for each flow that it has asked for.
@@ -163,9 +177,8 @@ impl Xfrm {
             .filter(|state| state.id.spi == 0)
             .map(|state| state.reqid)
             .collect();
-        asked
-            .into_iter()
-            .filter_map(|reqid| self.wanted(reqid, now))
-            .collect()
+        let wanted = asked.into_iter();
+        happened.extend(wanted.filter_map(|reqid| self.wanted(reqid, now)));
+        happened
     }
 }

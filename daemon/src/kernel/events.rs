@@ -33,8 +33,8 @@ const READ: usize = 16 << 10;
 pub(super) enum Heard {
     /// A packet waits for a state with this reqid.
     Wanted { reqid: u32 },
-    /// A state has come to its end, and is gone.
-    Ended { reqid: u32, id: StateId },
+    /// A state has carried so much that new keys are due; or it has come to its end, and is gone.
+    Expired { reqid: u32, id: StateId, hard: bool },
     /// Something has been lost.
     Overrun,
 }
@@ -97,10 +97,9 @@ fn parse(datagram: &[u8]) -> Option<Heard> {
     match kind {
         XFRM_MSG_ACQUIRE => parse_acquire(body).map(|reqid| Heard::Wanted { reqid }),
         XFRM_MSG_EXPIRE => {
-            // The soft limit is only a warning, and ours have none.
             let (state, hard) = parse_expire(body)?;
             let (reqid, id) = (state.reqid, state.id);
-            hard.then_some(Heard::Ended { reqid, id })
+            Some(Heard::Expired { reqid, id, hard })
         }
         _ => None,
     }

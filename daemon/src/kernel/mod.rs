@@ -100,6 +100,15 @@ pub enum Happened {
         /// Whose.
         owner: Owner,
     },
+    /// A state has carried so much that new keys are due, or has come to its end.
+    Expired {
+        /// Whose.
+        owner: Owner,
+        /// Its SPI.
+        spi: u32,
+        /// Whether it is gone.
+        hard: bool,
+    },
 }
 
 /// Why the data plane cannot be used at all.

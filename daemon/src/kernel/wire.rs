@@ -8,7 +8,7 @@ mod state;
 
 use std::net::IpAddr;
 
-use ike::kernel::{Mark, Mode};
+use ike::kernel::{Mark, Mode, Volume};
 use zeroize::Zeroizing;
 
 pub(super) use self::state::{
@@ -93,6 +93,8 @@ pub(super) struct StateRecord {
     pub(super) reqid: u32,
     pub(super) bytes: u64,
     pub(super) packets: u64,
+    /// It has carried so much that new keys are due.
+    pub(super) worn: bool,
 }
 
 /// What we read of the policy database as a whole.
@@ -282,13 +284,14 @@ impl Request {
         self.octets.extend_from_slice(&[IPPROTO_ESP, 0, 0, 0]);
     }
 
-    /// `xfrm_lifetime_cfg`: zero octets or packets would mean "used up", so those are infinite.
-    fn lifetime(&mut self, hard_seconds: u64) {
+    /// `xfrm_lifetime_cfg`: zero octets or packets would mean "used up", and the most is any number.
+    fn lifetime(&mut self, hard_seconds: u64, [bytes, packets]: [Volume; 2]) {
+        let limit = |number| if number == 0 { u64::MAX } else { number };
         for value in [
-            u64::MAX,
-            u64::MAX,
-            u64::MAX,
-            u64::MAX,
+            limit(bytes.rekey),
+            limit(bytes.life),
+            limit(packets.rekey),
+            limit(packets.life),
             0,
             hard_seconds,
             0,
@@ -315,7 +318,7 @@ impl Request {
     }
 
     fn policy_tail(&mut self, priority: u32, direction: Direction, action: u8) {
-        self.lifetime(0);
+        self.lifetime(0, [Volume::default(); 2]);
         self.zeros(32);
         self.u32(priority);
         self.u32(0);
@@ -369,6 +372,7 @@ pub(super) fn parse_state(body: &[u8]) -> Option<StateRecord> {
     if *fixed.get(SELECTOR + 20)? != IPPROTO_ESP {
         return None;
     }
+    let (bytes, packets) = (u64_at(fixed, 160)?, u64_at(fixed, 168)?);
     Some(StateRecord {
         id: StateId {
             destination: address_at(fixed, SELECTOR, family)?,
@@ -377,8 +381,9 @@ pub(super) fn parse_state(body: &[u8]) -> Option<StateRecord> {
         },
         source: address_at(fixed, SELECTOR + STATE_ID, family)?,
         reqid: u32_at(fixed, 208)?,
-        bytes: u64_at(fixed, 160)?,
-        packets: u64_at(fixed, 168)?,
+        bytes,
+        packets,
+        worn: bytes >= u64_at(fixed, 96)? || packets >= u64_at(fixed, 112)?,
     })
 }
 

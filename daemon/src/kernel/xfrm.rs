@@ -289,13 +289,15 @@ impl Xfrm {
         held.states = staying;
         let going: Vec<HeldState> = going;
         // An old SA's removal may come after its successor's install: then the policies stay.
-        let last = held.states.is_empty();
-        let mut requests = if last {
-            self.block_slots(reqid, |_| true)
+        let requests = if held.states.is_empty() {
+            let mut requests = self.block_slots(reqid, |_| true);
+            requests.extend(going.iter().map(|state| Request::delete_state(state.id)));
+            requests
         } else {
-            Vec::new()
+            // The peer's DELETE may overtake the last packets that it has sent by the old one, for IKE
+            // leaves its daemon while the kernel still follows.
+            self.draining.replaced(reqid, going)
         };
-        requests.extend(going.iter().map(|state| Request::delete_state(state.id)));
         self.clean_up(requests);
     }
 }

@@ -8,7 +8,8 @@ use ike::{
     crypto::Secret,
     io,
     kernel::{
-        Carriage, ChildInstall, CopyDscp, EspCipher, EspKey, KernelOp, Mark, Mode, Owner, Ways,
+        Carriage, ChildInstall, CopyDscp, EspCipher, EspKey, KernelOp, Mark, Mode, Owner, Volume,
+        Ways,
     },
     wire::ts::TrafficSelector,
 };
@@ -66,6 +67,14 @@ const CARRIAGE: Carriage = Carriage {
     copy_dscp: CopyDscp::In,
     replay_window: 1024,
     offload: ike::kernel::Offload::None,
+    bytes: Volume {
+        rekey: 5_000_000,
+        life: 6_000_000,
+    },
+    packets: Volume {
+        rekey: 7000,
+        life: 0,
+    },
 };
 
 /// Of a Child SA of this owner, in which nothing is as usual.
@@ -134,6 +143,8 @@ fn shown(lab: &mut Lab) -> Result<()> {
             "noecn",
             "nopmtudisc",
             "replay_window 1024",
+            "limit: soft 5000000(bytes), hard 6000000(bytes)",
+            "limit: soft 7000(packets), hard (INF)(packets)",
         ];
         for word in words.iter().chain(&both) {
             ensure!(state.contains(word), "no {word}: {state}");

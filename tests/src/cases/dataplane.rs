@@ -176,7 +176,14 @@ fn rekey(lab: &mut Lab) -> Result<()> {
     ensure!(leads_to(0x2002)? && !leads_to(0x2001)?);
     ensure!(ns.ip("xfrm policy")?.matches("tmpl").count() == 3);
     apply(&mut xfrm, &remove(0x1001, 0x2001))?;
-    states(2)?;
+    // The old one receives for a moment yet.
+    states(3)?;
+    let drained = |xfrm: &mut Xfrm, at: u64| {
+        xfrm.drain(Duration::from_secs(at));
+        xfrm.drain(Duration::from_secs(at + 1));
+        states(2)
+    };
+    drained(&mut xfrm, 1)?;
     ensure!(leads_to(0x2002)?);
     // What is in vain goes without a trace.
     let KernelOp::Install(vain) = install("carol", 0x1003, 0x2003) else {
@@ -185,7 +192,7 @@ fn rekey(lab: &mut Lab) -> Result<()> {
     apply(&mut xfrm, &KernelOp::Add(vain))?;
     states(4)?;
     apply(&mut xfrm, &remove(0x1003, 0x2003))?;
-    states(2)?;
+    drained(&mut xfrm, 3)?;
     ensure!(leads_to(0x2002)?);
     Ok(())
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     asleep, carriage, dataplane, demand, deploy, leases, roaming, sniffed, suspend, tunnel,
-    underway, workers,
+    underway, volume, workers,
 };
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
@@ -42,6 +42,7 @@ pub const CASES: &[Case] = &[
     demand::OVERRUN,
     underway::LOADED,
     underway::APART,
+    volume::LIMITED,
 ];
 
 const LEFT: &str = "192.0.2.1";

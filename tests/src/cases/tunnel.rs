@@ -40,8 +40,8 @@ pub const OVER_IPV6: Case = Case {
 /// The client's outer address.
 pub const CLIENT: &str = "192.0.2.10";
 const GATEWAY: &str = "192.0.2.1";
-/// Inside addresses: what the tunnel is for.
-const BRANCH: &str = "10.2.0.1";
+/// Inside addresses: what the tunnel is for. This one is behind the client.
+pub const BRANCH: &str = "10.2.0.1";
 /// The address behind the gateway.
 pub const OFFICE: &str = "10.1.0.1";
 const IKE_SA_INIT: u8 = 34;

@@ -53,3 +53,15 @@ pub(crate) fn chance_between((least, most): (Duration, Duration), env: &mut dyn 
     let share = f64::from(u32::from_be_bytes(octets)) / f64::from(u32::MAX);
     least + most.saturating_sub(least).mul_f64(share)
 }
+
+/// By chance between so many percent of a number.
+pub(crate) fn share_of(whole: u64, (least, most): (u32, u32), env: &mut dyn Env) -> u64 {
+    if whole == 0 {
+        return 0;
+    }
+    let mut octets = [0; 2];
+    env.random(&mut octets);
+    let spread = u64::from(most - least) * u64::from(u16::from_be_bytes(octets));
+    let share = (u64::from(least) << 16) + spread;
+    (u128::from(whole) * u128::from(share) / (100 << 16)) as u64
+}

@@ -3,15 +3,16 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
-use super::mode;
+use super::{mode, share_of};
 use crate::{
     crypto::{Group, Secret, keymat::child_keys},
     endpoint::{Context, Endpoint},
     failure::{Cause, Failure, Standing},
-    io::{Event, Path},
+    io::{Env, Event, Path},
     kernel::{Carriage, ChildInstall, EspKey, KernelFailed, KernelOp, Mode, Owner, flows},
     peer::{Child, Connection, Unique},
     sa::{
+        children::rekey_share,
         ike_sa::{ChildSa, IkeSa, Installing, State},
         nat::Nat,
         proposal::{EspChoice, IkeSuite, OwnExchange, answer_esp, choose_esp, offer_esp},
@@ -101,10 +102,16 @@ pub(super) struct Keying<'a> {
     pub spi_in: u32,
 }
 
+/// Packets after which a Child SA without extended sequence numbers gets new keys at the latest: its numbers
+/// end at 2^32 (RFC 4303, 3.3.3).
+const PACKETS_WITHOUT_ESN: u64 = 3 << 30;
+
 /// Where a Child SA begins and ends.
 pub(crate) struct Ends<'a> {
     pub path: Path,
     pub nat: Nat,
+    /// Whether we hold the peer's tickets.
+    pub client: bool,
     /// Client: inner addresses that are leased to us.
     pub leased: &'a [IpAddr],
 }
@@ -303,6 +310,7 @@ pub(super) fn agreed(
     terms: &Terms,
     keying: &Keying<'_>,
     ends: &Ends<'_>,
+    env: &mut dyn Env,
 ) -> (ChildSa, ChildInstall) {
     let Terms {
         name,
@@ -313,15 +321,25 @@ pub(super) fn agreed(
         carriage,
         lifetime,
     } = terms;
-    let Ends { path, nat, leased } = *ends;
-    let carriage = if *transport && mode::possible(local_ts, remote_ts, &path, nat) {
-        *carriage
-    } else {
-        Carriage {
-            mode: Mode::Tunnel,
-            ..*carriage
-        }
-    };
+    let Ends {
+        path,
+        nat,
+        client,
+        leased,
+    } = *ends;
+    let mut carriage = *carriage;
+    if !(*transport && mode::possible(local_ts, remote_ts, &path, nat)) {
+        carriage.mode = Mode::Tunnel;
+    }
+    if !choice.esn {
+        carriage.packets.rekey = match carriage.packets.rekey {
+            0 => PACKETS_WITHOUT_ESN,
+            fewer => fewer.min(PACKETS_WITHOUT_ESN),
+        };
+    }
+    for volume in [&mut carriage.bytes, &mut carriage.packets] {
+        volume.rekey = share_of(volume.rekey, rekey_share(client), env);
+    }
     let each = choice.cipher.key_octets();
     let shared = keying.shared.map_or(&[][..], Secret::expose);
     let nonces = (keying.ni, keying.nr);

@@ -7,7 +7,7 @@ use super::{child::whole, retry::Refusal};
 use crate::{
     endpoint::{Context, Endpoint},
     io::Event,
-    kernel::{ChildInstall, KernelFailed, KernelOp},
+    kernel::{ChildInstall, KernelFailed, KernelOp, Owner},
     peer::Start,
     sa::{
         children::{Beside, Fate, Origin, PendingChild},
@@ -343,6 +343,24 @@ impl Endpoint {
         let spi = child.spi_in;
         live.beside.push(Beside { child, fate });
         self.delete_beside(sa, spi, cx);
+    }
+
+    /// The kernel says that a state has carried so much that new keys are due, or that it is gone. Both
+    /// states of a Child SA have a say, and each may repeat itself: what is under way already goes on.
+    pub(crate) fn expired(&mut self, owner: &Owner, spi: u32, hard: bool, cx: &mut Context<'_>) {
+        for id in self.table.of_owner(owner) {
+            let Some(mut sa) = self.table.check_out(id) else {
+                continue;
+            };
+            let spi_in = match &mut sa.state {
+                State::Up(live) => live.worn(owner, spi, cx.now.boot),
+                _ => None,
+            };
+            match spi_in.filter(|_| hard) {
+                Some(spi_in) => self.child_expired(sa, spi_in, cx),
+                None => self.check_in(sa),
+            }
+        }
     }
 
     /// A Child SA has come to the end of its life without new keys. The last one takes the IKE SA along;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{
     NONCE_LEN,
-    child::{self, ChildError, Exchanging, Keying},
+    child::{self, ChildError, Exchanging, Keying, Terms},
     choice::{Asking, Choice, Misfit, choose},
     init::{emit_ke, parse_ke},
     mode, nonce, notify_data,
@@ -19,7 +19,7 @@ use crate::{
     crypto::{Group, Secret},
     endpoint::{Context, Endpoint},
     failure::{Cause, Failure, Standing},
-    io::Path,
+    io::{Env, Path},
     kernel::{ChildInstall, Owner},
     peer::Child,
     sa::{
@@ -36,6 +36,24 @@ use crate::{
         ts::TrafficSelector,
     },
 };
+
+impl Live {
+    /// The Child SA of the terms on this IKE SA, which is reached on this path.
+    fn agreed(
+        &self,
+        owner: Owner,
+        terms: &Terms,
+        keying: &Keying<'_>,
+        path: Path,
+        env: &mut dyn Env,
+    ) -> (ChildSa, ChildInstall) {
+        let ends = self.ends(self.tunnel_path(path));
+        let (mut child, install) =
+            child::agreed(&self.connection, owner, terms, keying, &ends, env);
+        child.fresh_keys |= self.origin.fresh_keys;
+        (child, install)
+    }
+}
 
 impl Endpoint {
     /// Asks the peer for a new Child SA in the place of the one with this inbound SPI; with the group it
@@ -264,14 +282,7 @@ impl Endpoint {
             initiator: false,
             spi_in: self.new_esp_spi(cx.env),
         };
-        let (mut child, install) = child::agreed(
-            &live.connection,
-            owner,
-            &terms,
-            &keying,
-            &live.ends(live.tunnel_path(path)),
-        );
-        child.fresh_keys |= live.origin.fresh_keys;
+        let (child, install) = live.agreed(owner, &terms, &keying, path, cx.env);
         child::emit_answer(answer, &child);
         if let Some((Purpose::ChildRekey(ours), _)) = &mut live.outstanding
             && ours.owner == child.owner
@@ -352,14 +363,7 @@ impl Endpoint {
             initiator: true,
             spi_in,
         };
-        let (mut child, install) = child::agreed(
-            &live.connection,
-            owner,
-            &terms,
-            &keying,
-            &live.ends(live.tunnel_path(path)),
-        );
-        child.fresh_keys |= live.origin.fresh_keys;
+        let (child, install) = live.agreed(owner, &terms, &keying, path, cx.env);
         live.temporary_since = None;
         // "Lowest" is octet by octet, and a nonce that ends first is lower (RFC 7296, 2.8.1).
         let redundant = rival.is_some_and(|theirs| ni.as_slice().min(nr) < theirs.as_slice());

@@ -23,6 +23,7 @@ mod retry;
 mod stored;
 mod ticket;
 
+use auth::share_of;
 pub(crate) use auth::{Opening, chance_between};
 pub(crate) use child::{ChildError, Ends, bare, block, owner, whole};
 pub(crate) use configuration::any;

@@ -66,6 +66,15 @@ pub enum Offload {
     Packet,
 }
 
+/// Octets or packets that a state may carry; 0 for any number.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Volume {
+    /// The kernel says when so much is reached: new keys are due.
+    pub rekey: u64,
+    /// The kernel ends the state when so much is reached.
+    pub life: u64,
+}
+
 /// Packets by which the replay window is wide at least and at most, and unless said otherwise.
 pub const REPLAY_WINDOW: (u32, u32, u32) = (32, 4096, 128);
 
@@ -90,6 +99,10 @@ pub struct Carriage {
     pub replay_window: u32,
     /// What a network card may do.
     pub offload: Offload,
+    /// Octets of each state, without the outer headers.
+    pub bytes: Volume,
+    /// Packets of each state.
+    pub packets: Volume,
 }
 
 impl Default for Carriage {
@@ -105,6 +118,8 @@ impl Default for Carriage {
             copy_dscp: CopyDscp::Out,
             replay_window,
             offload: Offload::None,
+            bytes: Volume::default(),
+            packets: Volume::default(),
         }
     }
 }

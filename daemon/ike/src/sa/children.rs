@@ -146,6 +146,12 @@ impl Fate {
     }
 }
 
+/// Percent of what is configured after which new keys are due, at least and at most: somewhat before, and
+/// before the peer's if that has the same; whoever holds the tickets begins, the other where it does not.
+pub(crate) const fn rekey_share(client: bool) -> (u32, u32) {
+    if client { (80, 90) } else { (90, 100) }
+}
+
 impl ChildSa {
     /// What makes it the one that its owner's policies lead to.
     pub(crate) fn leads(&self) -> KernelOp {
@@ -323,12 +329,29 @@ impl Live {
         Ok(())
     }
 
-    /// By chance somewhat before `rekey_time`, and before the peer's if that has the same one: whoever
-    /// holds the tickets begins, the other where it does not.
+    /// By chance somewhat before `rekey_time`.
     pub(crate) fn rekey_after(&self, time: Duration, cx: &mut Context<'_>) -> Option<Duration> {
-        let (least, most) = if self.client { (80, 90) } else { (90, 100) };
+        let (least, most) = rekey_share(self.client);
         let share = chance_between((time * least / 100, time * most / 100), cx.env);
         (!time.is_zero()).then(|| cx.now.boot + share)
+    }
+
+    /// The Child SA with this SPI, ours or the peer's, is to have new keys at once. Returns our SPI of it if
+    /// it carries traffic.
+    pub(crate) fn worn(&mut self, owner: &Owner, spi: u32, now: Duration) -> Option<u32> {
+        let is_it = |child: &&mut ChildSa| {
+            child.owner == *owner && [child.spi_in, child.spi_out].contains(&spi)
+        };
+        if let Some(child) = self.children.iter_mut().find(is_it) {
+            child.rekey_at = Some(now);
+            return Some(child.spi_in);
+        }
+        let pending = self.pending.iter_mut().map(|pending| &mut pending.child);
+        let beside = self.beside.iter_mut().map(|beside| &mut beside.child);
+        if let Some(next) = pending.chain(beside).find(is_it) {
+            next.rekey_at = Some(now);
+        }
+        None
     }
 
     /// When the IKE SA asks for new keys, unless it is to do so earlier.
@@ -340,7 +363,9 @@ impl Live {
     /// When a Child SA asks for new keys, and when the kernel ends it.
     pub(crate) fn plan_child_rekey(&self, child: &mut ChildSa, cx: &mut Context<'_>) {
         if let Some(config) = self.connection.child(&child.name) {
-            child.rekey_at = self.rekey_after(config.rekey, cx);
+            // What has carried as much as it may while another one was leading is due already.
+            let planned = self.rekey_after(config.rekey, cx);
+            child.rekey_at = child.rekey_at.into_iter().chain(planned).min();
             child.end = cx.now.boot + config.lifetime;
         }
     }

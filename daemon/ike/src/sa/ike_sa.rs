@@ -374,6 +374,7 @@ impl Live {
         Ends {
             path,
             nat: self.nat,
+            client: self.client,
             leased,
         }
     }

@@ -41,5 +41,6 @@ mod suspend;
 mod tap;
 mod transport;
 mod unique;
+mod volume;
 mod why;
 mod workers;

@@ -1,6 +1,6 @@
 //! How the kernel is to carry a Child SA.
 
-use ike::kernel::{Carriage, CopyDscp, Mark, Mode, Offload, Ways};
+use ike::kernel::{Carriage, CopyDscp, Mark, Mode, Offload, Volume, Ways};
 
 use super::{SMALL, load, problems};
 
@@ -14,7 +14,8 @@ fn a_child_says_how_it_is_carried() {
     let text = "mode = \"transport\"\nif_id_in = 7\nif_id_out = 8\nmark_in = \"42\"\n\
                 mark_out = \"0x10/0xf0\"\nset_mark_in = \"1/1\"\nset_mark_out = \"2\"\n\
                 copy_df = false\ncopy_ecn = false\ncopy_dscp = \"no\"\nreplay_window = 1024\n\
-                hw_offload = \"packet\"\n";
+                hw_offload = \"packet\"\nrekey_bytes = 5000000\nrekey_packets = 2000\n\
+                life_packets = 3000\n";
     let mark = |value, mask| Mark { value, mask };
     let expected = Carriage {
         mode: Mode::Transport,
@@ -35,6 +36,14 @@ fn a_child_says_how_it_is_carried() {
         copy_dscp: CopyDscp::Neither,
         replay_window: 1024,
         offload: Offload::Packet,
+        bytes: Volume {
+            rekey: 5_000_000,
+            life: 5_500_000,
+        },
+        packets: Volume {
+            rekey: 2000,
+            life: 3000,
+        },
     };
     assert_eq!(
         load(&with(text)).connections[0].children[0].carriage,
@@ -58,6 +67,9 @@ fn what_the_kernel_could_not_do_is_refused() {
         ("copy_dscp = \"maybe\"", "copy_dscp"),
         ("replay_window = 8192", "replay_window"),
         ("hw_offload = \"yes\"", "hw_offload"),
+        ("rekey_bytes = 10", "rekey_bytes"),
+        ("life_packets = -1", "life_packets"),
+        ("rekey_packets = 2000\nlife_packets = 2000", "life_packets"),
     ] {
         let found = problems(&with(line));
         assert!(

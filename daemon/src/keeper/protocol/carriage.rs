@@ -1,10 +1,10 @@
 //! How a [`Carriage`] travels between engine and keeper.
 
-use ike::kernel::{Carriage, CopyDscp, Mark, Mode, Offload, Ways};
+use ike::kernel::{Carriage, CopyDscp, Mark, Mode, Offload, Volume, Ways};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Octets of one, at most.
-pub(super) const LONGEST: usize = 64;
+pub(super) const LONGEST: usize = 104;
 
 #[derive(Deserialize, Serialize)]
 struct Flat {
@@ -20,6 +20,8 @@ struct Flat {
     replay_window: u32,
     /// Cipher, whole packets.
     offload: [bool; 2],
+    /// Octets, then packets: for new keys, and at the end.
+    volumes: [[u64; 2]; 2],
 }
 
 pub(super) fn serialize<S: Serializer>(
@@ -47,6 +49,7 @@ pub(super) fn serialize<S: Serializer>(
             Offload::Crypto => [true, false],
             Offload::Packet => [true; 2],
         },
+        volumes: [carriage.bytes, carriage.packets].map(|Volume { rekey, life }| [rekey, life]),
     };
     flat.serialize(serializer)
 }
@@ -60,6 +63,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         Ways { inbound, outbound }
     };
     let [inbound, outbound] = flat.if_id;
+    let [bytes, packets] = flat.volumes.map(|[rekey, life]| Volume { rekey, life });
     Ok(Carriage {
         mode: if flat.transport {
             Mode::Transport
@@ -83,5 +87,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
             [true, false] => Offload::Crypto,
             [true, true] => Offload::Packet,
         },
+        bytes,
+        packets,
     })
 }

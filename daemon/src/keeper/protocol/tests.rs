@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use ike::kernel::{CopyDscp, Mark, Mode, Offload, Ways};
+use ike::kernel::{CopyDscp, Mark, Mode, Offload, Volume, Ways};
 
 use super::*;
 use crate::keeper::channel::{Channel, ChannelError};
@@ -39,6 +39,14 @@ const CARRIAGE: Carriage = Carriage {
     copy_dscp: CopyDscp::In,
     replay_window: 4096,
     offload: Offload::Packet,
+    bytes: Volume {
+        rekey: u64::MAX - 1,
+        life: u64::MAX,
+    },
+    packets: Volume {
+        rekey: u64::MAX - 3,
+        life: u64::MAX - 2,
+    },
 };
 
 fn install() -> KernelOp {
@@ -163,7 +171,7 @@ fn a_batch_of_any_operations_fits_one_message() {
             owner: Owner(Arc::from("o")),
         },
     };
-    for (of, expected) in [(longest as fn() -> _, 26), (shortest, 64)] {
+    for (of, expected) in [(longest as fn() -> _, 25), (shortest, 64)] {
         let mut waiting: Vec<_> = std::iter::repeat_with(of).take(100).collect();
         let size = batch(&waiting);
         assert_eq!(size, expected);

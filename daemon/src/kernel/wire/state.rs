@@ -83,7 +83,10 @@ impl Request {
         request.zeros(SELECTOR);
         request.state_id(state.id.destination, state.id.spi);
         request.address(state.source);
-        request.lifetime(state.hard_lifetime.as_secs().max(1));
+        request.lifetime(
+            state.hard_lifetime.as_secs().max(1),
+            [carriage.bytes, carriage.packets],
+        );
         request.zeros(32 + 12 + 4);
         request.u32(state.reqid);
         request.u16(family(state.id.destination));

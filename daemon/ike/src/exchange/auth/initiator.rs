@@ -256,6 +256,7 @@ impl Endpoint {
         let ends = child::Ends {
             path: sa.path,
             nat,
+            client: true,
             leased: &leased.addresses,
         };
         let refused = child.as_ref().err().copied();
@@ -264,7 +265,7 @@ impl Endpoint {
             .flatten()
             .map(|terms| {
                 let owner = child::owner(&connection, &terms.name, &peer, &leased.addresses);
-                child::agreed(&connection, owner, &terms, &keying, &ends)
+                child::agreed(&connection, owner, &terms, &keying, &ends, cx.env)
             })
             .unzip();
         let proven = Proven {

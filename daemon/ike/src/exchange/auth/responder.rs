@@ -227,6 +227,7 @@ impl Endpoint {
         let ends = child::Ends {
             path: sa.path,
             nat: asked.nat,
+            client: false,
             leased: &[],
         };
         let refused = child.as_ref().err().copied();
@@ -234,7 +235,7 @@ impl Endpoint {
             .ok()
             .flatten()
             .map(|Choice { terms, owner }| {
-                child::agreed(&connection, owner, &terms, &keying, &ends)
+                child::agreed(&connection, owner, &terms, &keying, &ends, cx.env)
             })
             .unzip();
         let proven = Proven {
