@@ -11,7 +11,7 @@ use gate_abi::classify::{Datagram, Frame, steer};
 use gate_abi::lane::{Group, Lane, Place, group_key};
 
 use crate::frame::{Aligned, OFFSET_MASK, unknown_zero};
-use crate::maps::{GROUPS, LANES, Told};
+use crate::maps::{GROUPS, LANE_COUNTS, LANES, Told};
 
 #[sk_reuseport]
 pub fn lanes(context: SkReuseportContext) -> u32 {
@@ -24,6 +24,7 @@ pub fn lanes(context: SkReuseportContext) -> u32 {
         return SK_PASS;
     };
     let place = steer(&Queued::new(&context), group.marked, &told);
+    count(place);
     let hash = context.hash();
     let unproven = group.slot(Lane::Unproven, 0);
     let (first, second) = match place {
@@ -40,6 +41,19 @@ pub fn lanes(context: SkReuseportContext) -> u32 {
         }
     }
     SK_PASS
+}
+
+#[inline(always)]
+fn count(place: Place) {
+    let Some(counts) = LANE_COUNTS.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: the pointer is to this CPU's own value, and a CPU delivers one datagram at a time.
+    unsafe {
+        if let Some(datagrams) = (*counts).get_mut(place.index()) {
+            *datagrams += 1;
+        }
+    }
 }
 
 /// The group whose socket the kernel has found, by what that is bound to.

@@ -58,6 +58,10 @@ pub static LANES: ReusePortSockArray<{ gate_abi::lane::LANES_ENTRIES }> = ReuseP
 #[btf_map]
 pub static GROUPS: HashMap<[u64; 3], u64, { gate_abi::lane::MAX_GROUPS }> = HashMap::new();
 
+#[cfg(not(feature = "direct"))]
+#[btf_map]
+pub static LANE_COUNTS: PerCpuArray<gate_abi::lane::LaneCounts, 1> = PerCpuArray::new();
+
 /// The loader makes it as large as this machine allows.
 #[btf_map]
 pub static CPUS: CpuMap<1> = CpuMap::new();

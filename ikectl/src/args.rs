@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use ikectl_api::{DEFAULT_SOCKET, MAX_UP_SECONDS};
+use ikectl_api::{DEFAULT_SOCKET, MAX_DENY_SECONDS, MAX_UP_SECONDS};
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 usage, 3 nothing has this name or \
     number, 4 daemon not reachable, 5 timed out, 6 not permitted";
@@ -99,8 +99,11 @@ pub(crate) enum Command {
     },
     /// The level of defence against floods, why, and what is sent back
     Flood,
-    /// Where the gate is attached and what it has counted
-    Gate,
+    /// Where the gate is attached and what it has counted; networks from which nobody is heard
+    Gate {
+        #[command(subcommand)]
+        command: Option<GateCommand>,
+    },
     /// All counters and gauges as Prometheus reads them
     Metrics,
     /// End the daemon; SAs stay in the kernel unless --delete is given
@@ -123,6 +126,47 @@ pub(crate) enum SaCommand {
         #[arg(long)]
         origin: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GateCommand {
+    /// All of it (the default)
+    Show,
+    /// Hear nobody from a network for a while; ESP of tunnels that are up goes on
+    Deny {
+        /// An address, or a network such as 203.0.113.0/24
+        network: String,
+        /// How long, such as 90s, 10m, 2h or 7d
+        #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = span)]
+        lasting: u64,
+    },
+    /// Hear a network again that was denied
+    Undeny {
+        /// As it was denied
+        network: String,
+    },
+    /// Put the gate back on its interfaces
+    Attach,
+    /// Take the gate off all interfaces until it is put back or the daemon starts anew
+    Detach,
+}
+
+/// Reads a span of time as seconds.
+fn span(text: &str) -> Result<u64, String> {
+    const UNITS: [(char, u64); 4] = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
+    let found = UNITS
+        .iter()
+        .find_map(|(unit, seconds)| Some((text.strip_suffix(*unit)?, *seconds)));
+    let (number, unit) = found.unwrap_or((text, 1));
+    let seconds = number.parse::<u64>().ok();
+    let seconds = seconds.and_then(|number| number.checked_mul(unit));
+    match seconds {
+        Some(seconds @ 1..=MAX_DENY_SECONDS) => Ok(seconds),
+        _ => Err(format!(
+            "1s to {}d, as a number with s, m, h or d",
+            MAX_DENY_SECONDS / 86_400
+        )),
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -191,6 +235,19 @@ mod tests {
         assert!(revoke("ikectl ticket revoke a --all").is_err());
         assert!(parse("ikectl pool").is_ok() && parse("ikectl pool leases -j").is_ok());
         assert!(parse("ikectl pool rw4").is_err());
+        let deny = |line: &str| match parse(line).map(|args| args.command) {
+            Ok(Some(Command::Gate {
+                command: Some(GateCommand::Deny { lasting, .. }),
+            })) => Some(lasting),
+            _ => None,
+        };
+        assert_eq!(deny("ikectl gate deny 192.0.2.0/24"), Some(600));
+        assert_eq!(deny("ikectl gate deny 192.0.2.0/24 --for 90"), Some(90));
+        assert_eq!(deny("ikectl gate deny ::/0 --for 30d"), Some(2_592_000));
+        for wrong in ["0s", "31d", "m", "1w", "-1", "99999999999999999999d"] {
+            assert_eq!(deny(&format!("ikectl gate deny ::/0 --for {wrong}")), None);
+        }
+        assert!(parse("ikectl gate detach").is_ok() && parse("ikectl gate deny").is_err());
         assert!(parse("ikectl why 192.0.2.1 -j").is_ok() && parse("ikectl why").is_ok());
         assert!(parse("ikectl up").is_err());
         assert!(parse("ikectl up rw --timeout 0").is_err());

@@ -16,7 +16,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use ikectl_api::{DEADLINE_SECONDS, MAX_UP_SECONDS, Outcome, Request, UP_SECONDS};
 
 use crate::{
-    args::{Args, Command, PoolCommand, SaCommand, TicketCommand},
+    args::{Args, Command, GateCommand, PoolCommand, SaCommand, TicketCommand},
     ask::Trouble,
 };
 
@@ -153,8 +153,20 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
         },
         Some(Command::Why { peer }) => Request::Why { peer: peer.clone() },
         Some(Command::Flood) => Request::Flood,
+        Some(Command::Gate { command }) => match command {
+            None | Some(GateCommand::Show) => Request::Gate,
+            Some(GateCommand::Deny { network, lasting }) => Request::GateDeny {
+                network: network.clone(),
+                for_seconds: Some(*lasting),
+            },
+            Some(GateCommand::Undeny { network }) => Request::GateUndeny {
+                network: network.clone(),
+            },
+            Some(GateCommand::Attach) => Request::GateAttach,
+            Some(GateCommand::Detach) => Request::GateDetach,
+        },
         // Metrics are asked for in several requests.
-        Some(Command::Gate | Command::Metrics) => Request::Gate,
+        Some(Command::Metrics) => Request::Gate,
         Some(Command::Shutdown { delete }) => Request::Shutdown { delete: *delete },
     };
     (request, Duration::from_secs(seconds) + ROUND_TRIP)

@@ -265,6 +265,13 @@ fn done_line(done: &Done) -> String {
         }
         return text + "\n";
     }
+    if let Some(network) = &done.network {
+        let how = match done.denied_for_seconds {
+            Some(seconds) => format!("is denied for {}", ago(seconds)),
+            None => "is heard again".to_owned(),
+        };
+        return format!("{} {how}\n", printable(network));
+    }
     if let (Some(id), Some(old)) = (done.id, done.old_id) {
         let _infallible = write!(text, "[{id}]: new keys, was [{old}]");
     } else if let Some(id) = done.id {

@@ -5,6 +5,7 @@ pub mod carriage;
 pub mod challenge;
 pub mod dataplane;
 pub mod demand;
+pub mod denied;
 pub mod deploy;
 pub mod esp;
 pub mod flood;

@@ -11,10 +11,10 @@ use std::{
 };
 
 use gate_abi::{cpus::MAX_NAMED, defence::Level, denied::Prefix};
-use ike::{MAX_WORKERS, wire::ts::TrafficSelector};
+use ike::MAX_WORKERS;
 
 use super::section::{Entry, Section};
-use crate::gate::{FloodMode, mapped};
+use crate::gate::{FloodMode, network_from_text};
 
 /// Addresses to listen on, interfaces to guard, and networks to deny.
 pub const MAX_LISTED: usize = 64;
@@ -376,19 +376,11 @@ fn interface(text: &str, element: &Entry<'_>) -> Option<String> {
 }
 
 fn network(text: &str, element: &Entry<'_>) -> Option<Prefix> {
-    let whole = Some(text).filter(|text| !text.contains('['));
-    let selector = whole.and_then(|text| TrafficSelector::from_text(text).ok());
-    let prefix = selector.and_then(|range| {
-        let (address, bits) = range.prefix();
-        // What was written, not the network that it lies in.
-        let written = text.split('/').next()?.parse::<IpAddr>().ok()?;
-        let bits = if address.is_ipv4() { 96 + bits } else { bits };
-        Prefix::new(mapped(&written), bits)
-    });
-    if prefix.is_none() {
+    let network = network_from_text(text);
+    if network.is_none() {
         element.fail("is not a network, such as \"203.0.113.0/24\"");
     }
-    prefix
+    network
 }
 
 fn folder(entry: &Entry<'_>) -> Option<PathBuf> {

@@ -1,5 +1,6 @@
 //! The engine's types to those on the socket.
 
+mod gate;
 mod why;
 
 use std::{
@@ -16,12 +17,13 @@ use ike::{
 };
 use ikectl_api as api;
 
-pub(super) use self::why::failure_of_peer;
-use super::request::{
-    CommandError, EpochReport, FloodReport, GateReport, RevocationReport, SaReport, StatusReport,
-    TicketReport, Traffic,
+pub(super) use self::{
+    gate::{flood, gate, refused},
+    why::failure_of_peer,
 };
-use crate::keeper::GateDrop;
+use super::request::{
+    CommandError, EpochReport, RevocationReport, SaReport, StatusReport, TicketReport, Traffic,
+};
 
 /// A Unix time as RFC 3339 in UTC.
 pub(super) fn rfc3339(unix: u64) -> String {
@@ -186,68 +188,6 @@ pub(super) fn sa_origin(origin: origin::SaOrigin) -> api::SaOrigin {
         connection: origin.connection.to_string(),
         ticket_age_seconds: origin.ticket_age.as_ref().map(Duration::as_secs),
         items: origin.items.into_iter().map(item).collect(),
-    }
-}
-
-pub(super) fn flood(report: FloodReport) -> api::Flood {
-    let budget = |(reply, per_second)| api::ReplyBudget {
-        reply,
-        per_cpu_per_second: per_second,
-    };
-    let FloodReport {
-        half_open,
-        cookies_sent,
-        cookies_wrong,
-        flood,
-    } = report;
-    api::Flood {
-        half_open,
-        cookies_sent,
-        cookies_wrong,
-        gate: flood.map(|gate| api::FloodLevel {
-            mode: gate.mode,
-            level: gate.level,
-            age_seconds: gate.age.as_secs(),
-            why: gate.why,
-            unproven_per_second: gate.per_second,
-            queue_delay_seconds: gate.queue_delay.as_secs_f64(),
-            budgets: gate.budgets.into_iter().map(budget).collect(),
-        }),
-    }
-}
-
-pub(super) fn gate(report: GateReport) -> api::Gate {
-    let counter = |one: super::GateVerdict| api::GateCounter {
-        verdict: one.verdict.to_owned(),
-        reason: one.reason.to_owned(),
-        packets: one.packets,
-        packets_per_second: one.per_second,
-    };
-    api::Gate {
-        mode: report.mode.to_owned(),
-        reason: report.reason,
-        interfaces: report.interfaces,
-        program_id: report.program_id,
-        counters: report.verdicts.into_iter().map(counter).collect(),
-        dropped: report.dropped.into_iter().map(dropped).collect(),
-    }
-}
-
-fn dropped(one: GateDrop) -> api::GateDrop {
-    let (source, destination) = one.ends.unzip();
-    let told = |end: Option<SocketAddr>| {
-        end.map(|end| match end.port() {
-            0 => end.ip().to_string(),
-            _ => end.to_string(),
-        })
-    };
-    api::GateDrop {
-        age_seconds: one.age.as_secs(),
-        reason: one.reason,
-        interface: one.interface,
-        source: told(source),
-        destination: told(destination),
-        frame_bytes: one.octets,
     }
 }
 

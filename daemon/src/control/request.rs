@@ -11,7 +11,9 @@ use ike::{
 };
 use tokio::sync::oneshot;
 
-use crate::keeper::{FloodStatus, GateDrop};
+use crate::keeper::{
+    Denial, FloodStatus, GateAttachment, GateCommand, GateDrop, GateFill, GateRefused, LaneCount,
+};
 
 /// One question to the engine. A `reply` whose receiver is gone belongs to a client that no longer
 /// waits; dropping a `reply` unanswered tells the client that the command failed.
@@ -123,6 +125,13 @@ pub enum ControlRequest {
     Gate {
         /// Answer at once.
         reply: oneshot::Sender<GateReport>,
+    },
+    /// What an operator wants of the gate.
+    GateCommand {
+        /// What.
+        command: GateCommand,
+        /// Answer when it is so.
+        reply: oneshot::Sender<Result<(), GateRefused>>,
     },
     /// The last failures of peers.
     Why {
@@ -319,14 +328,20 @@ pub struct GateReport {
     pub mode: &'static str,
     /// Why it is not native, if it is not.
     pub reason: Option<String>,
-    /// Where it is attached.
-    pub interfaces: Vec<String>,
-    /// The kernel's number of its program.
-    pub program_id: Option<u32>,
+    /// How it stands on each interface.
+    pub attachments: Vec<GateAttachment>,
     /// Verdicts by reason.
     pub verdicts: Vec<GateVerdict>,
     /// Packets that were dropped, a few of many, the latest first.
     pub dropped: Vec<GateDrop>,
+    /// What came to the lanes.
+    pub lanes: Vec<LaneCount>,
+    /// Why there are none.
+    pub no_lanes: Option<String>,
+    /// Networks from which nobody is heard.
+    pub denied: Vec<Denial>,
+    /// How full its tables are.
+    pub fill: Vec<GateFill>,
 }
 
 /// One counter of the gate, summed over CPUs.

@@ -1,5 +1,7 @@
 //! Accepts clients, reads their lines, asks the engine and writes its answers.
 
+mod gate;
+
 use std::{
     convert::Infallible,
     fs, io,
@@ -39,6 +41,7 @@ use super::{
     convert,
     request::{ChildCommand, CommandError, ControlRequest},
 };
+use crate::keeper::GateCommand;
 
 /// Clients served at a time; further ones are told so and closed.
 pub const MAX_CLIENTS: usize = 32;
@@ -295,6 +298,13 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
                 let report = ask(engine, |reply| ControlRequest::Gate { reply }).await?;
                 Ok(Outcome::Gate(convert::gate(report)))
             }
+            Request::GateDeny {
+                network,
+                for_seconds,
+            } => gate::deny(engine, &network, for_seconds).await,
+            Request::GateUndeny { network } => gate::undeny(engine, &network).await,
+            Request::GateAttach => gate::stand(engine, GateCommand::Attach).await,
+            Request::GateDetach => gate::stand(engine, GateCommand::Detach).await,
             Request::Up {
                 connection,
                 child: Some(child),

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::keeper::GateDrop;
+use crate::keeper::{GateCommand, GateDrop, GateRefused};
 
 mod socket;
 
@@ -306,6 +306,39 @@ fn every_command_reaches_the_engine_and_its_answer_the_client() {
         assert_eq!(read.source.as_deref(), Some("192.0.2.9:4321"));
         assert_eq!(read.destination.as_deref(), Some("2001:db8::2"));
         assert_eq!((&unread.source, &unread.destination), (&None, &None));
+
+        let deny = r#"{"method":"gate_deny","parameters":{"network":"192.0.2.0/24"}}"#;
+        client.send(deny).await;
+        let Some(ControlRequest::GateCommand { command, reply }) = fixture.engine.recv().await
+        else {
+            panic!("a command")
+        };
+        let GateCommand::Deny { lasting, .. } = command else {
+            panic!("{command:?}")
+        };
+        assert_eq!(lasting.as_secs(), ikectl_api::DENY_SECONDS);
+        reply.send(Ok(())).expect("waits");
+        let Outcome::Done(done) = client.outcome().await else {
+            panic!("done")
+        };
+        assert_eq!(done.network.as_deref(), Some("192.0.2.0/24"));
+        for wrong in [
+            r#"{"network":"192.0.2.1/24"}"#,
+            r#"{"network":"::/0","for_seconds":0}"#,
+            r#"{"network":"::/0","for_seconds":2592001}"#,
+        ] {
+            let request = format!(r#"{{"method":"gate_deny","parameters":{wrong}}}"#);
+            client.send(&request).await;
+            assert_eq!(client.error().await, ErrorCode::BadRequest, "{wrong}");
+        }
+        client.send(r#"{"method":"gate_detach"}"#).await;
+        let Some(ControlRequest::GateCommand { command, reply }) = fixture.engine.recv().await
+        else {
+            panic!("a command")
+        };
+        assert_eq!(command, GateCommand::Detach);
+        reply.send(Err(GateRefused::SwitchedOff)).expect("waits");
+        assert_eq!(client.error().await, ErrorCode::Failed);
 
         client
             .send(r#"{"method":"sa_show","parameters":{"id":1}}"#)

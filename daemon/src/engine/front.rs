@@ -147,6 +147,7 @@ impl Front {
             }
             // Leases are everybody's.
             request @ (ControlRequest::Gate { .. }
+            | ControlRequest::GateCommand { .. }
             | ControlRequest::Pools { .. }
             | ControlRequest::Leases { .. }
             | ControlRequest::Shutdown { .. }) => {

@@ -140,6 +140,7 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
         qcd,
         boot,
         board,
+        denied,
     } = start;
     let workers = starts.len() as u8;
     let (tell, stored): (Vec<_>, Vec<_>) = starts.iter().map(|_| mpsc::unbounded_channel()).unzip();
@@ -182,7 +183,7 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
         presence: Arc::default(),
         spread: key(),
         notices: board.map(Notices::begin),
-        denied: config.gate.denied.into(),
+        denied,
         leases,
         redirect: config.redirect,
     };

@@ -24,7 +24,7 @@ use crate::{
         GateVerdict, RevocationReport, RevokeDone, SaReport, StatusReport, TicketReport, Traffic,
         UpDone,
     },
-    keeper::GateStatus,
+    keeper::{ClientError, GateRefused, GateStatus},
     tickets::{EpochTimes, Revocation, Revocations},
 };
 
@@ -116,6 +116,14 @@ impl Worker {
                 tokio::spawn(async move {
                     let status = client.gate_status().await.unwrap_or_default();
                     let _gone = reply.send(gate_report(&status));
+                });
+            }
+            ControlRequest::GateCommand { command, reply } => {
+                let client = self.client.clone();
+                tokio::spawn(async move {
+                    let done = client.gate(command).await;
+                    let failed = |error: ClientError| GateRefused::Failed(error.to_string());
+                    let _gone = reply.send(done.unwrap_or_else(|error| Err(failed(error))));
                 });
             }
             // Whoever asked may be gone.
@@ -444,14 +452,13 @@ fn gate_report(status: &GateStatus) -> GateReport {
     GateReport {
         mode,
         reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
-        interfaces: status
-            .attachments
-            .iter()
-            .map(|on| on.interface.clone())
-            .collect(),
-        program_id: None,
+        attachments: status.attachments.clone(),
         verdicts: verdicts.collect(),
         dropped: status.dropped.clone(),
+        lanes: status.lanes.clone(),
+        no_lanes: status.no_lanes.clone(),
+        denied: status.denied.clone(),
+        fill: status.fill.clone(),
     }
 }
 

@@ -394,6 +394,7 @@ impl Worker {
                 self.dispatch.keys = keys.0.map(SipKey::from_octets);
                 self.endpoint.set_spi_keys(self.dispatch.keys);
             }
+            KeeperEvent::Denied(networks) => self.denied = networks,
             KeeperEvent::Stop { goodbye } => {
                 let now = now().boot;
                 self.starts.clear();

@@ -100,6 +100,20 @@ impl Board {
         self.word(bit.word) & bit.mask != 0
     }
 
+    /// How many SPIs of ours are live. Of two that share a bit it counts one.
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        let ones = abi::live_words().map(|at| u64::from(self.word(at).count_ones()));
+        ones.sum()
+    }
+
+    /// How many first messages may be repeated without a cookie.
+    #[must_use]
+    pub fn admitted(&self, boot_seconds: u64) -> u64 {
+        let open = |at: &u32| Admission(self.word(*at)).is_open(boot_seconds);
+        abi::admission_words().filter(open).count() as u64
+    }
+
     /// Lets repetitions of a first message pass that was taken without a cookie.
     pub fn admit(&self, message: &CookieInput, boot_seconds: u64) {
         let key = self.key();

@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::Ebpf;
-use aya::maps::{HashMap, Map, MapData, MapError, ReusePortSockArray};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, ReusePortSockArray};
 use aya::programs::{ProgramError, SkReuseport};
-use gate_abi::lane::{GROUPS, Group, LANES, MAX_GROUPS, PROGRAM_LANES, group_key};
+use gate_abi::lane::{
+    GROUPS, Group, LANE_COUNTS, LANES, LaneCounts, MAX_GROUPS, PROGRAM_LANES, Place, group_key,
+};
 
 use super::GateError;
 use super::maps::mapped;
@@ -17,16 +19,29 @@ use super::maps::mapped;
 pub(super) struct LaneMaps {
     sockets: ReusePortSockArray<MapData>,
     groups: HashMap<MapData, [u64; 3], u64>,
+    counts: PerCpuArray<MapData, LaneCounts>,
 }
 
 impl LaneMaps {
     fn take(object: &mut Ebpf) -> Result<Self, GateError> {
         let mut take = |name: &'static str| object.take_map(name).ok_or(GateError::NoMap(name));
-        let (sockets, groups): (Map, Map) = (take(LANES)?, take(GROUPS)?);
+        let [sockets, groups, counts]: [Map; 3] = [take(LANES)?, take(GROUPS)?, take(LANE_COUNTS)?];
         Ok(Self {
             sockets: sockets.try_into()?,
             groups: groups.try_into()?,
+            counts: counts.try_into()?,
         })
+    }
+
+    /// Datagrams that came to each [`Place`], on all CPUs.
+    pub(super) fn counts(&self) -> Result<LaneCounts, MapError> {
+        let mut sums = [0_u64; Place::COUNT];
+        for of_cpu in self.counts.get(&0, 0)?.iter() {
+            for (sum, more) in sums.iter_mut().zip(of_cpu) {
+                *sum = sum.wrapping_add(*more);
+            }
+        }
+        Ok(sums)
     }
 }
 

@@ -42,6 +42,20 @@ pub(super) struct Maps {
     pub(super) samples: Samples,
 }
 
+/// How much of a table is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// What is in it, for people.
+    pub what: &'static str,
+    /// How many.
+    pub used: u64,
+    /// How many there can be.
+    pub most: u64,
+}
+
+/// The word of a [`TicketKeySlot`] that says whether its keys are good.
+const LIVE_WORD: usize = 4;
+
 impl Maps {
     /// Takes the maps out of a loaded object.
     pub(super) fn take(object: &mut Ebpf) -> Result<Self, GateError> {
@@ -174,6 +188,31 @@ impl Maps {
             self.denied.insert(&Key::new(*bits, *address), 1, 0)?;
         }
         Ok(self.set_flag(abi::DENIES, !wanted.is_empty())?)
+    }
+
+    /// How full the tables are that can be full. Cells of the meters are shared, and none is refused.
+    pub(super) fn fill(&self, boot_seconds: u64) -> Result<Vec<Fill>, MapError> {
+        let mut ticket_keys = 0;
+        for slot in self.keys.iter() {
+            ticket_keys += slot?[LIVE_WORD];
+        }
+        let of = |what, used, most: usize| Fill {
+            what,
+            used,
+            most: most as u64,
+        };
+        let [addresses, denied] = [self.local.keys().count(), self.denied.keys().count()];
+        Ok(vec![
+            of("addresses", addresses as u64, abi::LOCAL_ENTRIES),
+            of("denied networks", denied as u64, MAX_DENIED),
+            of("ticket keys", ticket_keys, abi::KEYS_ENTRIES),
+            of("live SPIs", self.board.live(), board::LIVE_BITS as usize),
+            of(
+                "admissions",
+                self.board.admitted(boot_seconds),
+                board::admission_words().len(),
+            ),
+        ])
     }
 
     pub(super) fn board_descriptor(&self) -> BorrowedFd<'_> {

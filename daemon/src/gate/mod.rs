@@ -12,6 +12,7 @@ mod interface;
 mod lanes;
 mod level;
 mod maps;
+mod network;
 mod objects;
 mod samples;
 
@@ -28,6 +29,7 @@ use aya::maps::xdp::XdpMapError;
 use aya::programs::ProgramError;
 use gate_abi::defence::{Budget, Level, Limit, Meter};
 use gate_abi::denied::Prefix;
+use gate_abi::lane::LaneCounts;
 use gate_abi::maps::{ABI_VERSION, TicketKeys};
 use gate_abi::sample;
 use gate_abi::sip::SipKey;
@@ -39,8 +41,10 @@ pub use self::board::Board;
 pub use self::counters::Counted;
 pub use self::lanes::Lanes;
 pub use self::level::{FloodMode, LevelChoice, SAMPLE_EVERY};
+pub use self::maps::Fill;
 use self::maps::Maps;
 pub(crate) use self::maps::mapped;
+pub use self::network::{network_from_text, network_to_text};
 use self::objects::Objects;
 pub use self::objects::{DIRECT_OBJECT, Loaded, PORTABLE_OBJECT, Size, Verified};
 pub use self::samples::Dropped;
@@ -333,6 +337,31 @@ impl Gate {
     /// The same, typed.
     pub fn counted(&self) -> Result<Vec<Counted>, GateError> {
         Ok(self.maps.counters.read()?)
+    }
+
+    /// Datagrams that came to each lane and to the sink, by [`gate_abi::lane::Place::index`]; `None` if
+    /// there are no lanes.
+    pub fn lane_counts(&self) -> Option<Result<LaneCounts, GateError>> {
+        let counts = self.objects.lane_counts()?;
+        Some(counts.map_err(Into::into))
+    }
+
+    /// How full its tables are that can be full.
+    pub fn fill(&self) -> Result<Vec<Fill>, GateError> {
+        Ok(self.maps.fill(boot_clock().as_secs())?)
+    }
+
+    /// Makes exactly these the networks from which nobody is heard.
+    pub fn set_denied(&mut self, networks: &[Prefix]) -> Result<(), GateError> {
+        self.maps.set_denied(networks)
+    }
+
+    /// The kernel's number of the program on an interface.
+    #[must_use]
+    pub fn program_on(&self, attachment: &Attachment) -> Option<u32> {
+        let stands = attachment.mode != Attached::None;
+        let on = interface::Interface::find(&attachment.interface).ok();
+        Some(on?.xdp?.program).filter(|_| stands)
     }
 
     /// Reads what the gate has sampled of its drops. To be called several times a second.

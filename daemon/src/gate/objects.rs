@@ -4,10 +4,11 @@
 
 use std::path::Path;
 
+use aya::maps::MapError;
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use gate_abi::cpus::{CPUS, CPUS_FRAGS};
-use gate_abi::lane::PROGRAM_LANES;
+use gate_abi::lane::{LaneCounts, PROGRAM_LANES};
 use gate_abi::maps::{ABI_SYMBOL, ABI_VERSION, PROGRAM, PROGRAM_FRAGS, PROGRAM_L3};
 
 use super::cpus;
@@ -118,6 +119,11 @@ impl Objects {
             (Err(error), _) => Err(error.take().unwrap_or(GateError::NoProgram(PROGRAM_LANES))),
             (Ok(_), None) => Err(GateError::NoProgram(PROGRAM_LANES)),
         }
+    }
+
+    /// Datagrams that came to each lane and to the sink; `None` if there are no lanes.
+    pub(super) fn lane_counts(&self) -> Option<Result<LaneCounts, MapError>> {
+        self.lanes.as_ref().ok().map(LaneMaps::counts)
     }
 
     /// Has IKE from these interfaces worked on by these CPUs.

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use gate_abi::denied::Prefix;
 use ike::{
     crypto::Secret,
     io::TicketRoot,
@@ -27,8 +28,8 @@ use tracing::warn;
 use super::{
     channel::{Channel, ChannelError, Received},
     protocol::{
-        self, Answer, BootInfo, Ended, EpochKey, FromKeeper, GateStatus, Hello, Inlet, Operation,
-        Request, SpiKeys, Taken, ToKeeper,
+        self, Answer, BootInfo, Denial, Ended, EpochKey, FromKeeper, GateCommand, GateRefused,
+        GateStatus, Hello, Inlet, Operation, Request, SpiKeys, Taken, ToKeeper,
     },
     sandbox::{self, SandboxError},
 };
@@ -76,6 +77,8 @@ pub enum KeeperEvent {
     Epochs(Arc<Epochs>),
     /// The SPI keys have changed: give them to the core.
     SpiKeys(SpiKeys),
+    /// Networks from which nobody is heard, all of them.
+    Denied(Arc<[Prefix]>),
     /// End soon, with or without DELETEs.
     Stop {
         /// Whether to say goodbye to the peers.
@@ -104,6 +107,8 @@ pub struct EngineStart {
     pub boot: BootInfo,
     /// The gate's board, if there is a gate.
     pub board: Option<Arc<Board>>,
+    /// Networks from which nobody is heard.
+    pub denied: Arc<[Prefix]>,
 }
 
 /// What one worker starts with.
@@ -221,6 +226,7 @@ impl EngineStart {
             qcd,
             boot,
             board,
+            denied,
         } = hello;
         let board = if board { descriptors.pop() } else { None };
         let board = board.map(Board::map).transpose()?.map(Arc::new);
@@ -278,6 +284,7 @@ impl EngineStart {
             qcd,
             boot,
             board,
+            denied: networks(&denied),
         })
     }
 }
@@ -339,6 +346,14 @@ impl Client {
     pub async fn gate_status(&self) -> Result<GateStatus, ClientError> {
         match self.request(Request::GateStatus).await? {
             Answer::Gate(status) => Ok(status),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    /// Has the keeper do with the gate what an operator wants. The inner error is the keeper's.
+    pub async fn gate(&self, command: GateCommand) -> Result<Result<(), GateRefused>, ClientError> {
+        match self.request(Request::Gate(command)).await? {
+            Answer::GateDone(done) => Ok(done),
             _ => Err(ClientError::Unexpected),
         }
     }
@@ -470,6 +485,10 @@ impl Shared {
                     tell_all(&|| KeeperEvent::Epochs(Arc::clone(&epochs)));
                 }
                 Answer::SpiKeys(keys) => tell_all(&|| KeeperEvent::SpiKeys(keys.clone())),
+                Answer::Denied(denied) => {
+                    let denied = networks(&denied);
+                    tell_all(&|| KeeperEvent::Denied(Arc::clone(&denied)));
+                }
                 Answer::Stop { goodbye } => tell_all(&|| KeeperEvent::Stop { goodbye }),
                 Answer::Wanted { owner } => {
                     let owner = Owner(Arc::from(owner));
@@ -542,6 +561,10 @@ fn share_out(
         part.ok_or(ClientError::Unexpected)?.push(socket);
     }
     Ok(parts)
+}
+
+fn networks(denied: &[Denial]) -> Arc<[Prefix]> {
+    denied.iter().map(|one| one.network).collect()
 }
 
 fn map_epochs(

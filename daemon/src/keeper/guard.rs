@@ -1,13 +1,15 @@
 //! The keeper's hold on the gate: it loads it, keeps its keys and our addresses current, and lets it
 //! know that somebody is at home. A gate that fails costs speed, so nothing here stops the daemon.
 
+mod status;
+
 use std::{collections::BTreeSet, net::IpAddr, os::fd::BorrowedFd, time::Duration};
 
 use gate_abi::{
     board,
     classify::Reason,
     cookie::{self, epoch_of_interval},
-    defence::Budget,
+    lane::LaneCounts,
     maps::TicketKeys,
 };
 use ike::{defence::cookie::CookieSecrets, io::TicketRoot, ticket::Keyring};
@@ -15,13 +17,14 @@ use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 use tracing::{info, warn};
 
 use super::{
-    protocol::{FloodStatus, GateAttachment, GateCount, GateDrop, GateStatus},
+    denials::Denials,
+    protocol::{Denial, GateCommand, GateRefused},
     wall::WallClock,
 };
 use crate::{
     gate::{
         Board, Counted, FloodMode, Gate, GateError, GateOptions, Lanes, LevelChoice, Mode,
-        SAMPLE_EVERY, boot_clock,
+        SAMPLE_EVERY, boot_clock, network_to_text,
     },
     tickets::{Node, Ring, UsedBits},
 };
@@ -30,6 +33,7 @@ use crate::{
 const REFRESH: Duration = Duration::from_secs(5);
 
 const SWITCHED_OFF: &str = "switched off in the configuration";
+const TAKEN_OFF: &str = "taken off by the operator";
 
 /// First messages that have proved nothing, whatever became of them. Resumptions are not among them:
 /// a ticket of ours is a proof.
@@ -59,6 +63,14 @@ impl UsedSlots {
     }
 }
 
+/// What gate and lanes had counted at a time.
+#[derive(Default)]
+struct Sample {
+    at: Duration,
+    counted: Vec<Counted>,
+    lanes: LaneCounts,
+}
+
 /// A gate, or the reason for having none.
 pub(super) struct Guard {
     gate: Option<Gate>,
@@ -66,6 +78,8 @@ pub(super) struct Guard {
     interfaces: Vec<String>,
     /// Whether it is to be attached at all. The program for sockets is loaded either way.
     on_interfaces: bool,
+    /// An operator has taken it off its interfaces.
+    taken_off: bool,
     trouble: Option<String>,
     /// Where we listen; empty for every address of this host.
     listen: Vec<IpAddr>,
@@ -76,8 +90,11 @@ pub(super) struct Guard {
     interval: Option<u64>,
     wall: WallClock,
     level: LevelChoice,
-    /// What the gate had counted at the last look and the one before, and when.
-    samples: [(Duration, Vec<Counted>); 2],
+    /// What the gate had counted at the last look and the one before.
+    samples: [Sample; 2],
+    denials: Denials,
+    /// The list is another than the engine was last told.
+    newly_denied: bool,
     used_slots: UsedSlots,
     /// That are to work on IKE; none for whichever it comes to.
     cpus: Vec<u32>,
@@ -91,6 +108,7 @@ impl Guard {
             gate: None,
             interfaces: Vec::new(),
             on_interfaces: false,
+            taken_off: false,
             trouble: None,
             listen: if wildcard {
                 Vec::new()
@@ -104,6 +122,8 @@ impl Guard {
             wall: WallClock::default(),
             level: LevelChoice::new(flood, boot_clock()),
             samples: Default::default(),
+            denials: Denials::default(),
+            newly_denied: false,
             used_slots: UsedSlots::default(),
             cpus: Vec::new(),
         };
@@ -112,6 +132,7 @@ impl Guard {
             return guard;
         };
         guard.on_interfaces = options.mode != Mode::Off;
+        guard.denials = Denials::new(&options.denied);
         match Gate::load(&options) {
             Ok(gate) => {
                 guard.interfaces = options.interfaces;
@@ -141,20 +162,25 @@ impl Guard {
         self.follow_interfaces();
     }
 
-    /// Interfaces come and go, and some are made anew.
     fn follow_interfaces(&mut self) {
-        let interfaces = if self.interfaces.is_empty() {
+        if let Err(error) = self.stand_guard() {
+            self.complain(&error.to_string());
+        }
+    }
+
+    /// Interfaces come and go, and some are made anew.
+    fn stand_guard(&mut self) -> Result<(), GateError> {
+        let interfaces = if self.taken_off {
+            Vec::new()
+        } else if self.interfaces.is_empty() {
             self.own_interfaces()
         } else {
             self.interfaces.clone()
         };
         let Some(gate) = &mut self.gate else {
-            return;
+            return Ok(());
         };
-        let changed = match gate.stand_guard(interfaces) {
-            Ok(changed) => changed,
-            Err(error) => return self.complain(&error.to_string()),
-        };
+        let changed = gate.stand_guard(interfaces)?;
         for attachment in &changed {
             info!(
                 interface = attachment.interface,
@@ -164,18 +190,18 @@ impl Guard {
             );
         }
         if self.cpus.is_empty() || changed.is_empty() {
-            return;
+            return Ok(());
         }
-        match gate.name_cpus(&self.cpus) {
-            Ok(left_out) if left_out.is_empty() => info!(cpus = ?self.cpus, "IKE is steered"),
-            Ok(left_out) => {
-                let left_out = left_out.join(", ");
-                self.complain(&format!(
-                    "no steering on {left_out}: the gate is not native"
-                ));
-            }
-            Err(error) => self.complain(&error.to_string()),
+        let left_out = gate.name_cpus(&self.cpus)?;
+        if left_out.is_empty() {
+            info!(cpus = ?self.cpus, "IKE is steered");
+        } else {
+            let left_out = left_out.join(", ");
+            self.complain(&format!(
+                "no steering on {left_out}: the gate is not native"
+            ));
         }
+        Ok(())
     }
 
     /// Gives the gate the tag keys of every live epoch with a copy of its used bits, and both SPI
@@ -245,6 +271,9 @@ impl Guard {
 
     /// To be called several times a second, with both clocks.
     pub(super) fn tick(&mut self, now: Duration, wall: Duration) {
+        if self.denials.expire(now) {
+            self.tell_denied(now);
+        }
         if self.gate.is_none() {
             return;
         }
@@ -260,7 +289,7 @@ impl Guard {
             self.refresh_addresses();
             self.follow_interfaces();
         }
-        if now.saturating_sub(self.samples[1].0) >= SAMPLE_EVERY {
+        if now.saturating_sub(self.samples[1].at) >= SAMPLE_EVERY {
             self.sample(now);
         }
         let beat = self.gate.as_mut().map(|gate| {
@@ -282,8 +311,13 @@ impl Guard {
             .filter(|one| UNPROVEN.contains(&one.reason))
             .map(|one| one.packets)
             .sum();
+        let lanes = self.gate.as_ref().and_then(Gate::lane_counts);
         self.samples.swap(0, 1);
-        self.samples[1] = (now, counted);
+        self.samples[1] = Sample {
+            at: now,
+            counted,
+            lanes: lanes.and_then(Result::ok).unwrap_or_default(),
+        };
         let board = self.gate.as_ref().map(Gate::board);
         let half_open = board.map_or(0, Board::half_open);
         let delay = board.map_or(Duration::ZERO, Board::take_queue_delay);
@@ -320,77 +354,63 @@ impl Guard {
         Ok(())
     }
 
-    /// For an operator.
-    pub(super) fn status(&self) -> GateStatus {
-        let mut status = GateStatus {
-            trouble: self.trouble.clone(),
-            ..GateStatus::default()
-        };
-        let Some(gate) = self.gate.as_ref().filter(|_| self.on_interfaces) else {
-            return status;
-        };
-        status.attachments = gate
-            .attachments()
-            .iter()
-            .map(|attachment| GateAttachment {
-                interface: attachment.interface.clone(),
-                mode: attachment.mode.name().into(),
-                reason: attachment.reason.clone(),
-            })
-            .collect();
-        status.dropped = gate
-            .dropped()
-            .map(|one| GateDrop {
-                age: boot_clock().saturating_sub(one.at),
-                reason: one.reason.name().into(),
-                interface: one.interface.clone(),
-                ends: one.ends,
-                octets: one.octets,
-            })
-            .collect();
-        match gate.counted() {
-            Ok(counted) => {
-                let [(from, before), (to, after)] = &self.samples;
-                let milliseconds = to.saturating_sub(*from).as_millis().max(1) as u64;
-                let rate = |reason| {
-                    let of = |sample: &[Counted]| {
-                        let one = sample.iter().find(|one| one.reason == reason);
-                        one.map_or(0, |one| one.packets)
-                    };
-                    let more = of(after).saturating_sub(of(before));
-                    more.saturating_mul(1000) / milliseconds
-                };
-                status.counters = counted
-                    .into_iter()
-                    .map(|one| GateCount {
-                        reason: one.reason.name().into(),
-                        packets: one.packets,
-                        octets: one.octets,
-                        per_second: if before.is_empty() {
-                            0
-                        } else {
-                            rate(one.reason)
-                        },
-                    })
-                    .collect();
+    /// What an operator wants. Whether the list of denied networks has changed, [`Self::newly_denied`] says.
+    pub(super) fn command(
+        &mut self,
+        command: GateCommand,
+        now: Duration,
+    ) -> Result<(), GateRefused> {
+        let failed = |error: GateError| GateRefused::Failed(error.to_string());
+        match command {
+            GateCommand::Deny { network, lasting } => {
+                self.denials.deny(network, now.saturating_add(lasting))?;
+                info!(network = network_to_text(network), ?lasting, "denied");
+                self.tell_denied(now);
             }
-            Err(error) => status.trouble = Some(error.to_string()),
+            GateCommand::Undeny { network } => {
+                self.denials.undeny(network)?;
+                info!(network = network_to_text(network), "heard again");
+                self.tell_denied(now);
+            }
+            GateCommand::Attach | GateCommand::Detach if !self.on_interfaces => {
+                return Err(GateRefused::SwitchedOff);
+            }
+            GateCommand::Attach => {
+                self.taken_off = false;
+                self.trouble.take_if(|trouble| trouble == TAKEN_OFF);
+                self.stand_guard().map_err(failed)?;
+            }
+            GateCommand::Detach => {
+                self.taken_off = true;
+                self.trouble = Some(TAKEN_OFF.into());
+                self.stand_guard().map_err(failed)?;
+                info!("{TAKEN_OFF}");
+            }
         }
-        let level = self.level.level();
-        status.flood = Some(FloodStatus {
-            mode: self.level.mode().word().into(),
-            level: self.level.level().name().into(),
-            age: boot_clock().saturating_sub(self.level.since()),
-            why: self.level.why().into(),
-            per_second: self.level.per_second(),
-            queue_delay: self.level.delay(),
-            budgets: Budget::ALL
-                .iter()
-                .map(|budget| (budget.name().into(), budget.per_second(level)))
-                .filter(|(_, limit)| *limit != u64::MAX)
-                .collect(),
-        });
-        status
+        Ok(())
+    }
+
+    /// All denied networks, if the list is another than it was when this was last asked.
+    pub(super) fn newly_denied(&mut self) -> Option<Vec<Denial>> {
+        std::mem::take(&mut self.newly_denied).then(|| self.denied())
+    }
+
+    /// Networks from which nobody is heard.
+    pub(super) fn denied(&self) -> Vec<Denial> {
+        self.denials.all(boot_clock())
+    }
+
+    fn tell_denied(&mut self, now: Duration) {
+        self.newly_denied = true;
+        let networks: Vec<_> = self
+            .denials
+            .all(now)
+            .iter()
+            .map(|one| one.network)
+            .collect();
+        if let Some(Err(error)) = self.gate.as_mut().map(|gate| gate.set_denied(&networks)) {
+            self.complain(&error.to_string());
+        }
     }
 
     /// Takes the gate down; without this it stays, and goes on filtering, after the process has gone.

@@ -8,6 +8,7 @@
 
 mod channel;
 mod client;
+mod denials;
 mod engine;
 mod folder;
 mod guard;
@@ -19,10 +20,10 @@ mod sockets;
 mod wall;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use ike::defence::cookie::CookieSecrets;
@@ -34,7 +35,6 @@ use nix::{
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
     },
-    time::{ClockId, clock_gettime},
 };
 use tracing::{error, info, warn};
 
@@ -42,7 +42,10 @@ pub use self::{
     channel::ChannelError,
     client::{Client, ClientError, EngineStart, KeeperEvent, Listener, MAX_IN_FLIGHT, WorkerStart},
     options::{DataplaneKind, KeeperError, KeeperOptions},
-    protocol::{BootInfo, FloodStatus, GateAttachment, GateCount, GateDrop, GateStatus, SpiKeys},
+    protocol::{
+        BootInfo, Denial, FloodStatus, GateAttachment, GateCommand, GateCount, GateDrop, GateFill,
+        GateRefused, GateStatus, LaneCount, SpiKeys,
+    },
 };
 use self::{
     engine::{BackOff, Engine},
@@ -53,6 +56,7 @@ use self::{
         ToKeeper,
     },
     sockets::Sockets,
+    wall::{boot_clock, boot_id, since_epoch, wall_clock},
 };
 use crate::{
     kernel::{Dataplane, Happened, NoOp, ORPHAN_LIFE, Orphan, Xfrm},
@@ -259,6 +263,7 @@ impl Keeper {
 
     fn timers(&mut self, now: Duration) {
         self.guard.tick(now, since_epoch());
+        self.publish_denied();
         self.dataplane.drain(now);
         let lost = self.dataplane.expire_orphans(now);
         if lost > 0 {
@@ -373,8 +378,19 @@ impl Keeper {
                 no_lanes: self.sockets.trouble().map(str::to_owned),
                 ..self.guard.status()
             }),
+            Request::Gate(command) => {
+                let done = self.guard.command(command, boot_clock());
+                self.publish_denied();
+                Answer::GateDone(done)
+            }
         };
         self.tell(id, answer);
+    }
+
+    fn publish_denied(&mut self) {
+        if let Some(denied) = self.guard.newly_denied() {
+            self.tell(0, Answer::Denied(denied));
+        }
     }
 
     fn apply(&mut self, operation: &Operation) -> Ended {
@@ -458,6 +474,7 @@ impl Keeper {
                 orphans,
             },
             board: self.guard.board().is_some(),
+            denied: self.guard.denied(),
         });
         let bitmaps = self.ring.epochs().map(|(_, _, file)| file.as_fd());
         let descriptors: Vec<BorrowedFd<'_>> = bitmaps.chain(self.guard.board()).collect();
@@ -559,30 +576,4 @@ fn announce(notice: Notice) {
         ),
         Notice::Retired(key_id, why) => warn!(key_id, why, "a ticket epoch was retired early"),
     }
-}
-
-/// Time since boot, counting suspend: the clock of all deadlines.
-fn boot_clock() -> Duration {
-    clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .map(Duration::from)
-        .unwrap_or_default()
-}
-
-fn wall_clock() -> u64 {
-    since_epoch().as_secs()
-}
-
-fn since_epoch() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-}
-
-/// The kernel's name for this boot; all zero where /proc does not say, which counts as one boot.
-fn boot_id() -> [u8; 16] {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&digits, 16)
-        .unwrap_or_default()
-        .to_be_bytes()
 }

@@ -9,10 +9,12 @@
 //! | `ReserveIndexes`           | `Indexes`; after the two below, if the epoch changed on the way |
 //! | `NewEpoch`                 | `Indexes`; `Epochs`, with all bitmaps beside it; then `NewEpoch` |
 //! | `GateStatus`               | `Gate`                                                          |
+//! | `Gate`                     | `Denied`, if the list has changed; then `GateDone`              |
 //! | (nothing)                  | `Wanted`, `Expired` as the kernel says                          |
-//! | (nothing)                  | on rotation `Indexes`, `Epochs` or `SpiKeys`; `Stop` at the end   |
+//! | (nothing)                  | on rotation `Indexes`, `Epochs` or `SpiKeys`; `Denied` when a network is heard again; `Stop` at the end |
 
 mod carriage;
+mod gate;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -28,6 +30,10 @@ use ike::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::gate::{
+    Denial, FloodStatus, GateAttachment, GateCommand, GateCount, GateDrop, GateFill, GateRefused,
+    GateStatus, LaneCount,
+};
 use crate::{
     kernel::Usage,
     tickets::{EpochTimes, IndexRange},
@@ -85,6 +91,8 @@ pub enum Request {
     },
     /// Where the gate stands and what it counted.
     GateStatus,
+    /// What an operator wants of it.
+    Gate(GateCommand),
 }
 
 /// One change of SAs or policies.
@@ -207,6 +215,10 @@ pub enum Answer {
     },
     /// To [`Request::GateStatus`].
     Gate(GateStatus),
+    /// To [`Request::Gate`].
+    GateDone(Result<(), GateRefused>),
+    /// All networks from which nobody is heard.
+    Denied(Vec<Denial>),
     /// A packet of this owner's flow waits for the connection to come up.
     Wanted {
         /// Whose.
@@ -246,6 +258,8 @@ pub struct Hello {
     pub boot: BootInfo,
     /// Whether the gate's board is the last descriptor.
     pub board: bool,
+    /// Networks from which nobody is heard.
+    pub denied: Vec<Denial>,
 }
 
 /// How this start came about.
@@ -297,81 +311,6 @@ pub struct OrphanShape {
     pub remote_ts: Vec<TrafficSelector>,
     /// Inner addresses of ours.
     pub leased: Vec<IpAddr>,
-}
-
-/// The gate, for `ikectl gate`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct GateStatus {
-    /// Where it stands.
-    pub attachments: Vec<GateAttachment>,
-    /// One for each reason.
-    pub counters: Vec<GateCount>,
-    /// Packets that were dropped, a few of many, the latest first.
-    pub dropped: Vec<GateDrop>,
-    /// The level of defence; `None` without a gate.
-    pub flood: Option<FloodStatus>,
-    /// Why datagrams are not shared out among lanes; `None` if they are.
-    pub no_lanes: Option<String>,
-    /// Why there is none, or why it could not be read.
-    pub trouble: Option<String>,
-}
-
-/// What the gate counted for one reason.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct GateCount {
-    /// The reason's name.
-    pub reason: String,
-    /// Packets since its maps were made.
-    pub packets: u64,
-    /// Octets since then.
-    pub octets: u64,
-    /// Packets in a second, of late.
-    pub per_second: u64,
-}
-
-/// A packet that the gate dropped.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct GateDrop {
-    /// For so long.
-    pub age: Duration,
-    /// The reason's name.
-    pub reason: String,
-    /// The interface it came in by.
-    pub interface: String,
-    /// Where it came from and where it went to, if it could be read. Port 0 is none.
-    pub ends: Option<(SocketAddr, SocketAddr)>,
-    /// Octets, from the Ethernet header on.
-    pub octets: u64,
-}
-
-/// The gate's level of defence, for `ikectl flood`.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct FloodStatus {
-    /// As configured.
-    pub mode: String,
-    /// `calm`, `guarded` or `attack`.
-    pub level: String,
-    /// For so long.
-    pub age: Duration,
-    /// Why.
-    pub why: String,
-    /// First messages without proof in a second, of late.
-    pub per_second: u64,
-    /// How long such messages waited for the engine, of late.
-    pub queue_delay: Duration,
-    /// Name of each kind of reply, and how many of it each CPU may send in a second.
-    pub budgets: Vec<(String, u64)>,
-}
-
-/// The gate on one interface.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct GateAttachment {
-    /// The interface.
-    pub interface: String,
-    /// `native`, `generic` or `none`.
-    pub mode: String,
-    /// Why it is not native.
-    pub reason: String,
 }
 
 #[derive(Deserialize, Serialize)]

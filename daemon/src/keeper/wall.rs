@@ -1,7 +1,12 @@
-//! Whether the wall clock can be believed. The gate turns expired tickets away by it, and a clock that
+//! The clocks, and whether the wall clock can be believed. The gate turns expired tickets away by it, and a clock that
 //! leaps would have it turn away all of them.
 
-use std::time::Duration;
+use std::{
+    fs,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use nix::time::{ClockId, clock_gettime};
 
 /// A leap longer than this puts the clock in doubt.
 const LEAP: Duration = Duration::from_mins(5);
@@ -37,6 +42,32 @@ impl WallClock {
 /// Good for five hundred years.
 fn nanoseconds(time: Duration) -> u64 {
     time.as_nanos() as u64
+}
+
+/// Time since boot, counting suspend: the clock of all deadlines.
+pub(super) fn boot_clock() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map(Duration::from)
+        .unwrap_or_default()
+}
+
+pub(super) fn wall_clock() -> u64 {
+    since_epoch().as_secs()
+}
+
+pub(super) fn since_epoch() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// The kernel's name for this boot; all zero where /proc does not say, which counts as one boot.
+pub(super) fn boot_id() -> [u8; 16] {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&digits, 16)
+        .unwrap_or_default()
+        .to_be_bytes()
 }
 
 #[cfg(test)]

@@ -86,6 +86,18 @@ pub const fn live_index(spi: OurSpi) -> u32 {
     (spi.0 >> 16) as u32 & (LIVE_BITS - 1)
 }
 
+/// The words of all live bits.
+#[must_use]
+pub const fn live_words() -> core::ops::Range<u32> {
+    LIVE_AT..ADMISSIONS_AT
+}
+
+/// The words of all admissions.
+#[must_use]
+pub const fn admission_words() -> core::ops::Range<u32> {
+    ADMISSIONS_AT..WORDS as u32
+}
+
 /// The words of all live bits and all admissions: what an engine that begins makes empty.
 #[must_use]
 pub const fn words_of_an_engine() -> core::ops::Range<u32> {

@@ -10,6 +10,10 @@ pub const LANES: &str = "LANES";
 pub const LANES_ENTRIES: usize = MAX_GROUPS * GROUP_SLOTS;
 /// Hash from [`group_key`] to [`Group::word`].
 pub const GROUPS: &str = "GROUPS";
+/// Per-CPU array of one [`LaneCounts`].
+pub const LANE_COUNTS: &str = "LANE_COUNTS";
+/// Datagrams that came to each [`Place`], by [`Place::index`].
+pub type LaneCounts = [u64; Place::COUNT];
 /// Groups of sockets: one for each address and port we listen on.
 pub const MAX_GROUPS: usize = 16;
 /// Workers that each have a socket in every lane.
@@ -50,6 +54,23 @@ pub enum Place {
     /// With the socket that nobody reads: what no engine would make anything of, and ESP, which the
     /// kernel takes out before it comes to a queue.
     Sink,
+}
+
+impl Place {
+    /// How many are told apart in counts: the lanes, and the sink.
+    pub const COUNT: usize = Lane::ALL.len() + 1;
+    /// What operators call them, by [`Self::index`].
+    pub const NAMES: [&str; Self::COUNT] = ["existing", "resume", "cookie", "unproven", "sink"];
+
+    /// Its place in counts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Lane(lane, _) => lane as usize,
+            Self::Sink => Lane::ALL.len(),
+        }
+    }
 }
 
 /// The sockets of one address and port.

@@ -12,9 +12,9 @@ use crate::defence::{Budget, Limit, Meter, Spent};
 use crate::sip::SipKey;
 
 /// Raised whenever a map, a value or the meaning of one changes.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 /// A symbol that every object of this ABI version exports; loading insists on it.
-pub const ABI_SYMBOL: &str = "GATE_ABI_5";
+pub const ABI_SYMBOL: &str = "GATE_ABI_6";
 
 /// Program for interfaces whose frames lie in one buffer.
 pub const PROGRAM: &str = "gate";

@@ -1,6 +1,7 @@
 //! Request and reply types of the control socket: one JSON object a line in each direction. Readers
 //! ignore keys they do not know, and a key that is absent means that the value is unknown.
 
+mod gate;
 mod pool;
 mod reply;
 mod request;
@@ -8,11 +9,12 @@ mod sa;
 mod ticket;
 mod why;
 
-pub use pool::{Lease, Pool};
-pub use reply::{
-    Attention, Done, ErrorCode, Failure, Flood, FloodLevel, Gate, GateCounter, GateDrop, Outcome,
-    Reply, ReplyBudget, Stamp, Status,
+pub use gate::{
+    Flood, FloodLevel, Gate, GateAttachment, GateCounter, GateDenied, GateDrop, GateFill, GateLane,
+    ReplyBudget,
 };
+pub use pool::{Lease, Pool};
+pub use reply::{Attention, Done, ErrorCode, Failure, Outcome, Reply, Stamp, Status};
 pub use request::Request;
 pub use sa::{ChildSa, Endpoint, IkeSa, Pfs, SaState, Ticket};
 pub use ticket::{
@@ -32,6 +34,10 @@ pub const DEADLINE_SECONDS: u64 = 5;
 pub const UP_SECONDS: u64 = 30;
 /// The most that a request may give `up`.
 pub const MAX_UP_SECONDS: u64 = 3600;
+/// How long a network is denied when the request does not say.
+pub const DENY_SECONDS: u64 = 600;
+/// The longest that a request may deny one: 30 days. For good, there is the configuration.
+pub const MAX_DENY_SECONDS: u64 = 30 * 86_400;
 /// Where the socket is unless somebody says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/rekindle/control.sock";
 

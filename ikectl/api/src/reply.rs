@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{IkeSa, Lease, PeerFailure, Pool, SaOrigin, Tickets};
+use crate::{Flood, Gate, IkeSa, Lease, PeerFailure, Pool, SaOrigin, Tickets};
 
 /// One reply: who answers, then exactly one outcome.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -103,104 +103,6 @@ pub struct Attention {
     pub text: String,
 }
 
-/// The gate.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Gate {
-    /// `native`, `generic` or `none`.
-    pub mode: String,
-    /// Why it is not native, if it is not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Where it is attached.
-    #[serde(default)]
-    pub interfaces: Vec<String>,
-    /// The kernel's number of its program.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub program_id: Option<u32>,
-    /// Verdicts, by reason.
-    #[serde(default)]
-    pub counters: Vec<GateCounter>,
-    /// Packets that were dropped, a few of many, the latest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub dropped: Vec<GateDrop>,
-}
-
-/// One row of the gate's verdicts.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct GateCounter {
-    /// `pass`, `drop` or `tx`.
-    pub verdict: String,
-    /// Why.
-    pub reason: String,
-    /// How often.
-    pub packets: u64,
-    /// How often in a second, of late.
-    #[serde(default)]
-    pub packets_per_second: u64,
-}
-
-/// A packet that the gate dropped.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct GateDrop {
-    /// So long ago.
-    pub age_seconds: u64,
-    /// Why.
-    pub reason: String,
-    /// The interface it came in by.
-    pub interface: String,
-    /// Address and port that it came from, as it says; absent if it could not be read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
-    /// Address and port that it went to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub destination: Option<String>,
-    /// From the Ethernet header on.
-    pub frame_bytes: u64,
-}
-
-/// What stands against a flood.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Flood {
-    /// IKE SAs whose peer has proved nothing yet.
-    pub half_open: u64,
-    /// COOKIEs that the daemon itself has sent since the start.
-    pub cookies_sent: u64,
-    /// Cookies that it has found wrong.
-    pub cookies_wrong: u64,
-    /// What the gate does; absent without one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gate: Option<FloodLevel>,
-}
-
-/// The gate's level of defence.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct FloodLevel {
-    /// `auto`, or what is configured.
-    pub mode: String,
-    /// `calm`, `guarded` or `attack`.
-    pub level: String,
-    /// For so long.
-    pub age_seconds: u64,
-    /// Why, for people.
-    pub why: String,
-    /// First messages without proof in a second, of late.
-    pub unproven_per_second: u64,
-    /// How long such messages waited for the engine, of late.
-    #[serde(default)]
-    pub queue_delay_seconds: f64,
-    /// What may be sent back.
-    pub budgets: Vec<ReplyBudget>,
-}
-
-/// How many replies of one kind may be sent.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct ReplyBudget {
-    /// Which.
-    pub reply: String,
-    /// In a second, on each CPU.
-    pub per_cpu_per_second: u64,
-}
-
 /// A command was carried out.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Done {
@@ -231,6 +133,12 @@ pub struct Done {
     /// Clients that are told to go to another gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<u64>,
+    /// The network that a command was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// How long nobody will be heard from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denied_for_seconds: Option<u64>,
     /// Clients that stay because they have not said that they would follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unable: Option<u64>,

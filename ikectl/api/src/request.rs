@@ -91,6 +91,23 @@ pub enum Request {
     Flood,
     /// What the gate is attached to and has counted.
     Gate,
+    /// Hear nobody from a network for a while.
+    GateDeny {
+        /// An address, or an address with a number of bits.
+        network: String,
+        /// How long; [`crate::DENY_SECONDS`] if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_seconds: Option<u64>,
+    },
+    /// Hear a network again that was denied for a while.
+    GateUndeny {
+        /// As it was denied.
+        network: String,
+    },
+    /// Put the gate back on its interfaces.
+    GateAttach,
+    /// Take the gate off all interfaces; the daemon goes on, and judges alone.
+    GateDetach,
     /// The last failures of a peer, or of all, the latest first.
     Why {
         /// Its address, its identity, or the name of a connection.

@@ -52,41 +52,110 @@ pub(super) fn gate_screen(gate: &Gate) -> String {
     if !gate.interfaces.is_empty() {
         let _infallible = write!(text, " on {}", printable(&gate.interfaces.join(", ")));
     }
-    if let Some(id) = gate.program_id {
-        let _infallible = write!(text, ", program {id}");
-    }
     if let Some(reason) = &gate.reason {
         let _infallible = write!(text, ": {}", printable(reason));
     }
     text.push('\n');
-    if !gate.counters.is_empty() {
-        let mut table = Table::new(&["VERDICT", "REASON", "PACKETS", "PER S"]);
-        for one in &gate.counters {
-            let packets = one.packets.to_string();
-            table.row(vec![
-                printable(&one.verdict),
-                printable(&one.reason),
-                packets,
-                one.packets_per_second.to_string(),
-            ]);
-        }
-        text.push_str(&table.text());
-    }
-    if !gate.dropped.is_empty() {
-        let mut table = Table::new(&["DROPPED", "REASON", "INTERFACE", "FROM", "TO", "OCTETS"]);
-        for one in &gate.dropped {
-            let end = |end: &Option<String>| printable(end.as_deref().unwrap_or(UNKNOWN));
-            table.row(vec![
-                format!("{} ago", ago(one.age_seconds)),
-                printable(&one.reason),
-                printable(&one.interface),
-                end(&one.source),
-                end(&one.destination),
-                one.frame_bytes.to_string(),
-            ]);
-        }
+    let tables = [
+        interfaces(gate),
+        counters(gate),
+        lanes(gate),
+        denied(gate),
+        fill(gate),
+        dropped(gate),
+    ];
+    for table in tables.into_iter().flatten() {
         text.push('\n');
-        text.push_str(&table.text());
+        text.push_str(&table);
     }
     text
+}
+
+fn interfaces(gate: &Gate) -> Option<String> {
+    let rows = gate.attachments.iter().map(|one| {
+        let program = one.program_id.map(|id| id.to_string());
+        vec![
+            printable(&one.interface),
+            printable(&one.mode),
+            program.unwrap_or_else(|| UNKNOWN.to_owned()),
+        ]
+    });
+    table(&["INTERFACE", "MODE", "PROGRAM"], rows)
+}
+
+fn counters(gate: &Gate) -> Option<String> {
+    let rows = gate.counters.iter().map(|one| {
+        vec![
+            printable(&one.verdict),
+            printable(&one.reason),
+            one.packets.to_string(),
+            one.packets_per_second.to_string(),
+        ]
+    });
+    table(&["VERDICT", "REASON", "PACKETS", "PER S"], rows)
+}
+
+fn lanes(gate: &Gate) -> Option<String> {
+    if let Some(why) = &gate.no_lanes {
+        return Some(format!("no lanes: {}\n", printable(why)));
+    }
+    let rows = gate.lanes.iter().map(|one| {
+        vec![
+            printable(&one.lane),
+            one.packets.to_string(),
+            one.packets_per_second.to_string(),
+        ]
+    });
+    table(&["LANE", "PACKETS", "PER S"], rows)
+}
+
+fn denied(gate: &Gate) -> Option<String> {
+    let rows = gate.denied.iter().map(|one| {
+        let left = one.denied_for_seconds;
+        vec![
+            printable(&one.network),
+            left.map_or("configured".to_owned(), |left| format!("for {}", ago(left))),
+        ]
+    });
+    table(&["DENIED", ""], rows)
+}
+
+fn fill(gate: &Gate) -> Option<String> {
+    let rows = gate.fill.iter().map(|one| {
+        vec![
+            printable(&one.table),
+            one.entries.to_string(),
+            one.max_entries.to_string(),
+        ]
+    });
+    table(&["TABLE", "ENTRIES", "OF"], rows)
+}
+
+fn dropped(gate: &Gate) -> Option<String> {
+    let rows = gate.dropped.iter().map(|one| {
+        let end = |end: &Option<String>| printable(end.as_deref().unwrap_or(UNKNOWN));
+        vec![
+            format!("{} ago", ago(one.age_seconds)),
+            printable(&one.reason),
+            printable(&one.interface),
+            end(&one.source),
+            end(&one.destination),
+            one.frame_bytes.to_string(),
+        ]
+    });
+    table(
+        &["DROPPED", "REASON", "INTERFACE", "FROM", "TO", "OCTETS"],
+        rows,
+    )
+}
+
+/// Nothing if there are no rows.
+fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Option<String> {
+    let mut table = Table::new(heads);
+    let mut any = false;
+    for row in rows {
+        any = true;
+        table.row(row);
+    }
+    any.then(|| table.text())
 }

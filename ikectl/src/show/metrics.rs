@@ -84,6 +84,33 @@ impl Page {
             let labels = [("verdict", &*one.verdict), ("reason", &*one.reason)];
             self.sample("gate_packets_total", &labels, one.packets);
         }
+        let help = "Datagrams that came to each lane of the sockets";
+        self.family("lane_packets_total", "counter", help);
+        for one in &gate.lanes {
+            self.sample("lane_packets_total", &[("lane", &one.lane)], one.packets);
+        }
+        let help = "How the gate stands on each interface";
+        self.family("gate_interface", "gauge", help);
+        for one in &gate.attachments {
+            let labels = [("interface", &*one.interface), ("mode", &*one.mode)];
+            self.sample("gate_interface", &labels, 1);
+        }
+        let help = "Networks from which nobody is heard";
+        self.gauge("gate_denied_networks", help, gate.denied.len());
+        self.family(
+            "gate_table_entries",
+            "gauge",
+            "Entries of the gate's tables",
+        );
+        for one in &gate.fill {
+            self.sample("gate_table_entries", &[("table", &one.table)], one.entries);
+        }
+        let help = "Entries that the gate's tables have room for";
+        self.family("gate_table_entries_max", "gauge", help);
+        for one in &gate.fill {
+            let table = [("table", &*one.table)];
+            self.sample("gate_table_entries_max", &table, one.max_entries);
+        }
     }
 
     fn flood(&mut self, flood: &Flood) {

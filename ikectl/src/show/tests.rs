@@ -216,6 +216,53 @@ fn drops_are_shown_with_who_and_why() {
 }
 
 #[test]
+fn a_gate_is_shown_with_its_lanes_and_whom_it_does_not_hear() {
+    let gate = r#""gate":{"mode":"generic","reason":"wan: no XDP\u001b","interfaces":["wan","lan"],
+        "attachments":[{"interface":"wan","mode":"generic","reason":"no XDP","program_id":7},
+        {"interface":"lan","mode":"none"}],
+        "lanes":[{"lane":"unproven","packets":12,"packets_per_second":3}],
+        "denied":[{"network":"203.0.113.0/24"},
+        {"network":"2001:db8::/32","denied_for_seconds":600}],
+        "fill":[{"table":"addresses","entries":2,"max_entries":4096}]}"#;
+    let expected = "\
+gate generic on wan, lan: wan: no XDP?
+
+INTERFACE  MODE     PROGRAM
+wan        generic  7
+lan        none     -
+
+LANE      PACKETS  PER S
+unproven  12       3
+
+DENIED
+203.0.113.0/24  configured
+2001:db8::/32   for 10m
+
+TABLE      ENTRIES  OF
+addresses  2        4096
+";
+    assert_eq!(text(&reply(gate), false), expected);
+    let page = metrics::text(&[reply(gate)]);
+    for line in [
+        "rekindle_lane_packets_total{lane=\"unproven\"} 12",
+        "rekindle_gate_interface{interface=\"lan\",mode=\"none\"} 1",
+        "rekindle_gate_denied_networks 2",
+        "rekindle_gate_table_entries{table=\"addresses\"} 2",
+        "rekindle_gate_table_entries_max{table=\"addresses\"} 4096",
+    ] {
+        assert!(page.lines().any(|one| one == line), "{line}\n{page}");
+    }
+    let none = r#""gate":{"mode":"none","no_lanes":"no object"}"#;
+    assert_eq!(
+        text(&reply(none), false),
+        "gate none\n\nno lanes: no object\n"
+    );
+    let done = r#""done":{"network":"203.0.113.0/24","denied_for_seconds":5400}"#;
+    let shown = text(&reply(done), false);
+    assert_eq!(shown, "203.0.113.0/24 is denied for 1h30m\n");
+}
+
+#[test]
 fn metrics_have_one_family_each_and_labels_of_ours() {
     let status = r#""status":{"uptime_seconds":7,"pid":812,"connections":1,"ike_sas_established":3,
         "ike_sas_half_open":2,"suspended":1,"child_sas":3,"full_logins":1,"resumed_logins":5,

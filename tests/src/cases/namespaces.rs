@@ -1,6 +1,6 @@
 //! Daemons talking in namespaces of a kernel that need not have ESP.
 
-use super::{challenge, dataplane, flood, lanes, mangled, names, storm, why, workers};
+use super::{challenge, dataplane, denied, flood, lanes, mangled, names, storm, why, workers};
 use crate::suite::Case;
 
 /// In the order in which they run.
@@ -15,6 +15,9 @@ pub const CASES: &[Case] = &[
     challenge::COOKIE,
     challenge::COOKIE_IPV6,
     challenge::LEVEL,
+    denied::BY_THE_GATE,
+    denied::BY_THE_ENGINE,
+    denied::DETACHED,
     mangled::SURVIVES,
     why::TOLD,
     why::REVOKED,

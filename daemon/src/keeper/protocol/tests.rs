@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use gate_abi::denied::Prefix;
 use ike::kernel::{CopyDscp, Mark, Mode, Offload, Volume, Ways};
 
 use super::*;
@@ -180,6 +181,47 @@ fn a_batch_of_any_operations_fits_one_message() {
             .send(&ToKeeper { id: 0, request }, &[])
             .expect("it fits");
         assert!(keeper.receive::<ToKeeper>().expect("receive").is_some());
+    }
+}
+
+#[test]
+fn what_an_operator_wants_of_the_gate_survives_the_pair() {
+    let (mut keeper, mut engine) = pair();
+    let network = Prefix::new([0x20; 16], 128).expect("a host");
+    let commands = [
+        GateCommand::Deny {
+            network,
+            lasting: Duration::from_secs(600),
+        },
+        GateCommand::Undeny { network },
+        GateCommand::Attach,
+        GateCommand::Detach,
+    ];
+    for command in commands {
+        let request = Request::Gate(command);
+        engine
+            .send(&ToKeeper { id: 7, request }, &[])
+            .expect("sent");
+        let (message, _) = keeper.receive::<ToKeeper>().expect("read").expect("one");
+        assert!(matches!(message.request, Request::Gate(read) if read == command));
+    }
+    let denied = vec![Denial {
+        network,
+        left: Some(Duration::from_secs(1)),
+    }];
+    for answer in [
+        Answer::Denied(denied.clone()),
+        Answer::GateDone(Err(GateRefused::Full(3))),
+    ] {
+        keeper
+            .send(&FromKeeper { id: 0, answer }, &[])
+            .expect("sent");
+        let (message, _) = engine.receive::<FromKeeper>().expect("read").expect("one");
+        match message.answer {
+            Answer::Denied(read) => assert_eq!(read, denied),
+            Answer::GateDone(done) => assert_eq!(done, Err(GateRefused::Full(3))),
+            other => panic!("{other:?}"),
+        }
     }
 }
 

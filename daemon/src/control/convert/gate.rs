@@ -1,0 +1,128 @@
+//! The gate and floods, as they are told on the socket.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ikectl_api as api;
+
+use crate::{
+    control::request::{FloodReport, GateReport, GateVerdict},
+    gate::network_to_text,
+    keeper::{Denial, GateAttachment, GateDrop, GateFill, GateRefused, LaneCount},
+};
+
+pub(in crate::control) fn flood(report: FloodReport) -> api::Flood {
+    let budget = |(reply, per_second)| api::ReplyBudget {
+        reply,
+        per_cpu_per_second: per_second,
+    };
+    let FloodReport {
+        half_open,
+        cookies_sent,
+        cookies_wrong,
+        flood,
+    } = report;
+    api::Flood {
+        half_open,
+        cookies_sent,
+        cookies_wrong,
+        gate: flood.map(|gate| api::FloodLevel {
+            mode: gate.mode,
+            level: gate.level,
+            age_seconds: gate.age.as_secs(),
+            why: gate.why,
+            unproven_per_second: gate.per_second,
+            queue_delay_seconds: gate.queue_delay.as_secs_f64(),
+            budgets: gate.budgets.into_iter().map(budget).collect(),
+        }),
+    }
+}
+
+pub(in crate::control) fn gate(report: GateReport) -> api::Gate {
+    let counter = |one: GateVerdict| api::GateCounter {
+        verdict: one.verdict.to_owned(),
+        reason: one.reason.to_owned(),
+        packets: one.packets,
+        packets_per_second: one.per_second,
+    };
+    let attachment = |one: GateAttachment| api::GateAttachment {
+        interface: one.interface,
+        mode: one.mode,
+        reason: Some(one.reason).filter(|reason| !reason.is_empty()),
+        program_id: one.program,
+    };
+    let lane = |one: LaneCount| api::GateLane {
+        lane: one.lane,
+        packets: one.packets,
+        packets_per_second: one.per_second,
+    };
+    let denied = |one: Denial| api::GateDenied {
+        network: network_to_text(one.network),
+        denied_for_seconds: one.left.as_ref().map(Duration::as_secs),
+    };
+    let fill = |one: GateFill| api::GateFill {
+        table: one.what,
+        entries: one.used,
+        max_entries: one.most,
+    };
+    let on = report.attachments.iter();
+    api::Gate {
+        mode: report.mode.to_owned(),
+        reason: report.reason,
+        interfaces: on.clone().map(|one| one.interface.clone()).collect(),
+        program_id: on.clone().find_map(|one| one.program),
+        attachments: report.attachments.into_iter().map(attachment).collect(),
+        counters: report.verdicts.into_iter().map(counter).collect(),
+        dropped: report.dropped.into_iter().map(dropped).collect(),
+        lanes: report.lanes.into_iter().map(lane).collect(),
+        no_lanes: report.no_lanes,
+        denied: report.denied.into_iter().map(denied).collect(),
+        fill: report.fill.into_iter().map(fill).collect(),
+    }
+}
+
+/// Why the gate does not do what an operator wants; `about` is the network that it was to deny.
+pub(in crate::control) fn refused(about: &str, why: &GateRefused) -> api::Failure {
+    let (code, cure) = match why {
+        GateRefused::NotDenied => (
+            api::ErrorCode::NotFound,
+            Some("ikectl gate lists what is, as it was denied"),
+        ),
+        GateRefused::Configured => (
+            api::ErrorCode::Failed,
+            Some("take it out of gate.denied and restart"),
+        ),
+        GateRefused::Full(_) => (
+            api::ErrorCode::Failed,
+            Some("deny a network that has several of them in it"),
+        ),
+        GateRefused::SwitchedOff => (
+            api::ErrorCode::Failed,
+            Some("set another gate.mode and restart"),
+        ),
+        GateRefused::Failed(_) => (api::ErrorCode::Failed, None),
+    };
+    let why = why.to_string();
+    api::Failure {
+        code,
+        message: format!("{} {}", about.escape_debug(), why.escape_debug()),
+        cure: cure.map(str::to_owned),
+    }
+}
+
+fn dropped(one: GateDrop) -> api::GateDrop {
+    let (source, destination) = one.ends.unzip();
+    let told = |end: Option<SocketAddr>| {
+        end.map(|end| match end.port() {
+            0 => end.ip().to_string(),
+            _ => end.to_string(),
+        })
+    };
+    api::GateDrop {
+        age_seconds: one.age.as_secs(),
+        reason: one.reason,
+        interface: one.interface,
+        source: told(source),
+        destination: told(destination),
+        frame_bytes: one.octets,
+    }
+}

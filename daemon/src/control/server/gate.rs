@@ -1,0 +1,84 @@
+//! What an operator wants of the gate.
+
+use std::time::Duration;
+
+use gate_abi::denied::Prefix;
+use ikectl_api::{DENY_SECONDS, Done, Failure, MAX_DENY_SECONDS, Outcome};
+use tokio::sync::mpsc;
+
+use super::{ask, bad_request};
+use crate::{
+    control::{convert, request::ControlRequest},
+    gate::{network_from_text, network_to_text},
+    keeper::GateCommand,
+};
+
+type Engine = mpsc::Sender<ControlRequest>;
+
+pub(super) async fn deny(
+    engine: &Engine,
+    network: &str,
+    seconds: Option<u64>,
+) -> Result<Outcome, Failure> {
+    let network = read(network)?;
+    let seconds = seconds.unwrap_or(DENY_SECONDS);
+    if !(1..=MAX_DENY_SECONDS).contains(&seconds) {
+        return Err(bad_request(format!(
+            "for_seconds is 1 to {MAX_DENY_SECONDS}"
+        )));
+    }
+    let lasting = Duration::from_secs(seconds);
+    let done = Done {
+        denied_for_seconds: Some(seconds),
+        ..Done::default()
+    };
+    let command = GateCommand::Deny { network, lasting };
+    about(engine, network, command, done).await
+}
+
+pub(super) async fn undeny(engine: &Engine, network: &str) -> Result<Outcome, Failure> {
+    let network = read(network)?;
+    let command = GateCommand::Undeny { network };
+    about(engine, network, command, Done::default()).await
+}
+
+/// Puts the gate on its interfaces, or takes it off.
+pub(super) async fn stand(engine: &Engine, command: GateCommand) -> Result<Outcome, Failure> {
+    match ask(engine, |reply| ControlRequest::GateCommand {
+        command,
+        reply,
+    })
+    .await?
+    {
+        Ok(()) => Ok(Outcome::Done(Done::default())),
+        Err(why) => Err(convert::refused("the gate", &why)),
+    }
+}
+
+async fn about(
+    engine: &Engine,
+    network: Prefix,
+    command: GateCommand,
+    done: Done,
+) -> Result<Outcome, Failure> {
+    let network = network_to_text(network);
+    match ask(engine, |reply| ControlRequest::GateCommand {
+        command,
+        reply,
+    })
+    .await?
+    {
+        Ok(()) => Ok(Outcome::Done(Done {
+            network: Some(network),
+            ..done
+        })),
+        Err(why) => Err(convert::refused(&network, &why)),
+    }
+}
+
+fn read(text: &str) -> Result<Prefix, Failure> {
+    network_from_text(text).ok_or_else(|| {
+        let text = text.escape_debug();
+        bad_request(format!("{text} is not a network, such as 203.0.113.0/24"))
+    })
+}

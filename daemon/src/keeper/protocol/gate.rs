@@ -1,0 +1,185 @@
+//! What is said of the gate: how it is, and what an operator wants of it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use gate_abi::denied::Prefix;
+use serde::{Deserialize, Serialize};
+
+/// The gate, for `ikectl gate`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GateStatus {
+    /// Where it stands.
+    pub attachments: Vec<GateAttachment>,
+    /// One for each reason.
+    pub counters: Vec<GateCount>,
+    /// Packets that were dropped, a few of many, the latest first.
+    pub dropped: Vec<GateDrop>,
+    /// The level of defence; `None` without a gate.
+    pub flood: Option<FloodStatus>,
+    /// What the lanes have been given, the sink last; empty if there are none.
+    pub lanes: Vec<LaneCount>,
+    /// Why datagrams are not shared out among lanes; `None` if they are.
+    pub no_lanes: Option<String>,
+    /// Networks from which nobody is heard.
+    pub denied: Vec<Denial>,
+    /// How full its tables are.
+    pub fill: Vec<GateFill>,
+    /// Why there is none, or why it could not be read.
+    pub trouble: Option<String>,
+}
+
+/// What the gate counted for one reason.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GateCount {
+    /// The reason's name.
+    pub reason: String,
+    /// Packets since its maps were made.
+    pub packets: u64,
+    /// Octets since then.
+    pub octets: u64,
+    /// Packets in a second, of late.
+    pub per_second: u64,
+}
+
+/// A packet that the gate dropped.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GateDrop {
+    /// For so long.
+    pub age: Duration,
+    /// The reason's name.
+    pub reason: String,
+    /// The interface it came in by.
+    pub interface: String,
+    /// Where it came from and where it went to, if it could be read. Port 0 is none.
+    pub ends: Option<(SocketAddr, SocketAddr)>,
+    /// Octets, from the Ethernet header on.
+    pub octets: u64,
+}
+
+/// The gate's level of defence, for `ikectl flood`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FloodStatus {
+    /// As configured.
+    pub mode: String,
+    /// `calm`, `guarded` or `attack`.
+    pub level: String,
+    /// For so long.
+    pub age: Duration,
+    /// Why.
+    pub why: String,
+    /// First messages without proof in a second, of late.
+    pub per_second: u64,
+    /// How long such messages waited for the engine, of late.
+    pub queue_delay: Duration,
+    /// Name of each kind of reply, and how many of it each CPU may send in a second.
+    pub budgets: Vec<(String, u64)>,
+}
+
+/// The gate on one interface.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GateAttachment {
+    /// The interface.
+    pub interface: String,
+    /// `native`, `generic` or `none`.
+    pub mode: String,
+    /// Why it is not native.
+    pub reason: String,
+    /// The kernel's number of the program there.
+    pub program: Option<u32>,
+}
+
+/// Datagrams that came to one lane on all ports.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LaneCount {
+    /// Its name.
+    pub lane: String,
+    /// Since the keeper started.
+    pub packets: u64,
+    /// In a second, of late.
+    pub per_second: u64,
+}
+
+/// How much of a table is taken.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GateFill {
+    /// What is in it.
+    pub what: String,
+    /// How many.
+    pub used: u64,
+    /// How many there can be.
+    pub most: u64,
+}
+
+/// A network from which nobody is heard.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Denial {
+    /// Which.
+    #[serde(with = "prefix")]
+    pub network: Prefix,
+    /// How long it will be; `None` for what is in the configuration.
+    pub left: Option<Duration>,
+}
+
+/// What an operator wants of the gate.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum GateCommand {
+    /// Nobody is to be heard from this network for so long.
+    Deny {
+        /// Which.
+        #[serde(with = "prefix")]
+        network: Prefix,
+        /// How long.
+        lasting: Duration,
+    },
+    /// This network is to be heard again.
+    Undeny {
+        /// Which.
+        #[serde(with = "prefix")]
+        network: Prefix,
+    },
+    /// The gate is to stand on its interfaces.
+    Attach,
+    /// It is to leave them until the operator or the next start of the daemon puts it back.
+    Detach,
+}
+
+/// Why the gate does not do what an operator wants.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
+pub enum GateRefused {
+    /// The network is in the configuration.
+    #[error("is denied by the configuration")]
+    Configured,
+    /// Nobody has denied it.
+    #[error("is not denied")]
+    NotDenied,
+    /// No more can be denied.
+    #[error("is one too many: {0} can be denied at a time")]
+    Full(usize),
+    /// The configuration wants no gate on interfaces.
+    #[error("is switched off in the configuration")]
+    SwitchedOff,
+    /// In the gate's own words.
+    #[error("{0}")]
+    Failed(String),
+}
+
+mod prefix {
+    use serde::{Deserialize as _, Serialize as _, de::Error as _};
+
+    use super::Prefix;
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        prefix: &Prefix,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        prefix.key().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Prefix, D::Error> {
+        let (bits, address) = <(u32, [u8; 16])>::deserialize(deserializer)?;
+        let bits = u8::try_from(bits).map_err(D::Error::custom)?;
+        Prefix::new(address, bits).ok_or_else(|| D::Error::custom("no network"))
+    }
+}
