@@ -1,6 +1,7 @@
 //! Rekindle against foreign IKE daemons, in both roles; first the peers among themselves, so that a
 //! failure of ours is told from one of theirs.
 
+mod afterwards;
 mod collisions;
 mod detours;
 mod fragments;
@@ -60,6 +61,7 @@ pub const CASES: &[Case] = &[
     remote_access::CALLED,
     remote_access::CALLING,
     remote_access::REFUSED,
+    afterwards::SERVED_BY_ANOTHER,
 ];
 
 fn strongswan_starts(lab: &mut Lab) -> Result<()> {

@@ -191,7 +191,7 @@ fn what_an_operator_wants_of_the_gate_survives_the_pair() {
     let commands = [
         GateCommand::Deny {
             network,
-            lasting: Duration::from_secs(600),
+            lasting: Duration::from_mins(10),
         },
         GateCommand::Undeny { network },
         GateCommand::Attach,
