@@ -4,10 +4,11 @@
 //! Kernel operations leave in batches, few of which are on their way at a time: what comes up
 //! meanwhile goes with the next. Neither side can then wait for the other to read.
 
+pub(super) mod start;
+
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    os::fd::AsFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -18,7 +19,6 @@ use std::{
 
 use gate_abi::denied::Prefix;
 use ike::{
-    crypto::Secret,
     io::TicketRoot,
     kernel::{KernelFailed, KernelOp, OpId, Owner},
 };
@@ -28,16 +28,16 @@ use tracing::warn;
 use super::{
     channel::{Channel, ChannelError, Received},
     protocol::{
-        self, Answer, BootInfo, Denial, Ended, EpochKey, FromKeeper, GateCommand, GateRefused,
-        GateStatus, Hello, Inlet, Operation, Request, SpiKeys, Taken, ToKeeper,
+        Answer, Denial, Ended, EpochKey, FromKeeper, GateCommand, GateRefused, GateStatus,
+        Operation, Request, SpiKeys, Taken, ToKeeper, batch,
     },
-    sandbox::{self, SandboxError},
+    sandbox::SandboxError,
 };
 use crate::{
     gate::Board,
     kernel::{Orphan, Usage},
-    tickets::{Epochs, IndexSource, Ledger, UsedBits},
-    udp::{Share, UdpError, UdpSocket},
+    tickets::{Epochs, IndexSource, UsedBits},
+    udp::UdpError,
 };
 
 /// Kernel operations under way; the engine answers no more logins than the keeper can follow.
@@ -86,42 +86,6 @@ pub enum KeeperEvent {
     },
     /// The keeper is gone: end now.
     Lost,
-}
-
-/// Everything an engine starts with.
-#[derive(Debug)]
-pub struct EngineStart {
-    /// What each worker has for itself, at least one.
-    pub workers: Vec<WorkerStart>,
-    /// To be run beside everything else: without it the keeper is not heard.
-    pub listener: Listener,
-    /// Roots for the core. The ledgers know these epochs already.
-    pub epochs: Epochs,
-    /// Our octet in SPIs and tickets.
-    pub node: u8,
-    /// The present `k_spi`, then the one before.
-    pub spi_keys: SpiKeys,
-    /// Secret of crash detection tokens, for the core.
-    pub qcd: Secret,
-    /// How this start came about.
-    pub boot: BootInfo,
-    /// The gate's board, if there is a gate.
-    pub board: Option<Arc<Board>>,
-    /// Networks from which nobody is heard.
-    pub denied: Arc<[Prefix]>,
-}
-
-/// What one worker starts with.
-#[derive(Debug)]
-pub struct WorkerStart {
-    /// For requests.
-    pub client: Client,
-    /// What the keeper says by itself.
-    pub events: mpsc::UnboundedReceiver<KeeperEvent>,
-    /// The UDP sockets, non-blocking: those to be read, or outlets with the share of nobody.
-    pub sockets: Vec<UdpSocket>,
-    /// For the core, as its `TicketLedger`.
-    pub ledger: Ledger,
 }
 
 /// Why the engine and its keeper cannot work together.
@@ -181,112 +145,6 @@ struct Operations {
     /// With those that are on their way.
     in_flight: usize,
     batches: usize,
-}
-
-impl EngineStart {
-    /// Gives up all privileges, then greets the keeper over the pair that is this process's standard
-    /// input.
-    pub fn from_keeper() -> Result<Self, ClientError> {
-        let pair = io::stdin().as_fd().try_clone_to_owned()?;
-        sandbox::enter()?;
-        Self::greet(Channel::new(pair))
-    }
-
-    fn greet(mut channel: Channel) -> Result<Self, ClientError> {
-        let hello = ToKeeper {
-            id: 0,
-            request: Request::Hello,
-        };
-        channel.send(&hello, &[])?;
-        let mut sockets = Vec::new();
-        let (hello, mut descriptors) = loop {
-            let Some((message, descriptors)) = channel.receive::<FromKeeper>()? else {
-                return Err(ClientError::Unexpected);
-            };
-            match message.answer {
-                Answer::Sockets(inlets) if inlets.len() == descriptors.len() => {
-                    for (inlet, fd) in inlets.into_iter().zip(descriptors) {
-                        let Inlet {
-                            service,
-                            share,
-                            worker,
-                        } = inlet;
-                        sockets.push((worker, UdpSocket::adopt(fd, service, share)?));
-                    }
-                }
-                Answer::Hello(hello) => break (hello, descriptors),
-                _ => return Err(ClientError::Unexpected),
-            }
-        };
-        let Hello {
-            workers,
-            epochs,
-            node,
-            spi_keys,
-            qcd,
-            boot,
-            board,
-            denied,
-        } = hello;
-        let board = if board { descriptors.pop() } else { None };
-        let board = board.map(Board::map).transpose()?.map(Arc::new);
-        let mut epochs = map_epochs(epochs, descriptors, board.as_ref())?;
-
-        let indexes = Arc::new(IndexSource::default());
-        let shared = Arc::new(Shared {
-            sender: Mutex::new(channel.duplicate()?),
-            next: AtomicU64::new(1),
-            waiting: Mutex::default(),
-            operations: Mutex::default(),
-            indexes: Arc::clone(&indexes),
-            bitmaps: Mutex::default(),
-            board: board.clone(),
-        });
-        shared.watch(&mut epochs);
-        thread::Builder::new().name("used-sync".into()).spawn({
-            let shared = Arc::downgrade(&shared);
-            move || sync_bitmaps(&shared)
-        })?;
-        // The first login should not be the one that finds the store empty.
-        shared.post(0, Request::ReserveIndexes)?;
-        let (mut parts, mut tell) = (Vec::new(), Vec::new());
-        let sockets = share_out(sockets, workers.max(1))?;
-        for (worker, sockets) in (0_u8..).zip(sockets) {
-            let client = Client {
-                worker,
-                shared: Arc::clone(&shared),
-            };
-            let asker = client.clone();
-            let mut ledger = Ledger::new(Arc::clone(&indexes), move || {
-                asker.post(0, Request::ReserveIndexes).is_ok()
-            });
-            ledger.set_epochs(&epochs);
-            let (teller, events) = mpsc::unbounded_channel();
-            tell.push(teller);
-            parts.push(WorkerStart {
-                client,
-                events,
-                sockets,
-                ledger,
-            });
-        }
-        let listener = Listener {
-            shared,
-            channel,
-            tell,
-        };
-        Ok(Self {
-            workers: parts,
-            listener,
-            epochs,
-            node,
-            spi_keys,
-            qcd,
-            boot,
-            board,
-            denied: networks(&denied),
-        })
-    }
 }
 
 impl Client {
@@ -435,7 +293,7 @@ impl Shared {
     fn flush(&self) -> Result<(), ClientError> {
         let mut operations = self.operations();
         while operations.batches < MAX_BATCHES && !operations.waiting.is_empty() {
-            let size = protocol::batch(&operations.waiting);
+            let size = batch(&operations.waiting);
             let batch = operations.waiting.drain(..size).collect();
             self.post(0, Request::Kernel(batch))?;
             operations.batches += 1;
@@ -540,27 +398,6 @@ fn events_of(results: Vec<Ended>) -> Vec<(u8, KeeperEvent)> {
         }
     }
     events
-}
-
-/// The sockets that each worker reads, and for what only one reads an outlet to all others.
-fn share_out(
-    sockets: Vec<(u8, UdpSocket)>,
-    workers: u8,
-) -> Result<Vec<Vec<UdpSocket>>, ClientError> {
-    let mut parts: Vec<Vec<UdpSocket>> = (0..workers).map(|_| Vec::new()).collect();
-    for (reader, socket) in sockets {
-        if socket.share() == Share::Whole {
-            for (_, part) in (0_u8..)
-                .zip(&mut parts)
-                .filter(|(worker, _)| *worker != reader)
-            {
-                part.push(socket.outlet()?);
-            }
-        }
-        let part = parts.get_mut(usize::from(reader));
-        part.ok_or(ClientError::Unexpected)?.push(socket);
-    }
-    Ok(parts)
 }
 
 fn networks(denied: &[Denial]) -> Arc<[Prefix]> {

@@ -40,7 +40,10 @@ use tracing::{error, info, warn};
 
 pub use self::{
     channel::ChannelError,
-    client::{Client, ClientError, EngineStart, KeeperEvent, Listener, MAX_IN_FLIGHT, WorkerStart},
+    client::{
+        Client, ClientError, KeeperEvent, Listener, MAX_IN_FLIGHT,
+        start::{EngineStart, WorkerStart},
+    },
     options::{DataplaneKind, KeeperError, KeeperOptions},
     protocol::{
         BootInfo, Denial, FloodStatus, GateAttachment, GateCommand, GateCount, GateDrop, GateFill,
