@@ -39,12 +39,15 @@ use crate::{
     ticket::{Keyring, SessionRecord},
     view::{Closed, SaView},
     wire::{
-        encrypted,
+        WireError, encrypted,
         header::{Exchange, Header},
         notify::NotifyKind,
         payload::{Chain, ChainWriter, PayloadKind},
     },
 };
+
+/// Octets of a notification with one octet of data in it.
+const NOTIFICATION: usize = 9;
 
 /// What a node keeps over restarts besides its ticket roots, so that it knows its own SPIs again.
 #[derive(Debug)]
@@ -302,8 +305,19 @@ impl Endpoint {
         if header.message_id != 0 {
             return self.counters.add(Counter::BadHeader);
         }
-        let Ok(chain) = Chain::parse(header.next, payloads) else {
-            return self.counters.add(Counter::BadPayloads);
+        let chain = match Chain::parse(header.next, payloads) {
+            Ok(chain) => chain,
+            Err(error) => {
+                self.counters.add(Counter::BadPayloads);
+                // RFC 7296, 2.5; but nobody gets more than he has sent.
+                if let WireError::Critical(kind) = error
+                    && payloads.len() > NOTIFICATION
+                {
+                    let notify = NotifyKind::UNSUPPORTED_CRITICAL_PAYLOAD;
+                    self.refuse_first(path, &header, notify, &[kind]);
+                }
+                return;
+            }
         };
         match header.exchange {
             Exchange::IkeSaInit => self.init_request(path, &header, message, &chain, cx),

@@ -20,6 +20,7 @@ use crate::{
     },
     view::Closed,
     wire::{
+        WireError,
         delete::Delete,
         header::{Exchange, Header},
         notify::NotifyKind,
@@ -131,9 +132,16 @@ impl Endpoint {
         let mut gone = false;
         let mut successor = None;
         match Chain::parse(plain.first, &plain.octets) {
-            Err(_) => {
+            Err(error) => {
                 self.counters.add(Counter::BadPayloads);
-                chain.notify(NotifyKind::INVALID_SYNTAX, &[]);
+                match error {
+                    WireError::Critical(kind) => {
+                        chain.notify(NotifyKind::UNSUPPORTED_CRITICAL_PAYLOAD, &[kind]);
+                    }
+                    _ => {
+                        chain.notify(NotifyKind::INVALID_SYNTAX, &[]);
+                    }
+                }
             }
             Ok(request)
                 if header.exchange == Exchange::CreateChildSa

@@ -33,6 +33,7 @@ use crate::{
     trust::{self, Culprit, Hashes},
     view::{Closed, Unproven},
     wire::{
+        WireError,
         encrypted::Plain,
         header::Exchange,
         id::Identity,
@@ -88,6 +89,8 @@ pub(super) struct Agreed {
 pub(super) struct Denied {
     /// What the peer is told.
     pub notify: NotifyKind,
+    /// Type of the payload that we do not know and that it calls critical.
+    pub unknown: Option<u8>,
     /// What we know.
     pub cause: Box<Cause>,
     /// Of this connection, if it got so far.
@@ -98,8 +101,21 @@ impl Denied {
     fn new(notify: NotifyKind, cause: Cause) -> Self {
         Self {
             notify,
+            unknown: None,
             cause: Box::new(cause),
             connection: None,
+        }
+    }
+}
+
+impl From<WireError> for Denied {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Critical(kind) => Self {
+                unknown: Some(kind),
+                ..NotifyKind::UNSUPPORTED_CRITICAL_PAYLOAD.into()
+            },
+            _ => NotifyKind::INVALID_SYNTAX.into(),
         }
     }
 }
@@ -153,7 +169,7 @@ impl Endpoint {
     ) -> Result<Accepted, Denied> {
         let syntax = |_| NotifyKind::INVALID_SYNTAX;
         let refused = NotifyKind::AUTHENTICATION_FAILED;
-        let chain = Chain::parse(plain.first, &plain.octets).map_err(syntax)?;
+        let chain = Chain::parse(plain.first, &plain.octets)?;
         let id = |kind| chain.one(kind).map(Identity::parse).transpose();
         let id_i = id(PayloadKind::ID_I)
             .map_err(syntax)?

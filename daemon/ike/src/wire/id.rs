@@ -7,6 +7,17 @@ use std::{
 
 use super::{WireError, cursor::Cursor, name};
 
+/// What says of which kind the rest is, as swanctl has it.
+const PREFIXES: &[(&str, IdKind)] = &[
+    ("keyid:", IdKind::KeyId),
+    ("fqdn:", IdKind::Fqdn),
+    ("email:", IdKind::Email),
+    ("rfc822:", IdKind::Email),
+    ("dn:", IdKind::Dn),
+    ("asn1dn:", IdKind::Dn),
+    ("@@", IdKind::Email),
+];
+
 /// ID types (RFC 7296, 3.5).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum IdKind {
@@ -77,16 +88,25 @@ impl Identity {
         })
     }
 
-    /// Reads an identity as operators of other gateways write it: an address, `name@host`,
-    /// `keyid:NAME`, a distinguished name such as `O=Example, CN=gw`, else a host name (a leading `@` is
-    /// dropped).
+    /// Reads an identity as operators of other gateways write it: an address, `name@host`, a
+    /// distinguished name such as `O=Example, CN=gw`, else a host name; or with its kind in front, as
+    /// `keyid:NAME`, `fqdn:`, `email:` or `dn:`. `@NAME` is a host name too, `@@NAME` an e-mail address,
+    /// and `@#` a key id in hexadecimal digits.
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Some(Self::from(address));
         }
-        if let Some(key_id) = text.strip_prefix("keyid:") {
-            return Self::new(IdKind::KeyId, key_id.as_bytes());
+        if let Some(digits) = text.strip_prefix("@#") {
+            return Self::new(IdKind::KeyId, &unhex(digits)?);
+        }
+        for (prefix, kind) in PREFIXES {
+            if let Some(name) = text.strip_prefix(prefix) {
+                return match kind {
+                    IdKind::Dn => Self::new(*kind, &name::from_text(name)?),
+                    _ => Self::new(*kind, name.as_bytes()),
+                };
+            }
         }
         match text.strip_prefix('@') {
             Some(name) => Self::new(IdKind::Fqdn, name.as_bytes()),
@@ -118,11 +138,15 @@ impl Identity {
         body
     }
 
-    /// Whether both are the same: distinguished names may be encoded in different ways, all else is
-    /// compared octet for octet.
+    /// Whether both are the same: distinguished names may be encoded in different ways, host names and
+    /// e-mail addresses be in capitals; all else is compared octet for octet.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
-        let same_name = || self.kind == IdKind::Dn && name::same(&self.data, &other.data);
+        let same_name = || match self.kind {
+            IdKind::Dn => name::same(&self.data, &other.data),
+            IdKind::Fqdn | IdKind::Email => self.data.eq_ignore_ascii_case(&other.data),
+            _ => false,
+        };
         self.kind == other.kind && (self.data == other.data || same_name())
     }
 
@@ -137,6 +161,16 @@ impl Identity {
     pub fn data(&self) -> &[u8] {
         &self.data
     }
+}
+
+/// Octets from their hexadecimal digits.
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let digit = |one: &u8| char::from(*one).to_digit(16);
+    let (pairs, []) = digits.as_bytes().as_chunks::<2>() else {
+        return None;
+    };
+    let octet = |[high, low]: &[u8; 2]| Some((digit(high)? << 4 | digit(low)?) as u8);
+    pairs.iter().map(octet).collect()
 }
 
 impl From<IpAddr> for Identity {
@@ -196,6 +230,31 @@ mod tests {
         assert_eq!(kind("2001:db8::1"), Some(IdKind::Ipv6));
         assert_eq!(kind("O=Example, CN=alice"), Some(IdKind::Dn));
         assert_eq!(kind("nonsense=alice"), None);
+        for (text, same) in [
+            ("fqdn:192.0.2.1", "@192.0.2.1"),
+            ("email:alice", "@@alice"),
+            ("rfc822:alice", "@@alice"),
+            ("dn:CN=alice", "CN=alice"),
+            ("asn1dn:CN=alice", "CN=alice"),
+            ("keyid:west", "@#77657374"),
+        ] {
+            let id = Identity::from_text(text);
+            assert!(id.is_some() && id == Identity::from_text(same), "{text}");
+        }
+        for text in ["@#7", "@#7g", "@#", "dn:west", "fqdn:"] {
+            assert_eq!(kind(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn host_names_and_mail_addresses_are_the_same_in_capitals() {
+        let is = |one, other| {
+            let read = |text| Identity::from_text(text).expect("valid text");
+            read(one).is(&read(other))
+        };
+        assert!(is("GW.example", "gw.EXAMPLE") && is("Alice@example.net", "alice@Example.net"));
+        assert!(!is("keyid:gw", "keyid:GW") && !is("gw.example", "fqdn:gw2.example"));
+        assert!(!is("fqdn:alice@example.net", "alice@example.net"));
     }
 
     #[test]

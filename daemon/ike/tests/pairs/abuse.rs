@@ -16,7 +16,7 @@ use ike::{
 
 use crate::{
     bed::{InFlight, Pair},
-    tap::{Payloads, Tap, clear, reclear},
+    tap::{CRITICAL, Payloads, Tap, clear, reclear},
     why::failures,
 };
 
@@ -360,4 +360,21 @@ fn a_forged_nack_is_told_and_the_ticket_opens_its_sa() {
     pair.up();
     pair.run(SOON);
     assert!(failures(&pair.client).is_empty());
+}
+
+#[test]
+fn what_is_critical_and_unknown_is_named_and_the_tunnel_stands() {
+    let mut abuser = Abuser::new(9);
+    for exchange in [Exchange::Informational, Exchange::CreateChildSa] {
+        let answer = abuser.ask(exchange, vec![(CRITICAL, vec![7])]);
+        let [(kind, octets)] = &answer.expect("an answer")[..] else {
+            panic!("one notification");
+        };
+        // UNSUPPORTED_CRITICAL_PAYLOAD, and the type of what it is about.
+        assert_eq!(
+            (*kind, &octets[..]),
+            (PayloadKind::NOTIFY, &[0, 0, 0, 1, CRITICAL.0][..])
+        );
+    }
+    abuser.stands();
 }

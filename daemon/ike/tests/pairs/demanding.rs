@@ -7,7 +7,7 @@ use ike::wire::{notify::NotifyKind, payload::PayloadKind, ts::TrafficSelector};
 
 use crate::{
     bed::Pair,
-    tap::{Payloads, auth_messages, body, clear, meddle, reclear},
+    tap::{CRITICAL, Payloads, auth_messages, body, clear, meddle, reclear},
 };
 
 const SOON: Duration = Duration::from_secs(1);
@@ -202,4 +202,29 @@ fn more_flows_than_a_kernel_is_to_hold_are_narrowed_with_the_first_kept() {
     TrafficSelector::emit_all(&ranges, &mut octets);
     let (pair, _) = answered(10, |payloads| set(payloads, PayloadKind::TS_I, octets));
     assert_eq!(pair.gateway.child().remote_ts, ranges[..10]);
+}
+
+#[test]
+fn a_login_with_something_critical_and_unknown_is_told_what_it_was() {
+    let (pair, answer) = answered(11, |payloads| payloads.push((CRITICAL, vec![])));
+    let [(PayloadKind::NOTIFY, octets)] = &answer[..] else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(octets[..], [0, 0, 0, 1, CRITICAL.0]);
+    assert!(pair.gateway.established().is_empty());
+
+    let mut pair = Pair::new(12);
+    pair.up();
+    let mut first = pair.flying.remove(0);
+    let mut payloads = clear(&first.message);
+    payloads.push((CRITICAL, vec![]));
+    first.message = reclear(&first.message, payloads);
+    pair.flying.push(first);
+    pair.run(AT_ONCE);
+    let answer = clear(&pair.sent.last().expect("an answer").message);
+    assert_eq!(
+        answer,
+        [(PayloadKind::NOTIFY, vec![0, 0, 0, 1, CRITICAL.0])]
+    );
+    assert!(pair.gateway.endpoint.sas(pair.now).is_empty());
 }

@@ -203,10 +203,20 @@ pub(crate) fn reclear(message: &[u8], payloads: Payloads) -> Vec<u8> {
     encrypted::clear(&header, chain_of(payloads))
 }
 
+/// Of private use, and critical where one of these is written.
+pub(crate) const CRITICAL: PayloadKind = PayloadKind(200);
+
 fn chain_of(payloads: Payloads) -> ChainWriter {
     let mut chain = ChainWriter::new();
     for (kind, body) in payloads {
-        chain.octets(kind, &body);
+        chain.payload(kind, |out| {
+            if kind == CRITICAL {
+                // The second octet of the four that have just been written.
+                let flags = out.len() - 3;
+                out[flags] = 0x80;
+            }
+            out.extend_from_slice(&body);
+        });
     }
     chain
 }

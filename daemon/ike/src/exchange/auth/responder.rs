@@ -111,13 +111,13 @@ impl Endpoint {
         match self.judge_request(&sa, &ripe, &asked, &plain, cx) {
             Ok(accepted) => self.accept(sa, *ripe, asked, accepted, cx),
             Err(denied) => {
-                let notify = denied.notify;
+                let (notify, unknown) = (denied.notify, denied.unknown);
                 self.denied(&sa, &plain, denied, cx.now);
                 if notify == NotifyKind::AUTHENTICATION_FAILED {
                     self.counters.add(Counter::AuthFailed);
                 }
                 let mut chain = ChainWriter::new();
-                chain.notify(notify, &[]);
+                chain.notify(notify, unknown.as_slice());
                 self.last_word(sa, ripe.protection, header, message, chain, cx);
             }
         }
