@@ -53,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) admitted: Option<([u8; 8], IpAddr, [u8; 16])>,
     /// Connections whose peers are to be looked up.
     pub(crate) asked_for: Vec<Arc<str>>,
+    /// When it has kept which way through a NAT open.
+    pub(crate) keepalives: Vec<(Duration, Path)>,
 }
 
 impl Node {
@@ -89,6 +91,7 @@ impl Node {
             own_spis: BTreeSet::new(),
             admitted: None,
             asked_for: Vec::new(),
+            keepalives: Vec::new(),
         }
     }
 
@@ -345,7 +348,7 @@ impl Pair {
                     Output::Datagram { path, message } => {
                         self.launch(path.local, path.remote, message);
                     }
-                    Output::Keepalive { .. } => {}
+                    Output::Keepalive { path } => node.keepalives.push((now.boot, path)),
                     Output::LookUp {
                         connection,
                         elsewhere: Some(gateway),

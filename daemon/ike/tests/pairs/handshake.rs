@@ -253,6 +253,24 @@ fn behind_a_nat_both_sides_go_to_port_4500_and_encapsulate() {
     let auth = &pair.sent[2];
     assert_eq!(auth.to.port(), 4500);
     assert_eq!(pair.gateway.child().path.remote.port(), 40_001);
+
+    // Whoever is behind the NAT keeps it open (RFC 7296, 2.23), whatever else is said.
+    let start = pair.now.boot;
+    pair.run(Duration::from_mins(5));
+    assert!(pair.gateway.keepalives.is_empty());
+    let path = pair.client.child().path;
+    let times: Vec<_> = pair.client.keepalives.iter().map(|(at, _)| *at).collect();
+    assert_eq!(times.len(), 15, "since {start:?}: {times:?}");
+    let gaps = times.windows(2).map(|two| two[1].saturating_sub(two[0]));
+    assert!(gaps.into_iter().all(|gap| gap == Duration::from_secs(20)));
+    assert!(pair.client.keepalives.iter().all(|(_, way)| *way == path));
+}
+
+#[test]
+fn where_no_nat_is_nobody_keeps_one_open() {
+    let mut pair = Pair::established(14);
+    pair.run(Duration::from_mins(5));
+    assert!(pair.client.keepalives.is_empty() && pair.gateway.keepalives.is_empty());
 }
 
 #[test]

@@ -15,7 +15,6 @@ use crate::bed::{Node, Pair, Weather};
 use crate::sides::{client_side, gateway_side, suite};
 
 const SOON: Duration = Duration::from_secs(1);
-const CREATE_CHILD_SA: u8 = 36;
 
 fn rekey_by_gateway(pair: &mut Pair) {
     let Node {
@@ -193,18 +192,6 @@ fn loss_and_repetition_do_not_break_a_rekey() {
         assert_eq!((c.len(), g.len()), (1, 1), "seed {seed}");
         assert_eq!(c[0].spis, g[0].spis, "seed {seed}");
     }
-}
-
-#[test]
-fn a_child_sa_beyond_the_first_is_refused() {
-    let mut pair = Pair::established(7);
-    // A rekey request whose proposal is for ESP is a request for a Child SA.
-    let before = pair.gateway.kernel.ops;
-    pair.command(&Command::Rekey("home".into())).expect("is up");
-    let request = pair.sent.last().expect("sent");
-    assert_eq!(request.message[18], CREATE_CHILD_SA);
-    pair.run(SOON);
-    assert_eq!(pair.gateway.kernel.ops, before);
 }
 
 // RFC 5723: A14
