@@ -15,20 +15,28 @@ daemons() {
         }'
 }
 
+by_systemd() {
+    [ -d /run/systemd/system ]
+}
+
 # Without a DELETE to anybody: the kernel goes on protecting, and sessions outlive the change.
 stop() {
     "$prefix/bin/ikectl" --socket "$socket" --quiet shutdown 2>/dev/null || true
     for _ in 1 2 3 4 5 6 7 8 9 10; do
-        [ -n "$(daemons)" ] || return 0
+        [ -n "$(daemons)" ] || break
         sleep 1
     done
-    # It does not listen. Sessions outlive this too.
-    kill -9 $(daemons) 2>/dev/null || true
-    sleep 1
+    if [ -n "$(daemons)" ]; then
+        # It does not listen. Sessions outlive this too.
+        kill -9 $(daemons) 2>/dev/null || true
+        sleep 1
+    fi
+    # What has crashed or been killed would be started again, under our hands.
+    ! by_systemd || systemctl stop rekindled 2>/dev/null || true
 }
 
 start() {
-    if [ -d /run/systemd/system ]; then
+    if by_systemd; then
         unit=/etc/systemd/system/rekindled.service
         [ -f "$unit" ] || cat >"$unit" <<END
 [Unit]
@@ -45,6 +53,8 @@ WantedBy=multi-user.target
 END
         systemctl daemon-reload
         systemctl enable --quiet rekindled
+        # One that has crashed too often would not be started at all.
+        systemctl reset-failed rekindled 2>/dev/null || true
         systemctl start rekindled
         return
     fi
