@@ -143,6 +143,7 @@ fn options(config: &Config, engine: Vec<OsString>) -> KeeperOptions {
         flood: config.flood.mode,
         engine,
         vip_interface: daemon.vip_interface.clone(),
+        xfrm_interfaces: config.interfaces.clone(),
         dataplane: match daemon.dataplane {
             DataplaneChoice::Xfrm => DataplaneKind::Xfrm,
             DataplaneChoice::None => DataplaneKind::None,

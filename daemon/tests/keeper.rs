@@ -275,6 +275,7 @@ fn keeper_role(folder: &Path) {
         ],
         dataplane: DataplaneKind::None,
         vip_interface: "lo".into(),
+        xfrm_interfaces: Vec::new(),
         node: Some(9),
         ring: RingOptions {
             ticket_seconds: 3600,

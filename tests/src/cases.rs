@@ -10,6 +10,7 @@ pub mod deploy;
 pub mod esp;
 pub mod flood;
 pub mod gate;
+pub mod interfaces;
 pub mod interop;
 pub mod lanes;
 pub mod leases;

@@ -71,6 +71,8 @@ pub enum KernelOp {
         owner: Owner,
         /// How what belongs to the flow will be carried.
         carriage: Carriage,
+        /// The outer address of the peer, if there is only one.
+        peer: Option<IpAddr>,
         /// Selectors of our side.
         local_ts: Vec<TrafficSelector>,
         /// Selectors of the peer's side.

@@ -12,6 +12,7 @@ use super::{
     carriage,
     connection::{LIFETIME_BOUNDS, bad_name, is_name, optional, rekey_time, time},
     document::quoted,
+    interface::{self, Claim},
     proposal,
     section::{Entry, Section},
 };
@@ -23,8 +24,9 @@ pub const DEFAULT_CHILD_LIFETIME: Duration = Duration::from_hours(24);
 const DEFAULT_CHILD_REKEY: Duration = Duration::from_hours(1);
 /// In the place of a network: whatever address is leased.
 const DYNAMIC: &str = "dynamic";
-pub(super) const KEYS: [&str; 6] = [
+pub(super) const KEYS: [&str; 7] = [
     "esp_proposals",
+    "interface",
     "life_time",
     "local_ts",
     "rekey_time",
@@ -33,8 +35,13 @@ pub(super) const KEYS: [&str; 6] = [
 ];
 
 /// All of `children`, in the order of the file; `asks` for addresses and `leases` say what `dynamic` may
-/// stand for.
-pub(super) fn children(section: &Section<'_>, asks: bool, leases: bool) -> Option<Vec<Child>> {
+/// stand for. Interfaces that are to be made go to `claims`.
+pub(super) fn children<'a>(
+    section: &Section<'a>,
+    asks: bool,
+    leases: bool,
+    claims: &mut Vec<Claim<'a>>,
+) -> Option<Vec<Child>> {
     let Some(children) = section.entry("children") else {
         section.fail(
             "children",
@@ -52,7 +59,7 @@ pub(super) fn children(section: &Section<'_>, asks: bool, leases: bool) -> Optio
         );
         return None;
     }
-    let read = |(name, entry)| child(name, entry, asks, leases);
+    let read = |(name, entry)| child(name, entry, asks, leases, claims);
     // Every one is looked at, so that each problem is noted.
     let read: Vec<_> = entries.into_iter().map(read).collect();
     let read: Vec<_> = read.into_iter().collect::<Option<_>>()?;
@@ -116,7 +123,13 @@ fn shared(
     both.map(ToString::to_string).or(dynamic)
 }
 
-fn child(name: &str, entry: Entry<'_>, asks: bool, leases: bool) -> Option<Child> {
+fn child<'a>(
+    name: &str,
+    entry: Entry<'a>,
+    asks: bool,
+    leases: bool,
+    claims: &mut Vec<Claim<'a>>,
+) -> Option<Child> {
     let name_is_good = is_name(name);
     if !name_is_good {
         entry.fail(bad_name());
@@ -125,6 +138,7 @@ fn child(name: &str, entry: Entry<'_>, asks: bool, leases: bool) -> Option<Child
     let local_ts = selectors(&section, "local_ts", asks.then_some("vips"));
     let remote_ts = selectors(&section, "remote_ts", leases.then_some("pools"));
     let carriage = carriage::carriage(&section);
+    claims.extend(interface::claim(&section, carriage.as_ref()));
     if let Some(entry) = section.entry("mode").filter(|_| asks || leases)
         && carriage.is_some_and(|carriage| carriage.mode == Mode::Transport)
     {

@@ -15,6 +15,7 @@ use super::{
     child::children,
     credential::{CredentialFolders, PrivateKey},
     digest,
+    interface::Claim,
     pool::{self, Pools},
     proposal, redirect,
     secrets::Secrets,
@@ -98,7 +99,12 @@ pub(super) enum Start {
 
 /// Reads one connection; `None` once anything in it is wrong. Everything is read before the first
 /// `?`, so that all of its problems are noted.
-pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> Option<Parsed> {
+pub(super) fn read<'a>(
+    name: &str,
+    entry: Entry<'a>,
+    around: &Surroundings<'_>,
+    claims: &mut Vec<Claim<'a>>,
+) -> Option<Parsed> {
     let name_is_good = is_name(name);
     if !name_is_good {
         entry.fail(bad_name());
@@ -179,7 +185,7 @@ pub(super) fn read(name: &str, entry: Entry<'_>, around: &Surroundings<'_>) -> O
     if let (Some(_), Some(vips)) = (&leases, &asks) {
         vips.fail("a connection asks for addresses or leases some; drop vips or pools");
     }
-    let children = children(&section, asks.is_some(), leases.is_some());
+    let children = children(&section, asks.is_some(), leases.is_some(), claims);
     // Where the two hosts are is all that transport mode is about (RFC 4555, 1.1).
     let is_transport = |child: &Child| child.carriage.mode == Mode::Transport;
     let stays = children.iter().flatten().any(is_transport);

@@ -9,6 +9,7 @@ mod connection;
 mod credential;
 mod digest;
 mod document;
+mod interface;
 mod pool;
 mod proposal;
 mod redirect;
@@ -34,6 +35,7 @@ pub use self::{
     connection::{DEFAULT_IKE_LIFETIME, DEFAULT_LIVENESS, LIFETIME_BOUNDS, LIVENESS_BOUNDS},
     credential::{MAX_CERTIFICATES, MAX_CREDENTIAL_OCTETS, MAX_PSK_OCTETS, PrivateKey},
     document::{ConfigErrors, MAX_FILE_OCTETS, MAX_PROBLEMS, Problem},
+    interface::MAX_INTERFACES,
     pool::{MAX_POOLS, MAX_RANGES},
     redirect::RedirectConfig,
     settings::{
@@ -45,10 +47,12 @@ use self::{
     connection::{Start, Surroundings},
     credential::CredentialFolders,
     document::{Document, Sink},
+    interface::Claim,
     pool::Pools,
     secrets::Secrets,
     section::{Entry, Section},
 };
+use crate::kernel::XfrmInterface;
 
 /// Longest name of a connection or child, in octets.
 pub const MAX_NAME: usize = 64;
@@ -82,6 +86,8 @@ pub struct Config {
     pub start_up: Vec<Arc<str>>,
     /// Connections with `start = "trap"`, likewise.
     pub start_trap: Vec<Arc<str>>,
+    /// xfrm interfaces that the daemon makes.
+    pub interfaces: Vec<XfrmInterface>,
 }
 
 impl Config {
@@ -152,9 +158,11 @@ impl Config {
             folders: &CredentialFolders::new(base.to_path_buf()),
             resume: config.resume,
         };
+        let mut claims = Vec::new();
         for root in &roots {
-            config.take_connections(root, &around);
+            config.take_connections(root, &around, &mut claims);
         }
+        config.interfaces = interface::settle(&claims);
         config.pools = pools.all();
         config
     }
@@ -180,7 +188,12 @@ impl Config {
         }
     }
 
-    fn take_connections(&mut self, root: &Section<'_>, around: &Surroundings<'_>) {
+    fn take_connections<'a>(
+        &mut self,
+        root: &Section<'a>,
+        around: &Surroundings<'_>,
+        claims: &mut Vec<Claim<'a>>,
+    ) {
         let Some(table) = root.entry("connections").and_then(Entry::table) else {
             return;
         };
@@ -198,7 +211,7 @@ impl Config {
                 entry.fail(format!("is one more than {MAX_CONNECTIONS} connections"));
                 return;
             }
-            let Some(parsed) = connection::read(name, entry, around) else {
+            let Some(parsed) = connection::read(name, entry, around, claims) else {
                 continue;
             };
             let name = Arc::clone(&parsed.connection.name);

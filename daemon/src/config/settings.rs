@@ -364,7 +364,7 @@ pub(super) fn set<'a, T>(
 }
 
 /// As the kernel takes them: IFNAMSIZ with its terminator, no slash, no blank.
-fn interface(text: &str, element: &Entry<'_>) -> Option<String> {
+pub(super) fn interface(text: &str, element: &Entry<'_>) -> Option<String> {
     let good = (1..=15).contains(&text.len())
         && text
             .bytes()

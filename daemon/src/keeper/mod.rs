@@ -151,6 +151,7 @@ impl Keeper {
                 &options.state_dir,
                 now + ORPHAN_LIFE,
                 &options.vip_interface,
+                &options.xfrm_interfaces,
             )?),
             DataplaneKind::None => {
                 warn!("no data plane: SAs are negotiated, packets are not protected");

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use crate::{
     gate::{FloodMode, GateOptions},
-    kernel::DataplaneError,
+    kernel::{DataplaneError, XfrmInterface},
     tickets::{RingError, RingOptions},
     udp::{Listen, UdpError},
 };
@@ -34,6 +34,8 @@ pub struct KeeperOptions {
     pub dataplane: DataplaneKind,
     /// Where addresses go that a gateway leases to us.
     pub vip_interface: String,
+    /// xfrm interfaces that are to be ours.
+    pub xfrm_interfaces: Vec<XfrmInterface>,
     /// Our octet in SPIs and tickets; `None` for a random one.
     pub node: Option<u8>,
     /// How tickets are kept.

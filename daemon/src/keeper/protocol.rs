@@ -360,6 +360,7 @@ enum KernelOpShape {
         owner: Owner,
         #[serde(with = "carriage")]
         carriage: Carriage,
+        peer: Option<IpAddr>,
         #[serde(with = "selectors")]
         local_ts: Vec<TrafficSelector>,
         #[serde(with = "selectors")]

@@ -1,6 +1,7 @@
-//! Addresses that a gateway leases to us: on an interface, and the source of what goes to the gateway's
-//! side. The routes are in a table of our own with the owner's reqid as their metric, so that what an
-//! earlier run left is found again and nobody else's routes are touched.
+//! What leads packets into a tunnel: addresses that a gateway leases to us, on an interface and the source
+//! of what goes to the gateway's side, and xfrm interfaces of ours. The routes are in a table of our own
+//! with the owner's reqid as their metric, so that what an earlier run left is found again and nobody
+//! else's routes are touched.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -8,7 +9,7 @@ use std::{
 };
 
 use ike::{
-    kernel::{ChildInstall, KernelFailed, flows},
+    kernel::{Carriage, ChildInstall, KernelFailed, flows},
     wire::ts::TrafficSelector,
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -17,9 +18,10 @@ use tracing::{info, warn};
 
 use super::{
     DataplaneError, failed,
+    link::{self, XfrmInterface},
     netlink::{Netlink, Refusal},
     policy::Network,
-    route::{Route, TABLE, Way, longest, parse_interface, parse_route},
+    route::{Route, TABLE, Way, longest, parse_address, parse_interface, parse_route},
     wire::Request,
 };
 
@@ -28,19 +30,55 @@ const FAMILIES: [IpAddr; 2] = [
     IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
 ];
 
-/// All leased addresses and their routes, by reqid.
+/// All leased addresses and all routes, by reqid.
 pub(super) struct Inner {
     netlink: Netlink,
+    /// Where leased addresses go.
     interface: String,
+    /// Indexes of our xfrm interfaces, by their number.
+    links: BTreeMap<u32, u32>,
     held: BTreeMap<u32, Vec<Route>>,
     /// Whether the rule that leads to our table has been put in.
     ruled: bool,
 }
 
+/// What an owner's routes follow from.
+pub(super) struct Flow<'a> {
+    pub(super) carriage: &'a Carriage,
+    pub(super) local_ts: &'a [TrafficSelector],
+    pub(super) remote_ts: &'a [TrafficSelector],
+    /// Addresses of ours that the peer has leased.
+    pub(super) leased: &'a [IpAddr],
+    /// The outer address of the peer, which no route of ours leads to.
+    pub(super) peer: IpAddr,
+}
+
+impl<'a> Flow<'a> {
+    /// One that no Child SA carries yet.
+    pub(super) fn waiting(
+        carriage: &'a Carriage,
+        peer: IpAddr,
+        local_ts: &'a [TrafficSelector],
+        remote_ts: &'a [TrafficSelector],
+    ) -> Self {
+        Self {
+            carriage,
+            local_ts,
+            remote_ts,
+            leased: &[],
+            peer,
+        }
+    }
+}
+
 impl Inner {
-    /// Opens the socket and finds what an earlier run left.
-    pub(super) fn open(interface: &str) -> Result<Self, DataplaneError> {
+    /// Opens the socket, makes the xfrm interfaces that are to be ours, and finds what an earlier run left.
+    pub(super) fn open(
+        interface: &str,
+        interfaces: &[XfrmInterface],
+    ) -> Result<Self, DataplaneError> {
         let mut netlink = Netlink::open(NETLINK_ROUTE)?;
+        let links = link::settle(&mut netlink, interfaces)?;
         let mut held: BTreeMap<u32, Vec<Route>> = BTreeMap::new();
         for family in FAMILIES {
             for route in netlink.dump(Request::dump_routes(family), parse_route)? {
@@ -48,49 +86,54 @@ impl Inner {
             }
         }
         if !held.is_empty() {
-            info!(
-                owners = held.len(),
-                "adopted leased addresses of an earlier run"
-            );
+            info!(owners = held.len(), "adopted routes of an earlier run");
         }
         Ok(Self {
             netlink,
             interface: interface.to_owned(),
+            links,
             held,
             ruled: false,
         })
     }
 
-    /// The addresses that an owner has.
+    /// The leased addresses that an owner has.
     pub(super) fn addresses(&self, reqid: u32) -> Vec<IpAddr> {
         let routes = self.held.get(&reqid).into_iter().flatten();
         let from = routes.filter_map(|route| match route.way {
-            Way::From(source, _) => Some(source),
-            Way::Elsewhere => None,
+            Way::Leased(source, _) => Some(source),
+            Way::Own(..) | Way::Elsewhere => None,
         });
         from.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Puts the owner's addresses on the interface and leads what goes to the peer's side through them,
-    /// in the place of what the owner had. `true` if it had none.
+    /// Puts the owner's addresses on the interface and leads what goes to the peer's side through them, or to
+    /// the xfrm interface of ours that it is for, in the place of what the owner had. `true` if it had
+    /// nothing.
     pub(super) fn install(
         &mut self,
         reqid: u32,
         child: &ChildInstall,
     ) -> Result<bool, KernelFailed> {
-        let ChildInstall {
-            leased, remote_ts, ..
-        } = child;
-        let (_, peer) = child.addresses();
-        if leased.is_empty() && !self.held.contains_key(&reqid) {
+        let leased = &child.leased;
+        let flow = Flow {
+            carriage: &child.carriage,
+            local_ts: &child.local_ts,
+            remote_ts: &child.remote_ts,
+            leased,
+            peer: child.addresses().1,
+        };
+        let led = !leased.is_empty() || self.through(flow.carriage).is_some();
+        let fresh = !self.held.contains_key(&reqid);
+        if !led && fresh {
             return Ok(false);
         }
         let before = self.addresses(reqid);
-        let routes = if leased.is_empty() {
-            Vec::new()
-        } else {
+        let routes = if led {
             self.put_rules()?;
-            self.routes(reqid, leased, remote_ts, peer)?
+            self.routes(reqid, &flow)?
+        } else {
+            Vec::new()
         };
         let new = leased.iter().filter(|address| !before.contains(address));
         let new: Vec<IpAddr> = new.copied().collect();
@@ -115,9 +158,26 @@ impl Inner {
             same.any(|new| new.destination == old.destination)
         };
         let stale: Vec<_> = old.into_iter().filter(|route| !stays(route)).collect();
-        let fresh = gone.is_empty() && new.len() == leased.len();
         self.take_away(&gone, &stale);
         Ok(fresh)
+    }
+
+    /// Leads what no Child SA carries yet to the xfrm interface of ours that it is for, where the owner's
+    /// policies say what becomes of it. What the owner has already stays.
+    pub(super) fn lead(&mut self, reqid: u32, flow: &Flow<'_>) -> Result<(), KernelFailed> {
+        if self.through(flow.carriage).is_none() || self.held.contains_key(&reqid) {
+            return Ok(());
+        }
+        self.put_rules()?;
+        let routes = self.routes(reqid, flow)?;
+        self.carry_out(routes.iter().map(Request::put_route).collect())?;
+        self.held.insert(reqid, routes);
+        Ok(())
+    }
+
+    /// The xfrm interface of ours that is meant.
+    fn through(&self, carriage: &Carriage) -> Option<u32> {
+        self.links.get(&carriage.if_id.outbound).copied()
     }
 
     /// The peer is reached there from now on: the owner's routes lead through whatever interface does.
@@ -127,11 +187,13 @@ impl Inner {
         };
         let old = old.clone();
         let through = self.interface_to(peer)?;
+        let ours: Vec<u32> = self.links.values().copied().collect();
         let moved = |route: &Route| match route.way {
-            Way::From(source, _) => Route {
-                way: Way::From(source, through),
+            Way::Leased(source, old) if !ours.contains(&old) => Route {
+                way: Way::Leased(source, through),
                 ..*route
             },
+            Way::Leased(..) | Way::Own(..) => *route,
             Way::Elsewhere => Route {
                 destination: Network {
                     address: peer,
@@ -180,46 +242,83 @@ impl Inner {
         if std::mem::take(&mut self.ruled) {
             self.clean_up(FAMILIES.map(Request::delete_rule).into());
         }
+        if let Err(error) = link::clear(&mut self.netlink) {
+            warn!("{error}");
+        }
     }
 
-    fn routes(
-        &mut self,
-        reqid: u32,
-        leased: &[IpAddr],
-        remote_ts: &[TrafficSelector],
-        peer: IpAddr,
-    ) -> Result<Vec<Route>, KernelFailed> {
-        let interface = self.interface_to(peer)?;
+    fn routes(&mut self, reqid: u32, flow: &Flow<'_>) -> Result<Vec<Route>, KernelFailed> {
+        let through = self.through(flow.carriage);
+        let Flow {
+            leased,
+            remote_ts,
+            peer,
+            ..
+        } = *flow;
+        let mut ways = Vec::new();
+        if !leased.is_empty() {
+            let interface = match through {
+                Some(interface) => interface,
+                None => self.interface_to(peer)?,
+            };
+            let from = |source: &IpAddr| (*source, Way::Leased(*source, interface));
+            ways.extend(leased.iter().map(from));
+        }
+        for family in FAMILIES {
+            let alike = |address: IpAddr| address.is_ipv4() == family.is_ipv4();
+            if let Some(interface) = through
+                && remote_ts.iter().any(|ts| alike(ts.start))
+                && !ways.iter().any(|(of, _)| alike(*of))
+            {
+                let source = self.own_address(family, flow.local_ts)?;
+                ways.push((family, Way::Own(source, interface)));
+            }
+        }
+        let around = Network {
+            address: peer,
+            prefix: longest(peer),
+        };
         let mut routes = Vec::new();
-        let covers = |ts: &TrafficSelector| (ts.start..=ts.end).contains(&peer);
-        if remote_ts
-            .iter()
-            .any(|ts| ts.start.is_ipv4() == peer.is_ipv4() && covers(ts))
-        {
+        if remote_ts.iter().any(|ts| covers(ts, peer)) {
             routes.push(Route {
                 reqid,
-                destination: Network {
-                    address: peer,
-                    prefix: longest(peer),
-                },
+                destination: around,
                 way: Way::Elsewhere,
             });
         }
-        for source in leased {
-            let family = |ts: &&TrafficSelector| ts.start.is_ipv4() == source.is_ipv4();
-            let networks = remote_ts.iter().filter(family).flat_map(flows::networks);
+        for (family, way) in ways {
+            let alike = |ts: &&TrafficSelector| ts.start.is_ipv4() == family.is_ipv4();
+            let networks = remote_ts.iter().filter(alike).flat_map(flows::networks);
             for (address, prefix) in networks {
+                let destination = Network { address, prefix };
                 let route = Route {
                     reqid,
-                    destination: Network { address, prefix },
-                    way: Way::From(*source, interface),
+                    destination,
+                    way,
                 };
-                if !routes.contains(&route) {
+                // ESP itself would go to the interface.
+                let loops = through.is_some() && destination == around;
+                if !loops && !routes.contains(&route) {
                     routes.push(route);
                 }
             }
         }
         Ok(routes)
+    }
+
+    /// The first address of this host's that is in one of these networks; where all are meant, whichever the
+    /// kernel takes.
+    fn own_address(
+        &mut self,
+        family: IpAddr,
+        local_ts: &[TrafficSelector],
+    ) -> Result<Option<IpAddr>, KernelFailed> {
+        let dump = Request::dump_addresses(family);
+        let addresses = self.netlink.dump(dump, parse_address);
+        let addresses = addresses.map_err(|error| failed(&error.to_string()))?;
+        let networks = || local_ts.iter().filter(|ts| ts.prefix().1 > 0);
+        let is_inside = |address: &IpAddr| networks().any(|ts| covers(ts, *address));
+        Ok(addresses.into_iter().find(is_inside))
     }
 
     fn put_rules(&mut self) -> Result<(), KernelFailed> {
@@ -301,4 +400,8 @@ impl Inner {
             Err(error) => warn!("route netlink socket: {error}"),
         }
     }
+}
+
+fn covers(ts: &TrafficSelector, address: IpAddr) -> bool {
+    ts.start.is_ipv4() == address.is_ipv4() && (ts.start..=ts.end).contains(&address)
 }

@@ -11,6 +11,7 @@ mod draining;
 mod events;
 mod inner;
 mod journal;
+mod link;
 mod netlink;
 mod policy;
 mod rest;
@@ -29,6 +30,7 @@ use ike::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use link::XfrmInterface;
 pub(crate) use wire::{POLICY_INFO, socket_bypass};
 pub use xfrm::Xfrm;
 
@@ -124,6 +126,14 @@ pub enum DataplaneError {
         what: &'static str,
         /// The kernel's words.
         text: String,
+    },
+    /// An xfrm interface that is to be ours cannot be.
+    #[error("interface {name}: {what}")]
+    Interface {
+        /// Its name.
+        name: String,
+        /// Why not, and what to do.
+        what: String,
     },
     /// The journal of reqids cannot be read or written.
     #[error("{path}: {source}", path = path.display())]

@@ -10,6 +10,7 @@ use ike::{
 
 use super::{
     failed,
+    inner::Flow,
     policy::{Content, Direction, Policy, PolicyKey, slots},
     wire::Request,
     xfrm::{Held, Slot, Xfrm},
@@ -69,12 +70,18 @@ impl Xfrm {
         &mut self,
         owner: &Owner,
         carriage: &Carriage,
+        peer: Option<IpAddr>,
         (local, remote): (&[TrafficSelector], &[TrafficSelector]),
     ) -> Result<(), KernelFailed> {
         let keys = slots(local, remote, carriage).map_err(|text| failed(&text))?;
         let reqid = self.assign(owner)?;
         let trap = self.held.get(&reqid).and_then(|held| held.trap);
-        self.rest_in(reqid, keys, trap)
+        self.rest_in(reqid, keys, trap)?;
+        // One that may be anywhere must not be led to where packets for it are dropped.
+        peer.map_or(Ok(()), |peer| {
+            self.inner
+                .lead(reqid, &Flow::waiting(carriage, peer, local, remote))
+        })
     }
 
     pub(super) fn trap(
@@ -91,7 +98,9 @@ impl Xfrm {
             destination,
             mode: carriage.mode,
         };
-        self.rest_in(reqid, keys, Some(trap))
+        self.rest_in(reqid, keys, Some(trap))?;
+        self.inner
+            .lead(reqid, &Flow::waiting(carriage, destination, local, remote))
     }
 
     /// Lets an owner's flows rest in these slots, those that carry traffic excepted.

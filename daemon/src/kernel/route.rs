@@ -8,13 +8,16 @@ use super::{
     wire::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request, address_at, attributes, family, u32_at},
 };
 
-/// Our table, the priority of the rule that leads to it, and who made what is in it.
+/// Our table, the priority of the rule that leads to it, and who made what is in it: for addresses that
+/// are leased to us, or for addresses and interfaces that stay when the route goes.
 pub(super) const TABLE: u32 = 5723;
 const RULE_PRIORITY: u32 = 5723;
-const PROTOCOL: u8 = 57;
+const LEASED: u8 = 57;
+const OWN: u8 = 58;
 
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
@@ -40,6 +43,7 @@ const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
 const FR_ACT_TO_TBL: u8 = 1;
 const ROUTE_HEADER: usize = 12;
+const ADDRESS_HEADER: usize = 8;
 
 /// A route in our table.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -53,8 +57,10 @@ pub(super) struct Route {
 /// Where a route leads.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Way {
-    /// Through an interface, from this address.
-    From(IpAddr, u32),
+    /// Through an interface, from this address that is leased to us.
+    Leased(IpAddr, u32),
+    /// Through an xfrm interface of ours, from an address of this host's, if there is one for it.
+    Own(Option<IpAddr>, u32),
     /// To the next rule: our own tunnel does not go through itself.
     Elsewhere,
 }
@@ -111,9 +117,13 @@ impl Request {
     fn route_message(what: &'static str, kind: u16, flags: u16, route: &Route) -> Self {
         let Network { address, prefix } = route.destination;
         let (form, scope) = match route.way {
-            Way::From(..) if address.is_ipv4() => (RTN_UNICAST, RT_SCOPE_LINK),
-            Way::From(..) => (RTN_UNICAST, RT_SCOPE_UNIVERSE),
             Way::Elsewhere => (RTN_THROW, RT_SCOPE_UNIVERSE),
+            _ if address.is_ipv4() => (RTN_UNICAST, RT_SCOPE_LINK),
+            _ => (RTN_UNICAST, RT_SCOPE_UNIVERSE),
+        };
+        let protocol = match route.way {
+            Way::Own(..) => OWN,
+            Way::Leased(..) | Way::Elsewhere => LEASED,
         };
         let mut request = Self::new(what, kind, flags);
         let head = [
@@ -122,7 +132,7 @@ impl Request {
             0,
             0,
             0,
-            PROTOCOL,
+            protocol,
             scope,
             form,
         ];
@@ -131,8 +141,15 @@ impl Request {
         request.bare_address(RTA_DST, address);
         request.number(RTA_TABLE, TABLE);
         request.number(RTA_PRIORITY, route.reqid);
-        if let Way::From(source, interface) = route.way {
+        let (source, interface) = match route.way {
+            Way::Leased(source, interface) => (Some(source), Some(interface)),
+            Way::Own(source, interface) => (source, Some(interface)),
+            Way::Elsewhere => (None, None),
+        };
+        if let Some(source) = source {
             request.bare_address(RTA_PREFSRC, source);
+        }
+        if let Some(interface) = interface {
             request.number(RTA_OIF, interface);
         }
         request.finish()
@@ -155,6 +172,15 @@ impl Request {
             .octets
             .extend_from_slice(&[family(of) as u8, 0, 0, 0, 0, 0, 0, 0]);
         request.u32(0);
+        request.finish()
+    }
+
+    /// Asks for all addresses of the family.
+    pub(super) fn dump_addresses(of: IpAddr) -> Self {
+        let mut request = Self::new("listing addresses", RTM_GETADDR, NLM_F_DUMP);
+        request
+            .octets
+            .extend_from_slice(&[family(of) as u8, 0, 0, 0, 0, 0, 0, 0]);
         request.finish()
     }
 
@@ -181,7 +207,7 @@ impl Request {
         request.finish()
     }
 
-    fn number(&mut self, kind: u16, value: u32) {
+    pub(super) fn number(&mut self, kind: u16, value: u32) {
         self.attribute(kind, |octets| {
             octets.extend_from_slice(&value.to_ne_bytes());
         });
@@ -223,12 +249,13 @@ pub(super) fn parse_route(body: &[u8]) -> Option<Route> {
     } else {
         IpAddr::from([0; 16])
     };
-    let way = match (form, source) {
-        (RTN_UNICAST, Some(source)) => Way::From(source, interface),
-        (RTN_THROW, _) => Way::Elsewhere,
+    let way = match (form, protocol, source) {
+        (RTN_UNICAST, LEASED, Some(source)) => Way::Leased(source, interface),
+        (RTN_UNICAST, OWN, source) => Way::Own(source, interface),
+        (RTN_THROW, LEASED, _) => Way::Elsewhere,
         _ => return None,
     };
-    (table == TABLE && protocol == PROTOCOL).then_some(Route {
+    (table == TABLE).then_some(Route {
         reqid,
         destination: Network {
             address: destination.unwrap_or(any),
@@ -236,6 +263,21 @@ pub(super) fn parse_route(body: &[u8]) -> Option<Route> {
         },
         way,
     })
+}
+
+/// Reads an address of this host's that others can reach.
+pub(super) fn parse_address(body: &[u8]) -> Option<IpAddr> {
+    let [family, _, _, scope]: [u8; 4] = *body.first_chunk()?;
+    let (mut address, mut local) = (None, None);
+    for (kind, value) in attributes(body.get(ADDRESS_HEADER..)?) {
+        match kind {
+            IFA_ADDRESS => address = address_at(value, 0, family.into()),
+            // On a link between two, the other one is the other's.
+            IFA_LOCAL => local = address_at(value, 0, family.into()),
+            _ => {}
+        }
+    }
+    local.or(address).filter(|_| scope < RT_SCOPE_LINK)
 }
 
 pub(super) const fn longest(address: IpAddr) -> u8 {
@@ -255,10 +297,13 @@ mod tests {
             address: address.parse().expect("address"),
             prefix,
         };
-        let from = |address: &str| Way::From(address.parse().expect("address"), 7);
+        let leased = |address: &str| Way::Leased(address.parse().expect("address"), 7);
+        let own = |address: &str| Way::Own(address.parse().ok(), 8);
         let routes = [
-            (network("10.1.0.0", 16), from("10.3.0.1")),
-            (network("2001:db8::", 32), from("2001:db8:3::1")),
+            (network("10.1.0.0", 16), leased("10.3.0.1")),
+            (network("2001:db8::", 32), leased("2001:db8:3::1")),
+            (network("10.1.0.0", 16), own("10.2.0.1")),
+            (network("10.1.0.0", 16), own("none")),
             (network("198.51.100.1", 32), Way::Elsewhere),
         ];
         for (destination, way) in routes {

@@ -27,6 +27,7 @@ use super::{
     failed,
     inner::Inner,
     journal::{Journal, MAX_OWNER},
+    link::XfrmInterface,
     netlink::{Netlink, Refusal},
     policy::{Content, Direction, Policy, PolicyKey},
     rest::Trap,
@@ -73,15 +74,17 @@ pub(super) struct Slot {
 
 impl Xfrm {
     /// Opens the sockets and adopts what an earlier run left. `folder` holds the journal; nothing may
-    /// be orphaned beyond `deadline`. Addresses that are leased to us go on `interface`.
+    /// be orphaned beyond `deadline`. Addresses that are leased to us go on `interface`; of xfrm
+    /// interfaces there are those of `interfaces` from now on, and no others of ours.
     pub fn open(
         folder: &Path,
         deadline: Duration,
         interface: &str,
+        interfaces: &[XfrmInterface],
     ) -> Result<Self, DataplaneError> {
         let mut xfrm = Self {
             netlink: Netlink::open(NETLINK_XFRM)?,
-            inner: Inner::open(interface)?,
+            inner: Inner::open(interface, interfaces)?,
             journal: Journal::open(folder.join("reqids"))?,
             held: BTreeMap::new(),
             slots: HashMap::new(),
@@ -331,9 +334,10 @@ impl Dataplane for Xfrm {
             KernelOp::Block {
                 owner,
                 carriage,
+                peer,
                 local_ts,
                 remote_ts,
-            } => self.block(owner, carriage, (local_ts, remote_ts)),
+            } => self.block(owner, carriage, *peer, (local_ts, remote_ts)),
             KernelOp::Trap {
                 owner,
                 carriage,

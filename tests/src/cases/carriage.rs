@@ -106,7 +106,7 @@ pub(super) fn install(owner: Owner) -> KernelOp {
 
 fn shown(lab: &mut Lab) -> Result<()> {
     let ns = Namespace::new("shown")?;
-    let mut xfrm = ns.within(|| Xfrm::open(lab.work(), Duration::from_hours(1), "lo"))??;
+    let mut xfrm = ns.within(|| Xfrm::open(lab.work(), Duration::from_hours(1), "lo", &[]))??;
     let owner = Owner(Arc::from("office/net"));
     let install = install(owner.clone());
     xfrm.apply(&install)
@@ -163,7 +163,7 @@ fn shown(lab: &mut Lab) -> Result<()> {
     }
     // Another run finds all of it again, and takes it away.
     drop(xfrm);
-    let mut xfrm = ns.within(|| Xfrm::open(lab.work(), Duration::from_hours(1), "lo"))??;
+    let mut xfrm = ns.within(|| Xfrm::open(lab.work(), Duration::from_hours(1), "lo", &[]))??;
     ensure!(xfrm.orphans().len() == 1, "{:?}", xfrm.orphans());
     xfrm.apply(&KernelOp::Release { owner })
         .map_err(|failed| anyhow!(failed.text))?;

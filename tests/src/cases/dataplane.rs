@@ -57,6 +57,7 @@ fn blocks(lab: &mut Lab) -> Result<()> {
         &KernelOp::Block {
             owner,
             carriage: Carriage::default(),
+            peer: None,
             local_ts,
             remote_ts,
         },
@@ -284,7 +285,7 @@ fn relocate(lab: &mut Lab) -> Result<()> {
 }
 
 fn open(ns: &Namespace, folder: &Path) -> Result<Xfrm> {
-    Ok(ns.within(|| Xfrm::open(folder, DEADLINE, "lo"))??)
+    Ok(ns.within(|| Xfrm::open(folder, DEADLINE, "lo", &[]))??)
 }
 
 fn apply(xfrm: &mut Xfrm, op: &KernelOp) -> Result<()> {

@@ -109,7 +109,7 @@ fn overrun(lab: &mut Lab) -> Result<()> {
         "xfrm policy add dir out src 0.0.0.0/0 dst 10.9.0.0/16 priority 7 \
          tmpl proto esp reqid 99 mode transport",
     )?;
-    let mut xfrm = near.within(|| Xfrm::open(lab.work(), Duration::from_hours(1), "lo"))??;
+    let mut xfrm = near.within(|| Xfrm::open(lab.work(), Duration::from_hours(1), "lo", &[]))??;
     let owner = Owner("office/net".into());
     let read = |text| TrafficSelector::from_text(text).into_iter().collect();
     let trap = KernelOp::Trap {

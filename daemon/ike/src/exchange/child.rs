@@ -296,6 +296,7 @@ pub(crate) fn block(
     let block = KernelOp::Block {
         owner: owner.clone(),
         carriage,
+        peer: connection.remote_addr,
         local_ts,
         remote_ts,
     };

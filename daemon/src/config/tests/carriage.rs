@@ -3,6 +3,7 @@
 use ike::kernel::{Carriage, CopyDscp, Mark, Mode, Offload, Volume, Ways};
 
 use super::{SMALL, load, problems};
+use crate::kernel::XfrmInterface;
 
 /// A connection whose child has these lines.
 fn with(child: &str) -> String {
@@ -149,4 +150,74 @@ fn two_children_of_the_same_networks_are_told_apart_by_mark_or_interface() {
     assert!(!both("mark_in = \"1\"", "mark_in = \"2\"").is_empty());
     let unlike = "mark_in = \"0x2/0x2\"\nmark_out = \"0x2/0x2\"";
     assert!(!both("mark_in = \"0x1/0x1\"\nmark_out = \"0x1/0x1\"", unlike).is_empty());
+}
+
+#[test]
+fn an_interface_is_made_for_children_of_its_number() {
+    let ids = "if_id_in = 7\nif_id_out = 7\n";
+    let second = format!(
+        "[connections.rw.children.web]\nlocal_ts = \"10.1.1.0/24\"\nremote_ts = \"10.2.0.0/24\"\n\
+         interface = \"ipsec0\"\n{ids}"
+    );
+    let both = format!("interface = \"ipsec0\"\n{ids}{second}");
+    let ipsec0 = XfrmInterface {
+        name: "ipsec0".into(),
+        if_id: 7,
+    };
+    assert_eq!(load(&with(&both)).interfaces, [ipsec0]);
+    // With the number alone the interface is somebody else's to make.
+    assert_eq!(load(&with(ids)).interfaces, []);
+}
+
+#[test]
+fn an_interface_that_cannot_be_made_is_refused_with_its_place() {
+    let line = with("").lines().count() + 1;
+    for (lines, key, words) in [
+        (
+            "interface = \"ipsec0\"",
+            "interface",
+            "write if_id_in and if_id_out",
+        ),
+        (
+            "interface = \"ipsec0\"\nif_id_in = 7\nif_id_out = 8",
+            "interface",
+            "the same",
+        ),
+        (
+            "interface = \"ipsec0\"\nif_id_in = 7\nif_id_out = 7\nmode = \"transport\"",
+            "interface",
+            "drop it",
+        ),
+        (
+            "interface = \"a name/of many\"\nif_id_in = 7\nif_id_out = 7",
+            "interface",
+            "not the name",
+        ),
+        ("interface = 7", "interface", "must be a string"),
+    ] {
+        let found = problems(&with(lines));
+        let place = format!(":{line}: connections.rw.children.net.{key}: ");
+        assert!(
+            found.len() == 1 && found[0].contains(&place) && found[0].contains(words),
+            "{lines}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_name_and_a_number_belong_to_one_interface() {
+    let claim = |name: &str, number: u32| {
+        format!("interface = \"{name}\"\nif_id_in = {number}\nif_id_out = {number}\n")
+    };
+    let second =
+        "[connections.rw.children.web]\nlocal_ts = \"10.1.1.0/24\"\nremote_ts = \"10.2.0.0/24\"\n";
+    for (name, number) in [("ipsec0", 8), ("ipsec1", 7)] {
+        let text = with(&(claim("ipsec0", 7) + second + &claim(name, number)));
+        let found = problems(&text);
+        assert!(
+            found.len() == 1 && found[0].contains("children.web.interface"),
+            "{found:?}"
+        );
+        assert!(found[0].contains("has ipsec0 with if_id 7"), "{found:?}");
+    }
 }

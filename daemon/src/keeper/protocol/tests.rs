@@ -111,6 +111,7 @@ fn every_kernel_operation_survives_the_pair() {
         KernelOp::Block {
             owner: owner.clone(),
             carriage: CARRIAGE,
+            peer: Some([255; 16].into()),
             local_ts: ts.clone(),
             remote_ts: ts,
         },
