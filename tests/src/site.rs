@@ -315,6 +315,7 @@ fn wait_gone(process: Pid) -> Result<()> {
 
 /// For running any suite with so many workers in every daemon whose case does not say itself.
 const WORKERS: &str = "REKINDLE_WORKERS";
-const START: Duration = Duration::from_secs(20);
+/// An emulated machine takes its time, and a daemon that ends is noticed at once.
+const START: Duration = Duration::from_mins(1);
 const STOP: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);

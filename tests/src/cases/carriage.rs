@@ -1,5 +1,4 @@
-//! How the kernel carries what a Child SA is for: what its dumps say after an install, and packets that come
-//! and go by an interface of their own.
+//! How the kernel carries what a Child SA is for: what its dumps say after an install.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +14,8 @@ use ike::{
 };
 use rekindled::kernel::{Dataplane as _, Xfrm};
 
-use super::{
-    machine::bare,
-    tunnel::{OFFICE, client_connection, gateway_connection, two_sites},
-};
 use crate::{
-    capture::{Capture, Tally},
     netns::Namespace,
-    ping::ping,
     suite::{Case, Lab},
 };
 
@@ -31,16 +24,6 @@ pub const SHOWN: Case = Case {
     name: "the_kernel_shows_a_child_sa_as_it_is_to_be_carried",
     run: shown,
 };
-
-/// On kernels with ESP and xfrm interfaces.
-pub const INTERFACE: Case = Case {
-    name: "what_is_routed_to_an_xfrm_interface_and_nothing_else_is_protected",
-    run: interface,
-};
-
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The index of `lo`, in every namespace.
-const LOOPBACK: usize = 1;
 
 const CARRIAGE: Carriage = Carriage {
     mode: Mode::Transport,
@@ -170,42 +153,4 @@ fn shown(lab: &mut Lab) -> Result<()> {
     let left = ns.ip("xfrm state")? + &ns.ip("xfrm policy")?;
     ensure!(left.trim().is_empty(), "{left}");
     Ok(())
-}
-
-fn interface(lab: &mut Lab) -> Result<()> {
-    let (client_ns, gateway_ns) = two_sites()?;
-    for (namespace, network, own) in [
-        (&client_ns, "10.1.0.0/24", "10.2.0.1"),
-        (&gateway_ns, "10.2.0.0/24", OFFICE),
-    ] {
-        namespace.ip("link add ipsec0 type xfrm dev eth0 if_id 7")?;
-        namespace.ip("link set ipsec0 up")?;
-        namespace.ip(&format!("route replace {network} dev ipsec0 src {own}"))?;
-    }
-    let ids = "if_id_in = 7\nif_id_out = 7\n";
-    let mut gateway = bare(lab, &gateway_ns, 1, &(gateway_connection() + ids))?;
-    let mut client = bare(lab, &client_ns, 2, &(client_connection() + ids))?;
-    gateway.start(lab)?;
-    client.start(lab)?;
-    let captures = [Capture::start(&client_ns)?, Capture::start(&gateway_ns)?];
-    client.ikectl("up home")?;
-    ensure!(ping(&client_ns, OFFICE, 3, PATIENCE)?.all());
-    client.ikectl("suspend home")?;
-    client.ikectl("up home")?;
-    ensure!(ping(&client_ns, OFFICE, 3, PATIENCE)?.all());
-    let mut tally = Tally::default();
-    for capture in captures {
-        let mut frames = capture.stop()?;
-        // What goes to the interface is in clear there, and ESP on the cable.
-        let others = frames.iter().map(|frame| frame.interface);
-        let cable = others.filter(|index| *index > LOOPBACK).min();
-        frames.retain(|frame| Some(frame.interface) == cable);
-        tally.add_sent(&frames);
-    }
-    ensure!(tally.clear == 0 && tally.esp == 12, "{tally:?}");
-    // By another way than the interface the same packet is not the tunnel's.
-    let policies = client_ns.ip("xfrm policy")?;
-    ensure!(policies.matches("if_id 0x7").count() == 3, "{policies}");
-    client.stop()?;
-    gateway.stop()
 }

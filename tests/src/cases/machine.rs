@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 
-use super::{carriage, gate::devices, interfaces};
+use super::{gate::devices, interfaces};
 use crate::{
     netns::Namespace,
     site::{Setting, Site},
@@ -12,12 +12,7 @@ use crate::{
 };
 
 /// In the order in which they run.
-pub const CASES: &[Case] = &[
-    devices::TUNNEL,
-    carriage::INTERFACE,
-    interfaces::OURS,
-    interfaces::MADE,
-];
+pub const CASES: &[Case] = &[devices::TUNNEL, interfaces::OURS, interfaces::ROUTED];
 
 /// A daemon with real ESP that leaves the gate alone.
 pub(super) fn bare<'a>(
