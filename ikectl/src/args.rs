@@ -82,6 +82,8 @@ pub(crate) enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Read the lists of revoked certificates again
+    Reload,
     /// Ticket keys, counts, and tickets held
     Ticket {
         #[command(subcommand)]

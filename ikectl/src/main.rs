@@ -147,6 +147,7 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
                 all: *all,
             },
         },
+        Some(Command::Reload) => Request::Reload,
         Some(Command::Pool { command }) => match command {
             None | Some(PoolCommand::List) => Request::PoolList,
             Some(PoolCommand::Leases) => Request::PoolLeases,

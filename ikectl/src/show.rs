@@ -253,6 +253,10 @@ fn done_line(done: &Done) -> String {
         }
         return text + "\n";
     }
+    if let Some((lists, revoked)) = done.lists.zip(done.certificates_revoked) {
+        let (lists, revoked) = (count(lists, "list"), count(revoked, "revoked certificate"));
+        return format!("{lists} read, with {revoked}\n");
+    }
     if let Some(told) = done.told {
         let mut text = count(told, "client") + " told to go";
         if let Some(unable @ 1..) = done.unable {

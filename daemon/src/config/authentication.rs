@@ -11,6 +11,7 @@ use super::{
     connection::Surroundings,
     credential::PrivateKey,
     document::quoted,
+    revocation::Taker,
     section::{Entry, Section},
 };
 
@@ -198,9 +199,9 @@ fn pinned(section: &Section<'_>, entry: &Entry<'_>, shared: &Shared<'_>) -> Opti
 
 /// The lists that a connection names, else all there are.
 fn revocations(section: &Section<'_>, shared: &Shared<'_>) -> Option<Revocations> {
-    let mut revocations = Revocations::default();
+    let mut taker = Taker::default();
     if let Some(entry) = section.entry("revocation") {
-        revocations.policy = entry.choice(&[
+        taker.revocations.policy = entry.choice(&[
             ("relaxed", RevocationPolicy::Relaxed),
             ("strict", RevocationPolicy::Strict),
         ])?;
@@ -208,21 +209,23 @@ fn revocations(section: &Section<'_>, shared: &Shared<'_>) -> Option<Revocations
     let folders = shared.around.folders;
     let lists = match section.entry("crls") {
         None => folders
-            .all_revocations()
+            .revocations(None)
             .map_err(|what| section.fail("crls", what))
             .ok()?,
         Some(entry) => {
-            let mut lists = Vec::new();
+            let (mut lists, mut files) = (Vec::new(), Vec::new());
             for (name, element) in entry.strings()? {
-                let found = folders.revocations(name);
+                let found = folders.revocations(Some(name));
                 lists.extend(found.map_err(|what| element.fail(what)).ok()?);
+                files.push(name.to_owned());
             }
+            taker.files = Some(files);
             lists
         }
     };
-    for list in lists {
-        revocations.add(list);
-    }
+    taker.revocations.replace(lists);
+    let revocations = taker.revocations.clone();
+    folders.takers.borrow_mut().push(taker);
     Some(revocations)
 }
 

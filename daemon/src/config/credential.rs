@@ -2,7 +2,7 @@
 //! both Swans, PEM or DER files.
 
 use std::{
-    cell::OnceCell,
+    cell::{OnceCell, RefCell},
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -26,7 +26,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
     document::{keeps_world_out, read_bounded},
-    revocation,
+    revocation::{self, Taker},
 };
 
 /// Longest certificate or key file, in octets.
@@ -166,6 +166,9 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
+/// Folder of lists of revoked certificates.
+pub(super) const LISTS: &str = "x509crl";
+
 /// Where certificate and key files are looked for: in the folder of their kind beside the main
 /// file, as swanctl has it, then beside the main file itself.
 #[derive(Debug)]
@@ -173,6 +176,8 @@ pub(super) struct CredentialFolders {
     pub(super) base: PathBuf,
     /// Of the folder `x509crl`, read once.
     lists: OnceCell<Result<Vec<Arc<RevocationList>>, String>>,
+    /// Whose lists they are, to be read again.
+    pub(super) takers: RefCell<Vec<Taker>>,
 }
 
 impl CredentialFolders {
@@ -180,6 +185,7 @@ impl CredentialFolders {
         Self {
             base,
             lists: OnceCell::new(),
+            takers: RefCell::new(Vec::new()),
         }
     }
 
@@ -206,15 +212,16 @@ impl CredentialFolders {
         PinnedKey::parse(&key).map_err(|error| about(&error))
     }
 
-    /// Lists of revoked certificates in one file.
-    pub(super) fn revocations(&self, name: &str) -> Result<Vec<Arc<RevocationList>>, String> {
-        revocation::read(&self.find("x509crl", name))
-    }
-
-    /// All lists there are.
-    pub(super) fn all_revocations(&self) -> Result<Vec<Arc<RevocationList>>, String> {
-        let all = || revocation::all_of(&self.base.join("x509crl"));
-        self.lists.get_or_init(all).clone()
+    /// Lists of revoked certificates in one file; all there are if none is named.
+    pub(super) fn revocations(
+        &self,
+        name: Option<&str>,
+    ) -> Result<Vec<Arc<RevocationList>>, String> {
+        let all = || revocation::all_of(&self.base.join(LISTS));
+        match name {
+            Some(name) => revocation::read(&self.find(LISTS, name)),
+            None => self.lists.get_or_init(all).clone(),
+        }
     }
 
     /// A private key, which nobody but owner and group may reach.
@@ -230,7 +237,7 @@ impl CredentialFolders {
         PrivateKey::parse(&octets).map_err(|what| format!("{}: {what}", path.display()))
     }
 
-    fn find(&self, kind: &str, name: &str) -> PathBuf {
+    pub(super) fn find(&self, kind: &str, name: &str) -> PathBuf {
         let in_kind = self.base.join(kind).join(name);
         if in_kind.exists() {
             in_kind

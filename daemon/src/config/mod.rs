@@ -38,6 +38,7 @@ pub use self::{
     interface::MAX_INTERFACES,
     pool::{MAX_POOLS, MAX_RANGES},
     redirect::RedirectConfig,
+    revocation::{ListFiles, Reread},
     settings::{
         DEFAULT_TICKET_LIFETIME, DaemonConfig, DataplaneChoice, FloodConfig, GateConfig, GateMode,
         LogConfig, LogLevel, MAX_LISTED, ResumeConfig, TICKET_LIFETIME_BOUNDS,
@@ -82,6 +83,8 @@ pub struct Config {
     pub connections: Vec<Connection>,
     /// The private keys of connections with a certificate, by connection.
     pub private_keys: BTreeMap<Arc<str>, PrivateKey>,
+    /// Where their lists of revoked certificates come from.
+    pub list_files: ListFiles,
     /// Connections with `start = "up"`, in the order of the files.
     pub start_up: Vec<Arc<str>>,
     /// Connections with `start = "trap"`, likewise.
@@ -163,6 +166,7 @@ impl Config {
             config.take_connections(root, &around, &mut claims);
         }
         config.interfaces = interface::settle(&claims);
+        config.list_files = ListFiles::of(around.folders);
         config.pools = pools.all();
         config
     }

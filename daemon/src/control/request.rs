@@ -11,8 +11,12 @@ use ike::{
 };
 use tokio::sync::oneshot;
 
-use crate::keeper::{
-    Denial, FloodStatus, GateAttachment, GateCommand, GateDrop, GateFill, GateRefused, LaneCount,
+use crate::{
+    config::Reread,
+    keeper::{
+        Denial, FloodStatus, GateAttachment, GateCommand, GateDrop, GateFill, GateRefused,
+        LaneCount,
+    },
 };
 
 /// One question to the engine. A `reply` whose receiver is gone belongs to a client that no longer
@@ -91,6 +95,11 @@ pub enum ControlRequest {
     Tickets {
         /// Answer at once.
         reply: oneshot::Sender<TicketReport>,
+    },
+    /// Lists of revoked certificates, from their files.
+    Reload {
+        /// Answer when they count; an error is for people, and then nothing has changed.
+        reply: oneshot::Sender<Result<Reread, String>>,
     },
     /// A new ticket key.
     NewEpoch {

@@ -268,6 +268,7 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
                 let report = ask(engine, |reply| ControlRequest::Tickets { reply }).await?;
                 Ok(Outcome::Tickets(convert::tickets(report)))
             }
+            Request::Reload => reload(engine).await,
             Request::TicketRotate => new_epoch(engine, false).await,
             Request::TicketRevoke { peer, all } => match (peer, all) {
                 (None, true) => new_epoch(engine, true).await,
@@ -453,6 +454,21 @@ async fn new_epoch(engine: &mpsc::Sender<ControlRequest>, alone: bool) -> Result
             code: ErrorCode::Failed,
             message: format!("ticket keys: {}", why.escape_debug()),
             cure: None,
+        }),
+    }
+}
+
+async fn reload(engine: &mpsc::Sender<ControlRequest>) -> Result<Outcome, Failure> {
+    match ask(engine, |reply| ControlRequest::Reload { reply }).await? {
+        Ok(read) => Ok(Outcome::Done(Done {
+            lists: Some(read.lists as u64),
+            certificates_revoked: Some(read.revoked as u64),
+            ..Done::default()
+        })),
+        Err(what) => Err(Failure {
+            code: ErrorCode::Failed,
+            message: what.escape_debug().to_string(),
+            cure: Some("the lists stay as they were; put that file right".to_owned()),
         }),
     }
 }

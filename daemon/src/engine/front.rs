@@ -7,6 +7,7 @@ use ike::{Settings, Told};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{dispatch::home_of, operator::Question};
+use crate::config::ListFiles;
 use crate::control::{
     ChildCommand, CommandError, ControlRequest, FailureReport, FloodReport, RevokeDone, SaReport,
     StatusReport, TicketReport, UpDone,
@@ -19,12 +20,14 @@ const FAILURES_TOLD: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Front {
     workers: Arc<[mpsc::Sender<Question>]>,
+    lists: Arc<ListFiles>,
 }
 
 impl Front {
-    pub(super) fn new(workers: Vec<mpsc::Sender<Question>>) -> Self {
+    pub(super) fn new(workers: Vec<mpsc::Sender<Question>>, lists: Arc<ListFiles>) -> Self {
         Self {
             workers: workers.into(),
+            lists,
         }
     }
 
@@ -126,6 +129,11 @@ impl Front {
                     parts.await.into_iter().reduce(both_revoked)
                 })
                 .await;
+            }
+            ControlRequest::Reload { reply } => {
+                let lists = Arc::clone(&self.lists);
+                let read = tokio::task::spawn_blocking(move || lists.reread());
+                deliver(reply, async { read.await.ok() }).await;
             }
             ControlRequest::NewEpoch { alone, reply } => {
                 if alone {
@@ -355,7 +363,7 @@ mod tests {
     /// A front, and what each of its workers is asked.
     fn front(workers: usize) -> (Front, Vec<mpsc::Receiver<Question>>) {
         let (ask, questions) = (0..workers).map(|_| mpsc::channel(8)).unzip();
-        (Front::new(ask), questions)
+        (Front::new(ask, Arc::default()), questions)
     }
 
     fn asked(questions: &mut mpsc::Receiver<Question>) -> ControlRequest {

@@ -9,6 +9,7 @@ mod environment;
 mod failures;
 mod front;
 mod inlets;
+mod lists;
 mod logins;
 mod lookups;
 mod operator;
@@ -162,6 +163,8 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
     let revocations = stores::open_revocations(&config, now());
     let sessions = SessionDesk::open(&config);
     let settings = settings(&config, node);
+    let list_files = Arc::new(config.list_files);
+    lists::follow(&list_files)?;
     let mut chance = Environment::new(Arc::default());
     let mut key = || {
         let mut octets = [0; 16];
@@ -224,7 +227,7 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
         workers.push((runtime, worker));
     }
     Ok(Crew {
-        front: Front::new(asks),
+        front: Front::new(asks, list_files),
         listener,
         workers,
     })

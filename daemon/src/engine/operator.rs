@@ -107,6 +107,8 @@ impl Worker {
             ControlRequest::Tickets { reply } => {
                 let _gone = reply.send(self.tickets());
             }
+            // Answered in front of the workers.
+            ControlRequest::Reload { .. } => {}
             ControlRequest::NewEpoch { alone, reply } => self.new_epoch(alone, reply),
             ControlRequest::Revoke { peer, reply } => {
                 let _gone = reply.send(self.revoke(&peer));

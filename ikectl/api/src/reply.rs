@@ -142,6 +142,12 @@ pub struct Done {
     /// Clients that stay because they have not said that they would follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unable: Option<u64>,
+    /// Lists of revoked certificates that count from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lists: Option<u64>,
+    /// How many certificates they name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates_revoked: Option<u64>,
 }
 
 /// A request came to nothing.

@@ -70,6 +70,8 @@ pub enum Request {
         /// The gateway's address or name.
         gateway: String,
     },
+    /// Read lists of revoked certificates from their files again.
+    Reload,
     /// Ticket keys, counts, and tickets held.
     TicketList,
     /// Issue tickets under a new key from now on.

@@ -326,7 +326,7 @@ fn mend(why: Unproven, certificate: Option<&Culprit>) -> String {
             "put the authority's CRL into x509crl, or set remote.revocation = \"relaxed\""
         }
         TrustError::ListOutdated => {
-            "fetch the authority's CRL anew and restart, or set remote.revocation = \"relaxed\""
+            "put the authority's newest CRL into x509crl, or set remote.revocation = \"relaxed\""
         }
         TrustError::ListUnproven => "put the authority's own CRL in place of the one in x509crl",
         TrustError::Signature => "let the peer's certificate and private key be of one pair",

@@ -1,9 +1,9 @@
 //! Certificates that their authorities have taken back (RFC 5280, 5): lists that an operator has put beside
-//! the certificates. Nothing is fetched; a list is as good as its file is fresh.
+//! the certificates, and may replace at any time. Nothing is fetched; a list is as good as its file is fresh.
 
 use std::{
     collections::{BTreeSet, HashSet},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
     time::Duration,
 };
 
@@ -64,11 +64,12 @@ pub enum RevocationPolicy {
     Strict,
 }
 
-/// The lists of a connection, and how they count.
+/// The lists of a connection, and how they count. A clone has the same lists for good: replaced in one,
+/// they are replaced in all.
 #[derive(Clone, Debug, Default)]
 pub struct Revocations {
     /// The newest of an issuer first.
-    lists: Vec<Arc<RevocationList>>,
+    lists: Arc<RwLock<Vec<Arc<RevocationList>>>>,
     /// What becomes of a certificate that no list is about.
     pub policy: RevocationPolicy,
 }
@@ -117,6 +118,12 @@ impl RevocationList {
         self.times.1
     }
 
+    /// SHA-256 of the whole.
+    #[must_use]
+    pub const fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
+
     /// How many certificates it names.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -131,25 +138,23 @@ impl RevocationList {
 }
 
 impl Revocations {
-    /// Takes one more list.
-    pub fn add(&mut self, list: Arc<RevocationList>) {
-        self.lists.push(list);
+    /// From now on these lists count and no others, for logins and resumptions alike.
+    pub fn replace(&self, mut lists: Vec<Arc<RevocationList>>) {
         // Of several of one issuer the first is asked.
-        self.lists
-            .sort_by_key(|list| std::cmp::Reverse(list.times.0));
+        lists.sort_by_key(|list| std::cmp::Reverse(list.times.0));
+        *self.lists.write().unwrap_or_else(PoisonError::into_inner) = lists;
     }
 
-    /// Lists that their issuer meant to have replaced by now.
-    pub fn outdated(&self, wall: u64) -> impl Iterator<Item = &RevocationList> {
-        let lists = self.lists.iter().map(|list| &**list);
-        lists.filter(move |list| list.next_update() <= wall)
+    fn lists(&self) -> RwLockReadGuard<'_, Vec<Arc<RevocationList>>> {
+        self.lists.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a list names a certificate. Its proof is not asked for: whoever is refused here may come
     /// again by another way that does.
     pub(crate) fn names(&self, certificate: IssuedAs, wall: u64) -> bool {
-        let mut lists = self.lists.iter().filter(|list| list.times.0 <= wall);
-        lists.any(|list| list.revoked.contains(&certificate))
+        let lists = self.lists();
+        let mut begun = lists.iter().filter(|list| list.times.0 <= wall);
+        begun.any(|list| list.revoked.contains(&certificate))
     }
 
     /// Walks the path from the leaf to an authority with the lists at hand.
@@ -161,7 +166,8 @@ impl Revocations {
         wall: u64,
     ) -> Result<webpki::EndEntityCert<'a>, TrustError> {
         let time = UnixTime::since_unix_epoch(Duration::from_secs(wall));
-        let begun = self.lists.iter().filter(|list| list.times.0 <= wall);
+        let held = self.lists();
+        let begun = held.iter().filter(|list| list.times.0 <= wall);
         let lists: Vec<_> = begun.map(|list| &list.list).collect();
         let strict = self.policy == RevocationPolicy::Strict;
         let options = match RevocationOptionsBuilder::new(&lists) {
@@ -188,7 +194,7 @@ impl Revocations {
 impl PartialEq for Revocations {
     fn eq(&self, other: &Self) -> bool {
         let prints =
-            |set: &Self| -> Vec<_> { set.lists.iter().map(|one| one.fingerprint).collect() };
+            |set: &Self| -> Vec<_> { set.lists().iter().map(|one| one.fingerprint).collect() };
         self.policy == other.policy && prints(self) == prints(other)
     }
 }
@@ -200,22 +206,27 @@ impl TrustAnchors {
     pub(crate) fn is_revoked(&self, certificate: Option<IssuedAs>, wall: u64) -> bool {
         match certificate {
             Some(certificate) => self.revocations.names(certificate, wall),
-            None => !self.revocations.lists.is_empty(),
+            None => !self.revocations.lists().is_empty(),
         }
     }
 }
 
 impl Endpoint {
-    /// Whose lists of revoked certificates are outdated, each once.
+    /// Whose lists of revoked certificates should have been replaced by now, each once.
     #[must_use]
-    pub fn outdated_lists(&self, now: Stamp) -> BTreeSet<&str> {
+    pub fn outdated_lists(&self, now: Stamp) -> BTreeSet<String> {
         let proofs = self.slots.iter().map(|slot| &slot.config.remote.proof);
         let anchors = proofs.filter_map(|proof| match proof {
             Proof::Certificate(anchors) => Some(anchors),
             Proof::PreShared(_) | Proof::PublicKey(_) => None,
         });
-        let outdated = anchors.flat_map(|anchors| anchors.revocations.outdated(now.wall));
-        outdated.map(RevocationList::issuer).collect()
+        let mut issuers = BTreeSet::new();
+        for anchors in anchors {
+            let lists = anchors.revocations.lists();
+            let outdated = lists.iter().filter(|list| list.next_update() <= now.wall);
+            issuers.extend(outdated.map(|list| list.issuer.clone()));
+        }
+        issuers
     }
 }
 

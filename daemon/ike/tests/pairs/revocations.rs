@@ -48,9 +48,7 @@ fn asks(
 ) -> Vec<Connection> {
     let mut side = side;
     let mut anchors: TrustAnchors = anchors(&PKI.authority);
-    for list in lists {
-        anchors.revocations.add(Arc::clone(list));
-    }
+    anchors.revocations.replace(lists.to_vec());
     anchors.revocations.policy = policy;
     side[0].remote.proof = Proof::Certificate(anchors);
     side
@@ -277,18 +275,19 @@ fn lists_that_are_not_whole_are_refused_as_such() {
     );
 }
 
-// RFC 5723: A21
-#[test]
-fn a_ticket_of_a_certificate_revoked_since_does_not_resume() {
-    let mut pair = certified(21);
-    pair.up();
-    pair.run(SOON);
-    assert!(pair.keys_agree());
-    pair.suspend();
-    // The operator has put the list there and started the gateway again.
-    pair.gateway.connections = || relaxed(&[Arc::clone(&CLIENT_GONE)]);
-    pair.gateway.restart(pair.now);
+/// From now on these lists count at the gateway, and no others.
+fn reload(pair: &Pair, lists: &[Arc<RevocationList>]) {
+    let config = pair.gateway.endpoint.config_of("rw").expect("a connection");
+    match &config.remote.proof {
+        Proof::Certificate(anchors) => anchors.revocations.replace(lists.to_vec()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Neither the client's ticket nor the full login that follows is taken.
+fn does_not_come_back(pair: &mut Pair) {
     pair.client.events.clear();
+    pair.gateway.events.clear();
     pair.up();
     pair.run(SOON);
     let why = |event: &Event| match event {
@@ -302,15 +301,51 @@ fn a_ticket_of_a_certificate_revoked_since_does_not_resume() {
         "{:?}",
         pair.gateway.events
     );
-    // The full login that follows is refused for the same reason.
     let all = failures(&pair.gateway);
     assert!(
         all.iter()
             .any(|one| one.to_string().contains("was revoked by")),
         "{all:?}"
     );
+    assert!(pair.client.established().is_empty() && pair.client.kernel.installed.is_empty());
+}
+
+// RFC 5723: A21
+#[test]
+fn a_ticket_of_a_certificate_revoked_since_does_not_resume() {
+    let mut pair = certified(21);
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree());
+    pair.suspend();
+    // The operator has put the list there and started the gateway again.
+    pair.gateway.connections = || relaxed(&[Arc::clone(&CLIENT_GONE)]);
+    pair.gateway.restart(pair.now);
+    does_not_come_back(&mut pair);
     // What the kernel had of the old SA dies at its hard lifetime.
-    assert!(pair.gateway.established().is_empty() && pair.client.kernel.installed.is_empty());
+    assert!(pair.gateway.established().is_empty());
+}
+
+// RFC 5723: A21
+#[test]
+fn a_list_that_comes_while_the_gateway_runs_ends_resumptions_and_logins_and_no_sa() {
+    let mut pair = certified(23);
+    pair.up();
+    pair.run(SOON);
+    reload(&pair, &[Arc::clone(&CLIENT_GONE)]);
+    pair.run(SOON);
+    assert!(pair.keys_agree(), "what is up stays");
+    pair.suspend();
+    does_not_come_back(&mut pair);
+    // A login without a ticket fares no better, until the certificate is off the list.
+    pair.client.events.clear();
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.client.established().is_empty());
+    reload(&pair, &[]);
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree());
 }
 
 // RFC 5723: A21

@@ -7,7 +7,7 @@ use ike::{
 };
 
 use super::{AUTHORITY, CERTIFICATE, CERTIFIED, CRL, Folder, KEY_SEC1, PUBLIC_KEY};
-use crate::config::Config;
+use crate::config::{Config, Reread};
 
 #[test]
 fn lists_of_revoked_certificates_are_found_and_judged() {
@@ -18,10 +18,7 @@ fn lists_of_revoked_certificates_are_found_and_judged() {
     folder.load().expect("none is needed");
     folder.put("x509crl/one.pem", CRL, 0o644);
     let config = folder.load().expect("one in the folder");
-    let of = |config: &Config| match &config.connections[0].remote.proof {
-        Proof::Certificate(anchors) => anchors.revocations.clone(),
-        _ => panic!("certificates"),
-    };
+    let of = lists_of;
     assert_ne!(of(&config), Revocations::default());
     // What is named is taken, and nothing else.
     let named = |extra: &str| CERTIFIED.replace("[\"ca.pem\"]", &format!("[\"ca.pem\"], {extra}"));
@@ -64,6 +61,62 @@ fn lists_of_revoked_certificates_are_found_and_judged() {
         found.contains("junk.pem: is not an X.509 CRL of version 2"),
         "{found}"
     );
+}
+
+/// Of a connection's peer.
+fn lists_of(config: &Config) -> Revocations {
+    match &config.connections[0].remote.proof {
+        Proof::Certificate(anchors) => anchors.revocations.clone(),
+        _ => panic!("certificates"),
+    }
+}
+
+#[test]
+fn files_that_change_are_read_again_and_damaged_ones_change_nothing() {
+    for extra in ["", ", crls = [\"one.pem\"]"] {
+        let text = CERTIFIED.replace("[\"ca.pem\"]", &format!("[\"ca.pem\"]{extra}"));
+        let folder = Folder::new(&[("rekindle.toml", &text)]);
+        folder.put("gw.pem", CERTIFICATE, 0o644);
+        folder.put("ca.pem", AUTHORITY, 0o644);
+        folder.put("gw.key", KEY_SEC1, 0o600);
+        folder.put("x509crl/one.pem", CRL, 0o644);
+        let config = folder.load().expect("one list");
+        let held = lists_of(&config);
+        let (files, one) = (
+            &config.list_files,
+            Reread {
+                lists: 1,
+                revoked: 1,
+            },
+        );
+        assert_eq!((files.follow(), files.reread()), (None, Ok(one)));
+
+        // Cut short, as whoever copies a file leaves it for a moment.
+        folder.put("x509crl/one.pem", &CRL[..CRL.len() / 2], 0o644);
+        let what = files.follow().expect("a change").expect_err("damaged");
+        assert!(what.contains("x509crl/one.pem: "), "{what}");
+        assert_eq!(files.follow(), None, "said once");
+        assert_eq!(files.reread(), Err(what), "and when the operator asks");
+        assert_ne!(held, Revocations::default(), "the old ones stay");
+
+        folder.put("x509crl/one.pem", CRL, 0o644);
+        assert_eq!(files.follow(), Some(Ok(one)));
+        std::fs::remove_file(folder.0.path().join("x509crl/one.pem")).expect("there");
+        let gone = files.follow().expect("a change");
+        if extra.is_empty() {
+            assert_eq!(
+                gone,
+                Ok(Reread {
+                    lists: 0,
+                    revoked: 0
+                })
+            );
+            assert_eq!(held, Revocations::default());
+        } else {
+            assert!(gone.expect_err("it is named").contains("one.pem"));
+            assert_ne!(held, Revocations::default());
+        }
+    }
 }
 
 #[test]
