@@ -18,6 +18,7 @@ pub mod machine;
 pub mod mangled;
 pub mod names;
 pub mod namespaces;
+pub mod neighbours;
 pub mod roaming;
 pub mod sniffed;
 pub mod storm;

@@ -30,6 +30,10 @@ impl Xfrm {
         let mut outwards = HashSet::new();
         let mut strangers = BTreeSet::new();
         for policy in policies {
+            if policy.content == Content::Pass {
+                self.neighbours.keys.push(policy.key);
+                continue;
+            }
             if self.journal.owner(policy.reqid).is_none() {
                 strangers.insert(policy.reqid);
                 continue;

@@ -12,6 +12,7 @@ mod events;
 mod inner;
 mod journal;
 mod link;
+mod neighbours;
 mod netlink;
 mod policy;
 mod rest;

@@ -11,6 +11,8 @@ use ike::{
     wire::ts::TrafficSelector,
 };
 
+/// Ahead of every other policy of ours, and nobody else's: so they are known again.
+pub(super) const PRIORITY_PASS: u32 = 0x5723;
 /// Numerically below every reqid of ours, and so ahead of every block policy.
 const PRIORITY_WIDEST: u32 = 0x2_0000;
 
@@ -84,6 +86,8 @@ pub(super) struct PolicyKey {
 pub(super) enum Content {
     /// Drop it.
     Block,
+    /// Let it pass as it is.
+    Pass,
     /// Only through ESP between these addresses.
     Ipsec {
         source: IpAddr,
@@ -107,8 +111,10 @@ impl Policy {
     /// Narrower flows first; block policies carry their owner's reqid as priority, which puts them
     /// behind every IPsec policy and tells us whose they are (they have no template to say so).
     pub(super) fn priority(&self) -> u32 {
-        if self.content == Content::Block {
-            return self.reqid;
+        match self.content {
+            Content::Block => return self.reqid,
+            Content::Pass => return PRIORITY_PASS,
+            Content::Ipsec { .. } => {}
         }
         let Selector {
             source,

@@ -110,11 +110,12 @@ impl Xfrm {
         keys: Vec<PolicyKey>,
         trap: Option<Trap>,
     ) -> Result<(), KernelFailed> {
+        self.spare_neighbours(keys.iter())?;
         // Inbound, a policy that carries traffic names no SPI either.
         let rests = |key: &PolicyKey, slot: &Slot| {
             let out = key.direction == Direction::Out;
             let carries = match slot.content {
-                Content::Block => false,
+                Content::Block | Content::Pass => false,
                 Content::Ipsec { spi, .. } => !out || spi != 0,
             };
             slot.reqid == reqid && !carries
@@ -217,6 +218,7 @@ impl Xfrm {
                 .iter()
                 .map(|state| Request::delete_state(state.id)),
         );
+        requests.extend(self.forget_neighbours());
         requests
     }
 }

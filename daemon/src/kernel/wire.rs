@@ -14,7 +14,9 @@ use zeroize::Zeroizing;
 pub(super) use self::state::{
     State, XFRM_STATE_ESN, XFRMA_ENCAP, XFRMA_OFFLOAD_DEV, XFRMA_REPLAY_ESN_VAL, encapsulation,
 };
-use super::policy::{Content, Direction, Network, Policy, PolicyKey, PortMask, Selector};
+use super::policy::{
+    Content, Direction, Network, PRIORITY_PASS, Policy, PolicyKey, PortMask, Selector,
+};
 
 /// Length of a netlink message header.
 pub(super) const HEADER: usize = 16;
@@ -151,7 +153,7 @@ impl Request {
         let mut request = Self::new(what, kind, 0);
         let action = match policy.content {
             Content::Block => XFRM_POLICY_BLOCK,
-            Content::Ipsec { .. } => XFRM_POLICY_ALLOW,
+            Content::Ipsec { .. } | Content::Pass => XFRM_POLICY_ALLOW,
         };
         request.selector(&policy.key.selector);
         request.policy_tail(policy.priority(), policy.key.direction, action);
@@ -421,6 +423,11 @@ pub(super) fn parse_policy(body: &[u8]) -> Option<Policy> {
             key,
             reqid: u32_at(fixed, 152)?,
             content: Content::Block,
+        }),
+        (XFRM_POLICY_ALLOW, None) => (u32_at(fixed, 152)? == PRIORITY_PASS).then_some(Policy {
+            key,
+            reqid: 0,
+            content: Content::Pass,
         }),
         (XFRM_POLICY_ALLOW, Some(template)) => {
             let outer = u16_at(template, STATE_ID)?;

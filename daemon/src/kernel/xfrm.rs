@@ -28,6 +28,7 @@ use super::{
     inner::Inner,
     journal::{Journal, MAX_OWNER},
     link::XfrmInterface,
+    neighbours::Neighbours,
     netlink::{Netlink, Refusal},
     policy::{Content, Direction, Policy, PolicyKey},
     rest::Trap,
@@ -45,6 +46,7 @@ pub struct Xfrm {
     /// Policies of our reqid range whose owner the journal does not name any more.
     abandoned: HashSet<PolicyKey>,
     pub(super) draining: Draining,
+    pub(super) neighbours: Neighbours,
     events: Events,
 }
 
@@ -90,6 +92,7 @@ impl Xfrm {
             slots: HashMap::new(),
             abandoned: HashSet::new(),
             draining: Draining::default(),
+            neighbours: Neighbours::default(),
             events: Events::open()?,
         };
         xfrm.tune_spd()?;
@@ -147,6 +150,7 @@ impl Xfrm {
             ..
         } = child;
         let policies = policies(reqid, path, outbound.spi, carriage, local_ts, remote_ts)?;
+        self.spare_neighbours(policies.iter().map(|policy| &policy.key))?;
         steps.extend(policies.iter().map(|policy| self.step(policy)));
         let fresh = self.inner.install(reqid, child)?;
         if let Err(error) = self.all_or_nothing(steps) {
@@ -191,6 +195,7 @@ impl Xfrm {
     ) -> Result<(), KernelFailed> {
         let reqid = self.assign(owner)?;
         let policies = policies(reqid, path, outbound, carriage, local_ts, remote_ts)?;
+        self.spare_neighbours(policies.iter().map(|policy| &policy.key))?;
         let steps = policies.iter().map(|policy| self.step(policy)).collect();
         self.all_or_nothing(steps)?;
         let requests = self.lead_now(reqid, policies);
@@ -453,6 +458,9 @@ impl Dataplane for Xfrm {
             let requests = self.release(reqid);
             self.clean_up(requests);
         }
+        // An earlier run may have left it.
+        let requests = self.forget_neighbours();
+        self.clean_up(requests);
         self.inner.clear();
     }
 }

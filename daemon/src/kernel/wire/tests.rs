@@ -196,6 +196,16 @@ fn policies_read_back() {
 }
 
 #[test]
+fn what_lets_pass_is_known_again_and_anothers_is_not() {
+    let pass = policy(Content::Pass);
+    let mut octets = Request::add_policy(&pass).octets[HEADER..].to_vec();
+    let known = parse_policy(&octets).expect("ours");
+    assert_eq!((known.key, known.content), (pass.key, Content::Pass));
+    octets[152] ^= 1;
+    assert_eq!(parse_policy(&octets), None);
+}
+
+#[test]
 fn a_policy_of_an_interface_and_a_mark_is_another_one() {
     let mut other = policy(Content::Block);
     other.key.if_id = 7;
