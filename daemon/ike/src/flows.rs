@@ -112,6 +112,14 @@ impl Endpoint {
         !live.wanted.is_empty()
     }
 
+    /// Whether an IKE SA that stands was made without a Child SA (RFC 6023), and is yet to get its first.
+    #[must_use]
+    pub fn is_bare(&self, sa: u64) -> bool {
+        let state = self.table.get(sa).map(|sa| &sa.state);
+        matches!(state, Some(State::Up(live))
+            if live.connection.childless && live.children.is_empty() && !live.wanted.is_empty())
+    }
+
     /// A connection is up already, but maybe not all of it.
     pub(crate) fn up_missing(
         &mut self,

@@ -14,6 +14,8 @@ pub(super) struct Waiting {
     pub(super) up: Vec<Client<UpDone>>,
     pub(super) down: Vec<Client<()>>,
     pub(super) rekey: Vec<Client<RekeyDone>>,
+    /// Whose IKE SA is up, and is to get its first Child SA by an exchange of its own (RFC 6023).
+    first_child: Vec<(UpDone, Client<UpDone>)>,
     children: Vec<ChildClient>,
 }
 
@@ -45,6 +47,8 @@ impl Waiting {
         self.up.retain(|(_, reply)| !reply.is_closed());
         self.down.retain(|(_, reply)| !reply.is_closed());
         self.rekey.retain(|(_, reply)| !reply.is_closed());
+        self.first_child
+            .retain(|(_, (_, reply))| !reply.is_closed());
         self.children.retain(|client| !client.reply.is_closed());
         match event {
             Event::Established {
@@ -64,6 +68,7 @@ impl Waiting {
             Event::UpFailed { connection, reason } => {
                 answer(&mut self.up, connection, &Err(CommandError::Ended(*reason)));
                 self.child(connection, None, ChildEvent::Failed(*reason));
+                self.first_child(connection, Some(*reason));
             }
             Event::KernelFailed { connection, text } => {
                 answer(
@@ -87,6 +92,7 @@ impl Waiting {
                     ChildEvent::Failed(*reason)
                 };
                 self.child(connection, None, ended);
+                self.first_child(connection, Some(*reason));
                 let outcome = match reason {
                     Closed::Down | Closed::PeerDeleted | Closed::Timeout => Ok(()),
                     other => Err(CommandError::Ended(*other)),
@@ -106,6 +112,7 @@ impl Waiting {
             }
             Event::ChildUp { connection, child } => {
                 self.child(connection, Some(child), ChildEvent::Up);
+                self.first_child(connection, None);
             }
             Event::ChildClosed {
                 connection,
@@ -116,7 +123,10 @@ impl Waiting {
                 connection,
                 child,
                 reason,
-            } => self.child(connection, Some(child), ChildEvent::Failed(*reason)),
+            } => {
+                self.child(connection, Some(child), ChildEvent::Failed(*reason));
+                self.first_child(connection, Some(*reason));
+            }
             Event::Closed { .. }
             | Event::Suspended { .. }
             | Event::Moved { .. }
@@ -126,6 +136,22 @@ impl Waiting {
             | Event::TicketReceived { .. }
             | Event::TicketRefused { .. }
             | Event::Failed(_) => {}
+        }
+    }
+
+    /// The connection's IKE SA is up without a Child SA: whoever waits for it waits for that as well.
+    pub(super) fn bare(&mut self, connection: &Arc<str>, done: UpDone) {
+        let clients = self.up.extract_if(.., |(name, _)| name == connection);
+        self.first_child
+            .extend(clients.map(|client| (done, client)));
+    }
+
+    /// The first Child SA of an IKE SA that was made without one is there, or not to be had.
+    fn first_child(&mut self, connection: &Arc<str>, ended: Option<Closed>) {
+        let is_it = |(_, (name, _)): &mut (UpDone, Client<UpDone>)| name == connection;
+        for (done, (_, reply)) in self.first_child.extract_if(.., is_it) {
+            let outcome = ended.map_or(Ok(done), |reason| Err(CommandError::Ended(reason)));
+            let _gone = reply.send(outcome);
         }
     }
 
@@ -243,6 +269,41 @@ mod tests {
         assert!(done.try_recv().is_err(), "one is still to come");
         waiting.resolve(&rekeyed("web"));
         assert_eq!(done.try_recv(), Ok(Ok(())));
+    }
+
+    #[test]
+    fn whoever_brings_up_what_is_made_without_a_child_sa_waits_for_the_first_one() {
+        let done = UpDone {
+            sa: 1,
+            resumed: false,
+            took: None,
+        };
+        let connection: Arc<str> = "rw".into();
+        let child_up = |connection: &str| Event::ChildUp {
+            connection: connection.into(),
+            child: "net".into(),
+        };
+        let failed = Event::ChildFailed {
+            connection: "rw".into(),
+            child: "net".into(),
+            reason: Closed::TsUnacceptable,
+        };
+        let refused = Err(CommandError::Ended(Closed::TsUnacceptable));
+        let lost = Err(CommandError::Ended(Closed::Timeout));
+        for (event, outcome) in [
+            (child_up("rw"), Ok(done)),
+            (failed, refused),
+            (closed(Closed::Timeout), lost),
+        ] {
+            let mut waiting = Waiting::default();
+            let (reply, mut up) = oneshot::channel();
+            waiting.up.push((Arc::clone(&connection), reply));
+            waiting.bare(&connection, done);
+            waiting.resolve(&child_up("other"));
+            assert!(waiting.up.is_empty() && up.try_recv().is_err());
+            waiting.resolve(&event);
+            assert_eq!(up.try_recv(), Ok(outcome));
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ use super::{
 };
 use crate::{
     config::{PrivateKey, RedirectConfig},
+    control::UpDone,
     gate::mapped,
     keeper::{Client, KeeperEvent, STOP_SECONDS, SpiKeys, WorkerStart},
     kernel::ORPHAN_LIFE,
@@ -539,6 +540,22 @@ impl Worker {
             }
             Event::Established { connection, .. } => self.starts.succeeded(connection),
             _ => {}
+        }
+        if let Event::Established {
+            sa,
+            connection,
+            resumed,
+            took,
+            ..
+        } = &event
+            && self.endpoint.is_bare(*sa)
+        {
+            let done = UpDone {
+                sa: *sa,
+                resumed: *resumed,
+                took: Some(*took),
+            };
+            self.waiting.bare(connection, done);
         }
         self.waiting.resolve(&event);
         if let Event::Failed(failure) = event {

@@ -46,10 +46,34 @@ fn made_apart(pair: &Pair) -> usize {
 }
 
 #[test]
+fn until_the_first_one_is_there_the_sa_is_bare() {
+    let mut pair = Pair::with(3, client, gateway, Settings::default());
+    pair.up();
+    let mut bare = 0;
+    for _ in 0..1000 {
+        pair.run(Duration::from_millis(1));
+        let established = pair.client.established();
+        let Some(sa) = established.first() else {
+            continue;
+        };
+        let is_bare = pair.client.endpoint.is_bare(sa.id);
+        assert_eq!(is_bare, sa.children.is_empty());
+        bare += usize::from(is_bare);
+    }
+    assert!(bare > 0 && pair.keys_agree());
+}
+
+#[test]
 fn all_child_sas_come_by_exchanges_of_their_own() {
     let pair = up(1, client, gateway);
     assert_eq!(made_apart(&pair), 1);
     assert_eq!(pair.client.kernel.installed.len(), 1);
+    assert!(
+        !pair
+            .client
+            .endpoint
+            .is_bare(pair.client.established()[0].id)
+    );
     let three = up(
         2,
         || without(several::client()),
