@@ -1,5 +1,6 @@
-//! Connections with `start = "up"` that have not come up yet: each is tried again, after pauses that grow and
-//! are never quite the same, so that the clients of a gateway that was away do not return in step.
+//! Connections that come up by themselves and have not yet, because of `start = "up"` or because a packet
+//! wants them: each is tried again, after pauses that grow and are never quite the same, so that the clients of
+//! a gateway that was away do not return in step.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,15 +13,25 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 /// What one worker is to bring up.
 #[derive(Debug, Default)]
 pub(super) struct Starts {
-    /// Failures so far, by connection.
-    wanted: BTreeMap<Arc<str>, u32>,
+    wanted: BTreeMap<Arc<str>, Wanted>,
     due: Vec<(Duration, Arc<str>)>,
+}
+
+/// A connection that is to come up.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wanted {
+    /// Attempts that have come to nothing since it last was up.
+    failures: u32,
+    /// When a packet last wanted it. It is given up when none has for [`LONGEST_PAUSE`]; `None` for never.
+    packet: Option<Duration>,
 }
 
 impl Starts {
     /// All of them at once.
     pub(super) fn new(wanted: impl Iterator<Item = Arc<str>>, now: Duration) -> Self {
-        let wanted: BTreeMap<_, _> = wanted.map(|connection| (connection, 0)).collect();
+        let wanted: BTreeMap<_, _> = wanted
+            .map(|connection| (connection, Wanted::default()))
+            .collect();
         let due = wanted.keys().map(|one| (now, Arc::clone(one))).collect();
         Self { wanted, due }
     }
@@ -36,11 +47,24 @@ impl Starts {
         due.map(|(_, connection)| connection).collect()
     }
 
+    /// A packet wants it: now, unless it has to pause after an attempt.
+    pub(super) fn want(&mut self, connection: &Arc<str>, now: Duration) {
+        let wanted = self.wanted.entry(Arc::clone(connection)).or_default();
+        wanted.packet = Some(now);
+        if !self.due.iter().any(|(_, due)| due == connection) {
+            self.due.push((now, Arc::clone(connection)));
+        }
+    }
+
     /// An attempt has come to nothing.
     pub(super) fn failed(&mut self, connection: &Arc<str>, now: Duration, env: &mut dyn Env) {
-        let Some(failures) = self.wanted.get_mut(connection) else {
+        let Some(Wanted { failures, packet }) = self.wanted.get_mut(connection) else {
             return;
         };
+        if packet.is_some_and(|at| at + LONGEST_PAUSE <= now) {
+            return self.forget(connection);
+        }
+        self.due.retain(|(_, due)| due != connection);
         let pause = FIRST_PAUSE
             .saturating_mul(1 << (*failures).min(16))
             .min(LONGEST_PAUSE);
@@ -63,9 +87,17 @@ impl Starts {
 
     /// It has come up; the core brings it back when it is lost.
     pub(super) fn succeeded(&mut self, connection: &Arc<str>) {
-        if let Some(failures) = self.wanted.get_mut(connection) {
-            *failures = 0;
+        self.due.retain(|(_, due)| due != connection);
+        if let Some(wanted) = self.wanted.get_mut(connection) {
+            wanted.failures = 0;
         }
+    }
+
+    /// It is to stay down, until the operator or a packet says otherwise.
+    pub(super) fn forget(&mut self, connection: &Arc<str>) {
+        self.wanted
+            .retain(|name, wanted| name != connection || wanted.packet.is_none());
+        self.due.retain(|(_, due)| due != connection);
     }
 
     /// Nothing more is to come up.
@@ -112,5 +144,36 @@ mod tests {
         assert_eq!(starts.next(), Some(now));
         starts.failed(&"other".into(), now, &mut env);
         assert_eq!(starts.take(Duration::MAX).len(), 1);
+    }
+
+    #[test]
+    fn a_packet_is_served_at_once_and_then_as_the_pauses_allow() {
+        let home: Arc<str> = "home".into();
+        let mut env = Environment::new(Arc::default());
+        let mut starts = Starts::default();
+        let mut now = Duration::from_secs(100);
+        starts.want(&home, now);
+        assert_eq!(starts.take(now), [Arc::clone(&home)]);
+        starts.failed(&home, now, &mut env);
+        let next = starts.next().expect("another attempt");
+        assert!(next >= now + FIRST_PAUSE);
+        starts.want(&home, now);
+        assert_eq!(starts.next(), Some(next), "a packet does not shorten it");
+        // It goes on by itself until packets have ceased for long enough.
+        let begun = now;
+        while let Some(at) = starts.next() {
+            now = at;
+            assert_eq!(starts.take(now), [Arc::clone(&home)]);
+            starts.failed(&home, now, &mut env);
+        }
+        assert!((LONGEST_PAUSE..3 * LONGEST_PAUSE).contains(&now.saturating_sub(begun)));
+        // The next one begins anew, until the operator says otherwise.
+        starts.want(&home, now);
+        assert_eq!(starts.take(now), [Arc::clone(&home)]);
+        starts.failed(&home, now, &mut env);
+        starts.forget(&home);
+        assert_eq!(starts.next(), None);
+        starts.failed(&home, now, &mut env);
+        assert_eq!(starts.next(), None);
     }
 }

@@ -415,10 +415,8 @@ impl Worker {
         if self.stop_at.is_some() || !self.start_trap.contains(&connection) {
             return;
         }
-        match self.command(Command::Up(Arc::clone(&connection))) {
-            Ok(()) => info!("{connection}: wanted by a packet"),
-            Err(refused) => debug!("{connection}: wanted by a packet, but {refused}"),
-        }
+        info!("{connection}: wanted by a packet");
+        self.starts.want(&connection, now().boot);
     }
 
     fn say_goodbye(&mut self) {
@@ -448,6 +446,9 @@ impl Worker {
     }
 
     pub(super) fn command(&mut self, command: Command) -> Result<(), CommandRefused> {
+        if let Command::Down(name) = &command {
+            self.starts.forget(name);
+        }
         if let Command::Up(name) = &command
             && let Some(local) = self.ways.source_of(name)
         {
