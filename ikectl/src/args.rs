@@ -100,7 +100,10 @@ pub(crate) enum Command {
         peer: Option<String>,
     },
     /// The level of defence against floods, why, and what is sent back
-    Flood,
+    Flood {
+        #[command(subcommand)]
+        command: Option<FloodCommand>,
+    },
     /// Where the gate is attached and what it has counted; networks from which nobody is heard
     Gate {
         #[command(subcommand)]
@@ -151,6 +154,20 @@ pub(crate) enum GateCommand {
     Attach,
     /// Take the gate off all interfaces until it is put back or the daemon starts anew
     Detach,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FloodCommand {
+    /// All of it (the default)
+    Show,
+    /// Choose the gate's level for a while
+    Level {
+        /// calm, guarded, attack, auto or off; configured ends what was chosen before
+        level: String,
+        /// How long, such as 90s, 10m, 2h or 7d
+        #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = span)]
+        lasting: u64,
+    },
 }
 
 /// Reads a span of time as seconds.
@@ -249,6 +266,7 @@ mod tests {
         for wrong in ["0s", "31d", "m", "1w", "-1", "99999999999999999999d"] {
             assert_eq!(deny(&format!("ikectl gate deny ::/0 --for {wrong}")), None);
         }
+        assert!(parse("ikectl flood").is_ok() && parse("ikectl flood level attack").is_ok());
         assert!(parse("ikectl gate detach").is_ok() && parse("ikectl gate deny").is_err());
         assert!(parse("ikectl why 192.0.2.1 -j").is_ok() && parse("ikectl why").is_ok());
         assert!(parse("ikectl up").is_err());

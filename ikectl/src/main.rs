@@ -16,7 +16,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use ikectl_api::{DEADLINE_SECONDS, MAX_UP_SECONDS, Outcome, Request, UP_SECONDS};
 
 use crate::{
-    args::{Args, Command, GateCommand, PoolCommand, SaCommand, TicketCommand},
+    args::{Args, Command, FloodCommand, GateCommand, PoolCommand, SaCommand, TicketCommand},
     ask::Trouble,
 };
 
@@ -153,7 +153,13 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
             Some(PoolCommand::Leases) => Request::PoolLeases,
         },
         Some(Command::Why { peer }) => Request::Why { peer: peer.clone() },
-        Some(Command::Flood) => Request::Flood,
+        Some(Command::Flood { command }) => match command {
+            None | Some(FloodCommand::Show) => Request::Flood,
+            Some(FloodCommand::Level { level, lasting }) => Request::FloodLevel {
+                level: level.clone(),
+                for_seconds: Some(*lasting),
+            },
+        },
         Some(Command::Gate { command }) => match command {
             None | Some(GateCommand::Show) => Request::Gate,
             Some(GateCommand::Deny { network, lasting }) => Request::GateDeny {

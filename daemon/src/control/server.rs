@@ -304,6 +304,9 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
                 for_seconds,
             } => gate::deny(engine, &network, for_seconds).await,
             Request::GateUndeny { network } => gate::undeny(engine, &network).await,
+            Request::FloodLevel { level, for_seconds } => {
+                gate::level(engine, &level, for_seconds).await
+            }
             Request::GateAttach => gate::stand(engine, GateCommand::Attach).await,
             Request::GateDetach => gate::stand(engine, GateCommand::Detach).await,
             Request::Up {

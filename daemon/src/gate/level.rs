@@ -28,7 +28,7 @@ const LEAVE_DIVISOR: u64 = 2;
 const GUARDED_QUIET: Duration = Duration::from_secs(10);
 const ATTACK_QUIET: Duration = Duration::from_secs(30);
 
-/// `[flood] mode`.
+/// `[flood] mode`, or what an operator has set for a while.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FloodMode {
     /// The level follows what comes in.
@@ -41,6 +41,21 @@ pub enum FloodMode {
 }
 
 impl FloodMode {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Auto,
+        Self::Fixed(Level::Calm),
+        Self::Fixed(Level::Guarded),
+        Self::Fixed(Level::Attack),
+        Self::Off,
+    ];
+
+    /// Reads what [`Self::word`] writes.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.word() == word)
+    }
+
     /// As the configuration writes it.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -56,6 +71,9 @@ impl FloodMode {
 #[derive(Clone, Debug)]
 pub struct LevelChoice {
     mode: FloodMode,
+    configured: FloodMode,
+    /// When the configured mode counts again, if an operator has set another.
+    set_until: Option<Duration>,
     level: Level,
     since: Duration,
     why: String,
@@ -79,6 +97,8 @@ impl LevelChoice {
         };
         Self {
             mode,
+            configured: mode,
+            set_until: None,
             level,
             since: now,
             why: match mode {
@@ -106,15 +126,19 @@ impl LevelChoice {
     ) -> bool {
         self.half_open = half_open;
         self.delay = delay;
+        let is_back = self.set_until.is_some_and(|until| now >= until);
+        if is_back {
+            self.unset(now);
+        }
         let Some((before, counted)) = self.last.replace((now, unproven)) else {
-            return false;
+            return is_back;
         };
         let milliseconds = now.saturating_sub(before).as_millis().max(1) as u64;
         // Counters that were made anew begin at zero.
         let more = unproven.checked_sub(counted).unwrap_or(unproven);
         self.per_second = more.saturating_mul(1000) / milliseconds;
-        if self.mode != FloodMode::Auto {
-            return false;
+        if is_back || self.mode != FloodMode::Auto {
+            return is_back;
         }
         let rate = self.per_second;
         for (samples, level) in self.above.iter_mut().zip([Level::Guarded, Level::Attack]) {
@@ -142,6 +166,30 @@ impl LevelChoice {
             return self.enter(wanted, now, why);
         }
         self.calm_down(now)
+    }
+
+    /// Has another mode count until then. Under `auto` the level is left as it is, to follow what comes in.
+    pub fn set(&mut self, mode: FloodMode, until: Duration, now: Duration) {
+        self.set_until = Some(until);
+        self.count_by(mode, now, "set by the operator");
+    }
+
+    /// Has the configured mode count again.
+    pub fn unset(&mut self, now: Duration) {
+        if self.set_until.take().is_some() {
+            self.count_by(self.configured, now, "no longer set by the operator");
+        }
+    }
+
+    fn count_by(&mut self, mode: FloodMode, now: Duration, why: &str) {
+        self.mode = mode;
+        self.above = [0; 2];
+        let level = match mode {
+            FloodMode::Fixed(level) => level,
+            FloodMode::Auto => self.level,
+            FloodMode::Off => Level::Calm,
+        };
+        self.enter(level, now, why.into());
     }
 
     fn calm_down(&mut self, now: Duration) -> bool {
@@ -182,7 +230,13 @@ impl LevelChoice {
         (self.mode != FloodMode::Off).then_some(self.level)
     }
 
-    /// As configured.
+    /// How long what an operator has set counts; `None` if that is nothing.
+    #[must_use]
+    pub fn set_for(&self, now: Duration) -> Option<Duration> {
+        Some(self.set_until?.saturating_sub(now))
+    }
+
+    /// As configured, or as set.
     #[must_use]
     pub const fn mode(&self) -> FloodMode {
         self.mode
@@ -365,6 +419,34 @@ mod tests {
         off.at(100_000, 10);
         assert_eq!(off.choice.told(), None);
         assert_eq!(off.choice.per_second(), 100_000);
+    }
+
+    #[test]
+    fn what_is_set_counts_for_its_time_and_then_what_is_configured() {
+        let mut run = Run::new(FloodMode::Auto);
+        let attack = FloodMode::Fixed(Level::Attack);
+        run.choice.set(attack, Duration::from_secs(5), run.now);
+        assert_eq!(run.choice.told(), Some(Level::Attack));
+        assert_eq!(run.at(0, 9), Level::Attack);
+        assert_eq!(run.choice.set_for(run.now), Some(SAMPLE_EVERY));
+        // From there it calms down as it would after a flood.
+        assert_eq!(run.at(0, 1), Level::Attack);
+        assert_eq!(
+            (run.choice.mode(), run.choice.set_for(run.now)),
+            (FloodMode::Auto, None)
+        );
+        assert_eq!(run.at(0, 61), Level::Guarded);
+        // A configured level is there at once.
+        let mut fixed = Run::new(FloodMode::Fixed(Level::Guarded));
+        fixed
+            .choice
+            .set(FloodMode::Off, Duration::from_hours(1), fixed.now);
+        assert_eq!(fixed.choice.told(), None);
+        fixed.choice.unset(fixed.now);
+        assert_eq!(fixed.choice.told(), Some(Level::Guarded));
+        for mode in FloodMode::ALL {
+            assert_eq!(FloodMode::from_word(mode.word()), Some(mode));
+        }
     }
 
     #[test]

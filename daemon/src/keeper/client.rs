@@ -203,7 +203,7 @@ impl Client {
     /// Where the gate stands and what it counted.
     pub async fn gate_status(&self) -> Result<GateStatus, ClientError> {
         match self.request(Request::GateStatus).await? {
-            Answer::Gate(status) => Ok(status),
+            Answer::Gate(status) => Ok(*status),
             _ => Err(ClientError::Unexpected),
         }
     }

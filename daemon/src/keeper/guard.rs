@@ -372,8 +372,23 @@ impl Guard {
                 info!(network = network_to_text(network), "heard again");
                 self.tell_denied(now);
             }
-            GateCommand::Attach | GateCommand::Detach if !self.on_interfaces => {
+            GateCommand::Attach
+            | GateCommand::Detach
+            | GateCommand::Level { .. }
+            | GateCommand::ConfiguredLevel
+                if !self.on_interfaces =>
+            {
                 return Err(GateRefused::SwitchedOff);
+            }
+            GateCommand::Level { mode, lasting } => {
+                self.level.set(mode, now.saturating_add(lasting), now);
+                info!(mode = mode.word(), ?lasting, "level of defence");
+                self.tell_level();
+            }
+            GateCommand::ConfiguredLevel => {
+                self.level.unset(now);
+                info!("level of defence as configured");
+                self.tell_level();
             }
             GateCommand::Attach => {
                 self.taken_off = false;

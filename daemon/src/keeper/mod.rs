@@ -378,10 +378,10 @@ impl Keeper {
             Request::NewEpoch { alone } => Answer::NewEpoch(self.new_epoch(alone)),
             Request::ReserveIndexes => Answer::Indexes(self.grant()),
             Request::Orphans { skip } => orphan_page(&self.dataplane.orphans(), skip as usize),
-            Request::GateStatus => Answer::Gate(GateStatus {
+            Request::GateStatus => Answer::Gate(Box::new(GateStatus {
                 no_lanes: self.sockets.trouble().map(str::to_owned),
                 ..self.guard.status()
-            }),
+            })),
             Request::Gate(command) => {
                 let done = self.guard.command(command, boot_clock());
                 self.publish_denied();

@@ -214,7 +214,7 @@ pub enum Answer {
         more: bool,
     },
     /// To [`Request::GateStatus`].
-    Gate(GateStatus),
+    Gate(Box<GateStatus>),
     /// To [`Request::Gate`].
     GateDone(Result<(), GateRefused>),
     /// All networks from which nobody is heard.

@@ -136,8 +136,11 @@ pub struct Flood {
 /// The gate's level of defence.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct FloodLevel {
-    /// `auto`, or what is configured.
+    /// `auto`, or what is configured or set.
     pub mode: String,
+    /// How long what an operator has set counts; absent if that is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_for_seconds: Option<u64>,
     /// `calm`, `guarded` or `attack`.
     pub level: String,
     /// For so long.

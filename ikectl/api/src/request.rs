@@ -91,6 +91,14 @@ pub enum Request {
     PoolLeases,
     /// The level of defence, why, and what is sent back.
     Flood,
+    /// Choose the level of defence for a while.
+    FloodLevel {
+        /// `calm`, `guarded`, `attack`, `auto` or `off`; `configured` ends what was chosen before.
+        level: String,
+        /// How long; [`crate::DENY_SECONDS`] if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_seconds: Option<u64>,
+    },
     /// What the gate is attached to and has counted.
     Gate,
     /// Hear nobody from a network for a while.

@@ -16,9 +16,12 @@ pub(super) fn screen(flood: &Flood) -> String {
         Some(gate) => {
             let word = printable(&gate.level);
             let age = ago(gate.age_seconds);
-            let mode = match gate.mode.as_str() {
-                "auto" => String::new(),
-                mode => format!(" (mode {})", printable(mode)),
+            let mode = match (gate.set_for_seconds, gate.mode.as_str()) {
+                (Some(left), mode) => {
+                    format!(" (set to {} for {} more)", printable(mode), ago(left))
+                }
+                (None, "auto") => String::new(),
+                (None, mode) => format!(" (mode {})", printable(mode)),
             };
             line(
                 "Level",

@@ -18,6 +18,7 @@ use crate::{
     packet::{Content, Packet},
     site::{Setting, Site},
     suite::{Case, Lab},
+    until::until,
 };
 
 /// Over IPv4.
@@ -29,6 +30,11 @@ pub const COOKIE: Case = Case {
 pub const COOKIE_IPV6: Case = Case {
     name: "over_ipv6_a_client_resumes_through_a_cookie_of_the_gate",
     run: over_ipv6,
+};
+/// An operator chooses the level.
+pub const SET: Case = Case {
+    name: "an_operator_chooses_the_level_for_a_while",
+    run: set,
 };
 /// The level follows the flood.
 pub const LEVEL: Case = Case {
@@ -100,6 +106,42 @@ fn through_cookies(
     ensure!(flood["cookies_wrong"] == 0, "{flood}");
     ensure!(flood["gate"]["level"] == "attack", "{flood}");
     ensure!(flood["gate"]["mode"] == "attack", "{flood}");
+    Ok(())
+}
+
+fn set(lab: &mut Lab) -> Result<()> {
+    let (client_ns, gateway_ns) = two_sites()?;
+    let mut gateway = Site::prepare(lab, &gateway_ns, NATIVE, &gateway_connection())?;
+    let own = Setting { node: 2, ..NATIVE };
+    let mut client = Site::prepare(lab, &client_ns, own, &client_connection())?;
+    gateway.start(lab)?;
+    client.start(lab)?;
+    let count = |reason| gateway.gate_count(reason);
+    client.ikectl("up home")?;
+    client.ikectl("down home")?;
+    ensure!(count("cookie_sa_init")? == 0, "{}", gateway.ikectl("gate")?);
+
+    gateway.ikectl("flood level attack --for 1h")?;
+    let flood = gateway.ikectl("flood")?["gate"].clone();
+    ensure!(
+        flood["level"] == "attack" && flood["mode"] == "attack",
+        "{flood}"
+    );
+    ensure!(flood["set_for_seconds"].as_u64() > Some(3500), "{flood}");
+    client.ikectl("up home")?;
+    client.ikectl("down home")?;
+    ensure!(count("cookie_sa_init")? == 1, "{}", gateway.ikectl("gate")?);
+
+    // Set anew, for so long only that it can be waited for.
+    gateway.ikectl("flood level calm --for 1s")?;
+    let flood = gateway.ikectl("flood")?["gate"].clone();
+    ensure!(flood["level"] == "calm", "{flood}");
+    until("the configuration counts again", RAISED_WITHIN, || {
+        Ok(gateway.ikectl("flood")?["gate"]["mode"] == "auto")
+    })?;
+    client.ikectl("up home")?;
+    ensure!(count("cookie_sa_init")? == 1, "{}", gateway.ikectl("gate")?);
+    ensure!(gateway.ikectl("flood level 4").is_err());
     Ok(())
 }
 

@@ -15,6 +15,7 @@ pub const CASES: &[Case] = &[
     challenge::COOKIE,
     challenge::COOKIE_IPV6,
     challenge::LEVEL,
+    challenge::SET,
     denied::BY_THE_GATE,
     denied::BY_THE_ENGINE,
     denied::DETACHED,

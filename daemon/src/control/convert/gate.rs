@@ -27,6 +27,7 @@ pub(in crate::control) fn flood(report: FloodReport) -> api::Flood {
         cookies_wrong,
         gate: flood.map(|gate| api::FloodLevel {
             mode: gate.mode,
+            set_for_seconds: gate.set_for.as_ref().map(Duration::as_secs),
             level: gate.level,
             age_seconds: gate.age.as_secs(),
             why: gate.why,

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::{ask, bad_request};
 use crate::{
     control::{convert, request::ControlRequest},
-    gate::{network_from_text, network_to_text},
+    gate::{FloodMode, network_from_text, network_to_text},
     keeper::GateCommand,
 };
 
@@ -21,15 +21,9 @@ pub(super) async fn deny(
     seconds: Option<u64>,
 ) -> Result<Outcome, Failure> {
     let network = read(network)?;
-    let seconds = seconds.unwrap_or(DENY_SECONDS);
-    if !(1..=MAX_DENY_SECONDS).contains(&seconds) {
-        return Err(bad_request(format!(
-            "for_seconds is 1 to {MAX_DENY_SECONDS}"
-        )));
-    }
-    let lasting = Duration::from_secs(seconds);
+    let lasting = span(seconds)?;
     let done = Done {
-        denied_for_seconds: Some(seconds),
+        denied_for_seconds: Some(lasting.as_secs()),
         ..Done::default()
     };
     let command = GateCommand::Deny { network, lasting };
@@ -42,7 +36,38 @@ pub(super) async fn undeny(engine: &Engine, network: &str) -> Result<Outcome, Fa
     about(engine, network, command, Done::default()).await
 }
 
-/// Puts the gate on its interfaces, or takes it off.
+/// Has the level of defence chosen in another way than configured.
+pub(super) async fn level(
+    engine: &Engine,
+    level: &str,
+    seconds: Option<u64>,
+) -> Result<Outcome, Failure> {
+    let lasting = span(seconds)?;
+    let command = match (FloodMode::from_word(level), level) {
+        (Some(mode), _) => GateCommand::Level { mode, lasting },
+        (None, "configured") => GateCommand::ConfiguredLevel,
+        (None, other) => {
+            let other = other.escape_debug();
+            let words = FloodMode::ALL.map(FloodMode::word).join(", ");
+            return Err(bad_request(format!(
+                "{other} is no level: {words} or configured"
+            )));
+        }
+    };
+    stand(engine, command).await
+}
+
+fn span(seconds: Option<u64>) -> Result<Duration, Failure> {
+    let seconds = seconds.unwrap_or(DENY_SECONDS);
+    if !(1..=MAX_DENY_SECONDS).contains(&seconds) {
+        return Err(bad_request(format!(
+            "for_seconds is 1 to {MAX_DENY_SECONDS}"
+        )));
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+/// What is about the gate as a whole.
 pub(super) async fn stand(engine: &Engine, command: GateCommand) -> Result<Outcome, Failure> {
     match ask(engine, |reply| ControlRequest::GateCommand {
         command,

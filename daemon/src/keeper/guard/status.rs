@@ -110,6 +110,7 @@ impl Guard {
         let level = self.level.level();
         FloodStatus {
             mode: self.level.mode().word().into(),
+            set_for: self.level.set_for(boot_clock()),
             level: level.name().into(),
             age: boot_clock().saturating_sub(self.level.since()),
             why: self.level.why().into(),

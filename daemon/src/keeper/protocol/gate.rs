@@ -5,6 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use gate_abi::denied::Prefix;
 use serde::{Deserialize, Serialize};
 
+use crate::gate::FloodMode;
+
 /// The gate, for `ikectl gate`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct GateStatus {
@@ -59,8 +61,10 @@ pub struct GateDrop {
 /// The gate's level of defence, for `ikectl flood`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct FloodStatus {
-    /// As configured.
+    /// As configured, or as an operator has set it.
     pub mode: String,
+    /// How long what an operator has set counts.
+    pub set_for: Option<Duration>,
     /// `calm`, `guarded` or `attack`.
     pub level: String,
     /// For so long.
@@ -137,6 +141,16 @@ pub enum GateCommand {
         #[serde(with = "prefix")]
         network: Prefix,
     },
+    /// The level of defence is to be chosen so for a while.
+    Level {
+        /// How.
+        #[serde(with = "mode")]
+        mode: FloodMode,
+        /// How long.
+        lasting: Duration,
+    },
+    /// It is to be chosen as configured again.
+    ConfiguredLevel,
     /// The gate is to stand on its interfaces.
     Attach,
     /// It is to leave them until the operator or the next start of the daemon puts it back.
@@ -161,6 +175,27 @@ pub enum GateRefused {
     /// In the gate's own words.
     #[error("{0}")]
     Failed(String),
+}
+
+mod mode {
+    use serde::{Deserialize as _, de::Error as _};
+
+    use super::FloodMode;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    pub(super) fn serialize<S: serde::Serializer>(
+        mode: &FloodMode,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(mode.word())
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<FloodMode, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        FloodMode::from_word(&word).ok_or_else(|| D::Error::custom("no mode"))
+    }
 }
 
 mod prefix {

@@ -6,6 +6,7 @@ use gate_abi::denied::Prefix;
 use ike::kernel::{CopyDscp, Mark, Mode, Offload, Volume, Ways};
 
 use super::*;
+use crate::gate::FloodMode;
 use crate::keeper::channel::{Channel, ChannelError};
 use crate::tickets::EpochTimes;
 
@@ -195,6 +196,11 @@ fn what_an_operator_wants_of_the_gate_survives_the_pair() {
             lasting: Duration::from_mins(10),
         },
         GateCommand::Undeny { network },
+        GateCommand::Level {
+            mode: FloodMode::Off,
+            lasting: Duration::from_mins(10),
+        },
+        GateCommand::ConfiguredLevel,
         GateCommand::Attach,
         GateCommand::Detach,
     ];
