@@ -13,7 +13,11 @@ use super::{
 const LEAST_BYTES: u64 = 1_000_000;
 const LEAST_PACKETS: u64 = 1_000;
 
-pub(super) const KEYS: [&str; 16] = [
+/// Least and most octets of a TCP segment: what every host takes (RFC 9293, 3.7.1), and what fits into a
+/// packet.
+const SEGMENT: (u64, u64) = (536, 65_495);
+
+pub(super) const KEYS: [&str; 17] = [
     "copy_df",
     "copy_dscp",
     "copy_ecn",
@@ -25,6 +29,7 @@ pub(super) const KEYS: [&str; 16] = [
     "mark_in",
     "mark_out",
     "mode",
+    "mss",
     "rekey_bytes",
     "rekey_packets",
     "replay_window",
@@ -66,6 +71,10 @@ pub(super) fn carriage(section: &Section<'_>) -> Option<Carriage> {
         let packets = entry.integer(u64::from(narrowest)..=u64::from(widest));
         packets.map(|packets| packets as u32)
     });
+    let mss = optional(section, "mss", usual.mss, |entry| {
+        let octets = entry.integer(SEGMENT.0..=SEGMENT.1);
+        octets.map(|octets| octets as u16)
+    });
     let offload = optional(section, "hw_offload", usual.offload, |entry| {
         entry.choice(&[
             ("no", Offload::None),
@@ -87,6 +96,7 @@ pub(super) fn carriage(section: &Section<'_>) -> Option<Carriage> {
         copy_ecn: copy_ecn?,
         copy_dscp: copy_dscp?,
         replay_window: replay_window?,
+        mss: mss?,
         offload: offload?,
         bytes: bytes?,
         packets: packets?,

@@ -284,6 +284,7 @@ impl Inner {
                 reqid,
                 destination: around,
                 way: Way::Elsewhere,
+                mss: 0,
             });
         }
         for (family, way) in ways {
@@ -295,6 +296,7 @@ impl Inner {
                     reqid,
                     destination,
                     way,
+                    mss: flow.carriage.mss,
                 };
                 // ESP itself would go to the interface.
                 let loops = through.is_some() && destination == around;

@@ -32,7 +32,9 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
+const RTA_METRICS: u16 = 8;
 const RTA_TABLE: u16 = 15;
+const RTAX_ADVMSS: u16 = 8;
 const FRA_PRIORITY: u16 = 6;
 const FRA_TABLE: u16 = 15;
 
@@ -52,6 +54,8 @@ pub(super) struct Route {
     pub(super) reqid: u32,
     pub(super) destination: Network,
     pub(super) way: Way,
+    /// Largest segment that TCP of this host offers by it, in octets; 0 for what the kernel takes.
+    pub(super) mss: u16,
 }
 
 /// Where a route leads.
@@ -152,6 +156,14 @@ impl Request {
         if let Some(interface) = interface {
             request.number(RTA_OIF, interface);
         }
+        if route.mss != 0 {
+            // One attribute within another, with its own header of two times two octets.
+            request.attribute(RTA_METRICS, |octets| {
+                octets.extend_from_slice(&8_u16.to_ne_bytes());
+                octets.extend_from_slice(&RTAX_ADVMSS.to_ne_bytes());
+                octets.extend_from_slice(&u32::from(route.mss).to_ne_bytes());
+            });
+        }
         request.finish()
     }
 
@@ -234,6 +246,7 @@ pub(super) fn parse_route(body: &[u8]) -> Option<Route> {
     let family = u16::from(family);
     let (mut table, mut reqid, mut interface) = (0, 0, 0);
     let (mut destination, mut source) = (None, None);
+    let mut mss = 0;
     for (kind, value) in attributes(body.get(ROUTE_HEADER..)?) {
         match kind {
             RTA_TABLE => table = u32_at(value, 0)?,
@@ -241,6 +254,12 @@ pub(super) fn parse_route(body: &[u8]) -> Option<Route> {
             RTA_OIF => interface = u32_at(value, 0)?,
             RTA_DST => destination = address_at(value, 0, family),
             RTA_PREFSRC => source = address_at(value, 0, family),
+            RTA_METRICS => {
+                let mut metrics = attributes(value);
+                let of_segment = metrics.find(|(kind, _)| *kind == RTAX_ADVMSS);
+                let octets = of_segment.and_then(|(_, value)| u32_at(value, 0));
+                mss = octets.unwrap_or(0) as u16;
+            }
             _ => {}
         }
     }
@@ -262,6 +281,7 @@ pub(super) fn parse_route(body: &[u8]) -> Option<Route> {
             prefix,
         },
         way,
+        mss,
     })
 }
 
@@ -311,6 +331,7 @@ mod tests {
                 reqid: 0x5200_0003,
                 destination,
                 way,
+                mss: if way == Way::Elsewhere { 0 } else { 1360 },
             };
             let request = Request::put_route(&route);
             assert_eq!(parse_route(&request.octets[HEADER..]), Some(route));

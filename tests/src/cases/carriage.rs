@@ -49,6 +49,7 @@ const CARRIAGE: Carriage = Carriage {
     copy_ecn: false,
     copy_dscp: CopyDscp::In,
     replay_window: 1024,
+    mss: 0,
     offload: ike::kernel::Offload::None,
     bytes: Volume {
         rekey: 5_000_000,

@@ -93,7 +93,8 @@ fn routed(lab: &mut Lab) -> Result<()> {
     gateway_ns.ip("link set ipsec0 up")?;
     gateway_ns.ip(&format!("route add 10.2.0.0/24 dev ipsec0 src {OFFICE}"))?;
     let ids = "if_id_in = 7\nif_id_out = 7\n";
-    let made = format!("{}interface = \"ipsec0\"\n{ids}", client_connection());
+    let keys = format!("interface = \"ipsec0\"\nmss = 1234\n{ids}");
+    let made = client_connection() + &keys;
     let mut gateway = bare(lab, &gateway_ns, 1, &(gateway_connection() + ids))?;
     let mut client = bare(lab, &client_ns, 2, &made)?;
     gateway.start(lab)?;
@@ -105,6 +106,7 @@ fn routed(lab: &mut Lab) -> Result<()> {
         way.contains("dev ipsec0") && way.contains(&format!("src {BRANCH}")),
         "{way}"
     );
+    ensure!(way.contains("advmss 1234"), "{way}");
     ensure!(ping(&client_ns, OFFICE, 3, PATIENCE)?.all());
     // By another way than the interface the same packet is not the tunnel's.
     let policies = client_ns.ip("xfrm policy")?;

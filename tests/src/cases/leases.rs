@@ -103,7 +103,8 @@ fn sticky(lab: &mut Lab) -> Result<()> {
     let (client_ns, gateway_ns) = remote_site()?;
     let mut gateway = Site::prepare(lab, &gateway_ns, REAL, &gateway_connection())?;
     let own = Setting { node: 2, ..REAL };
-    let mut client = Site::prepare(lab, &client_ns, own, &client_connection())?;
+    let connection = client_connection() + "mss = 1300\n";
+    let mut client = Site::prepare(lab, &client_ns, own, &connection)?;
     gateway.start(lab)?;
     client.start(lab)?;
     let captures = [Capture::start(&client_ns)?, Capture::start(&gateway_ns)?];
@@ -129,6 +130,10 @@ fn sticky(lab: &mut Lab) -> Result<()> {
     };
 
     came_up(&client, false)?;
+    for (family, to) in [("-4", OFFICE), ("-6", OFFICE6)] {
+        let way = client_ns.ip(&format!("{family} route get {to}"))?;
+        ensure!(way.contains("advmss 1300"), "{way}");
+    }
     let sa = gateway.established()?;
     ensure!(sa["remote"]["vips"][0] == INNER4, "{sa}");
     let pools = gateway.ikectl("pool")?;

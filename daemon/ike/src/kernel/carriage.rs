@@ -97,6 +97,9 @@ pub struct Carriage {
     pub copy_dscp: CopyDscp,
     /// Packets by which an old one may come late.
     pub replay_window: u32,
+    /// Largest segment, in octets, that TCP of this host offers to whom routes of ours lead; 0 for what the
+    /// kernel takes.
+    pub mss: u16,
     /// What a network card may do.
     pub offload: Offload,
     /// Octets of each state, without the outer headers.
@@ -117,6 +120,7 @@ impl Default for Carriage {
             copy_ecn: true,
             copy_dscp: CopyDscp::Out,
             replay_window,
+            mss: 0,
             offload: Offload::None,
             bytes: Volume::default(),
             packets: Volume::default(),

@@ -14,7 +14,7 @@ fn with(child: &str) -> String {
 fn a_child_says_how_it_is_carried() {
     let text = "mode = \"transport\"\nif_id_in = 7\nif_id_out = 8\nmark_in = \"42\"\n\
                 mark_out = \"0x10/0xf0\"\nset_mark_in = \"1/1\"\nset_mark_out = \"2\"\n\
-                copy_df = false\ncopy_ecn = false\ncopy_dscp = \"no\"\nreplay_window = 1024\n\
+                copy_df = false\ncopy_ecn = false\ncopy_dscp = \"no\"\nreplay_window = 1024\nmss = 1360\n\
                 hw_offload = \"packet\"\nrekey_bytes = 5000000\nrekey_packets = 2000\n\
                 life_packets = 3000\n";
     let mark = |value, mask| Mark { value, mask };
@@ -36,6 +36,7 @@ fn a_child_says_how_it_is_carried() {
         copy_ecn: false,
         copy_dscp: CopyDscp::Neither,
         replay_window: 1024,
+        mss: 1360,
         offload: Offload::Packet,
         bytes: Volume {
             rekey: 5_000_000,
@@ -67,6 +68,8 @@ fn what_the_kernel_could_not_do_is_refused() {
         ("set_mark_in = \"red\"", "set_mark_in"),
         ("copy_dscp = \"maybe\"", "copy_dscp"),
         ("replay_window = 8192", "replay_window"),
+        ("mss = 500", "mss"),
+        ("mss = 70000", "mss"),
         ("hw_offload = \"yes\"", "hw_offload"),
         ("rekey_bytes = 10", "rekey_bytes"),
         ("life_packets = -1", "life_packets"),

@@ -4,7 +4,7 @@ use ike::kernel::{Carriage, CopyDscp, Mark, Mode, Offload, Volume, Ways};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Octets of one, at most.
-pub(super) const LONGEST: usize = 104;
+pub(super) const LONGEST: usize = 107;
 
 #[derive(Deserialize, Serialize)]
 struct Flat {
@@ -18,6 +18,7 @@ struct Flat {
     /// Outwards, inwards.
     copy_dscp: [bool; 2],
     replay_window: u32,
+    mss: u16,
     /// Cipher, whole packets.
     offload: [bool; 2],
     /// Octets, then packets: for new keys, and at the end.
@@ -44,6 +45,7 @@ pub(super) fn serialize<S: Serializer>(
             CopyDscp::Neither => [false; 2],
         },
         replay_window: carriage.replay_window,
+        mss: carriage.mss,
         offload: match carriage.offload {
             Offload::None => [false; 2],
             Offload::Crypto => [true, false],
@@ -82,6 +84,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
             [false, false] => CopyDscp::Neither,
         },
         replay_window: flat.replay_window,
+        mss: flat.mss,
         offload: match flat.offload {
             [false, _] => Offload::None,
             [true, false] => Offload::Crypto,

@@ -40,6 +40,7 @@ const CARRIAGE: Carriage = Carriage {
     copy_ecn: false,
     copy_dscp: CopyDscp::In,
     replay_window: 4096,
+    mss: u16::MAX,
     offload: Offload::Packet,
     bytes: Volume {
         rekey: u64::MAX - 1,

@@ -141,6 +141,7 @@ fn no_request_outgrows_its_first_allocation() {
         set_mark: both,
         copy_dscp: CopyDscp::Neither,
         replay_window: REPLAY_WINDOW.1,
+        mss: 1360,
         offload: Offload::Packet,
         ..Carriage::default()
     };
