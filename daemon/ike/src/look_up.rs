@@ -67,16 +67,16 @@ impl Endpoint {
         }
     }
 
-    /// Whether a connection can be begun at all.
-    pub(crate) fn callable(&self, slot: usize) -> Result<Arc<Connection>, CommandRefused> {
+    /// Whether a connection can be begun now.
+    pub(crate) fn callable(&self, slot: usize) -> Result<(), CommandRefused> {
         let held = self.slots.get(slot).ok_or(CommandRefused::NoConnection)?;
         if held.config.remote_hosts.is_empty() {
-            return self.dial(slot, None).map(|(connection, _)| connection);
+            return self.dial(slot, None).map(drop);
         }
         if self.table.len() >= self.settings.max_sas {
             return Err(CommandRefused::Full);
         }
-        Ok(Arc::clone(&held.config))
+        Ok(())
     }
 
     /// Asks where the peer is, unless that is fixed. `false` if it is.
