@@ -42,7 +42,7 @@ enum Subject {
 }
 
 pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
-    for line in setup::ensure(places, arguments.yes)? {
+    for line in setup::ensure(places, &[], arguments.yes)? {
         eprintln!("xtask: {line}");
     }
     let mut show = shell::progress(arguments.json);

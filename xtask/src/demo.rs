@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
-    for line in setup::ensure(places, arguments.yes)? {
+    for line in setup::ensure(places, &[], arguments.yes)? {
         eprintln!("xtask: {line}");
     }
     let binaries = build::host(places, true)?;

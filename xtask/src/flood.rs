@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
-    for line in setup::ensure(places, arguments.yes)? {
+    for line in setup::ensure(places, &[], arguments.yes)? {
         eprintln!("xtask: {line}");
     }
     if arguments.list {

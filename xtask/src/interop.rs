@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
-    for line in setup::ensure(places, arguments.yes)? {
+    for line in setup::ensure(places, &setup::PEERS, arguments.yes)? {
         eprintln!("xtask: {line}");
     }
     let mut show = shell::progress(arguments.json);

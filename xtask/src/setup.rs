@@ -27,12 +27,12 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
-    let needs = needs(places);
+    let needs = needs(places, &ALL);
     if arguments.check {
         println!("{}", table(places, &needs));
         return Ok(ExitCode::SUCCESS);
     }
-    let missing = ensure(places, arguments.yes)?;
+    let missing = ensure(places, &ALL, arguments.yes)?;
     for line in &missing {
         eprintln!("xtask: {line}");
     }
@@ -43,12 +43,21 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// Fetches what is missing and returns one line for each thing that could not be had.
-pub(crate) fn ensure(places: &Places, yes: bool) -> Result<Vec<String>> {
-    let mut absent = needs(places);
+/// Beyond compiler and lab: what only the tests need.
+pub(crate) const ALL: [&Group; 3] = [&STRONGSWAN, &LIBRESWAN, &MACHINE];
+/// What the interop matrix needs.
+pub(crate) const PEERS: [&Group; 2] = [&STRONGSWAN, &LIBRESWAN];
+
+/// Fetches what is missing of compiler, lab and these groups, and returns one line for each thing
+/// that could not be had.
+pub(crate) fn ensure(places: &Places, groups: &[&'static Group], yes: bool) -> Result<Vec<String>> {
+    let needs = needs(places, groups);
+    let missing_one = needs.iter().any(|need| need.found.is_none());
+    let agreed = !missing_one || agreed(places, &needs, yes)?;
+    let mut absent = needs;
     absent.retain(|need| need.found.is_none());
     let mut missing = Vec::new();
-    if !absent.is_empty() && !agreed(places, &needs(places), yes)? {
+    if !agreed {
         let line = |need: &Need| format!("{}: not fetched; `cargo xtask setup` does", need.what);
         return Ok(absent.iter().map(line).collect());
     }
@@ -116,7 +125,7 @@ enum Source {
     Host(&'static str),
 }
 
-fn needs(places: &Places) -> Vec<Need> {
+fn needs(places: &Places, groups: &[&'static Group]) -> Vec<Need> {
     let path = |program| shell::which(program).map(|file| file.display().to_string());
     let linker = Compiler::find(places)
         .ok()
@@ -135,13 +144,16 @@ fn needs(places: &Places) -> Vec<Need> {
             Source::Linker,
         ),
         packages(places, &LAB),
-        packages(places, &STRONGSWAN),
-        packages(places, &LIBRESWAN),
     ];
-    // Elsewhere it would not run the host's programs.
-    if cfg!(target_arch = "x86_64") && !host_is_whole() {
-        needs.push(packages(places, &MACHINE));
-    }
+    // The machine would not run another architecture's programs.
+    let machine = cfg!(target_arch = "x86_64") && !host_is_whole();
+    let fits = |group: &&&'static Group| machine || group.purpose != MACHINE.purpose;
+    needs.extend(
+        groups
+            .iter()
+            .filter(fits)
+            .map(|group| packages(places, group)),
+    );
     needs
 }
 

@@ -36,7 +36,7 @@ impl Arguments {
 }
 
 pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
-    for line in setup::ensure(places, arguments.yes)? {
+    for line in setup::ensure(places, &setup::ALL, arguments.yes)? {
         eprintln!("xtask: {line}");
     }
     env::set_current_dir(&places.root)?;
