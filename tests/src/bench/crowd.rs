@@ -3,17 +3,15 @@
 
 use std::{
     net::Ipv4Addr,
-    os::fd::AsFd as _,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail, ensure};
 use ike::io::{Command, Event};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{
     netns::Namespace,
-    storm::client::{Client, down, suspend, up},
+    storm::client::{Client, down, serve, suspend, up},
 };
 
 pub(super) struct Crowd {
@@ -76,25 +74,10 @@ impl Crowd {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "{left} clients hear nothing");
-            self.serve()?;
+            serve(&mut self.clients, TICK)?;
         }
-    }
-
-    fn serve(&mut self) -> Result<()> {
-        let mut sockets: Vec<_> = self
-            .clients
-            .iter()
-            .map(|client| PollFd::new(client.socket().as_fd(), PollFlags::POLLIN))
-            .collect();
-        let any = poll(&mut sockets, PollTimeout::from(TICK_MS))? > 0;
-        let ready: Vec<bool> = sockets.iter().map(|fd| fd.any() == Some(true)).collect();
-        for (client, ready) in self.clients.iter_mut().zip(ready) {
-            // Without any datagram it is time to look at the clocks.
-            while (ready || !any) && client.turn()? {}
-        }
-        Ok(())
     }
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const TICK_MS: u16 = 50;
+const TICK: Duration = Duration::from_millis(50);

@@ -3,7 +3,9 @@
 //!
 //! One thread sends copies out of a veth, and the kernel receives them at the other end in the same
 //! thread, which pays for both. What it pays for making copies and sending none is taken off; sending
-//! itself is in all figures alike, so a ratio is a little nearer to 1 than that of receiving alone.
+//! itself is in all figures alike, so a ratio is a little nearer to 1 than that of receiving alone. On a
+//! busy machine the kernel moves receiving to a thread of its own, and the queue between the ends
+//! overflows: a round in which a frame was lost is played again.
 
 use std::{fmt, path::Path, time::Duration};
 
@@ -115,33 +117,35 @@ pub(super) fn measure(lab: &Lab, tools: &Path) -> Result<Vec<Figure>> {
         Ok(counted.iter().find(of).map_or(0, |one| one.packets))
     };
     let (mut spent, mut own) = (WAYS.map(|_| Vec::new()), Vec::new());
-    for round in 0..=ROUNDS {
+    let mut disturbed = 0;
+    // The first round pays for what the others find in place.
+    let mut round = 0;
+    while round <= ROUNDS {
         let kept = generator.fire(&sender, WAYS[0].0, &load(true), A_MOMENT)?;
+        let mut whole = true;
+        let mut costs = [0.0; WAYS.len()];
+        for ((interface, ..), cost) in WAYS.iter().zip(&mut costs) {
+            let before = (received(&receiver, interface)?, dropped(&gate)?);
+            let fired = generator.fire(&sender, interface, &load(false), A_MOMENT)?;
+            let arrived = received(&receiver, interface)? - before.0;
+            let forged = dropped(&gate)? - before.1;
+            whole &= arrived >= fired.frames;
+            whole &= *interface != "to-gate" || forged == fired.frames;
+            *cost = each(fired.cpu, fired.frames);
+        }
+        if !whole {
+            // Another thread received for the sender, which has not paid for all.
+            disturbed += 1;
+            ensure!(disturbed <= MAX_DISTURBED, "{disturbed} rounds lost frames");
+            continue;
+        }
         if round > 0 {
             own.push(each(kept.cpu, kept.frames));
-        }
-        for ((interface, name, _), spent) in WAYS.iter().zip(&mut spent) {
-            let before = dropped(&gate)?;
-            let fired = generator.fire(&sender, interface, &load(false), A_MOMENT)?;
-            let arrived = received(&receiver, interface)?;
-            ensure!(
-                arrived >= fired.frames,
-                "{name}: {arrived} of {}",
-                fired.frames
-            );
-            if *interface == "to-gate" {
-                let forged = dropped(&gate)? - before;
-                ensure!(
-                    forged == fired.frames,
-                    "{forged} of {} were forged",
-                    fired.frames
-                );
-            }
-            // The first pays for what the others find in place.
-            if round > 0 {
-                spent.push(each(fired.cpu, fired.frames));
+            for (cost, spent) in costs.iter().zip(&mut spent) {
+                spent.push(*cost);
             }
         }
+        round += 1;
     }
     let passed = receiver.count("Ip", "InReceives")?;
     ensure!(passed == 0, "{passed} packets were not dropped");
@@ -227,6 +231,8 @@ fn tenths(figure: f64) -> f64 {
 
 const BENCH_OBJECT: &str = "gate-portable-bench.o";
 const ROUNDS: usize = 31;
+/// Rounds that may be lost to a busy machine.
+const MAX_DISTURBED: usize = 60;
 const A_MOMENT: Duration = Duration::from_millis(100);
 /// All but the first octet of the source differs.
 const ANY_HOST: u32 = 0x00ff_ffff;

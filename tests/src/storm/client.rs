@@ -5,6 +5,7 @@ use std::{
     env,
     io::{self, ErrorKind, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    os::fd::AsFd as _,
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -27,6 +28,7 @@ use ike::{
     ticket::{Kept, Reference},
     wire::{id::Identity, ts::TrafficSelector},
 };
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rekindled::gate::boot_clock;
 use ring::{
     agreement::{self, EphemeralPrivateKey, UnparsedPublicKey, agree_ephemeral},
@@ -123,6 +125,18 @@ impl Client {
     #[must_use]
     pub const fn socket(&self) -> &UdpSocket {
         &self.socket
+    }
+
+    /// Sends octets of somebody's making to where a message would go.
+    pub fn throw(&self, octets: &[u8], gateway: Ipv4Addr) {
+        // What cannot leave now is lost.
+        let _lost = self.socket.send_to(octets, (gateway, IKE_PORT));
+    }
+
+    /// The datagram sent last; empty if there was none.
+    #[must_use]
+    pub fn last(&self) -> &[u8] {
+        &self.last
     }
 
     /// Begins what the command says.
@@ -225,6 +239,21 @@ impl Client {
         // One write, so that the lines of many clients in one file stay whole.
         io::stdout().lock().write_all(&line)
     }
+}
+
+/// Takes in what has come for any of these, waiting so long for the first; their sockets do not block.
+pub fn serve(clients: &mut [Client], longest: Duration) -> Result<()> {
+    let mut sockets: Vec<_> = clients
+        .iter()
+        .map(|client| PollFd::new(client.socket.as_fd(), PollFlags::POLLIN))
+        .collect();
+    let any = poll(&mut sockets, PollTimeout::try_from(longest)?)? > 0;
+    let ready: Vec<bool> = sockets.iter().map(|fd| fd.any() == Some(true)).collect();
+    for (client, ready) in clients.iter_mut().zip(ready) {
+        // Without any datagram it is time to look at the clocks.
+        while (ready || !any) && client.turn()? {}
+    }
+    Ok(())
 }
 
 fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
@@ -387,6 +416,18 @@ impl KeyShare for Share {
 #[must_use]
 pub fn up() -> Command {
     Command::Up(NAME.into())
+}
+
+/// To give its IKE SA new keys.
+#[must_use]
+pub fn rekey() -> Command {
+    Command::Rekey(NAME.into())
+}
+
+/// To give its Child SA new keys.
+#[must_use]
+pub fn rekey_child() -> Command {
+    Command::RekeyChild(NAME.into(), None)
 }
 
 /// To sleep, with a ticket.
