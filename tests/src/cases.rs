@@ -21,6 +21,7 @@ pub mod namespaces;
 pub mod neighbours;
 pub mod roaming;
 pub mod sniffed;
+pub mod soak;
 pub mod storm;
 pub mod suspend;
 pub mod tunnel;

@@ -1,6 +1,8 @@
 //! Daemons talking in namespaces of a kernel that need not have ESP.
 
-use super::{challenge, dataplane, denied, flood, lanes, mangled, names, storm, why, workers};
+use super::{
+    challenge, dataplane, denied, flood, lanes, mangled, names, soak, storm, why, workers,
+};
 use crate::suite::Case;
 
 /// In the order in which they run.
@@ -26,6 +28,7 @@ pub const CASES: &[Case] = &[
     workers::AS_ONE,
     workers::ONE_QUEUE,
     workers::MOVES,
+    soak::CHURN,
     storm::HUNDRED,
     storm::HUNDRED_OF_TWO,
     storm::THOUSAND,
