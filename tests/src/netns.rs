@@ -126,6 +126,20 @@ impl Namespace {
         Ok(value.with_context(|| name.to_owned())?.1.parse()?)
     }
 
+    /// A count of an interface, such as `dropped` of `TX`.
+    pub fn link_count(&self, interface: &str, way: &str, name: &str) -> Result<u64> {
+        let told = self.ip(&format!("-s -o link show dev {interface}"))?;
+        // A head and its row stand in sections of their own.
+        let mut sections = told.split('\\');
+        let head = sections.find_map(|section| section.trim().strip_prefix(way)?.strip_prefix(':'));
+        let (head, row) = head
+            .zip(sections.next())
+            .with_context(|| format!("two rows about {way}"))?;
+        let mut columns = head.split_whitespace().zip(row.split_whitespace());
+        let value = columns.find(|(known, _)| *known == name);
+        Ok(value.with_context(|| name.to_owned())?.1.parse()?)
+    }
+
     /// Runs `work` on a thread of its own inside the namespace, for sockets that outlive it there.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let file = File::open(self.path()).with_context(|| self.name.clone())?;

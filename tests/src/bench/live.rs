@@ -125,9 +125,12 @@ pub(super) fn measure(lab: &Lab, tools: &Path) -> Result<Vec<Figure>> {
         let mut whole = true;
         let mut costs = [0.0; WAYS.len()];
         for ((interface, ..), cost) in WAYS.iter().zip(&mut costs) {
-            let before = (received(&receiver, interface)?, dropped(&gate)?);
+            let before = (
+                receiver.link_count(interface, "RX", "packets")?,
+                dropped(&gate)?,
+            );
             let fired = generator.fire(&sender, interface, &load(false), A_MOMENT)?;
-            let arrived = received(&receiver, interface)? - before.0;
+            let arrived = receiver.link_count(interface, "RX", "packets")? - before.0;
             let forged = dropped(&gate)? - before.1;
             whole &= arrived >= fired.frames;
             whole &= *interface != "to-gate" || forged == fired.frames;
@@ -204,13 +207,6 @@ fn drop_all(namespace: &Namespace, object: &Path) -> Result<aya::Ebpf> {
 }
 
 /// Packets that an interface has received.
-fn received(namespace: &Namespace, interface: &str) -> Result<u64> {
-    let told = namespace.ip(&format!("-s -o link show dev {interface}"))?;
-    let mut words = told.split_whitespace().skip_while(|word| *word != "RX:");
-    let packets = words.find(|word| *word == "\\").and(words.nth(1));
-    Ok(packets.context("RX packets")?.parse()?)
-}
-
 #[expect(clippy::cast_precision_loss, reason = "no count here comes near 2^53")]
 fn each(time: Duration, frames: u64) -> f64 {
     time.as_secs_f64() * 1e9 / frames.max(1) as f64

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     capture::{Capture, Tally},
+    netns::Namespace,
     site::{Setting, Site},
     stream::Stream,
     suite::{Case, Lab},
@@ -35,8 +36,8 @@ pub const APART: Case = Case {
 const RATE: u32 = 1000;
 /// Of the cable, each way.
 const DELAY_MILLISECONDS: u32 = 100;
-/// What one round trip carries.
-const ONE_ROUND_TRIP: u32 = RATE * 2 * DELAY_MILLISECONDS / 1000;
+/// Of a resumption.
+const ROUND_TRIPS: f64 = 2.0;
 const BACKLOG: &str = "20000";
 /// At least, and at most until each worker has had the client.
 const RESUMPTIONS: u16 = 2;
@@ -57,10 +58,13 @@ fn loaded(lab: &mut Lab) -> Result<()> {
             &format!("qdisc add dev eth0 root netem limit 5000 delay {DELAY_MILLISECONDS}ms"),
         )?;
     }
-    let mut gateway = Site::prepare(lab, &gateway_ns, REAL, &gateway_connection())?;
+    // Nobody is to be taken for dead because its new start takes long.
+    let patient =
+        |connection: String| connection.replace("dpd_delay = \"30s\"", "dpd_delay = \"10m\"");
+    let mut gateway = Site::prepare(lab, &gateway_ns, REAL, &patient(gateway_connection()))?;
     gateway.set("workers", 2)?;
     let own = Setting { node: 2, ..REAL };
-    let connection = client_connection().replacen("vips", "suspend = \"disk\"\nvips", 1);
+    let connection = patient(client_connection()).replacen("vips", "suspend = \"disk\"\nvips", 1);
     let mut client = Site::prepare(lab, &client_ns, own, &connection)?;
     for site in [&mut gateway, &mut client] {
         site.log_at("info");
@@ -72,6 +76,11 @@ fn loaded(lab: &mut Lab) -> Result<()> {
     let mut tally = Tally::default();
     for round in 0..MOST_RESUMPTIONS {
         let captures = [Capture::start(&client_ns)?, Capture::start(&gateway_ns)?];
+        let overrun = || -> Result<[u64; 2]> {
+            let of = |side: &Namespace| side.link_count("eth0", "TX", "dropped");
+            Ok([of(&client_ns)?, of(&gateway_ns)?])
+        };
+        let before = overrun()?;
         let there = Stream::start((&client_ns, INNER4), (&gateway_ns, OFFICE), RATE)?;
         let back = Stream::start((&gateway_ns, OFFICE), (&client_ns, INNER4), RATE)?;
         thread::sleep(STEADY);
@@ -86,14 +95,26 @@ fn loaded(lab: &mut Lab) -> Result<()> {
             sa["local"]["vips"] == Value::from(vec![INNER4, INNER6]),
             "{sa}"
         );
+        // As this login had it: on a busy machine it is longer than the cable.
+        let setup = up["setup_seconds"].as_f64().context("how long it took")?;
+        let round_trip = setup / ROUND_TRIPS;
+        let cable = f64::from(2 * DELAY_MILLISECONDS) / 1000.0;
+        ensure!(round_trip >= cable, "{up}");
         workers.push(worker_of(&newest(&gateway)?)?);
         thread::sleep(STEADY);
         let (there, back) = (there.stop()?, back.stop()?);
-        println!("      to the gateway {there:?}, to the client {back:?}");
-        for flow in [there, back] {
+        let carried = f64::from(RATE) * round_trip;
+        println!("      to the gateway {there:?}, to the client {back:?}; {round_trip:.3} s");
+        for (flow, (before, after)) in [there, back]
+            .into_iter()
+            .zip(before.into_iter().zip(overrun()?))
+        {
+            // What a busy machine holds up it delivers at once, and the cable's queue is short.
+            let overrun = (after - before) as u32;
             // A machine that is too slow for the rate would lose less.
             ensure!(flow.sent > RATE, "{flow:?}");
-            ensure!(flow.lost <= ONE_ROUND_TRIP, "{flow:?}");
+            let lost = flow.lost.saturating_sub(overrun);
+            ensure!(f64::from(lost) <= carried, "{flow:?} {overrun}");
             ensure!(flow.doubled == 0, "{flow:?}");
         }
         for capture in captures {
