@@ -3,7 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Detour, MAX_ROUNDS, NONCE_LEN, Opening, cookie_first, nonce, notify_data, redirect};
+use super::{
+    Detour, MAX_ROUNDS, NONCE_LEN, Opening,
+    first::{cookie_first, new_cookie, offer_fragments, takes_fragments},
+    nonce, notify_data, redirect,
+};
 use crate::{
     counters::Counter,
     crypto::{Group, KeyShare, Secret, keymat::KeyMaterial},
@@ -18,7 +22,7 @@ use crate::{
         nat::Nat,
         proposal::{IkeSuite, answer_ike, choose_ike, offer_ike},
         table::FirstKey,
-        window::{Datagrams, Due, Outstanding},
+        window::{Datagrams, Outstanding},
     },
     trust::{self, Hashes},
     view::Closed,
@@ -62,15 +66,7 @@ impl Endpoint {
             out,
             refused,
         };
-        let sa = IkeSa {
-            id: self.table.next_id(),
-            spi_i: self.new_spi(),
-            spi_r: [0; 8],
-            initiator: true,
-            path,
-            started: cx.now.boot,
-            state: State::InitSent(Box::new(sent)),
-        };
+        let sa = self.initiator_sa(path, State::InitSent(Box::new(sent)), cx);
         self.send_init(sa, cx);
         Ok(())
     }
@@ -231,10 +227,8 @@ impl Endpoint {
             return self.stray(sa);
         };
         if sent.rounds < MAX_ROUNDS {
-            if let Some(cookie) = notify_data(chain, NotifyKind::COOKIE)
-                .filter(|cookie| (1..=64).contains(&cookie.len()) && *cookie != sent.cookie)
-            {
-                sent.cookie = cookie.to_vec();
+            if let Some(cookie) = new_cookie(chain, &sent.cookie) {
+                sent.cookie = cookie;
                 sent.rounds += 1;
                 return self.send_init(sa, cx);
             }
@@ -336,115 +330,10 @@ impl Endpoint {
         if let Some((reason, _)) = sent.hint.filter(|(_, at)| *at <= now) {
             return self.close(sa, reason, cx);
         }
-        match sent.out.due(now) {
-            Due::Wait => {}
-            Due::Resend => {
-                let message = sent.out.message.clone();
-                let Some(same) = self.try_elsewhere(sa, cx) else {
-                    return;
-                };
-                sa = same;
-                self.send_all(sa.path, &message);
-            }
-            Due::Dead => return self.close(sa, Closed::Timeout, cx),
+        let (due, message) = (sent.out.due(now), sent.out.message.clone());
+        if let Some(sa) = self.first_due(sa, due, &message, cx) {
+            self.check_in(sa);
         }
-        self.check_in(sa);
-    }
-
-    // Shared by both first exchanges.
-
-    /// Addresses of a connection's first message.
-    pub(crate) fn dial(
-        &self,
-        slot: usize,
-        detour: Option<Detour>,
-    ) -> Result<(Arc<Connection>, Path), CommandRefused> {
-        let held = self.slots.get(slot).ok_or(CommandRefused::NoConnection)?;
-        let config = Arc::clone(&held.config);
-        if self.table.len() >= self.settings.max_sas {
-            return Err(CommandRefused::Full);
-        }
-        let local = config.local_addr.or(held.dial_from);
-        let configured = local.zip(config.remote_addr.or(held.look_up.called));
-        let way = detour.map(|detour| (detour.local, detour.gateway));
-        let (local, remote) = way.or(configured).ok_or(if config.may_dial() {
-            CommandRefused::NoRoute
-        } else {
-            CommandRefused::CannotInitiate
-        })?;
-        let path = Path {
-            local: (local, self.settings.ike_port).into(),
-            remote: (remote, config.remote_port).into(),
-        };
-        Ok((config, path))
-    }
-
-    /// Answers the retransmission of a first message from memory, bit for bit (RFC 7296, 2.1).
-    pub(crate) fn answer_again(&mut self, key: &FirstKey, path: Path) -> bool {
-        let Some(sa) = self.table.by_first(key) else {
-            return false;
-        };
-        if let State::HalfOpen(half) = &sa.state {
-            let response = half.first.response.clone();
-            self.send(path, response);
-        }
-        self.counters.add(Counter::Repeated);
-        true
-    }
-
-    /// Lets a first message in, or asks it for a cookie, or turns it away when all is full.
-    pub(crate) fn admit(
-        &mut self,
-        path: Path,
-        header: &Header,
-        chain: &Chain<'_>,
-        bound: &Bound<'_>,
-        free: bool,
-        cx: &mut Context<'_>,
-    ) -> bool {
-        let room = self.budget.room(path.remote.ip());
-        // Who is never asked for a cookie cannot show that another should give way to him.
-        let asked = self.settings.cookie_from <= self.settings.max_half_open;
-        let full = room == Room::Full && !asked;
-        if full || self.table.len() >= self.settings.max_sas {
-            self.counters.add(Counter::Full);
-            self.failed(Standing::Stranger, cx.now.boot, || {
-                Failure::of_stranger(path.remote, header.exchange, Cause::Full)
-            });
-            return false;
-        }
-        if free && room == Room::Free {
-            return true;
-        }
-        if let Some(cookie) = notify_data(chain, NotifyKind::COOKIE) {
-            if self.cookies.is_good(cookie, bound, cx.now) {
-                return true;
-            }
-            self.counters.add(Counter::CookieWrong);
-        }
-        // A wrong cookie counts as none (RFC 7296, 2.6).
-        self.counters.add(Counter::CookieSent);
-        let cookie = self.cookies.make(bound, cx.now);
-        self.refuse_first(path, header, NotifyKind::COOKIE, &cookie);
-        false
-    }
-
-    pub(crate) fn responder_sa(&mut self, path: Path, header: &Header, cx: &Context<'_>) -> IkeSa {
-        IkeSa {
-            id: self.table.next_id(),
-            spi_i: header.spi_i,
-            spi_r: self.new_spi(),
-            initiator: false,
-            path,
-            started: cx.now.boot,
-            state: State::Gone,
-        }
-    }
-
-    /// The first message need not be recognised any more.
-    pub(crate) fn forget_first(&mut self, path: &Path, first: &FirstExchange) {
-        let key = FirstKey::new(&self.first_key, path, &first.request);
-        self.table.forget_first(&key);
     }
 
     /// Suites of all connections that a peer on this path may turn out to be.
@@ -497,17 +386,4 @@ pub(super) fn emit_ke(key_share: &dyn KeyShare, out: &mut Vec<u8>) {
 pub(super) fn parse_ke(body: &[u8]) -> Option<(u16, &[u8])> {
     let (&[g0, g1, _, _], public) = body.split_first_chunk()?;
     Some((u16::from_be_bytes([g0, g1]), public))
-}
-
-// RFC 5723: X1
-/// Says that fragments are taken, if that is wanted (RFC 7383, 2.3).
-pub(super) fn offer_fragments(connection: &Connection, chain: &mut ChainWriter) {
-    if connection.fragment_size.is_some() {
-        chain.notify(NotifyKind::IKEV2_FRAGMENTATION_SUPPORTED, &[]);
-    }
-}
-
-/// Whether the sender of a first message takes fragments.
-pub(super) fn takes_fragments(chain: &Chain<'_>) -> bool {
-    notify_data(chain, NotifyKind::IKEV2_FRAGMENTATION_SUPPORTED).is_some()
 }

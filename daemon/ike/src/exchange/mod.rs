@@ -7,6 +7,7 @@ mod child_life;
 mod child_rekey;
 mod choice;
 mod configuration;
+mod first;
 mod half_open;
 mod informational;
 mod init;
@@ -39,7 +40,7 @@ pub(crate) use ticket::TicketAnswer;
 
 use crate::wire::{
     notify::NotifyKind,
-    payload::{Chain, ChainWriter, PayloadKind},
+    payload::{Chain, PayloadKind},
 };
 
 /// Octets of the nonces we send: as many as the longest PRF key needs half of (RFC 7296, 2.10).
@@ -62,11 +63,4 @@ fn notify_data<'a>(chain: &Chain<'a>, kind: NotifyKind) -> Option<&'a [u8]> {
         .notifies()
         .find(|notify| notify.kind == kind)
         .map(|notify| notify.data)
-}
-
-/// COOKIE comes first, so that a responder finds it without reading on (RFC 7296, 2.6).
-fn cookie_first(chain: &mut ChainWriter, cookie: &[u8]) {
-    if !cookie.is_empty() {
-        chain.notify(NotifyKind::COOKIE, cookie);
-    }
 }

@@ -7,8 +7,8 @@ use std::{sync::Arc, time::Duration};
 use gate_abi::ticket::TAG_OFFSET;
 
 use super::{
-    MAX_ROUNDS, NONCE_LEN, Opening, chance_between, cookie_first,
-    init::{offer_fragments, takes_fragments},
+    MAX_ROUNDS, NONCE_LEN, Opening, chance_between,
+    first::{cookie_first, new_cookie, offer_fragments, takes_fragments},
     nonce, notify_data, redirect,
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
         nat::Nat,
         proposal::IkeSuite,
         table::FirstKey,
-        window::{Datagrams, Due, Outstanding},
+        window::{Datagrams, Outstanding},
     },
     ticket::{Opened, Reference, Refused, SessionRecord},
     trust::{self, Hashes},
@@ -97,15 +97,7 @@ impl Endpoint {
             redirected: false,
             out: Outstanding::new(Datagrams::none(), cx.now.boot),
         };
-        let sa = IkeSa {
-            id: self.table.next_id(),
-            spi_i: self.new_spi(),
-            spi_r: [0; 8],
-            initiator: true,
-            path,
-            started: cx.now.boot,
-            state: State::ResumeSent(Box::new(sent)),
-        };
+        let sa = self.initiator_sa(path, State::ResumeSent(Box::new(sent)), cx);
         self.send_resume(sa, cx);
         Ok(())
     }
@@ -384,11 +376,8 @@ impl Endpoint {
             };
             return self.send_auth(sa, opening, cx);
         }
-        if let Some(cookie) = notify_data(chain, NotifyKind::COOKIE)
-            .filter(|cookie| (1..=64).contains(&cookie.len()) && *cookie != sent.cookie)
-            .filter(|_| sent.rounds < MAX_ROUNDS)
-        {
-            sent.cookie = cookie.to_vec();
+        if let Some(cookie) = new_cookie(chain, &sent.cookie).filter(|_| sent.rounds < MAX_ROUNDS) {
+            sent.cookie = cookie;
             sent.rounds += 1;
             if let Some(at) = &mut sent.race_at {
                 // Somebody there knows our SPI: the wait begins anew.
@@ -443,18 +432,10 @@ impl Endpoint {
         }
         let race = sent.race_at.take_if(|at| *at <= now).is_some();
         let connection = Arc::clone(&sent.connection);
-        match sent.out.due(now) {
-            Due::Wait => {}
-            Due::Resend => {
-                let message = sent.out.message.clone();
-                let Some(same) = self.try_elsewhere(sa, cx) else {
-                    return;
-                };
-                sa = same;
-                self.send_all(sa.path, &message);
-            }
-            Due::Dead => return self.close(sa, Closed::Timeout, cx),
-        }
+        let (due, message) = (sent.out.due(now), sent.out.message.clone());
+        let Some(sa) = self.first_due(sa, due, &message, cx) else {
+            return;
+        };
         self.check_in(sa);
         if race {
             self.race(&connection, cx);
