@@ -37,6 +37,10 @@ pub(crate) struct Arguments {
     /// The configuration there, which has to exist.
     #[arg(long, default_value = "/etc/rekindle/rekindle.toml")]
     config: String,
+    /// Seconds after which the machine goes back to the former version by itself if nobody could
+    /// tell it that the new one is well.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(10..=3600))]
+    confirm_within: u32,
     /// The daemon's control socket there.
     #[arg(long, default_value = "/run/rekindle/control.sock")]
     socket: String,
@@ -81,45 +85,55 @@ fn deploy(host: &Host, arguments: &Arguments, staged: &Path, installed: bool) ->
             "the new version does not take this machine's configuration; nothing was changed",
         )?;
 
+    let name = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
+    let (name, within) = (name.to_string(), arguments.confirm_within.to_string());
     let change = |verb| {
-        let paths = [&arguments.prefix, &arguments.config, &arguments.socket];
-        let arguments: Vec<&str> = [verb]
-            .into_iter()
-            .chain(paths.map(String::as_str))
-            .collect();
-        host.sh(CHANGE, &arguments).map(drop)
+        let (prefix, config) = (&*arguments.prefix, &*arguments.config);
+        let words = [verb, prefix, config, &*arguments.socket, &name, &within];
+        host.sh(CHANGE, &words).map(drop)
     };
     let outcome = shell::step("starting it", || {
         change("install")?;
-        verify(host, arguments)
+        let said = verify(host, arguments)?;
+        change("confirm").context("it was not told in time that all is well")?;
+        Ok(said)
     });
-    match outcome {
+    let error = match outcome {
         Ok(said) => {
             print!("{said}");
-            Ok(ExitCode::SUCCESS)
+            return Ok(ExitCode::SUCCESS);
         }
-        Err(error) => {
-            shell::step("putting back what was there", || change("restore"))?;
-            if installed {
-                let said = verify(host, arguments)
-                    .context("the former version does not start either; it is in place")?;
-                print!("{said}");
-                Err(error.context("the new version did not start well; the former one runs again"))
-            } else {
-                Err(error.context("the new version did not start well; nothing is installed"))
-            }
-        }
+        Err(error) => error,
+    };
+    if let Err(why) = shell::step("putting back what was there", || change("restore")) {
+        return Err(error.context(format!(
+            "{why:#}\n{}: if it was not reached, it puts back by itself what was there, at the latest \
+             {within} s after the start",
+            host.name()
+        )));
     }
+    if !installed {
+        return Err(error.context("the new version did not start well; nothing is installed"));
+    }
+    let said = verify(host, arguments)
+        .context("the former version does not start either; it is in place")?;
+    print!("{said}");
+    Err(error.context("the new version did not start well; the former one runs again"))
 }
 
-/// Waits until the daemon says that it is well, or is gone. A warning is good enough, and is shown.
+/// Waits until the daemon says that it is well, or is gone. A warning is good enough, and is shown. That
+/// it cannot be asked may pass: some drivers take their link down for a program of XDP.
 fn verify(host: &Host, arguments: &Arguments) -> Result<String> {
     let start = Instant::now();
     let paths = [&arguments.prefix, &arguments.socket].map(String::as_str);
     loop {
-        let said = host.sh(ASK, &paths)?;
-        let (word, rest) = said.split_once(' ').unwrap_or((said.as_str(), ""));
+        let said = host.sh(ASK, &paths);
         let waited = start.elapsed();
+        let said = match said {
+            Err(error) if waited >= START => return Err(error),
+            said => said.unwrap_or_default(),
+        };
+        let (word, rest) = said.split_once(' ').unwrap_or((said.as_str(), ""));
         match word {
             "well" => return Ok(rest.to_owned()),
             // One that is only just starting has no process yet.
@@ -159,6 +173,10 @@ fn collect(places: &Places, arguments: &Arguments, staging: &Findings) -> Result
         }
         files.push(to);
     }
+    // With it the machine goes back on its own.
+    let script = staging.file("change.sh");
+    fs::write(&script, CHANGE)?;
+    files.push(script);
     Ok(files)
 }
 

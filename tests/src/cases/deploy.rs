@@ -88,6 +88,31 @@ fn deploys(lab: &mut Lab) -> Result<()> {
     );
     office.running()?;
 
+    // A version that cuts the way to it. Nobody can tell the router anything any more.
+    let cutting = office.work.join("cuts");
+    let cut = "#!/bin/sh\n[ \"$1\" = --check ] && exit\nip link set eth0 down\nexec sleep 1\n";
+    fs::write(&cutting, cut)?;
+    fs::set_permissions(&cutting, fs::Permissions::from_mode(0o755))?;
+    let cut_off = office.deploy(
+        &office.version("cutting", &cutting)?,
+        &["--confirm-within", "15"],
+    )?;
+    let said = text(&cut_off);
+    ensure!(
+        !cut_off.status.success() && said.contains("puts back by itself"),
+        "{said}"
+    );
+    let deadline = Instant::now() + START;
+    while office.running().is_err() {
+        ensure!(Instant::now() < deadline, "the former version is not back");
+        thread::sleep(Duration::from_millis(500));
+    }
+    ensure!(
+        installed == fs::read(office.prefix.join("sbin/rekindled"))?,
+        "another version is in place"
+    );
+    router.ip("link set eth0 up")?;
+
     // A configuration with a fault is found before anything is touched.
     let config = fs::read_to_string(&office.config)?;
     fs::write(&office.config, format!("{config}\n[daemon2]\n"))?;
@@ -168,7 +193,8 @@ impl<'a> Office<'a> {
         fs::write(work.join("known"), known)?;
         let settings = format!(
             "IdentityFile {w}/user\nUserKnownHostsFile {w}/known\nStrictHostKeyChecking yes\n\
-             BatchMode yes\nControlMaster auto\nControlPath {w}/m\nControlPersist 60\n",
+             BatchMode yes\n\
+             ServerAliveInterval 1\nServerAliveCountMax 3\nConnectTimeout 3\nControlMaster auto\nControlPath {w}/m\nControlPersist 60\n",
             w = work.display()
         );
         fs::write(&client, settings)?;

@@ -1,9 +1,12 @@
 # Puts what was staged in place and starts it, or what was there before.
-# Arguments: install or restore, the prefix, the configuration file, the control socket.
+# Arguments: install, confirm, restore or guard, the prefix, the configuration file, the control
+# socket, this deployment's name, and how many seconds it may take until it is confirmed.
 set -eu
-verb=$1 prefix=$2 config=$3 socket=$4
+verb=$1 prefix=$2 config=$3 socket=$4 name=$5 seconds=$6
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin
 lib=$prefix/lib/rekindle
+# Whoever takes it away decides what becomes of the new version; nobody else can then.
+pending=$lib/pending.$name
 files='sbin/rekindled bin/ikectl lib/rekindle/gate-direct.o lib/rekindle/gate-portable.o'
 
 # The keepers that run from this prefix; a file that was replaced is marked as deleted.
@@ -72,23 +75,7 @@ place() {
     mv -f "$2.new" "$2"
 }
 
-case $verb in
-install)
-    rm -rf "$lib/previous"
-    mkdir -p "$lib/previous"
-    for file in $files; do
-        [ ! -f "$prefix/$file" ] || cp -p "$prefix/$file" "$lib/previous/"
-    done
-    sync
-    stop
-    for file in $files; do
-        staged=$lib/next/$(basename "$file")
-        [ ! -f "$staged" ] || place "$staged" "$prefix/$file"
-    done
-    rm -rf "$lib/next"
-    start
-    ;;
-restore)
+restore() {
     stop
     for file in $files; do
         kept=$lib/previous/$(basename "$file")
@@ -99,5 +86,50 @@ restore)
         fi
     done
     [ ! -x "$prefix/sbin/rekindled" ] || start
+}
+
+decided() {
+    echo "nothing to do: not begun, or put back already" >&2
+    exit 1
+}
+
+case $verb in
+install)
+    # An earlier deployment that still waits has nothing to say any more.
+    rm -f "$lib"/pending.*
+    rm -rf "$lib/previous"
+    mkdir -p "$lib/previous"
+    for file in $files; do
+        [ ! -f "$prefix/$file" ] || cp -p "$prefix/$file" "$lib/previous/"
+    done
+    sync
+    : >"$pending"
+    # The new version may cut the way on which we came.
+    cp "$lib/next/change.sh" "$lib/guard.sh"
+    setsid sh "$lib/guard.sh" guard "$prefix" "$config" "$socket" "$name" "$seconds" \
+        </dev/null >/dev/null 2>&1 &
+    stop
+    for file in $files; do
+        staged=$lib/next/$(basename "$file")
+        [ ! -f "$staged" ] || place "$staged" "$prefix/$file"
+    done
+    rm -rf "$lib/next"
+    start
+    ;;
+confirm)
+    rm "$pending" 2>/dev/null || decided
+    ;;
+restore)
+    rm "$pending" 2>/dev/null || decided
+    restore
+    ;;
+guard)
+    trap '' HUP
+    while [ "$seconds" -gt 0 ] && [ -f "$pending" ]; do
+        sleep 1
+        seconds=$((seconds - 1))
+    done
+    rm "$pending" 2>/dev/null || exit 0
+    restore
     ;;
 esac

@@ -29,11 +29,15 @@ impl Host {
         &self.name
     }
 
-    /// Runs a script there and returns what it printed; what it said on stderr becomes the error.
+    /// Runs a script there and returns what it printed; what it said on stderr becomes the error, and so
+    /// does silence for too long: ssh itself would wait for a quarter of an hour.
     pub(super) fn sh(&self, script: &str, arguments: &[&str]) -> Result<String> {
         let words: Vec<_> = arguments.iter().map(|word| quote(word)).collect();
-        let mut child = self
-            .command(&format!("sh -s -- {}", words.join(" ")))
+        let mut child = Command::new("timeout")
+            .args(["--foreground", SCRIPT_SECONDS])
+            .args(&self.ssh)
+            .arg(&self.name)
+            .arg(format!("sh -s -- {}", words.join(" ")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -47,6 +51,9 @@ impl Host {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
             let why = String::from_utf8_lossy(&output.stderr);
+            if output.status.code() == Some(TIMED_OUT) {
+                bail!("{}: no answer within {SCRIPT_SECONDS} s", self.name);
+            }
             bail!("{}: {} {}", self.name, said.trim(), why.trim());
         }
         Ok(said)
@@ -80,6 +87,10 @@ impl Host {
         command
     }
 }
+
+const SCRIPT_SECONDS: &str = "45";
+/// What `timeout` ends with then.
+const TIMED_OUT: i32 = 124;
 
 fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
