@@ -16,6 +16,7 @@ pub mod lanes;
 pub mod leases;
 pub mod machine;
 pub mod mangled;
+pub mod mappings;
 pub mod names;
 pub mod namespaces;
 pub mod neighbours;

@@ -162,6 +162,19 @@ impl Namespace {
             .map(drop)
             .map_err(|error| Skip(format!("no NAT on this kernel: {error:#}")).into())
     }
+
+    /// Forgets all that [`Self::masquerade`] has mapped, as a router does that is started anew. What comes up
+    /// from now on has a port of this range, `20000-20999`.
+    pub fn remasquerade(&self, interface: &str, ports: &str) -> Result<()> {
+        let (table, out) = ("-t nat", format!("POSTROUTING -o {interface}"));
+        self.run("iptables-legacy", &format!("{table} -F POSTROUTING"))?;
+        let rule = format!("{table} -A {out} -p udp -j MASQUERADE --to-ports {ports}");
+        self.run("iptables-legacy", &rule)?;
+        // The mappings of an interface that goes down are forgotten.
+        self.ip(&format!("link set {interface} down"))?;
+        self.ip(&format!("link set {interface} up"))?;
+        Ok(())
+    }
 }
 
 impl Drop for Namespace {

@@ -171,6 +171,7 @@ impl Endpoint {
             Input::Deadline => self.deadlines(cx),
             Input::Kernel { op, result } => self.kernel_answered(op, result, cx),
             Input::Expired { owner, spi, hard } => self.expired(&owner, spi, hard, cx),
+            Input::Mapped { owner, spi, source } => self.mapped(&owner, spi, source, cx),
             Input::Stored { id, done } => self.stored(id, done, cx),
             Input::LookedUp {
                 connection,

@@ -119,6 +119,16 @@ pub enum Input<'a> {
         /// Whether it is gone.
         hard: bool,
     },
+    /// The kernel says that an authenticated packet of ESP in UDP has come to a state from elsewhere than
+    /// the state has its peer. It says so again for as long as such packets come.
+    Mapped {
+        /// Whose state.
+        owner: Owner,
+        /// The state's SPI, which is ours.
+        spi: u32,
+        /// From where.
+        source: SocketAddr,
+    },
     /// What [`TicketLedger::begin_keep`], [`TicketLedger::begin_consume`] or
     /// [`crate::lease::LeaseBook::grant`] began is done, and outlives a power cut; or it has failed.
     Stored {
@@ -294,7 +304,7 @@ pub enum Event {
         reason: Closed,
     },
     /// A connection's SAs have moved to other addresses, or have been confirmed where they are
-    /// (RFC 4555).
+    /// (RFC 4555); or they follow a peer whose NAT has moved it (RFC 7296, 2.23).
     Moved {
         /// The connection's name.
         connection: Arc<str>,

@@ -382,6 +382,9 @@ impl Worker {
             KeeperEvent::Expired { owner, spi, hard } => {
                 self.feed(Input::Expired { owner, spi, hard });
             }
+            KeeperEvent::Mapped { owner, spi, source } => {
+                self.feed(Input::Mapped { owner, spi, source });
+            }
             KeeperEvent::Epochs(epochs) => {
                 let live: Vec<u8> = epochs.roots.iter().map(|root| root.key_id).collect();
                 for root in &epochs.roots {

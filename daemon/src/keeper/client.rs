@@ -9,6 +9,7 @@ pub(super) mod start;
 use std::{
     collections::{HashMap, VecDeque},
     io,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -72,6 +73,15 @@ pub enum KeeperEvent {
         spi: u32,
         /// Whether it is gone.
         hard: bool,
+    },
+    /// The peer of this owner sends through its NAT from elsewhere. Every worker hears of it.
+    Mapped {
+        /// Whose.
+        owner: Owner,
+        /// The SPI that it sends to.
+        spi: u32,
+        /// From where.
+        source: SocketAddr,
     },
     /// The live epochs have changed: give the core their roots, then the ledger the whole.
     Epochs(Arc<Epochs>),
@@ -360,6 +370,14 @@ impl Shared {
                         owner: owner.clone(),
                         spi,
                         hard,
+                    });
+                }
+                Answer::Mapped { owner, spi, source } => {
+                    let owner = Owner(Arc::from(owner));
+                    tell_all(&|| KeeperEvent::Mapped {
+                        owner: owner.clone(),
+                        spi,
+                        source,
                     });
                 }
                 Answer::Indexes(range) => self.indexes.deliver(range),

@@ -260,6 +260,11 @@ impl Keeper {
                     spi,
                     hard,
                 },
+                Happened::Mapped { owner, spi, source } => Answer::Mapped {
+                    owner: text(owner),
+                    spi,
+                    source,
+                },
             };
             self.tell(0, answer);
         }

@@ -10,7 +10,7 @@
 //! | `NewEpoch`                 | `Indexes`; `Epochs`, with all bitmaps beside it; then `NewEpoch` |
 //! | `GateStatus`               | `Gate`                                                          |
 //! | `Gate`                     | `Denied`, if the list has changed; then `GateDone`              |
-//! | (nothing)                  | `Wanted`, `Expired` as the kernel says                          |
+//! | (nothing)                  | `Wanted`, `Expired`, `Mapped` as the kernel says                |
 //! | (nothing)                  | on rotation `Indexes`, `Epochs` or `SpiKeys`; `Denied` when a network is heard again; `Stop` at the end |
 
 mod carriage;
@@ -232,6 +232,15 @@ pub enum Answer {
         spi: u32,
         /// Whether it is gone.
         hard: bool,
+    },
+    /// The peer of this owner sends through its NAT from elsewhere.
+    Mapped {
+        /// Whose.
+        owner: String,
+        /// The SPI that it sends to.
+        spi: u32,
+        /// From where.
+        source: SocketAddr,
     },
     /// The engine is to end within [`super::STOP_SECONDS`].
     Stop {

@@ -14,11 +14,14 @@ use super::{
     policy::{Content, Direction},
     rest::Trap,
     tunnel::HeldState,
-    wire::{Request, StateId, XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, parse_policy, parse_state},
+    wire::{
+        Mapping, Request, StateId, XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, parse_policy, parse_state,
+    },
     xfrm::{Slot, Xfrm},
 };
 
-/// A packet that brings a connection up is reported no more often than this, whatever the kernel says.
+/// A packet that brings a connection up, or that comes from elsewhere, is reported no more often than this for one
+/// owner, whatever the kernel says.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 impl Xfrm {
@@ -109,8 +112,30 @@ impl Xfrm {
                 }
                 expired.into_iter().collect()
             }
+            Heard::Mapped(mapping) => self.mapped(mapping, now).into_iter().collect(),
             Heard::Overrun => self.catch_up(now),
         }
+    }
+
+    /// Each packet from there may say so, until the states are moved; what is dropped here is said again.
+    fn mapped(&mut self, mapping: Mapping, now: Duration) -> Option<Happened> {
+        let Mapping {
+            reqid,
+            spi,
+            destination,
+            source,
+        } = mapping;
+        let held = self.held.get_mut(&reqid)?;
+        let is_it = |state: &&HeldState| {
+            state.inbound && (state.id.spi, state.id.destination) == (spi, destination)
+        };
+        held.states.iter().find(is_it)?;
+        if held.mapped.is_some_and(|at| now < at + REPORT_EVERY) {
+            return None;
+        }
+        held.mapped = Some(now);
+        let owner = self.journal.owner(reqid)?.clone();
+        Some(Happened::Mapped { owner, spi, source })
     }
 
     fn wanted(&mut self, reqid: u32, now: Duration) -> Option<Happened> {
@@ -149,7 +174,8 @@ impl Xfrm {
         }
     }
 
-    /// Events have been lost (ENOBUFS): what the kernel has now says what they were about.
+    /// Events have been lost (ENOBUFS): what the kernel has now says what they were about. That a peer sends
+    /// from elsewhere is not in there; it is said again with one of its next packets.
     fn catch_up(&mut self, now: Duration) -> Vec<Happened> {
         warn!("the kernel's events came too fast; looking at what there is");
         let dump = Request::dump("listing SAs", XFRM_MSG_GETSA);

@@ -7,8 +7,8 @@ use zeroize::Zeroizing;
 
 use super::wire::{
     NLM_F_CREATE, NLM_F_EXCL, REQUEST_ROOM, Request, SELECTOR, STATE_ID, STATE_INFO,
-    XFRM_MSG_NEWSA, XFRM_STATE_ESN, XFRMA_ENCAP, XFRMA_OFFLOAD_DEV, XFRMA_REPLAY_ESN_VAL,
-    address_at, attributes, encapsulation, family, u16_at, u32_at,
+    XFRM_MSG_NEWSA, XFRM_STATE_ESN, XFRMA_ENCAP, XFRMA_MTIMER_THRESH, XFRMA_OFFLOAD_DEV,
+    XFRMA_REPLAY_ESN_VAL, address_at, attributes, family, u16_at, u32_at,
 };
 
 const XFRMA_LTIME_VAL: u16 = 9;
@@ -59,8 +59,8 @@ impl StateCopy {
             match kind {
                 XFRMA_ENCAP => ends.encap = Some((port_at(value, 2)?, port_at(value, 4)?)),
                 XFRMA_REPLAY_ESN_VAL => replay = value.to_vec(),
-                // What the kernel only tells, and what is bound to an interface.
-                XFRMA_LASTUSED | XFRMA_OFFLOAD_DEV => {}
+                // What the kernel only tells, what is bound to an interface, and what goes with the ports.
+                XFRMA_LASTUSED | XFRMA_OFFLOAD_DEV | XFRMA_MTIMER_THRESH => {}
                 _ => {
                     let length = 4 + value.len();
                     if rest.len() + length.next_multiple_of(4) > REQUEST_ROOM {
@@ -113,7 +113,7 @@ impl StateCopy {
             octets.extend_from_slice(&fixed[COUNTERS]);
         });
         if let Some(ports) = ends.encap {
-            request.attribute(XFRMA_ENCAP, |octets| encapsulation(ports, octets));
+            request.encapsulation(ports);
         }
         request.finish()
     }

@@ -1,6 +1,6 @@
-//! What the kernel says unasked: that a packet waits for a state, and that a state's time is over.
-//! These come on a socket of their own; what does not fit into its buffer is lost, and the kernel says that
-//! something was.
+//! What the kernel says unasked: that a packet waits for a state, that a state's time is over, and that a
+//! peer behind a NAT sends from elsewhere. These come on a socket of their own; what does not fit into its buffer is
+//! lost, and the kernel says that something was.
 
 use std::{
     io,
@@ -16,13 +16,15 @@ use tracing::warn;
 
 use super::{
     netlink::split,
-    wire::{StateId, parse_acquire, parse_expire},
+    wire::{Mapping, StateId, parse_acquire, parse_expire, parse_mapping},
 };
 
 const XFRM_MSG_ACQUIRE: u16 = 0x17;
 const XFRM_MSG_EXPIRE: u16 = 0x18;
+const XFRM_MSG_MAPPING: u16 = 0x26;
 const XFRMNLGRP_ACQUIRE: u32 = 1;
 const XFRMNLGRP_EXPIRE: u32 = 2;
+const XFRMNLGRP_MAPPING: u32 = 8;
 /// Datagrams read before somebody else has a turn.
 const MAX_TURN: usize = 64;
 const BUFFER: usize = 1 << 20;
@@ -35,6 +37,8 @@ pub(super) enum Heard {
     Wanted { reqid: u32 },
     /// A state has carried so much that new keys are due; or it has come to its end, and is gone.
     Expired { reqid: u32, id: StateId, hard: bool },
+    /// An authenticated packet in UDP has come from elsewhere than its state says.
+    Mapped(Mapping),
     /// Something has been lost.
     Overrun,
 }
@@ -53,7 +57,7 @@ impl Events {
         if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
             setsockopt(&socket, sockopt::RcvBuf, &BUFFER)?;
         }
-        for group in [XFRMNLGRP_ACQUIRE, XFRMNLGRP_EXPIRE] {
+        for group in [XFRMNLGRP_ACQUIRE, XFRMNLGRP_EXPIRE, XFRMNLGRP_MAPPING] {
             socket.add_membership(group)?;
         }
         Ok(Self {
@@ -101,6 +105,7 @@ fn parse(datagram: &[u8]) -> Option<Heard> {
             let (reqid, id) = (state.reqid, state.id);
             Some(Heard::Expired { reqid, id, hard })
         }
+        XFRM_MSG_MAPPING => parse_mapping(body).map(Heard::Mapped),
         _ => None,
     }
 }

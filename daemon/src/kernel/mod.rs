@@ -22,7 +22,12 @@ mod wire;
 mod xfrm;
 
 use std::{
-    collections::HashSet, io, net::IpAddr, os::fd::BorrowedFd, path::PathBuf, time::Duration,
+    collections::HashSet,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::BorrowedFd,
+    path::PathBuf,
+    time::Duration,
 };
 
 use ike::{
@@ -111,6 +116,15 @@ pub enum Happened {
         spi: u32,
         /// Whether it is gone.
         hard: bool,
+    },
+    /// A peer behind a NAT sends what is authenticated from elsewhere than its state says.
+    Mapped {
+        /// Whose.
+        owner: Owner,
+        /// The state's SPI.
+        spi: u32,
+        /// From where.
+        source: SocketAddr,
     },
 }
 

@@ -6,13 +6,14 @@
 
 mod state;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ike::kernel::{Mark, Mode, Volume};
 use zeroize::Zeroizing;
 
 pub(super) use self::state::{
-    State, XFRM_STATE_ESN, XFRMA_ENCAP, XFRMA_OFFLOAD_DEV, XFRMA_REPLAY_ESN_VAL, encapsulation,
+    State, XFRM_STATE_ESN, XFRMA_ENCAP, XFRMA_MTIMER_THRESH, XFRMA_OFFLOAD_DEV,
+    XFRMA_REPLAY_ESN_VAL,
 };
 use super::policy::{
     Content, Direction, Network, PRIORITY_PASS, Policy, PolicyKey, PortMask, Selector,
@@ -30,9 +31,11 @@ const TEMPLATE: usize = 64;
 const ACQUIRE: usize = STATE_ID + 16 + SELECTOR + POLICY_INFO + 16;
 /// `xfrm_user_expire`: a state and a flag, filled up.
 const EXPIRE: usize = STATE_INFO + 8;
+/// `xfrm_user_mapping`: the state, its reqid, the addresses before and now, the ports before and now.
+const MAPPING: usize = STATE_ID + 4 + 16 + 16 + 2 + 2;
 const TEMPLATE_REQID: usize = 44;
 const ATTRIBUTE: usize = 4;
-/// Room for the longest request of ours: an SA with every attribute and the widest replay window, 1140
+/// Room for the longest request of ours: an SA with every attribute and the widest replay window, 1148
 /// octets, and 140 more in a copy, for the kernel tells a MAC in two forms. What a buffer grows out of
 /// would not be wiped.
 pub(super) const REQUEST_ROOM: usize = 1296;
@@ -479,6 +482,31 @@ pub(super) fn parse_expire(body: &[u8]) -> Option<(StateRecord, bool)> {
     let hard = *body.get(STATE_INFO)? != 0;
     state.id.mark = mark_of(body.get(EXPIRE..)?);
     Some((state, hard))
+}
+
+/// What an XFRM_MSG_MAPPING says: an authenticated packet in UDP has come to a state from elsewhere.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Mapping {
+    pub(super) reqid: u32,
+    pub(super) spi: u32,
+    /// Our end.
+    pub(super) destination: IpAddr,
+    /// Where it has come from.
+    pub(super) source: SocketAddr,
+}
+
+/// Reads an XFRM_MSG_MAPPING. It does not name the state's mark.
+pub(super) fn parse_mapping(body: &[u8]) -> Option<Mapping> {
+    let fixed: &[u8; MAPPING] = body.first_chunk()?;
+    let family = u16_at(fixed, 20)?;
+    let source = address_at(fixed, STATE_ID + 4 + 16, family)?;
+    let port = u16::from_be_bytes(*fixed.last_chunk()?);
+    Some(Mapping {
+        reqid: u32_at(fixed, STATE_ID)?,
+        spi: u32::from_be_bytes(*fixed.get(16..)?.first_chunk()?),
+        destination: address_at(fixed, 0, family)?,
+        source: SocketAddr::new(source, port),
+    })
 }
 
 /// Reads the answer to [`Request::query_spd`].

@@ -64,6 +64,8 @@ pub(super) struct Held {
     pub(super) orphaned_until: Option<Duration>,
     /// When one of its packets was last reported, since boot.
     pub(super) reported: Option<Duration>,
+    /// When one of its peer's packets was last reported to come from elsewhere, since boot.
+    pub(super) mapped: Option<Duration>,
 }
 
 /// A policy slot and all owners who want at least a block in it.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{
-    asleep, carriage, dataplane, demand, deploy, leases, neighbours, roaming, sniffed, suspend,
-    tunnel, underway, volume, workers,
+    asleep, carriage, dataplane, demand, deploy, leases, mappings, neighbours, roaming, sniffed,
+    suspend, tunnel, underway, volume, workers,
 };
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
@@ -27,6 +27,7 @@ pub const CASES: &[Case] = &[
     tunnel::RESUMES,
     tunnel::BEHIND_NAT,
     tunnel::OVER_IPV6,
+    mappings::FOLLOWED,
     neighbours::SPARED,
     roaming::MOVES,
     roaming::EARLY,

@@ -40,6 +40,8 @@ pub const OVER_IPV6: Case = Case {
 /// The client's outer address.
 pub const CLIENT: &str = "192.0.2.10";
 const GATEWAY: &str = "192.0.2.1";
+/// The client's outer address behind a router.
+pub(super) const HIDDEN: &str = "10.0.0.2";
 /// Inside addresses: what the tunnel is for. This one is behind the client.
 pub const BRANCH: &str = "10.2.0.1";
 /// The address behind the gateway.
@@ -60,6 +62,26 @@ pub fn two_sites() -> Result<(Namespace, Namespace)> {
     inside(&client, BRANCH, "10.1.0.0/24", GATEWAY)?;
     inside(&gateway, OFFICE, "10.2.0.0/24", CLIENT)?;
     Ok((client, gateway))
+}
+
+/// The same with a router that hides the client. The gateway has no way to it but the router's address.
+pub(super) fn hidden_site() -> Result<[Namespace; 3]> {
+    let (client_ns, router) = (Namespace::new("client")?, Namespace::new("router")?);
+    let gateway_ns = Namespace::new("gateway")?;
+    connect(
+        (&client_ns, "eth0", &[&format!("{HIDDEN}/24")]),
+        (&router, "eth0", &["10.0.0.1/24"]),
+    )?;
+    connect(
+        (&router, "eth1", &["192.0.2.2/24"]),
+        (&gateway_ns, "eth0", &[&format!("{GATEWAY}/24")]),
+    )?;
+    client_ns.ip("route add default via 10.0.0.1")?;
+    client_ns.ip(&format!("address add {BRANCH}/32 dev lo"))?;
+    client_ns.ip(&format!("route add 10.1.0.0/24 via 10.0.0.1 src {BRANCH}"))?;
+    inside(&gateway_ns, OFFICE, "10.2.0.0/24", "192.0.2.2")?;
+    router.masquerade("eth1")?;
+    Ok([client_ns, router, gateway_ns])
 }
 
 fn inside(namespace: &Namespace, own: &str, other: &str, via: &str) -> Result<()> {
@@ -197,25 +219,10 @@ pub(super) fn drained(namespace: &Namespace) -> Result<String> {
 }
 
 fn behind_nat(lab: &mut Lab) -> Result<()> {
-    let (client_ns, router) = (Namespace::new("client")?, Namespace::new("router")?);
-    let gateway_ns = Namespace::new("gateway")?;
-    connect(
-        (&client_ns, "eth0", &["10.0.0.2/24"]),
-        (&router, "eth0", &["10.0.0.1/24"]),
-    )?;
-    connect(
-        (&router, "eth1", &["192.0.2.2/24"]),
-        (&gateway_ns, "eth0", &[&format!("{GATEWAY}/24")]),
-    )?;
-    client_ns.ip("route add default via 10.0.0.1")?;
-    client_ns.ip(&format!("address add {BRANCH}/32 dev lo"))?;
-    client_ns.ip(&format!("route add 10.1.0.0/24 via 10.0.0.1 src {BRANCH}"))?;
-    inside(&gateway_ns, OFFICE, "10.2.0.0/24", "192.0.2.2")?;
-    router.masquerade("eth1")?;
-
+    let [client_ns, _router, gateway_ns] = hidden_site()?;
     let mut gateway = Site::prepare(lab, &gateway_ns, REAL, &gateway_connection())?;
     let own = Setting { node: 2, ..REAL };
-    let connection = client_connection().replace(CLIENT, "10.0.0.2");
+    let connection = client_connection().replace(CLIENT, HIDDEN);
     let mut client = Site::prepare(lab, &client_ns, own, &connection)?;
     gateway.start(lab)?;
     client.start(lab)?;

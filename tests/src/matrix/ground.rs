@@ -19,7 +19,7 @@ pub(super) struct Ground {
     pub(super) client: Namespace,
     pub(super) gateway: Namespace,
     /// Hides the client.
-    _router: Option<Namespace>,
+    router: Option<Namespace>,
 }
 
 /// Captures at both ends.
@@ -74,7 +74,7 @@ impl Ground {
         Ok(Self {
             client,
             gateway,
-            _router: router,
+            router,
         })
     }
 
@@ -106,6 +106,12 @@ impl Ground {
         self.client.ip(&format!("address add {to}/24 dev eth0"))?;
         self.client.ip(&format!("address del {from}/24 dev eth0"))?;
         Ok(())
+    }
+
+    /// The router forgets behind which port the client is, and gives it another one.
+    pub(super) fn rebind(&self) -> Result<()> {
+        let router = self.router.as_ref().context("a router")?;
+        router.remasquerade("eth1", "20000-20999")
     }
 
     /// Whether nothing goes as ESP. In clear it may: no policy stands in a refused peer's kernel.

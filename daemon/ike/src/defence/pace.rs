@@ -55,6 +55,8 @@ pub(crate) struct Paces {
     pub requests: Pace,
     /// New keys and Child SAs, each with a key exchange and changes in the kernel.
     pub exchanges: Pace,
+    /// Moves behind a NAT, each of which makes states anew in the kernel.
+    pub mappings: Pace,
     /// Tickets: of those, every epoch has 2^24.
     pub tickets: Pace,
 }
@@ -64,6 +66,7 @@ impl Paces {
         Self {
             requests: Pace::new(256, Duration::from_millis(8)),
             exchanges: Pace::new(32, Duration::from_secs(2)),
+            mappings: Pace::new(8, Duration::from_secs(10)),
             tickets: Pace::new(8, Duration::from_mins(1)),
         }
     }

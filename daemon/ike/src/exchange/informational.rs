@@ -120,12 +120,9 @@ impl Endpoint {
             self.too_fast(live, path, header.exchange, what, cx.now.boot);
             return self.check_in(sa);
         }
-        if live.mobike.is_none() && live.nat.remote && sa.path != path {
-            // The NAT may have moved the peer; a new authenticated message says where to (2.23). A
-            // repeated one may have been repeated by anybody. With MOBIKE the peer says it itself
-            // (RFC 4555, 3.8).
-            sa.path = path;
-            self.move_children(live, path);
+        if live.follows_nat() && sa.path != path {
+            // A repeated one may have been repeated by anybody.
+            self.follow_nat((&mut sa.path, live), path, cx);
         }
         let ike_path = if live.mobike.is_some() { sa.path } else { path };
         let mut chain = ChainWriter::new();

@@ -12,6 +12,7 @@ mod half_open;
 mod informational;
 mod init;
 mod judge;
+mod mapping;
 mod mobike;
 mod mode;
 mod proof;

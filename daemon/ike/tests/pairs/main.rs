@@ -17,6 +17,7 @@ mod hostile;
 mod kinds;
 mod lifetime;
 mod look_up;
+mod mappings;
 mod mobike;
 mod model;
 mod old_peers;

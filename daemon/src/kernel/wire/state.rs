@@ -18,6 +18,7 @@ const XFRMA_SA_EXTRA_FLAGS: u16 = 24;
 pub(in super::super) const XFRMA_OFFLOAD_DEV: u16 = 28;
 const XFRMA_SET_MARK: u16 = 29;
 const XFRMA_SET_MARK_MASK: u16 = 30;
+pub(in super::super) const XFRMA_MTIMER_THRESH: u16 = 32;
 
 const XFRM_STATE_NOECN: u8 = 1;
 const XFRM_STATE_DECAP_DSCP: u8 = 2;
@@ -29,6 +30,9 @@ const XFRM_OFFLOAD_IPV6: u8 = 1;
 const XFRM_OFFLOAD_INBOUND: u8 = 2;
 const XFRM_OFFLOAD_PACKET: u8 = 4;
 const UDP_ENCAP_ESPINUDP: u16 = 2;
+/// Seconds between two reports of one state's new mapping. A kernel before 5.17 does not know of it, and
+/// reports each packet.
+const MAPPING_EVERY: u32 = 1;
 const ICV_BITS: u32 = 128;
 const ALGORITHM_NAME: usize = 64;
 
@@ -104,7 +108,7 @@ impl Request {
             octets.resize(octets.len() + 4 * words as usize, 0);
         });
         if let Some(ports) = state.encap {
-            request.attribute(XFRMA_ENCAP, |octets| encapsulation(ports, octets));
+            request.encapsulation(ports);
         }
         request.carriage(state);
         request.finish()
@@ -184,17 +188,21 @@ impl Request {
         }
     }
 
+    /// ESP in UDP between these ports, source first: `xfrm_encap_tmpl`. A peer that comes from elsewhere is
+    /// reported.
+    pub(in super::super) fn encapsulation(&mut self, (source, destination): (u16, u16)) {
+        self.attribute(XFRMA_ENCAP, |octets| {
+            octets.extend_from_slice(&UDP_ENCAP_ESPINUDP.to_ne_bytes());
+            octets.extend_from_slice(&source.to_be_bytes());
+            octets.extend_from_slice(&destination.to_be_bytes());
+            octets.resize(octets.len() + 2 + 16, 0);
+        });
+        self.word(XFRMA_MTIMER_THRESH, MAPPING_EVERY);
+    }
+
     fn word(&mut self, kind: u16, value: u32) {
         self.attribute(kind, |octets| {
             octets.extend_from_slice(&value.to_ne_bytes());
         });
     }
-}
-
-/// `xfrm_encap_tmpl`: ESP in UDP between these ports.
-pub(in super::super) fn encapsulation((source, destination): (u16, u16), octets: &mut Vec<u8>) {
-    octets.extend_from_slice(&UDP_ENCAP_ESPINUDP.to_ne_bytes());
-    octets.extend_from_slice(&source.to_be_bytes());
-    octets.extend_from_slice(&destination.to_be_bytes());
-    octets.resize(octets.len() + 2 + 16, 0);
 }

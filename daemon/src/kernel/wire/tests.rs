@@ -81,7 +81,7 @@ fn an_sa_add_has_the_kernels_layout() {
     let mut wanted = Vec::new();
     let mut put = |chunk: &[u8]| wanted.extend_from_slice(chunk);
     // nlmsghdr
-    put(&408_u32.to_ne_bytes());
+    put(&416_u32.to_ne_bytes());
     put(&0x10_u16.to_ne_bytes());
     put(&0x601_u16.to_ne_bytes());
     put(&[0; 8]);
@@ -120,7 +120,11 @@ fn an_sa_add_has_the_kernels_layout() {
     put(&2_u16.to_ne_bytes());
     put(&[0x11, 0x94, 0x9c, 0x40]);
     put(&[0; 18]);
-    assert_eq!(wanted.len(), 16 + 224 + 96 + 44 + 28);
+    // Seconds between reports of a new mapping: 4 + 4
+    put(&8_u16.to_ne_bytes());
+    put(&32_u16.to_ne_bytes());
+    put(&1_u32.to_ne_bytes());
+    assert_eq!(wanted.len(), 16 + 224 + 96 + 44 + 28 + 8);
     assert_eq!(*octets, wanted);
 }
 
@@ -276,4 +280,39 @@ fn events_tell_whose_they_are() {
         let _ = parse_acquire(&acquire[..end]);
     }
     assert!((0..STATE_INFO).all(|end| parse_expire(&expire[..end]).is_none()));
+}
+
+/// Of kernel 6.1: two ends, the state's SPI and reqid, and where its packets came from and come from.
+#[test]
+fn a_new_mapping_reads_as_where_packets_come_from() {
+    for (ours, before, now) in [
+        ("192.0.2.1", "192.0.2.2", "198.51.100.7"),
+        ("2001:db8::1", "2001:db8::2", "2001:db8::7"),
+    ] {
+        let [ours, before, now] = [ours, before, now].map(address);
+        let sixteen = |address: IpAddr| {
+            let mut octets = match address {
+                IpAddr::V4(v4) => v4.octets().to_vec(),
+                IpAddr::V6(v6) => v6.octets().to_vec(),
+            };
+            octets.resize(16, 0);
+            octets
+        };
+        let mut octets = sixteen(ours);
+        octets.extend([0xc0, 0, 0, 1, family(ours) as u8, 0, 50, 0]);
+        octets.extend([0x01, 0, 0, 0x52]);
+        octets.extend(sixteen(before));
+        octets.extend(sixteen(now));
+        octets.extend([0x11, 0x94, 0x4e, 0x21]);
+        assert_eq!(octets.len(), 64, "xfrm_user_mapping");
+        let mapping = parse_mapping(&octets).expect("an event");
+        let wanted = Mapping {
+            reqid: 0x5200_0001,
+            spi: 0xc000_0001,
+            destination: ours,
+            source: (now, 0x4e21).into(),
+        };
+        assert_eq!(mapping, wanted);
+        assert!((0..64).all(|end| parse_mapping(&octets[..end]).is_none()));
+    }
 }

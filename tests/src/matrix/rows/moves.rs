@@ -1,16 +1,17 @@
-//! Clients that come to be at another address (RFC 4555), and take their SAs along.
+//! Clients that come to be at another address (RFC 4555), and take their SAs along; and those whose NAT has
+//! another mapping for them, which only their ESP shows (RFC 7296, 2.23).
 
 use anyhow::{Result, ensure};
 
 use super::{
     super::{
-        PATIENCE,
+        BRIEFLY, PATIENCE,
         bout::Bout,
-        terms::{CLIENT, ELSEWHERE, Foreign, NAME, PLAIN, Role, Terms},
+        terms::{BRANCH, CLIENT, ELSEWHERE, Foreign, NAME, OFFICE, Outer, PLAIN, Role, Terms},
     },
     Case, Lack,
 };
-use crate::until::until;
+use crate::{ping::ping, until::until};
 
 const ROAMING: Terms = Terms {
     roams: true,
@@ -42,6 +43,20 @@ pub(super) const CASES: &[Case] = &[
         terms: ROAMING,
         plot: rekeyed_elsewhere,
         lacks: ONLY_WITH_POOLS,
+    },
+    Case {
+        name: "the client's NAT has another mapping for its ESP",
+        terms: Terms {
+            outer: Outer::Nat,
+            ours: "mobike = false\ndpd_delay = \"0s\"\n",
+            ..PLAIN
+        },
+        plot: rebound,
+        lacks: &[Lack {
+            foreign: Some(Foreign::Libreswan),
+            role: Some(Role::Initiator),
+            why: "libreswan: a gateway that follows a new mapping by IKE only",
+        }],
     },
 ];
 
@@ -77,6 +92,32 @@ fn rekeyed_elsewhere(bout: &mut Bout<'_>) -> Result<()> {
         Ok(bout
             .spis()
             .is_ok_and(|[now, and]| now != ike || and != child))
+    })?;
+    bout.carries()?;
+    bout.goodbye()
+}
+
+fn rebound(bout: &mut Bout<'_>) -> Result<()> {
+    bout.come_up()?;
+    let before = bout.spis()?;
+    bout.ground.rebind()?;
+    let unheard = ping(&bout.ground.gateway, BRANCH, 1, BRIEFLY)?;
+    ensure!(unheard.received == 0, "the old mapping stands");
+    let watch = bout.ground.watch()?;
+    until(
+        "ESP shows the gateway where its client is",
+        PATIENCE,
+        || Ok(ping(&bout.ground.client, OFFICE, 1, BRIEFLY)?.all()),
+    )?;
+    let traffic = watch.stop()?;
+    let messages = traffic.client.len() + traffic.gateway.len();
+    ensure!(messages == 0, "IKE helped: {messages} messages");
+    bout.carries()?;
+    ensure!(bout.spis()? == before, "the SAs are the same");
+    // IKE finds its way as well, by whoever begins.
+    drop(bout.rekindle.ikectl(&format!("rekey {NAME}"))?);
+    until("new keys", PATIENCE, || {
+        Ok(bout.spis().is_ok_and(|[ike, _]| ike != before[0]))
     })?;
     bout.carries()?;
     bout.goodbye()
