@@ -436,6 +436,12 @@ impl Endpoint {
         result: Result<(), KernelFailed>,
         cx: &mut Context<'_>,
     ) {
+        if let Some(moved) = self.table.take_move(op) {
+            if let Err(KernelFailed { text }) = result {
+                self.not_moved(&moved, &text, cx);
+            }
+            return;
+        }
         match self
             .table
             .take_op(op)

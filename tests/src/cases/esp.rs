@@ -30,6 +30,7 @@ pub const CASES: &[Case] = &[
     mappings::FOLLOWED,
     neighbours::SPARED,
     roaming::MOVES,
+    roaming::REFUSED,
     roaming::EARLY,
     asleep::FORGOTTEN,
     suspend::ON_DISK,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::tunnel::{OFFICE, REAL, client_connection, gateway_connection, two_sites};
@@ -20,6 +20,12 @@ use crate::{
 pub const MOVES: Case = Case {
     name: "a_client_goes_behind_a_nat_and_back_with_its_tunnel",
     run: moves,
+};
+
+/// On kernels with ESP.
+pub const REFUSED: Case = Case {
+    name: "a_state_that_the_kernel_does_not_move_gives_way_to_one_at_the_new_address",
+    run: refused,
 };
 
 /// On kernels with ESP.
@@ -95,6 +101,59 @@ fn moves(lab: &mut Lab) -> Result<()> {
         client.stop()?;
         gateway.stop()?;
     }
+    Ok(())
+}
+
+/// Somebody else has a state where the gateway's is to go, so the kernel answers EEXIST.
+fn refused(lab: &mut Lab) -> Result<()> {
+    const ELSEWHERE: &str = "192.0.2.20";
+    let (client_ns, gateway_ns) = two_sites()?;
+    let roaming = client_connection().replace(&format!("local_addrs = \"{CLIENT}\"\n"), "");
+    let mut gateway = Site::prepare(lab, &gateway_ns, REAL, &gateway_connection())?;
+    let own = Setting { node: 2, ..REAL };
+    let mut client = Site::prepare(lab, &client_ns, own, &roaming)?;
+    gateway.start(lab)?;
+    client.start(lab)?;
+    client.ikectl("up home")?;
+    let first = gateway.established()?;
+    let spi = first["children"][0]["spi_out"].as_str().context("an SPI")?;
+    let foreign = format!("src {GATEWAY} dst {ELSEWHERE} proto esp spi 0x{spi}");
+    gateway_ns.ip(&format!(
+        "xfrm state add {foreign} reqid 7 mode tunnel aead rfc4106(gcm(aes)) 0x{} 128",
+        "07".repeat(20)
+    ))?;
+
+    client_ns.set("ipv4/conf/all/promote_secondaries", "1")?;
+    client_ns.ip(&format!("address add {ELSEWHERE}/24 dev eth0"))?;
+    client_ns.ip(&format!("address del {CLIENT}/24 dev eth0"))?;
+    gateway_ns.ip(&format!(
+        "route replace 10.2.0.0/24 via {ELSEWHERE} src {OFFICE}"
+    ))?;
+    until("another Child SA is at the new address", PATIENCE, || {
+        let sa = gateway.established()?;
+        let states = gateway_ns.ip("xfrm state")?;
+        Ok(sa["children"][0]["spi_out"] != spi
+            && sa["remote"]["addr"] == ELSEWHERE
+            && !states.contains(CLIENT))
+    })?;
+    let sa = gateway.established()?;
+    ensure!(sa["spi_i"] == first["spi_i"], "{sa}");
+    carries(&client_ns, &gateway_ns, false)?;
+    let why = gateway.ikectl("why client.example")?;
+    let told = why.as_array().is_some_and(|all| {
+        all.iter().any(|failure| {
+            let verdict = failure["verdict"].as_str().unwrap_or_default();
+            failure["reason"] == "move_child_sa_failed" && verdict.contains("exists")
+        })
+    });
+    ensure!(told, "{why}");
+    client.stop()?;
+    gateway.stop()?;
+    let left = gateway_ns.ip("xfrm state")?;
+    ensure!(
+        left.matches("proto esp").count() == 1,
+        "somebody else's stays: {left}"
+    );
     Ok(())
 }
 

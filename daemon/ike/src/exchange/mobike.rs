@@ -2,13 +2,14 @@
 //! SA tells the other side where it is now; the other side lets it show that it is there, and only then
 //! sends traffic to it. Without MOBIKE a client that has moved connects anew.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{Detour, notify_data};
 use crate::{
     endpoint::{Context, Endpoint},
-    io::{Event, Path},
-    kernel::KernelOp,
+    failure::{Cause, Failure, Standing},
+    io::{Event, Output, Path},
+    kernel::{KernelOp, Owner},
     sa::{
         children::Beside,
         ike_sa::{IkeSa, Live, Purpose, State},
@@ -17,7 +18,7 @@ use crate::{
     },
     view::Closed,
     wire::{
-        header::Header,
+        header::{Exchange, Header},
         notify::NotifyKind,
         payload::{Chain, ChainWriter},
     },
@@ -25,6 +26,9 @@ use crate::{
 
 /// Octets of our COOKIE2, which may have 8 to 64 (RFC 4555, 4.2.5).
 const COOKIE2_LEN: usize = 16;
+
+/// How long a Child SA may wait for its successor that the kernel has not moved.
+const LEFT_BEHIND: Duration = Duration::from_secs(30);
 
 /// A request that has been sent so often without an answer goes to other addresses of the peer, too.
 const TRIES_OF_ONE_PATH: usize = 3;
@@ -124,11 +128,45 @@ impl Endpoint {
             owners.insert(child.owner.clone());
         }
         for owner in owners {
-            self.kernel(KernelOp::Move {
+            let op = self.table.op_of_move(owner.clone(), path);
+            let what = KernelOp::Move {
                 owner,
                 path,
                 udp_encap: live.nat.found(),
-            });
+            };
+            self.output(Output::Kernel { op, what });
+        }
+    }
+
+    /// The kernel has refused a move, and its states are where nobody is any more. New ones are made where
+    /// their Child SA should be; one that has none in time ends as one whose time is over.
+    pub(crate) fn not_moved(
+        &mut self,
+        (owner, path): &(Owner, Path),
+        text: &str,
+        cx: &mut Context<'_>,
+    ) {
+        let now = cx.now.boot;
+        for id in self.table.of_owner(owner) {
+            let Some(mut sa) = self.table.check_out(id) else {
+                continue;
+            };
+            let mut failure = None;
+            if let State::Installing(live, _) | State::Up(live) = &mut sa.state
+                && live.left_behind(owner, *path, now)
+            {
+                let cause = Cause::unmoved(text);
+                failure = Some(Failure::of_live(
+                    live,
+                    *path,
+                    Exchange::Informational,
+                    cause,
+                ));
+            }
+            self.check_in(sa);
+            if let Some(failure) = failure {
+                self.failed(Standing::Proven, now, || failure);
+            }
         }
     }
 
@@ -288,6 +326,24 @@ impl Endpoint {
 }
 
 impl Live {
+    /// Of this owner's Child SAs, those that should be between these addresses and are not: whether there
+    /// are any. Each is to have a successor at once.
+    fn left_behind(&mut self, owner: &Owner, path: Path, now: Duration) -> bool {
+        let pending = self.pending.iter_mut().map(|pending| &mut pending.child);
+        let stays = |_: &&mut Beside| self.heir.is_none();
+        let beside = self.beside.iter_mut().filter(stays);
+        let beside = beside.map(|beside| &mut beside.child);
+        let mut any = false;
+        for child in self.children.iter_mut().chain(pending).chain(beside) {
+            if child.owner == *owner && child.path == path {
+                child.rekey_at = Some(now);
+                child.end = child.end.min(now + LEFT_BEHIND);
+                any = true;
+            }
+        }
+        any
+    }
+
     /// Initiator: a request, for this purpose, was answered by this path, which need not be the one that
     /// it was sent on last; and a sign of life says where the responder sees us.
     pub(crate) fn path_answers(

@@ -91,6 +91,8 @@ pub enum Cause {
     TicketProof,
     /// The kernel does not take the Child SA; in its words.
     Kernel(String),
+    /// The kernel does not move the Child SA to other addresses; in its words.
+    Unmoved(String),
     /// The names of the peer lead nowhere.
     Unresolved {
         /// What was looked up.
@@ -185,6 +187,12 @@ impl Cause {
         Self::Kernel(text.chars().take(MAX_TEXT).collect())
     }
 
+    /// The same of a move.
+    #[must_use]
+    pub fn unmoved(text: &str) -> Self {
+        Self::Unmoved(text.chars().take(MAX_TEXT).collect())
+    }
+
     /// Lower-case word for JSON; the one of vici's alerts where there is one, with underscores.
     #[must_use]
     pub const fn word(&self) -> &'static str {
@@ -203,6 +211,7 @@ impl Cause {
             Self::Ticket(_) | Self::TicketNack => "ticket_refused",
             Self::TicketProof => "ticket_unproven",
             Self::Kernel(_) => "install_child_sa_failed",
+            Self::Unmoved(_) => "move_child_sa_failed",
             Self::Unresolved { .. } => "unresolved",
             Self::NoAnswer => "no_answer",
             Self::NotContinued { .. } => "half_open_timeout",
@@ -228,7 +237,7 @@ impl Cause {
             Self::NoProof | Self::Unproven { .. } | Self::OwnProof => "authentication",
             Self::NoAddress | Self::AddressRequired => "inner addresses",
             Self::Ticket(_) | Self::TicketNack | Self::TicketProof => "resumption",
-            Self::Kernel(_) => "kernel",
+            Self::Kernel(_) | Self::Unmoved(_) => "kernel",
             Self::Unresolved { .. } => "looking up the peer",
             Self::NoAnswer | Self::Lost => "waiting for an answer",
             Self::NotContinued { .. } => "waiting for the next request",
@@ -251,7 +260,7 @@ impl Cause {
             Self::OtherIdentity { wanted } => wanted.len(),
             Self::Unproven { certificate, .. } => certificate.as_ref().map_or(0, Culprit::octets),
             Self::Unresolved { hosts, why } => hosts.len() + why.len(),
-            Self::Kernel(text) => text.len(),
+            Self::Kernel(text) | Self::Unmoved(text) => text.len(),
             _ => 0,
         }
     }

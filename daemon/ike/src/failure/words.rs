@@ -64,6 +64,12 @@ impl Failure {
                     text.escape_debug()
                 )
             }
+            Cause::Unmoved(text) => {
+                format!(
+                    "the kernel did not move the Child SA to its new addresses: {}",
+                    text.escape_debug()
+                )
+            }
             Cause::Unresolved { hosts, why } => {
                 format!("no way to {hosts} is known: {}", why.escape_debug())
             }
@@ -146,6 +152,9 @@ impl Failure {
                 "nothing: the ticket is still its owner's; if it was its owner, compare `compat`"
             }
             Cause::Kernel(_) => "look whether the kernel has ESP and the algorithm",
+            Cause::Unmoved(_) => {
+                "nothing: another one is asked for there at once; if there is none in 30 s, this one ends"
+            }
             Cause::Unresolved { .. } => {
                 "correct remote_addrs, or see whether this machine's resolver answers (/etc/resolv.conf)"
             }

@@ -44,6 +44,8 @@ pub(crate) struct SaTable {
     by_spi: HashMap<Spi, u64>,
     firsts: HashMap<FirstKey, u64>,
     ops: HashMap<OpId, u64>,
+    /// Moves under way: whose states go between which addresses.
+    moves: HashMap<OpId, (Owner, Path)>,
     stores: HashMap<StoreId, u64>,
     deadlines: BTreeSet<(Duration, u64)>,
     owners: BTreeSet<(Owner, u64)>,
@@ -68,6 +70,7 @@ impl SaTable {
             by_spi: HashMap::new(),
             firsts: HashMap::new(),
             ops: HashMap::new(),
+            moves: HashMap::new(),
             stores: HashMap::new(),
             deadlines: BTreeSet::new(),
             owners: BTreeSet::new(),
@@ -105,6 +108,17 @@ impl SaTable {
 
     pub(crate) fn take_op(&mut self, op: OpId) -> Option<u64> {
         self.ops.remove(&op)
+    }
+
+    /// A number for a move, which nobody waits for but which may be refused.
+    pub(crate) fn op_of_move(&mut self, owner: Owner, path: Path) -> OpId {
+        let op = self.next_op();
+        self.moves.insert(op, (owner, path));
+        op
+    }
+
+    pub(crate) fn take_move(&mut self, op: OpId) -> Option<(Owner, Path)> {
+        self.moves.remove(&op)
     }
 
     /// An SA waits for a change of the store.

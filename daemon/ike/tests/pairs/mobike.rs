@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ike::{
+    failure::Cause,
     io::{Command, Event},
     peer::Connection,
     view::Closed,
@@ -486,4 +487,55 @@ fn only_who_has_begun_decides_about_addresses() {
     assert!(!informational(&pair).is_empty(), "it is answered");
     assert_eq!(pair.client.child().path, before);
     assert_eq!(pair.client.established()[0].path, Some(before));
+}
+
+/// Both kernels may refuse: then new states are made where the old ones cannot go.
+#[test]
+fn what_the_kernel_does_not_move_is_made_anew_at_the_new_addresses() {
+    let told = |event: &Event| match event {
+        Event::Failed(failure) => {
+            matches!(&failure.cause, Cause::Unmoved(text) if text.contains("File exists"))
+        }
+        _ => false,
+    };
+    for at_client in [true, false] {
+        let mut pair = up(3);
+        let inbound = pair.client.kernel.inbound();
+        pair.client.kernel.unmovable = at_client;
+        pair.gateway.kernel.unmovable = !at_client;
+        pair.relocate(PLACES[1]);
+        pair.run(2 * SOON);
+        assert!(pair.keys_agree() && pair.paths_agree(), "{at_client}");
+        assert_ne!(pair.client.kernel.inbound(), inbound);
+        assert_eq!(pair.client.kernel.inbound().len(), 1);
+        let (c, g) = (&pair.client.events, &pair.gateway.events);
+        assert_eq!(
+            (c.iter().any(told), g.iter().any(told)),
+            (at_client, !at_client)
+        );
+        let rekeyed = |event: &&Event| matches!(event, Event::ChildRekeyed { .. });
+        assert_eq!(g.iter().filter(rekeyed).count(), 1);
+        // It is over with that.
+        pair.run(Duration::from_mins(1));
+        assert!(pair.keys_agree());
+        let closed = |event: &Event| matches!(event, Event::Closed { .. });
+        assert!(!pair.client.events.iter().any(closed));
+    }
+}
+
+#[test]
+fn an_sa_that_can_neither_move_nor_be_made_anew_ends_and_comes_again() {
+    let mut pair = up(4);
+    pair.gateway.kernel.unmovable = true;
+    pair.relocate(PLACES[1]);
+    pair.gateway.kernel.fail_next = true;
+    pair.run(Duration::from_secs(25));
+    assert_ne!(pair.gateway.child().path.remote.ip(), pair.client_at);
+    pair.run(Duration::from_secs(15));
+    let expired = |event: &Event| {
+        let reason = Closed::Expired;
+        matches!(event, Event::Closed { reason: why, .. } if *why == reason)
+    };
+    assert!(pair.gateway.events.iter().any(expired));
+    assert!(pair.keys_agree() && pair.paths_agree());
 }

@@ -19,6 +19,8 @@ pub(crate) struct Kernel {
     /// Owners whose packets are reported, and the address of their peer.
     pub(crate) trapped: BTreeMap<Arc<str>, IpAddr>,
     pub(crate) fail_next: bool,
+    /// Moves nothing.
+    pub(crate) unmovable: bool,
     pub(crate) ops: usize,
 }
 
@@ -33,6 +35,11 @@ impl Kernel {
             KernelOp::Install(_) | KernelOp::Add(_) if std::mem::take(&mut self.fail_next) => {
                 return Err(KernelFailed {
                     text: "no such algorithm".into(),
+                });
+            }
+            KernelOp::Move { .. } if self.unmovable => {
+                return Err(KernelFailed {
+                    text: "moving an SA: File exists".into(),
                 });
             }
             KernelOp::Add(install) => {
