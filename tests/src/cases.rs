@@ -14,6 +14,7 @@ pub mod interfaces;
 pub mod interop;
 pub mod lanes;
 pub mod leases;
+pub mod lifetime;
 pub mod machine;
 pub mod mangled;
 pub mod mappings;

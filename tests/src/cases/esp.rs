@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{
-    asleep, carriage, dataplane, demand, deploy, leases, mappings, neighbours, roaming, sniffed,
-    suspend, tunnel, underway, volume, workers,
+    asleep, carriage, dataplane, demand, deploy, leases, lifetime, mappings, neighbours, roaming,
+    sniffed, suspend, tunnel, underway, volume, workers,
 };
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
@@ -46,6 +46,7 @@ pub const CASES: &[Case] = &[
     underway::LOADED,
     underway::APART,
     volume::LIMITED,
+    lifetime::ENDED,
 ];
 
 const LEFT: &str = "192.0.2.1";
