@@ -24,6 +24,7 @@ pub mod neighbours;
 pub mod roaming;
 pub mod sniffed;
 pub mod soak;
+pub mod sources;
 pub mod storm;
 pub mod suspend;
 pub mod tunnel;

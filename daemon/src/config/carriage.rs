@@ -17,7 +17,7 @@ const LEAST_PACKETS: u64 = 1_000;
 /// packet.
 const SEGMENT: (u64, u64) = (536, 65_495);
 
-pub(super) const KEYS: [&str; 17] = [
+pub(super) const KEYS: [&str; 18] = [
     "copy_df",
     "copy_dscp",
     "copy_ecn",
@@ -35,6 +35,7 @@ pub(super) const KEYS: [&str; 17] = [
     "replay_window",
     "set_mark_in",
     "set_mark_out",
+    "source_route",
 ];
 
 /// Everything is read before the first `?`, so that all of its problems are noted.
@@ -97,9 +98,40 @@ pub(super) fn carriage(section: &Section<'_>) -> Option<Carriage> {
         copy_dscp: copy_dscp?,
         replay_window: replay_window?,
         mss: mss?,
+        source_route: usual.source_route,
         offload: offload?,
         bytes: bytes?,
         packets: packets?,
+    })
+}
+
+/// Whether this host's own packets are led, which without a word they are wherever all networks are written;
+/// `asks` for addresses and `leases` say whether they are. A route cannot be for some packets only.
+pub(super) fn source_route(
+    section: &Section<'_>,
+    carriage: &Carriage,
+    asks: bool,
+    leases: bool,
+) -> Option<bool> {
+    let because = if carriage.mode == Mode::Transport {
+        Some("\"transport\" is between the two hosts themselves")
+    } else if carriage.if_id.outbound != 0 {
+        Some("if_id_out: what is protected is what is routed to the interface")
+    } else if carriage.mark.outbound.mask != 0 {
+        Some("mark_out: a route would be for packets without the mark too")
+    } else if asks {
+        Some("vips: packets for remote_ts come from the leased address")
+    } else {
+        None
+    };
+    let usual = carriage.source_route && because.is_none() && !leases;
+    optional(section, "source_route", usual, |entry| {
+        let wanted = entry.boolean()?;
+        if let Some(because) = because.filter(|_| wanted) {
+            entry.fail(format!("{because}; drop it"));
+            return None;
+        }
+        Some(wanted)
     })
 }
 

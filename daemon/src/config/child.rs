@@ -137,7 +137,12 @@ fn child<'a>(
     let section = entry.table()?.only(&[&KEYS[..], &carriage::KEYS].concat());
     let local_ts = selectors(&section, "local_ts", asks.then_some("vips"));
     let remote_ts = selectors(&section, "remote_ts", leases.then_some("pools"));
-    let carriage = carriage::carriage(&section);
+    let carriage = carriage::carriage(&section).and_then(|carriage| {
+        Some(Carriage {
+            source_route: carriage::source_route(&section, &carriage, asks, leases)?,
+            ..carriage
+        })
+    });
     claims.extend(interface::claim(&section, carriage.as_ref()));
     if let Some(entry) = section.entry("mode").filter(|_| asks || leases)
         && carriage.is_some_and(|carriage| carriage.mode == Mode::Transport)

@@ -98,6 +98,7 @@ impl Xfrm {
         }
         let owners: HashSet<u32> = self.held.keys().copied().collect();
         self.inner.retain(&owners);
+        self.sources.retain(&owners);
         self.journal.retain(&owners)
     }
 

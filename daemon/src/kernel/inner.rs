@@ -21,11 +21,11 @@ use super::{
     link::{self, XfrmInterface},
     netlink::{Netlink, Refusal},
     policy::Network,
-    route::{Route, TABLE, Way, longest, parse_address, parse_interface, parse_route},
+    route::{Led, Route, TABLE, Way, longest, parse_address, parse_interface, parse_route},
     wire::Request,
 };
 
-const FAMILIES: [IpAddr; 2] = [
+pub(super) const FAMILIES: [IpAddr; 2] = [
     IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
     IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
 ];
@@ -240,7 +240,8 @@ impl Inner {
     pub(super) fn clear(&mut self) {
         self.retain(&HashSet::new());
         if std::mem::take(&mut self.ruled) {
-            self.clean_up(FAMILIES.map(Request::delete_rule).into());
+            let rules = FAMILIES.map(|family| Request::delete_rule(family, Led::All));
+            self.clean_up(rules.into());
         }
         if let Err(error) = link::clear(&mut self.netlink) {
             warn!("{error}");
@@ -328,7 +329,7 @@ impl Inner {
             return Ok(());
         }
         // A kernel without IPv6 needs no rule for it.
-        let mut rules = FAMILIES.map(Request::add_rule);
+        let mut rules = FAMILIES.map(|family| Request::add_rule(family, Led::All));
         let results = self.netlink.transact(&mut rules);
         let results =
             results.map_err(|error| failed(&DataplaneError::Netlink(error).to_string()))?;
@@ -404,6 +405,6 @@ impl Inner {
     }
 }
 
-fn covers(ts: &TrafficSelector, address: IpAddr) -> bool {
+pub(super) fn covers(ts: &TrafficSelector, address: IpAddr) -> bool {
     ts.start.is_ipv4() == address.is_ipv4() && (ts.start..=ts.end).contains(&address)
 }

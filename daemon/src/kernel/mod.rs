@@ -17,6 +17,7 @@ mod netlink;
 mod policy;
 mod rest;
 mod route;
+mod sources;
 mod tunnel;
 mod wire;
 mod xfrm;

@@ -79,8 +79,9 @@ impl Xfrm {
         self.rest_in(reqid, keys, trap)?;
         // One that may be anywhere must not be led to where packets for it are dropped.
         peer.map_or(Ok(()), |peer| {
-            self.inner
-                .lead(reqid, &Flow::waiting(carriage, peer, local, remote))
+            let flow = Flow::waiting(carriage, peer, local, remote);
+            self.sources.lead(reqid, &flow);
+            self.inner.lead(reqid, &flow)
         })
     }
 
@@ -99,8 +100,9 @@ impl Xfrm {
             mode: carriage.mode,
         };
         self.rest_in(reqid, keys, Some(trap))?;
-        self.inner
-            .lead(reqid, &Flow::waiting(carriage, destination, local, remote))
+        let flow = Flow::waiting(carriage, destination, local, remote);
+        self.sources.lead(reqid, &flow);
+        self.inner.lead(reqid, &flow)
     }
 
     /// Lets an owner's flows rest in these slots, those that carry traffic excepted.
@@ -187,6 +189,7 @@ impl Xfrm {
     /// Takes everything of one owner away, but no block that another owner wants too.
     pub(super) fn release(&mut self, reqid: u32) -> Vec<Request> {
         self.inner.release(reqid);
+        self.sources.release(reqid);
         let mut requests = self.draining.of(reqid);
         let Some(held) = self.held.remove(&reqid) else {
             return requests;

@@ -8,18 +8,17 @@ use super::{
     wire::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request, address_at, attributes, family, u32_at},
 };
 
-/// Our table, the priority of the rule that leads to it, and who made what is in it: for addresses that
+/// Our table, by whose number the rule that leads to it is placed, and who made what is in it: for addresses that
 /// are leased to us, or for addresses and interfaces that stay when the route goes.
 pub(super) const TABLE: u32 = 5723;
-const RULE_PRIORITY: u32 = 5723;
 const LEASED: u8 = 57;
 const OWN: u8 = 58;
 
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
+pub(super) const RTM_NEWROUTE: u16 = 24;
+pub(super) const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
@@ -28,23 +27,25 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 /// No duplicate address detection: the gateway sees to that.
 const IFA_F_NODAD: u8 = 2;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_PRIORITY: u16 = 6;
-const RTA_PREFSRC: u16 = 7;
+pub(super) const RTA_DST: u16 = 1;
+pub(super) const RTA_OIF: u16 = 4;
+pub(super) const RTA_GATEWAY: u16 = 5;
+pub(super) const RTA_PRIORITY: u16 = 6;
+pub(super) const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
-const RTA_TABLE: u16 = 15;
+pub(super) const RTA_TABLE: u16 = 15;
 const RTAX_ADVMSS: u16 = 8;
+const FRA_IIFNAME: u16 = 3;
 const FRA_PRIORITY: u16 = 6;
 const FRA_TABLE: u16 = 15;
 
-const NLM_F_REPLACE: u16 = 0x100;
-const RTN_UNICAST: u8 = 1;
-const RTN_THROW: u8 = 9;
-const RT_SCOPE_UNIVERSE: u8 = 0;
-const RT_SCOPE_LINK: u8 = 253;
+pub(super) const NLM_F_REPLACE: u16 = 0x100;
+pub(super) const RTN_UNICAST: u8 = 1;
+pub(super) const RTN_THROW: u8 = 9;
+pub(super) const RT_SCOPE_UNIVERSE: u8 = 0;
+pub(super) const RT_SCOPE_LINK: u8 = 253;
 const FR_ACT_TO_TBL: u8 = 1;
-const ROUTE_HEADER: usize = 12;
+pub(super) const ROUTE_HEADER: usize = 12;
 const ADDRESS_HEADER: usize = 8;
 
 /// A route in our table.
@@ -67,6 +68,15 @@ pub(super) enum Way {
     Own(Option<IpAddr>, u32),
     /// To the next rule: our own tunnel does not go through itself.
     Elsewhere,
+}
+
+/// Whose packets a rule leads to a table of ours.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Led {
+    /// Everybody's, to [`TABLE`].
+    All,
+    /// Those that begin at this host, to this table.
+    Own(u32),
 }
 
 impl Request {
@@ -196,26 +206,35 @@ impl Request {
         request.finish()
     }
 
-    pub(super) fn add_rule(of: IpAddr) -> Self {
+    pub(super) fn add_rule(of: IpAddr, to: Led) -> Self {
         Self::rule(
             "adding the rule of our routes",
             RTM_NEWRULE,
             NLM_F_CREATE | NLM_F_EXCL,
             of,
+            to,
         )
     }
 
-    pub(super) fn delete_rule(of: IpAddr) -> Self {
-        Self::rule("removing the rule of our routes", RTM_DELRULE, 0, of)
+    pub(super) fn delete_rule(of: IpAddr, to: Led) -> Self {
+        Self::rule("removing the rule of our routes", RTM_DELRULE, 0, of, to)
     }
 
-    fn rule(what: &'static str, kind: u16, flags: u16, of: IpAddr) -> Self {
+    fn rule(what: &'static str, kind: u16, flags: u16, of: IpAddr, to: Led) -> Self {
         let mut request = Self::new(what, kind, flags);
         let head = [family(of) as u8, 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL];
         request.octets.extend_from_slice(&head);
         request.u32(0);
-        request.number(FRA_PRIORITY, RULE_PRIORITY);
-        request.number(FRA_TABLE, TABLE);
+        let table = match to {
+            Led::All => TABLE,
+            Led::Own(table) => {
+                request.attribute(FRA_IIFNAME, |octets| octets.extend_from_slice(b"lo\0"));
+                table
+            }
+        };
+        // The priority is the table's number.
+        request.number(FRA_PRIORITY, table);
+        request.number(FRA_TABLE, table);
         request.finish()
     }
 
@@ -225,7 +244,7 @@ impl Request {
         });
     }
 
-    fn bare_address(&mut self, kind: u16, address: IpAddr) {
+    pub(super) fn bare_address(&mut self, kind: u16, address: IpAddr) {
         self.attribute(kind, |octets| match address {
             IpAddr::V4(v4) => octets.extend_from_slice(&v4.octets()),
             IpAddr::V6(v6) => octets.extend_from_slice(&v6.octets()),

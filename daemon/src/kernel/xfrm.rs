@@ -25,13 +25,14 @@ use super::{
     draining::Draining,
     events::Events,
     failed,
-    inner::Inner,
+    inner::{Flow, Inner},
     journal::{Journal, MAX_OWNER},
     link::XfrmInterface,
     neighbours::Neighbours,
     netlink::{Netlink, Refusal},
     policy::{Content, Direction, Policy, PolicyKey},
     rest::Trap,
+    sources::Sources,
     tunnel::{HeldState, Step, policies, states},
     wire::{HASH_THRESHOLDS, Request, parse_spd, parse_state},
 };
@@ -40,6 +41,7 @@ use super::{
 pub struct Xfrm {
     pub(super) netlink: Netlink,
     pub(super) inner: Inner,
+    pub(super) sources: Sources,
     pub(super) journal: Journal,
     pub(super) held: BTreeMap<u32, Held>,
     pub(super) slots: HashMap<PolicyKey, Slot>,
@@ -89,6 +91,7 @@ impl Xfrm {
         let mut xfrm = Self {
             netlink: Netlink::open(NETLINK_XFRM)?,
             inner: Inner::open(interface, interfaces)?,
+            sources: Sources::open()?,
             journal: Journal::open(folder.join("reqids"))?,
             held: BTreeMap::new(),
             slots: HashMap::new(),
@@ -167,6 +170,9 @@ impl Xfrm {
         let mut requests = self.lead_now(reqid, policies);
         requests.extend(self.draining.replaced(reqid, old));
         self.clean_up(requests);
+        let peer = child.addresses().1;
+        self.sources
+            .lead(reqid, &Flow::waiting(carriage, peer, local_ts, remote_ts));
         Ok(())
     }
 
@@ -202,6 +208,9 @@ impl Xfrm {
         self.all_or_nothing(steps)?;
         let requests = self.lead_now(reqid, policies);
         self.clean_up(requests);
+        let peer = path.remote.ip();
+        self.sources
+            .lead(reqid, &Flow::waiting(carriage, peer, local_ts, remote_ts));
         Ok(())
     }
 
@@ -464,5 +473,6 @@ impl Dataplane for Xfrm {
         let requests = self.forget_neighbours();
         self.clean_up(requests);
         self.inner.clear();
+        self.sources.clear();
     }
 }

@@ -50,6 +50,7 @@ const CARRIAGE: Carriage = Carriage {
     copy_dscp: CopyDscp::In,
     replay_window: 1024,
     mss: 0,
+    source_route: true,
     offload: ike::kernel::Offload::None,
     bytes: Volume {
         rekey: 5_000_000,

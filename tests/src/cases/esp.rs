@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     asleep, carriage, dataplane, demand, deploy, leases, lifetime, mappings, neighbours, roaming,
-    sniffed, suspend, tunnel, underway, volume, workers,
+    sniffed, sources, suspend, tunnel, underway, volume, workers,
 };
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
@@ -40,6 +40,7 @@ pub const CASES: &[Case] = &[
     sniffed::ESP,
     leases::STICKY,
     leases::FULL,
+    sources::NAMED,
     carriage::SHOWN,
     demand::WAKES,
     demand::OVERRUN,

@@ -100,6 +100,9 @@ pub struct Carriage {
     /// Largest segment, in octets, that TCP of this host offers to whom routes of ours lead; 0 for what the
     /// kernel takes.
     pub mss: u16,
+    /// Whether this host's own packets to the peer's networks leave from an address of its own in those that
+    /// the tunnel is for, if it has one.
+    pub source_route: bool,
     /// What a network card may do.
     pub offload: Offload,
     /// Octets of each state, without the outer headers.
@@ -121,6 +124,7 @@ impl Default for Carriage {
             copy_dscp: CopyDscp::Out,
             replay_window,
             mss: 0,
+            source_route: true,
             offload: Offload::None,
             bytes: Volume::default(),
             packets: Volume::default(),

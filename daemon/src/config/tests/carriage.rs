@@ -37,6 +37,7 @@ fn a_child_says_how_it_is_carried() {
         copy_dscp: CopyDscp::Neither,
         replay_window: 1024,
         mss: 1360,
+        source_route: false,
         offload: Offload::Packet,
         bytes: Volume {
             rekey: 5_000_000,
@@ -71,6 +72,19 @@ fn what_the_kernel_could_not_do_is_refused() {
         ("mss = 500", "mss"),
         ("mss = 70000", "mss"),
         ("hw_offload = \"yes\"", "hw_offload"),
+        ("source_route = 1", "source_route"),
+        (
+            "source_route = true\nmark_out = \"1\"",
+            "source_route: mark_out",
+        ),
+        (
+            "source_route = true\nif_id_out = 7",
+            "source_route: if_id_out",
+        ),
+        (
+            "source_route = true\nmode = \"transport\"",
+            "source_route: \"transport\"",
+        ),
         ("rekey_bytes = 10", "rekey_bytes"),
         ("life_packets = -1", "life_packets"),
         ("rekey_packets = 2000\nlife_packets = 2000", "life_packets"),
@@ -81,6 +95,30 @@ fn what_the_kernel_could_not_do_is_refused() {
             "{line}: {found:?}"
         );
     }
+}
+
+#[test]
+fn a_source_is_named_where_all_networks_are_written() {
+    let of = |text: &str| {
+        let carriage = load(text).connections[0].children[0].carriage;
+        carriage.source_route
+    };
+    assert!(of(&with("")));
+    for line in [
+        "source_route = false",
+        "if_id_out = 7",
+        "mark_out = \"1\"",
+        "mode = \"transport\"",
+    ] {
+        assert!(!of(&with(line)), "{line}");
+    }
+    // Each client's address would be a route; whoever wants them says so.
+    let leasing = |line: &str| {
+        let small = SMALL.replace("{}", "pools = [\"rw\"]\n");
+        let small = small.replace("remote_ts = [\"10.2.0.0/24\"]\n", "");
+        small + line + "[pools.rw]\naddrs = \"10.3.0.0/24\"\n"
+    };
+    assert!(!of(&leasing("")) && of(&leasing("source_route = true\n")));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use ike::kernel::{Carriage, CopyDscp, Mark, Mode, Offload, Volume, Ways};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Octets of one, at most.
-pub(super) const LONGEST: usize = 107;
+pub(super) const LONGEST: usize = 108;
 
 #[derive(Deserialize, Serialize)]
 struct Flat {
@@ -13,12 +13,13 @@ struct Flat {
     /// Value and mask.
     mark: [[u32; 2]; 2],
     set_mark: [[u32; 2]; 2],
-    copy_df: bool,
-    copy_ecn: bool,
+    /// "Do not fragment", congestion marks.
+    copy: [bool; 2],
     /// Outwards, inwards.
     copy_dscp: [bool; 2],
     replay_window: u32,
     mss: u16,
+    source_route: bool,
     /// Cipher, whole packets.
     offload: [bool; 2],
     /// Octets, then packets: for new keys, and at the end.
@@ -36,8 +37,7 @@ pub(super) fn serialize<S: Serializer>(
         if_id: [carriage.if_id.inbound, carriage.if_id.outbound],
         mark: marks(carriage.mark),
         set_mark: marks(carriage.set_mark),
-        copy_df: carriage.copy_df,
-        copy_ecn: carriage.copy_ecn,
+        copy: [carriage.copy_df, carriage.copy_ecn],
         copy_dscp: match carriage.copy_dscp {
             CopyDscp::Out => [true, false],
             CopyDscp::In => [false, true],
@@ -46,6 +46,7 @@ pub(super) fn serialize<S: Serializer>(
         },
         replay_window: carriage.replay_window,
         mss: carriage.mss,
+        source_route: carriage.source_route,
         offload: match carriage.offload {
             Offload::None => [false; 2],
             Offload::Crypto => [true, false],
@@ -65,6 +66,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         Ways { inbound, outbound }
     };
     let [inbound, outbound] = flat.if_id;
+    let [copy_df, copy_ecn] = flat.copy;
     let [bytes, packets] = flat.volumes.map(|[rekey, life]| Volume { rekey, life });
     Ok(Carriage {
         mode: if flat.transport {
@@ -75,8 +77,8 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         if_id: Ways { inbound, outbound },
         mark: marks(flat.mark),
         set_mark: marks(flat.set_mark),
-        copy_df: flat.copy_df,
-        copy_ecn: flat.copy_ecn,
+        copy_df,
+        copy_ecn,
         copy_dscp: match flat.copy_dscp {
             [true, false] => CopyDscp::Out,
             [false, true] => CopyDscp::In,
@@ -85,6 +87,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         },
         replay_window: flat.replay_window,
         mss: flat.mss,
+        source_route: flat.source_route,
         offload: match flat.offload {
             [false, _] => Offload::None,
             [true, false] => Offload::Crypto,

@@ -41,6 +41,7 @@ const CARRIAGE: Carriage = Carriage {
     copy_dscp: CopyDscp::In,
     replay_window: 4096,
     mss: u16::MAX,
+    source_route: false,
     offload: Offload::Packet,
     bytes: Volume {
         rekey: u64::MAX - 1,

@@ -146,6 +146,7 @@ fn no_request_outgrows_its_first_allocation() {
         copy_dscp: CopyDscp::Neither,
         replay_window: REPLAY_WINDOW.1,
         mss: 1360,
+        source_route: true,
         offload: Offload::Packet,
         ..Carriage::default()
     };

@@ -82,6 +82,7 @@ impl Xfrm {
             held.states = states;
         }
         self.clean_up(leaving);
+        self.sources.relocate(reqid, theirs);
         self.inner.relocate(reqid, theirs)
     }
 
