@@ -364,7 +364,7 @@ impl Endpoint {
             spi_in,
         };
         let (child, install) = live.agreed(owner, &terms, &keying, path, cx.env);
-        live.temporary_since = None;
+        live.put_off = None;
         // "Lowest" is octet by octet, and a nonce that ends first is lower (RFC 7296, 2.8.1).
         let redundant = rival.is_some_and(|theirs| ni.as_slice().min(nr) < theirs.as_slice());
         let origin = Origin::Ours { redundant, ends };
@@ -397,6 +397,9 @@ impl Endpoint {
                 if refusal != Refusal::Temporary {
                     self.child_failed(live, name, super::judge::reason_in(chain));
                 }
+                if refusal == Refusal::NoMore {
+                    self.no_more(live, sa.path, cx);
+                }
             }
             Some(old) if refusal == Refusal::NotFound => {
                 if let Some(gone) = live.take_child(old) {
@@ -409,6 +412,9 @@ impl Endpoint {
                 let mut children = live.children.iter_mut();
                 if let Some(child) = children.find(|child| child.spi_in == old) {
                     child.rekey_at = Some(at);
+                }
+                if refusal == Refusal::NoMore {
+                    return self.renew(sa, cx);
                 }
             }
         }

@@ -7,12 +7,15 @@
 //! the new one when the client has deleted the old SA, or after a moment. A client
 //! that says it has no other SA with us, or comes with a ticket, has lost the old one: then the new one
 //! takes its place at once.
+//!
+//! A client whose peer makes nothing new on the old SA gets its new keys this way too (RFC 7296, 1.3 and 4).
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{Detour, chance_between, judge::auth_lifetime};
 use crate::{
     endpoint::{Context, Endpoint},
+    failure::{Cause, Failure, Standing},
     io::Path,
     kernel::Owner,
     sa::{
@@ -20,7 +23,7 @@ use crate::{
         ike_sa::{ChildSa, IkeSa, Live, State},
     },
     view::Closed,
-    wire::payload::Chain,
+    wire::{header::Exchange, notify::NotifyKind, payload::Chain},
 };
 
 /// What we send so long after our answer comes to the client so long after it, whatever the way: it has its
@@ -77,7 +80,10 @@ impl Endpoint {
         let State::Up(live) = &mut sa.state else {
             return self.check_in(sa);
         };
-        let left = live.end.saturating_sub(now);
+        // A Child SA that gets no new keys may end before it.
+        let ends = live.children.iter().map(|child| child.end);
+        let end = ends.fold(live.end, Duration::min);
+        let left = end.saturating_sub(now);
         live.reauth_at = Some(now + TRY_AGAIN.max(left / 4));
         let connection = Arc::clone(&live.connection);
         let has_heir = live.heir.is_some() && !self.ids_of(&connection).is_empty();
@@ -94,6 +100,32 @@ impl Endpoint {
             // With a full table it is tried again; the old SA goes on until its end.
             let _full = self.start_full(slot, Some(detour), cx);
         }
+    }
+
+    /// The peer refuses new keys, for it makes nothing new on this IKE SA. A client has them with a new one,
+    /// made beside it; a gateway waits for its client.
+    pub(super) fn renew(&mut self, mut sa: IkeSa, cx: &mut Context<'_>) {
+        let path = sa.path;
+        let State::Up(live) = &mut sa.state else {
+            return self.check_in(sa);
+        };
+        self.no_more(live, path, cx);
+        if live.client {
+            self.begin_reauth(sa, cx);
+        } else {
+            self.check_in(sa);
+        }
+    }
+
+    /// Says that the peer makes nothing new on an IKE SA.
+    pub(super) fn no_more(&mut self, live: &Live, path: Path, cx: &Context<'_>) {
+        self.failed(Standing::Proven, cx.now.boot, || {
+            let failure = Failure::of_live(live, path, Exchange::CreateChildSa, Cause::Refused);
+            Failure {
+                ours: true,
+                ..failure.received(NotifyKind::NO_ADDITIONAL_SAS)
+            }
+        });
     }
 
     /// The SA that a new one between the same two sides is to stand beside; `None` if it is to take the

@@ -304,6 +304,9 @@ impl Endpoint {
         };
         let refusal = Refusal::of(chain);
         live.rekey_at = Some(cx.now.boot + refusal.wait(cx.env));
+        if refusal == Refusal::NoMore {
+            return self.renew(sa, cx);
+        }
         if live.is_out_of_sync(refusal, cx.now.boot) {
             return self.begin_delete(sa, Closed::Protocol, cx);
         }

@@ -1,4 +1,4 @@
-//! What a peer means by refusing a CREATE_CHILD_SA, and when it is asked again (RFC 7296, 2.25).
+//! What a peer means by refusing a CREATE_CHILD_SA, and when it is asked again (RFC 7296, 1.3 and 2.25).
 
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use crate::{
 const TEMPORARY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15));
 /// What it has lost is made anew soon; and what we are busy with ourselves is over soon.
 const SOON: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// Its limit is not likely to change soon.
+const SATED: (Duration, Duration) = (Duration::from_mins(4), Duration::from_mins(5));
 /// Anything else is asked for again, for a configuration may change.
 const FINAL: (Duration, Duration) = (Duration::from_secs(50), Duration::from_mins(1));
 
@@ -24,6 +26,8 @@ pub(crate) enum Refusal {
     NotYet,
     /// There is no such Child SA.
     NotFound,
+    /// It makes nothing new on this IKE SA.
+    NoMore,
     /// It does not want to.
     Final,
 }
@@ -35,6 +39,8 @@ impl Refusal {
             Self::Temporary
         } else if says(NotifyKind::CHILD_SA_NOT_FOUND) {
             Self::NotFound
+        } else if says(NotifyKind::NO_ADDITIONAL_SAS) {
+            Self::NoMore
         } else {
             Self::Final
         }
@@ -45,6 +51,7 @@ impl Refusal {
         let bounds = match self {
             Self::Temporary => TEMPORARY,
             Self::NotFound | Self::NotYet => SOON,
+            Self::NoMore => SATED,
             Self::Final => FINAL,
         };
         chance_between(bounds, env)

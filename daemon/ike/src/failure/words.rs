@@ -175,6 +175,10 @@ impl Failure {
                 Some(Told::Received(NotifyKind::AUTHENTICATION_FAILED)) => {
                     "the peer's log says why: our identity, key or certificate is not what it wants"
                 }
+                Some(Told::Received(NotifyKind::NO_ADDITIONAL_SAS)) => {
+                    "it makes no more on this IKE SA: raise its limit, or configure fewer children; new \
+                     keys come with a login beside it"
+                }
                 _ => "the peer's log says why",
             },
             Cause::Contradicted => {

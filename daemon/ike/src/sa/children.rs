@@ -28,6 +28,9 @@ const HEARD: Duration = Duration::from_secs(30);
 /// A peer that puts us off for so long has lost track (RFC 7296, 2.25: "several minutes").
 const OUT_OF_SYNC: Duration = Duration::from_mins(5);
 
+/// One that has not for so long has been in step since: more than a pause and all repetitions of a request.
+const IN_STEP: Duration = Duration::from_mins(2);
+
 /// One pair of ESP states and what was agreed for it.
 #[derive(Debug)]
 pub(crate) struct ChildSa {
@@ -381,10 +384,13 @@ impl Live {
     /// Whether the peer has put us off too often to be in step with us (RFC 7296, 2.25).
     pub(crate) fn is_out_of_sync(&mut self, refusal: Refusal, now: Duration) -> bool {
         if refusal != Refusal::Temporary {
-            self.temporary_since = None;
+            self.put_off = None;
             return false;
         }
-        now >= *self.temporary_since.get_or_insert(now) + OUT_OF_SYNC
+        let (since, last) = self.put_off.unwrap_or((now, now));
+        let since = if now < last + IN_STEP { since } else { now };
+        self.put_off = Some((since, now));
+        now >= since + OUT_OF_SYNC
     }
 
     /// Takes the Child SAs of an IKE SA that this one replaces, with their times, and those to be made.

@@ -247,7 +247,7 @@ pub(crate) struct Live {
     /// Child SAs in the kernel that we do not send on.
     pub beside: Vec<Beside>,
     /// Since when the peer has put us off.
-    pub temporary_since: Option<Duration>,
+    pub put_off: Option<(Duration, Duration)>,
     /// Client: when to ask for a ticket.
     pub ask_ticket_at: Option<Duration>,
     /// It carries nothing: a rekey has moved the Child SAs to another IKE SA, or may have made this one
@@ -350,7 +350,7 @@ impl Live {
             wanted: Vec::new(),
             pending: VecDeque::new(),
             beside: Vec::new(),
-            temporary_since: None,
+            put_off: None,
             ask_ticket_at: None,
             moved_until: None,
         })
