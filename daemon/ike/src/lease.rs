@@ -67,11 +67,21 @@ pub struct Granted {
     pub stored: Option<StoreId>,
 }
 
+/// Why there are no addresses for a peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NoLease {
+    /// Every one of the pools is in use.
+    Exhausted,
+    /// The peer's identity has so many in use already, and may have no more
+    /// ([`Connection::leases_per_identity`]).
+    Enough(u16),
+}
+
 /// Who keeps book of the leases of all pools.
 pub trait LeaseBook {
-    /// Leases addresses; `None` if there is none to be had. A peer gets what it had before. What is in
+    /// Leases addresses, or says why there are none to be had. A peer gets what it had before. What is in
     /// use is never taken away: of what is not, the address unused for longest changes hands first.
-    fn grant(&mut self, request: &LeaseRequest<'_>) -> Option<Granted>;
+    fn grant(&mut self, request: &LeaseRequest<'_>) -> Result<Granted, NoLease>;
 }
 
 /// The book of whoever has no pools.
@@ -79,7 +89,7 @@ pub trait LeaseBook {
 pub struct NoLeases;
 
 impl LeaseBook for NoLeases {
-    fn grant(&mut self, _request: &LeaseRequest<'_>) -> Option<Granted> {
-        None
+    fn grant(&mut self, _request: &LeaseRequest<'_>) -> Result<Granted, NoLease> {
+        Err(NoLease::Exhausted)
     }
 }

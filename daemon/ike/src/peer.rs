@@ -60,6 +60,8 @@ pub struct Connection {
     pub vips: Vec<IpAddr>,
     /// Gateway: what becomes of the SA that an identity has when it logs in once more.
     pub unique: Unique,
+    /// Gateway, with [`Unique::Never`]: addresses of each family that one identity may have in use.
+    pub leases_per_identity: u16,
     /// Whether IKE_AUTH does without a Child SA: asked for so if the gateway takes it, and taken. All of
     /// them are then made by exchanges of their own, with keys of their own (RFC 6023).
     pub childless: bool,
@@ -75,6 +77,9 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// [`Connection::leases_per_identity`] unless said otherwise.
+    pub const LEASES_PER_IDENTITY: u16 = 16;
+
     /// Child SAs of one configuration, and of one IKE SA.
     pub const MAX_CHILDREN: usize = 16;
     /// Names and addresses of one peer.

@@ -48,6 +48,7 @@ pub(super) const KEYS: &[&str] = &[
     "fragment_size",
     "fragmentation",
     "ike_lifetime",
+    "leases_per_identity",
     "local",
     "local_addrs",
     "mobike",
@@ -161,6 +162,19 @@ pub(super) fn read<'a>(
             "\"never\" needs pools: what shares one identity is told apart by its inner address",
         );
     }
+    let leases_per_identity = optional(
+        &section,
+        "leases_per_identity",
+        Connection::LEASES_PER_IDENTITY,
+        |entry| {
+            if unique.is_some_and(|unique| unique != Unique::Never) {
+                entry.fail("means nothing without unique = \"never\": one identity has one login");
+                return None;
+            }
+            let number = entry.integer(1..=u64::from(u16::MAX));
+            number.map(|number| number as u16)
+        },
+    );
     let childless = optional(&section, "childless", false, Entry::boolean);
     let mobike = optional(&section, "mobike", true, Entry::boolean);
     let by_reference = optional(&section, "tickets", around.resume.by_reference, |entry| {
@@ -251,6 +265,7 @@ pub(super) fn read<'a>(
         pools: pools?,
         vips: vips?,
         unique: unique?,
+        leases_per_identity: leases_per_identity?,
         childless: childless?,
         redirect: redirect?,
         redirect_to: redirect_to?,

@@ -43,6 +43,7 @@ fn canonical(connection: &Connection) -> String {
         resume,
         // They concern logins, and no session that there is.
         unique: _,
+        leases_per_identity: _,
         childless: _,
         // What a client gets of them is said anew in every exchange.
         pools: _,

@@ -11,7 +11,7 @@ use std::{
 
 use ike::{
     io::{Stamp, StoreId},
-    lease::{Book, Granted, LeaseBook, LeaseId, LeaseRequest, LeaseView, PoolView},
+    lease::{Book, Granted, LeaseBook, LeaseId, LeaseRequest, LeaseView, NoLease, PoolView},
 };
 use tracing::{error, info, warn};
 
@@ -111,20 +111,22 @@ impl Leases {
 }
 
 impl LeaseBook for Leases {
-    fn grant(&mut self, request: &LeaseRequest<'_>) -> Option<Granted> {
+    fn grant(&mut self, request: &LeaseRequest<'_>) -> Result<Granted, NoLease> {
         let mut kept = self.kept();
-        let Some((mut granted, new)) = kept.book.lease(request) else {
-            warn!(
-                connection = &*request.connection.name,
-                peer = %request.peer,
-                "every address of the connection's pools is in use; add some, or look at ikectl pool"
-            );
-            return None;
-        };
+        // What one identity may not have the log says once, as `why` does.
+        let (mut granted, new) = kept.book.lease(request).inspect_err(|why| {
+            if *why == NoLease::Exhausted {
+                warn!(
+                    connection = &*request.connection.name,
+                    peer = %request.peer,
+                    "every address of the connection's pools is in use; add some, or look at ikectl pool"
+                );
+            }
+        })?;
         if !new.is_empty() {
             let queue = kept.queue.as_mut();
             granted.stored = queue.and_then(|queue| queue.begin(new));
         }
-        Some(granted)
+        Ok(granted)
     }
 }

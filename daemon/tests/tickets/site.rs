@@ -556,6 +556,7 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
         pools: Vec::new(),
         vips: Vec::new(),
         unique: Unique::Replace,
+        leases_per_identity: Connection::LEASES_PER_IDENTITY,
         childless: false,
         redirect: Redirection::Follow,
         redirect_to: None,

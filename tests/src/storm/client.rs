@@ -308,6 +308,7 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
         pools: Vec::new(),
         vips: Vec::new(),
         unique: Unique::Replace,
+        leases_per_identity: Connection::LEASES_PER_IDENTITY,
         childless: false,
         redirect: Redirection::Ignore,
         redirect_to: None,

@@ -4,10 +4,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::judge::Denied;
 use crate::{
     endpoint::{Context, Endpoint},
+    failure::Cause,
     io::Output,
-    lease::{Granted, LeaseRequest, Leased},
+    lease::{Granted, LeaseRequest, Leased, NoLease},
     peer::Connection,
     wire::{
         cp::{Attribute, CfgType, Configuration},
@@ -103,13 +105,13 @@ pub(super) fn grant(
     peer: &Identity,
     chain: &Chain<'_>,
     cx: &mut Context<'_>,
-) -> Result<Option<Grant>, NotifyKind> {
+) -> Result<Option<Grant>, Denied> {
     if connection.pools.is_empty() {
         return Ok(None);
     }
-    let wishes = wishes(chain)?;
+    let wishes = wishes(chain).map_err(Denied::from)?;
     if wishes.addresses.is_empty() {
-        return Err(NotifyKind::FAILED_CP_REQUIRED);
+        return Err(NotifyKind::FAILED_CP_REQUIRED.into());
     }
     let granted = cx.leases.grant(&LeaseRequest {
         connection,
@@ -117,7 +119,13 @@ pub(super) fn grant(
         wanted: &wishes.addresses,
         now: cx.now,
     });
-    let granted = granted.ok_or(NotifyKind::INTERNAL_ADDRESS_FAILURE)?;
+    let granted = granted.map_err(|why| {
+        let cause = match why {
+            NoLease::Exhausted => Cause::NoAddress,
+            NoLease::Enough(most) => Cause::EnoughAddresses { most },
+        };
+        Denied::new(NotifyKind::INTERNAL_ADDRESS_FAILURE, cause)
+    })?;
     Ok(Some(Grant { granted, wishes }))
 }
 

@@ -98,7 +98,7 @@ pub(super) struct Denied {
 }
 
 impl Denied {
-    fn new(notify: NotifyKind, cause: Cause) -> Self {
+    pub(super) fn new(notify: NotifyKind, cause: Cause) -> Self {
         Self {
             notify,
             unknown: None,
@@ -254,6 +254,7 @@ impl Endpoint {
         if !no_nat_in_between(&chain, &sa.path) {
             return Err(within(NotifyKind::UNEXPECTED_NAT_DETECTED.into()));
         }
+        let mut ungranted = None;
         let (grant, child) = match configuration::grant(&connection, &id_i, &chain, cx) {
             Ok(grant) => {
                 let granted = grant.as_ref().map(|grant| &*grant.granted.addresses);
@@ -273,10 +274,13 @@ impl Endpoint {
                 }
                 (grant.filter(|_| child.is_ok()), child)
             }
-            Err(NotifyKind::INVALID_SYNTAX) => {
-                return Err(within(NotifyKind::INVALID_SYNTAX.into()));
+            Err(denied) if denied.notify == NotifyKind::INVALID_SYNTAX => {
+                return Err(within(denied));
             }
-            Err(refused) => (None, Err(Misfit::of(refused))),
+            Err(denied) => {
+                ungranted = Some(denied.cause);
+                (None, Err(Misfit::of(denied.notify)))
+            }
         };
         let child = match child {
             Ok(choice) => Ok(choice),
@@ -287,7 +291,7 @@ impl Endpoint {
                 self.failed(Standing::Proven, cx.now.boot, || {
                     let cause = match (error, connection.children.first()) {
                         (Some(error), Some(child)) => Cause::of_child(error, child, Some(&chain)),
-                        _ => *Denied::from(notify).cause,
+                        _ => *ungranted.unwrap_or_else(|| Denied::from(notify).cause),
                     };
                     Failure::of_stranger(sa.path.remote, Exchange::IkeAuth, cause)
                         .proven(id_i.clone(), &connection)

@@ -81,6 +81,11 @@ pub enum Cause {
     OwnProof,
     /// Gateway: no address is left. Client: the gateway gives none.
     NoAddress,
+    /// Gateway: the identity has as many addresses in use as one may.
+    EnoughAddresses {
+        /// How many.
+        most: u16,
+    },
     /// The client has to ask for an inner address.
     AddressRequired,
     /// A ticket is refused.
@@ -207,6 +212,7 @@ impl Cause {
             Self::Unproven { why, .. } => why.word(),
             Self::OwnProof => "local_auth_failed",
             Self::NoAddress => "no_address",
+            Self::EnoughAddresses { .. } => "enough_addresses",
             Self::AddressRequired => "address_required",
             Self::Ticket(_) | Self::TicketNack => "ticket_refused",
             Self::TicketProof => "ticket_unproven",
@@ -235,7 +241,9 @@ impl Cause {
                 "choice of connection"
             }
             Self::NoProof | Self::Unproven { .. } | Self::OwnProof => "authentication",
-            Self::NoAddress | Self::AddressRequired => "inner addresses",
+            Self::NoAddress | Self::EnoughAddresses { .. } | Self::AddressRequired => {
+                "inner addresses"
+            }
             Self::Ticket(_) | Self::TicketNack | Self::TicketProof => "resumption",
             Self::Kernel(_) | Self::Unmoved(_) => "kernel",
             Self::Unresolved { .. } => "looking up the peer",

@@ -48,6 +48,9 @@ impl Failure {
             }
             Cause::NoAddress if self.ours => "the gateway gave no inner address".to_owned(),
             Cause::NoAddress => "no address is left in the connection's pools".to_owned(),
+            Cause::EnoughAddresses { most } => {
+                format!("the peer's identity has {most} inner addresses in use, as many as one may")
+            }
             Cause::AddressRequired if self.ours => {
                 "the gateway wants us to ask for an inner address".to_owned()
             }
@@ -142,6 +145,10 @@ impl Failure {
             }
             Cause::NoAddress if self.ours => "look at the gateway: its pools may be full",
             Cause::NoAddress => "enlarge `pools`; `ikectl pool leases` shows who has them",
+            Cause::EnoughAddresses { .. } => {
+                "give each client an identity of its own, or raise leases_per_identity; SAs that are left \
+                 over end within dpd_delay and 40 s"
+            }
             Cause::AddressRequired if self.ours => "set vips, \"0.0.0.0\" for any",
             Cause::AddressRequired => {
                 "let the client ask for one, or take `pools` out of the connection"

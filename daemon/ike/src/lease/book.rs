@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Granted, LeaseBook, LeaseId, LeaseRequest, Pool};
+use super::{Granted, LeaseBook, LeaseId, LeaseRequest, NoLease, Pool};
 use crate::{io::Stamp, peer::Unique, wire::id::Identity};
 
 /// Leases of all pools together, in use or not. Beyond it the oldest that is not in use changes hands,
@@ -147,7 +147,10 @@ impl Book {
     }
 
     /// Leases addresses, and says which of the leases are new.
-    pub fn lease(&mut self, request: &LeaseRequest<'_>) -> Option<(Granted, Vec<LeaseRecord>)> {
+    pub fn lease(
+        &mut self,
+        request: &LeaseRequest<'_>,
+    ) -> Result<(Granted, Vec<LeaseRecord>), NoLease> {
         let holder = Arc::new(Holder {
             connection: Arc::clone(&request.connection.name),
             peer: request.peer.clone(),
@@ -173,7 +176,13 @@ impl Book {
             addresses.push(address);
         }
         if addresses.is_empty() {
-            return None;
+            let mut wanted = request.wanted.iter();
+            return Err(match request.connection.leases_per_identity {
+                most if wanted.any(|wanted| self.has_enough(&holder, *wanted, request)) => {
+                    NoLease::Enough(most)
+                }
+                _ => NoLease::Exhausted,
+            });
         }
         self.last_id += 1;
         let id = LeaseId(self.last_id);
@@ -183,7 +192,7 @@ impl Book {
             addresses,
             stored: None,
         };
-        Some((granted, new))
+        Ok((granted, new))
     }
 
     /// An SA has let its addresses go. Returns the leases that nobody uses now.
@@ -282,6 +291,9 @@ impl Book {
         if let Some(address) = own {
             return Some(*address);
         }
+        if self.has_enough(holder, wanted, request) {
+            return None;
+        }
         let room = self.leases.len() < MAX_LEASES;
         if room && in_pools(wanted) && !self.leases.contains_key(&wanted) {
             // It says so itself: then it may be what is spoken for.
@@ -296,6 +308,18 @@ impl Book {
             let oldest = pools().filter_map(|pool| pool.idle.iter().find(may));
             oldest.min().map(|(_, address)| *address)
         })
+    }
+
+    /// Whether an identity that may be there more than once has as many addresses of this family in use as
+    /// one may.
+    fn has_enough(&self, holder: &Arc<Holder>, wanted: IpAddr, request: &LeaseRequest<'_>) -> bool {
+        let counts = |address: &&IpAddr| {
+            let in_use = self.leases.get(*address).is_some_and(|one| one.uses > 0);
+            in_use && address.is_ipv4() == wanted.is_ipv4()
+        };
+        let mine = self.holders.get(holder).into_iter().flatten();
+        let most = usize::from(request.connection.leases_per_identity);
+        request.connection.unique == Unique::Never && mine.filter(counts).count() >= most
     }
 
     fn enter(&mut self, address: IpAddr, holder: Arc<Holder>, since: u64) {
@@ -391,7 +415,7 @@ impl PoolState {
 }
 
 impl LeaseBook for Book {
-    fn grant(&mut self, request: &LeaseRequest<'_>) -> Option<Granted> {
+    fn grant(&mut self, request: &LeaseRequest<'_>) -> Result<Granted, NoLease> {
         self.lease(request).map(|(granted, _)| granted)
     }
 }

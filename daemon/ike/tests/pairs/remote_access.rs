@@ -116,7 +116,7 @@ pub(crate) fn grant_to(pair: &mut Pair, peer: &str, wanted: &[&str]) -> Option<G
         now: pair.now,
     };
     let leased = pair.gateway.leases.lease(&request);
-    leased.map(|(granted, _)| granted)
+    leased.ok().map(|(granted, _)| granted)
 }
 
 /// Leases in use, of both pools.

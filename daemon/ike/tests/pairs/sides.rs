@@ -108,6 +108,7 @@ pub(crate) fn side(
         pools: Vec::new(),
         vips: Vec::new(),
         unique: Unique::Replace,
+        leases_per_identity: Connection::LEASES_PER_IDENTITY,
         childless: false,
         redirect: Redirection::Follow,
         redirect_to: None,

@@ -197,6 +197,55 @@ fn one_identity_may_be_there_more_than_once_with_an_address_for_each() {
     assert_eq!(pair.gateway.kernel.installed.len(), 1);
 }
 
+fn leasing_to_two() -> Vec<Connection> {
+    let mut side = leasing_to_many();
+    side[0].leases_per_identity = 2;
+    side
+}
+
+#[test]
+fn one_identity_has_as_many_addresses_as_one_may_and_no_more() {
+    let mut pair = pair(6, leased_clients, leasing_to_two);
+    up(&mut pair, "elsewhere");
+    assert_eq!(inside(&pair), ["10.3.0.1", "10.3.0.2"]);
+    // With another worker of the same gateway.
+    let settings = |worker| Settings::default().part_of(worker, 2);
+    let mut second = crate::bed::Node::new(12, leasing_to_two, settings(1));
+    std::mem::swap(&mut pair.gateway.leases, &mut second.leases);
+    std::mem::swap(&mut pair.gateway, &mut second);
+    up(&mut pair, "again");
+    assert!(pair.gateway.established().is_empty());
+    assert_eq!(
+        told(&pair.gateway),
+        "192.0.2.10:4500 rw client.example: IKE_AUTH: the peer's identity has 2 inner addresses in use, as \
+         many as one may (sent INTERNAL_ADDRESS_FAILURE); give each client an identity of its own, or \
+         raise leases_per_identity; SAs that are left over end within dpd_delay and 40 s"
+    );
+    let refused = failures(&pair.client);
+    assert!(
+        refused[0]
+            .to_string()
+            .contains("received INTERNAL_ADDRESS_FAILURE"),
+        "{}",
+        refused[0]
+    );
+    assert!(pair.gateway.kernel.inbound().is_empty());
+    assert_eq!(pair.gateway.leases.leases().len(), 4, "of both families");
+
+    // Whoever has an address comes back to it, and what one lets go another may have.
+    std::mem::swap(&mut pair.gateway, &mut second);
+    std::mem::swap(&mut pair.gateway.leases, &mut second.leases);
+    pair.gateway.events.clear();
+    pair.suspend();
+    up(&mut pair, "home");
+    assert!(resumed(&pair));
+    pair.command(&Command::Down("elsewhere".into()))
+        .expect("is up");
+    pair.run(SOON);
+    up(&mut pair, "again");
+    assert_eq!(inside(&pair), ["10.3.0.1", "10.3.0.2"]);
+}
+
 #[test]
 fn workers_know_of_each_others_peers() {
     let mut pair = pair(5, clients, keeping);

@@ -361,6 +361,11 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ),
     (
         "{}",
+        "leases_per_identity = 3",
+        "5: connections.rw.leases_per_identity: means nothing without unique = \"never\"",
+    ),
+    (
+        "{}",
         "start = \"up\"",
         "1: connections.rw.start: needs to know whom to call",
     ),

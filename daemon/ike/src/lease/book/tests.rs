@@ -76,6 +76,7 @@ fn connection(name: &str, pools: &[Arc<Pool>]) -> Connection {
         pools: pools.to_vec(),
         vips: Vec::new(),
         unique: Unique::Replace,
+        leases_per_identity: Connection::LEASES_PER_IDENTITY,
         childless: false,
         redirect: Redirection::Follow,
         redirect_to: None,
@@ -101,12 +102,15 @@ impl Site {
 
     fn lease(&mut self, peer: &str, wanted: &str, now: u64) -> Option<(LeaseId, IpAddr)> {
         let peer = Identity::from_text(peer).expect("identity");
-        let (granted, _) = self.book.lease(&LeaseRequest {
-            connection: &self.connection,
-            peer: &peer,
-            wanted: &[address(wanted)],
-            now: at(now),
-        })?;
+        let (granted, _) = self
+            .book
+            .lease(&LeaseRequest {
+                connection: &self.connection,
+                peer: &peer,
+                wanted: &[address(wanted)],
+                now: at(now),
+            })
+            .ok()?;
         Some((granted.id, granted.addresses[0]))
     }
 
@@ -191,6 +195,37 @@ fn the_same_peer_has_one_lease_in_each_connection() {
     site.connection = connection("other", &pools);
     let (_, two) = site.any("p.example", 0).expect("new");
     assert_ne!(one, two);
+}
+
+#[test]
+fn one_identity_of_many_logins_cannot_eat_the_pool() {
+    let mut site = Site::new(&[pool("rw", "10.3.0.1", "10.3.0.9")]);
+    site.connection.unique = Unique::Never;
+    site.connection.leases_per_identity = 3;
+    let mine: Vec<_> = (0..3).filter_map(|at| site.any("p.example", at)).collect();
+    assert_eq!(mine.len(), 3);
+    assert_eq!(site.any("p.example", 4), None);
+    let peer = Identity::from_text("p.example").expect("identity");
+    let mut ask = |wanted: &[&str]| {
+        let wanted: Vec<_> = wanted.iter().map(|text| address(text)).collect();
+        let request = LeaseRequest {
+            connection: &site.connection,
+            peer: &peer,
+            wanted: &wanted,
+            now: at(5),
+        };
+        site.book
+            .lease(&request)
+            .map(|(granted, _)| granted.addresses)
+    };
+    assert_eq!(ask(&["0.0.0.0"]), Err(NoLease::Enough(3)));
+    // Not by asking for one that is free, either; and what it has is its own.
+    assert_eq!(ask(&["10.3.0.8"]), Err(NoLease::Enough(3)));
+    assert_eq!(ask(&["10.3.0.2"]), Ok(vec![address("10.3.0.2")]));
+    assert_eq!(ask(&["::"]), Err(NoLease::Exhausted), "of no pool");
+    assert!(site.any("q.example", 6).is_some(), "others have theirs");
+    site.book.end(mine[0].0, at(7));
+    assert_eq!(site.any("p.example", 8).map(|one| one.1), Some(mine[0].1));
 }
 
 #[test]
