@@ -17,9 +17,10 @@ use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 use tracing::{info, warn};
 
 use super::{
-    denials::Denials,
+    denials::{Denials, Kept},
+    options::KeeperError,
     protocol::{Denial, GateCommand, GateRefused},
-    wall::WallClock,
+    wall::{WallClock, since_epoch},
 };
 use crate::{
     gate::{
@@ -142,6 +143,19 @@ impl Guard {
             Err(error) => guard.complain(&error.to_string()),
         }
         guard
+    }
+
+    /// Goes on denying what operators have denied, in this boot or before it, and keeps the list.
+    pub(super) fn remember_denials(
+        &mut self,
+        kept: Kept,
+        now: Duration,
+        wall: Duration,
+    ) -> Result<(), KeeperError> {
+        if self.denials.remember(kept, now, wall)? {
+            self.tell_denied(now);
+        }
+        Ok(())
     }
 
     /// For sockets in lanes; the error says why there are none.
@@ -363,12 +377,13 @@ impl Guard {
         let failed = |error: GateError| GateRefused::Failed(error.to_string());
         match command {
             GateCommand::Deny { network, lasting } => {
-                self.denials.deny(network, now.saturating_add(lasting))?;
+                let until = now.saturating_add(lasting);
+                self.denials.deny(network, until, now, since_epoch())?;
                 info!(network = network_to_text(network), ?lasting, "denied");
                 self.tell_denied(now);
             }
             GateCommand::Undeny { network } => {
-                self.denials.undeny(network)?;
+                self.denials.undeny(network, now, since_epoch())?;
                 info!(network = network_to_text(network), "heard again");
                 self.tell_denied(now);
             }

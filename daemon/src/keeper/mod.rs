@@ -51,6 +51,7 @@ pub use self::{
     },
 };
 use self::{
+    denials::Kept,
     engine::{BackOff, Engine},
     guard::Guard,
     holders::Holders,
@@ -164,6 +165,8 @@ impl Keeper {
             .map(|listen| listen.address.ip())
             .collect();
         let mut guard = Guard::load(options.gate.clone(), &addresses, options.flood);
+        let kept = Kept::of(&options.state_dir, boot_id);
+        guard.remember_denials(kept, now, since_epoch())?;
         guard.set_keys(&ring, &node);
         guard.set_cookies(CookieSecrets::new(&node.qcd_secret(), boot_id));
         let ipsec = options.dataplane == DataplaneKind::Xfrm;

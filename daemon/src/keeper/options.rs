@@ -74,6 +74,18 @@ pub enum KeeperError {
     /// The ticket ring or the SPI keys.
     #[error(transparent)]
     Ring(#[from] RingError),
+    /// The networks that operators have denied.
+    #[error(
+        "{path}: damaged ({why}). Put the file back from a copy, or move it away: then what operators have \
+         denied is heard again",
+        path = path.display()
+    )]
+    Denials {
+        /// The file.
+        path: PathBuf,
+        /// In which way.
+        why: &'static str,
+    },
     /// Signals, clocks, poll.
     #[error("{0}")]
     System(#[from] Errno),

@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 /// Octets of a magic: seven of name, one of version.
-pub(super) type Magic = [u8; 8];
+pub(crate) type Magic = [u8; 8];
 const CHECKSUM: usize = 32;
 /// Longest file, where nothing else is said.
 const MAX_FILE: usize = 16 << 10;
@@ -46,7 +46,7 @@ pub enum DurableError {
 }
 
 /// Reads a file; `None` if there is none.
-pub(super) fn read<T: DeserializeOwned>(
+pub(crate) fn read<T: DeserializeOwned>(
     path: &Path,
     magic: Magic,
 ) -> Result<Option<T>, DurableError> {
@@ -95,7 +95,7 @@ pub(super) fn read_up_to<T: DeserializeOwned>(
 
 /// Replaces a file. After this returns the new one survives a power cut; before, the old one does.
 /// The old content, which may hold retired keys, is overwritten as far as the file system allows.
-pub(super) fn write<T: Serialize>(
+pub(crate) fn write<T: Serialize>(
     path: &Path,
     magic: Magic,
     value: &T,

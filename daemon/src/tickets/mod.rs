@@ -4,7 +4,7 @@
 //! [`Ledger`]; the last three are the engine's own.
 
 mod database;
-mod durable;
+pub(crate) mod durable;
 mod ledger;
 mod node;
 #[cfg(test)]

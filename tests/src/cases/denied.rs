@@ -1,7 +1,7 @@
 //! What an operator does to a gate that stands: networks from which nobody is heard, for a while, by the
 //! gate and without one; and the gate taken off its interfaces and put back, while the daemon serves.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -48,7 +48,7 @@ fn by_the_engine(lab: &mut Lab) -> Result<()> {
 
 fn denied(lab: &Lab, mode: &str) -> Result<()> {
     let (client_ns, gateway_ns) = two_sites()?;
-    let (client, gateway) = sites(lab, [&client_ns, &gateway_ns], mode)?;
+    let (client, mut gateway) = sites(lab, [&client_ns, &gateway_ns], mode)?;
     client.ikectl("up home")?;
     client.ikectl("down home")?;
 
@@ -66,6 +66,37 @@ fn denied(lab: &Lab, mode: &str) -> Result<()> {
     until("another engine", ENGINE_BACK, || {
         Ok(gateway.engine()? != before && gateway.ikectl("status").is_ok())
     })?;
+    unheard(&client, &gateway, mode)?;
+    // And it outlives the keeper.
+    gateway.kill()?;
+    gateway.start(lab)?;
+    let listed = gateway.ikectl("gate")?["denied"].clone();
+    let left = listed[0]["denied_for_seconds"].as_u64();
+    ensure!(
+        listed[0]["network"] == NETWORK && left.is_some_and(|left| (3400..=3600).contains(&left)),
+        "{listed}"
+    );
+    unheard(&client, &gateway, mode)?;
+    // A damaged list is named and left as it is: nobody is heard again by mistake.
+    gateway.kill()?;
+    let file = gateway.folder().join("state/denied");
+    let whole = fs::read(&file)?;
+    let mut bent = whole.clone();
+    bent[20] ^= 1;
+    fs::write(&file, &bent)?;
+    let mut daemon = gateway_ns.command(lab.binary("rekindled")?);
+    daemon.arg("--config");
+    let started = daemon
+        .arg(gateway.folder().join("rekindle.toml"))
+        .output()?;
+    let said = String::from_utf8_lossy(&started.stderr);
+    ensure!(
+        !started.status.success() && said.contains("state/denied: damaged (wrong checksum)"),
+        "{said}"
+    );
+    ensure!(fs::read(&file)? == bent, "the file was touched");
+    fs::write(&file, whole)?;
+    gateway.start(lab)?;
     unheard(&client, &gateway, mode)?;
 
     gateway.ikectl(&format!("gate undeny {NETWORK}"))?;
