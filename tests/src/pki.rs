@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, ensure};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
     DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, RevokedCertParams, SanType,
-    SerialNumber, date_time_ymd,
+    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, PublicKeyData as _, RevokedCertParams,
+    SanType, SerialNumber, date_time_ymd,
 };
 
 /// Kinds of keys that certificates are made for.
@@ -145,6 +145,40 @@ impl Authority {
     }
 }
 
+/// A key that nobody certifies: its peers know it by itself.
+pub struct BareKey(KeyPair);
+
+impl BareKey {
+    /// A new one.
+    pub fn new(kind: KeyKind) -> Result<Self> {
+        kind.generate().map(Self)
+    }
+
+    /// Puts it below `folder`, both halves as [`OWN`], and a certificate that it has signed itself for
+    /// tools that ask for one.
+    pub fn equip(&self, folder: &Path) -> Result<()> {
+        let certificate = CertificateParams::default().self_signed(&self.0)?;
+        put(&folder.join("x509"), OWN, certificate.der())?;
+        put(&folder.join("pubkey"), OWN, &self.public())?;
+        put(&folder.join("private"), OWN, &self.0.serialize_der())
+    }
+
+    /// Puts its public half below `folder` as [`PEER`].
+    pub fn be_known_in(&self, folder: &Path) -> Result<()> {
+        put(&folder.join("pubkey"), PEER, &self.public())
+    }
+
+    /// Its public half in base64, as libreswan's configuration has it.
+    #[must_use]
+    pub fn base64(&self) -> String {
+        base64(&self.public())
+    }
+
+    fn public(&self) -> Vec<u8> {
+        self.0.subject_public_key_info()
+    }
+}
+
 /// The number behind the version of an X.509 certificate, version 3, in DER.
 fn serial_of(certificate: &[u8]) -> Option<&[u8]> {
     const VERSION: [u8; 6] = [0xa0, 3, 2, 1, 2, 2];
@@ -181,22 +215,29 @@ fn names(id: &str) -> Result<Vec<SanType>> {
 fn pem(der: &[u8]) -> String {
     let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
     for line in der.chunks(48) {
-        for group in line.chunks(3) {
-            let mut octets = [0; 4];
-            octets[1..=group.len()].copy_from_slice(group);
-            let bits = u32::from_be_bytes(octets);
-            for place in 0..4 {
-                let value = bits >> (18 - 6 * place) & 63;
-                text.push(if place > group.len() {
-                    '='
-                } else {
-                    char::from(BASE64[value as usize])
-                });
-            }
-        }
+        text += &base64(line);
         text.push('\n');
     }
     text + "-----END CERTIFICATE-----\n"
+}
+
+/// RFC 4648, 4.
+fn base64(octets: &[u8]) -> String {
+    let mut text = String::new();
+    for group in octets.chunks(3) {
+        let mut octets = [0; 4];
+        octets[1..=group.len()].copy_from_slice(group);
+        let bits = u32::from_be_bytes(octets);
+        for place in 0..4 {
+            let value = bits >> (18 - 6 * place) & 63;
+            text.push(if place > group.len() {
+                '='
+            } else {
+                char::from(BASE64[value as usize])
+            });
+        }
+    }
+    text
 }
 
 fn put(folder: &Path, file: &str, octets: &[u8]) -> Result<()> {
@@ -221,6 +262,8 @@ pub const OWN: &str = "own.der";
 pub const OWN_CHAIN: &str = "own.pem";
 /// File name of the authority in `x509ca`.
 pub const CA: &str = "ca.der";
+/// File name of the other end's public key in `pubkey`.
+pub const PEER: &str = "peer.der";
 /// File name of its list of revoked certificates in `x509crl`.
 const LIST: &str = "list.der";
 

@@ -213,6 +213,8 @@ pub enum Credential {
     PreShared(Secret),
     /// A certificate; [`crate::io::Env::sign`] has the private key.
     Certificate(CertificateChain),
+    /// A key that the peer knows by itself (RFC 7670); the private one is there too.
+    PublicKey(PinnedKey),
 }
 
 /// Whom we accept.

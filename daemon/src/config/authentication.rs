@@ -3,7 +3,7 @@
 use ike::{
     crypto::{CertificateChain, Secret, TrustAnchors},
     peer::{Credential, LocalAuth, Proof},
-    trust::{RevocationPolicy, Revocations},
+    trust::{PinnedKey, RevocationPolicy, Revocations},
     wire::{id::Identity, pattern::Pattern},
 };
 
@@ -121,19 +121,24 @@ pub(super) fn local_auth(
         Auth::Psk => (Credential::PreShared(shared.secret(section)?), None),
         Auth::Pubkey => {
             let folders = shared.around.folders;
-            let chain = file(section, "cert", |name| folders.chain(name));
-            let key = file(section, "key", |name| folders.private_key(name));
-            let (chain, key) = (chain?, key?);
-            if !chain.first().is_some_and(|leaf| key.belongs_to(leaf)) {
-                section.fail("key", "does not belong to the first certificate of cert");
-                return None;
-            }
-            (
-                Credential::Certificate(CertificateChain {
-                    certificates: chain,
+            let chain = match section.entry("cert") {
+                None => Some(Vec::new()),
+                Some(entry) => entry.string().and_then(|name| {
+                    let chain = folders.chain(name);
+                    chain.map_err(|what| entry.fail(what)).ok()
                 }),
-                Some(key),
-            )
+            };
+            let key = private_key(section, shared);
+            let (certificates, key) = (chain?, key?);
+            let credential = match certificates.first() {
+                None => Credential::PublicKey(own_public(section, &key)?),
+                Some(leaf) if !key.belongs_to(leaf) => {
+                    section.fail("key", "does not belong to the first certificate of cert");
+                    return None;
+                }
+                Some(_) => Credential::Certificate(CertificateChain { certificates }),
+            };
+            (credential, Some(key))
         }
     };
     Some((
@@ -229,16 +234,23 @@ fn revocations(section: &Section<'_>, shared: &Shared<'_>) -> Option<Revocations
     Some(revocations)
 }
 
-fn file<T>(
-    section: &Section<'_>,
-    key: &str,
-    read: impl FnOnce(&str) -> Result<T, String>,
-) -> Option<T> {
-    let Some(entry) = section.entry(key) else {
-        section.fail(key, "is missing; auth = \"pubkey\" needs both cert and key");
+fn private_key(section: &Section<'_>, shared: &Shared<'_>) -> Option<PrivateKey> {
+    let Some(entry) = section.entry("key") else {
+        section.fail(
+            "key",
+            "is missing; auth = \"pubkey\" needs a key, and cert unless the peer knows the bare key",
+        );
         return None;
     };
-    read(entry.string()?).map_err(|what| entry.fail(what)).ok()
+    let key = shared.around.folders.private_key(entry.string()?);
+    key.map_err(|what| entry.fail(what)).ok()
+}
+
+fn own_public(section: &Section<'_>, key: &PrivateKey) -> Option<PinnedKey> {
+    let public = key.public();
+    public
+        .map_err(|error| section.fail("key", error.to_string()))
+        .ok()
 }
 
 /// Where the key of a pair is looked for: beside `auth`, in the connection, then by the peer's

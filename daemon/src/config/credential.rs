@@ -20,7 +20,7 @@ use ring::{
     },
 };
 use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer, pem::PemObject as _,
+    CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer, alg_id, pem::PemObject as _,
 };
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -99,14 +99,24 @@ impl PrivateKey {
     /// Whether the certificate holds this key's public half. That is looked for as octets: a
     /// certificate without it is certainly another key's, which is the mistake to catch.
     pub(super) fn belongs_to(&self, certificate: &[u8]) -> bool {
-        let public = match &self.pair {
-            Pair::P256(pair) | Pair::P384(pair) => pair.public_key().as_ref(),
-            Pair::Ed25519(pair) => pair.public_key().as_ref(),
-            Pair::Rsa(pair) => pair.public().as_ref(),
-        };
+        let public = self.pair.public_octets();
         certificate
             .windows(public.len())
             .any(|window| window == public)
+    }
+
+    /// Its public half, for peers that know it without a certificate.
+    pub(super) fn public(&self) -> Result<PinnedKey, NotAKey> {
+        let algorithm = match &self.pair {
+            Pair::P256(_) => alg_id::ECDSA_P256,
+            Pair::P384(_) => alg_id::ECDSA_P384,
+            Pair::Ed25519(_) => alg_id::ED25519,
+            Pair::Rsa(_) => alg_id::RSA_ENCRYPTION,
+        };
+        // SubjectPublicKeyInfo (RFC 5280, 4.1); no bit of the BIT STRING is unused.
+        let algorithm = der(0x30, &[&algorithm]);
+        let bits = der(0x03, &[&[0], self.pair.public_octets()]);
+        PinnedKey::parse(&der(0x30, &[&algorithm, &bits]))
     }
 
     /// From PKCS#8, SEC1 or PKCS#1, in PEM or DER.
@@ -141,6 +151,15 @@ impl PrivateKey {
 }
 
 impl Pair {
+    /// The public half without its algorithm.
+    fn public_octets(&self) -> &[u8] {
+        match self {
+            Self::P256(pair) | Self::P384(pair) => pair.public_key().as_ref(),
+            Self::Ed25519(pair) => pair.public_key().as_ref(),
+            Self::Rsa(pair) => pair.public().as_ref(),
+        }
+    }
+
     fn from_pkcs8(key: &[u8], random: &SystemRandom) -> Option<Self> {
         let ecdsa = |algorithm| EcdsaKeyPair::from_pkcs8(algorithm, key, random).ok();
         ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING)
@@ -320,7 +339,7 @@ fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     match u8::try_from(length) {
         Ok(short @ 0..=0x7f) => out.push(short),
         Ok(long) => out.extend_from_slice(&[0x81, long]),
-        // A P-384 key has about 170 octets; whatever gets here is refused as a key.
+        // The longest, a public RSA key of 8192 bits, has about 1,060 octets.
         Err(_) => out.extend_from_slice(&[0x82, (length >> 8) as u8, length as u8]),
     }
     for part in parts {

@@ -70,6 +70,7 @@ fn canonical(connection: &Connection) -> String {
                 lines.add("local.cert", &hash(der));
             }
         }
+        Credential::PublicKey(key) => lines.add("local.pubkey", &hex(&key.fingerprint())),
     }
     if let Some(id) = &remote.id {
         lines.add("remote.id", &hex(&id.body()));

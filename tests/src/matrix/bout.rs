@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use super::{
     PATIENCE, dialect,
-    foreign::{Authorities, Peer},
+    foreign::{Keys, Peer},
     ground::{Ground, Traffic},
     terms::{Auth, Foreign, NAME, Outer, Role, Stranger, Terms},
 };
 use crate::{
     netns::Namespace,
-    pki::Authority,
+    pki::{Authority, BareKey},
     site::{Setting, Site},
     suite::Lab,
     until::until,
@@ -25,7 +25,7 @@ pub(super) struct Bout<'a> {
     pub(super) terms: Terms,
     pub(super) role: Role,
     pub(super) foreign: Foreign,
-    authorities: Authorities,
+    keys: Keys,
     pub(super) ground: &'a Ground,
     pub(super) rekindle: Site<'a>,
     pub(super) peer: Peer<'a>,
@@ -40,26 +40,26 @@ pub(super) fn play(
     plot: fn(&mut Bout<'_>) -> Result<()>,
 ) -> Result<()> {
     let ground = Ground::lay(&terms)?;
-    let authorities = authorities(&terms)?;
+    let keys = keys(&terms)?;
     let (ours, theirs) = match role {
         Role::Initiator => (&ground.client, &ground.gateway),
         Role::Responder => (&ground.gateway, &ground.client),
     };
-    let peer = Peer::start(lab, theirs, foreign, (&terms, role), &authorities)?;
-    let rekindle = start(lab, ours, (&terms, role), &authorities)?;
+    let peer = Peer::start(lab, theirs, foreign, (&terms, role), &keys)?;
+    let rekindle = start(lab, ours, (&terms, role), &keys)?;
     plot(&mut Bout {
         lab,
         terms,
         role,
         foreign,
-        authorities,
+        keys,
         ground: &ground,
         rekindle,
         peer,
     })
 }
 
-fn authorities(terms: &Terms) -> Result<Authorities> {
+fn keys(terms: &Terms) -> Result<Keys> {
     let root = Rc::new(Authority::new()?);
     let below = |root: &Rc<Authority>, name| match terms.auth {
         Auth::Certificate {
@@ -71,17 +71,22 @@ fn authorities(terms: &Terms) -> Result<Authorities> {
         Stranger::OtherAuthority => Rc::new(Authority::new()?),
         _ => Rc::clone(&root),
     };
-    Ok([
+    let authorities = [
         below(&root, "Rekindle's Issuer")?,
         below(&theirs, "The Peer's Issuer")?,
-    ])
+    ];
+    let bare = match terms.auth {
+        Auth::Bare(key) => Some([BareKey::new(key.kind())?, BareKey::new(key.kind())?]),
+        _ => None,
+    };
+    Ok(Keys { authorities, bare })
 }
 
 fn start<'a>(
     lab: &Lab,
     namespace: &'a Namespace,
     (terms, role): (&Terms, Role),
-    authorities: &Authorities,
+    keys: &Keys,
 ) -> Result<Site<'a>> {
     let setting = Setting {
         gate: "off",
@@ -91,8 +96,12 @@ fn start<'a>(
     let mut site = Site::prepare(lab, namespace, setting, &dialect::rekindle(terms, role))?;
     if let Auth::Certificate { key, .. } = terms.auth {
         let [own, _] = dialect::ends(terms, role);
-        authorities[0].equip(site.folder(), key.kind(), own.id)?;
-        authorities[0].be_trusted_in(site.folder())?;
+        keys.authorities[0].equip(site.folder(), key.kind(), own.id)?;
+        keys.authorities[0].be_trusted_in(site.folder())?;
+    }
+    if let Some([own, other]) = &keys.bare {
+        own.equip(site.folder())?;
+        other.be_known_in(site.folder())?;
     }
     site.start(lab)?;
     Ok(site)
@@ -112,7 +121,7 @@ impl Bout<'_> {
             Role::Initiator => self.rekindle.start(self.lab),
             Role::Responder => {
                 let with = (&self.terms, self.role);
-                self.peer = Peer::start(self.lab, client, self.foreign, with, &self.authorities)?;
+                self.peer = Peer::start(self.lab, client, self.foreign, with, &self.keys)?;
                 Ok(())
             }
         }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::terms::{
     Auth, End, Inner, Key, NAME, Outer, POOL, PSKS, RANGE, Role, SECOND, Stranger, Terms,
 };
-use crate::pki::{CA, OWN, OWN_CHAIN};
+use crate::pki::{CA, OWN, OWN_CHAIN, PEER};
 
 /// Rekindle's connections.
 pub(super) fn rekindle(terms: &Terms, role: Role) -> String {
@@ -24,6 +24,11 @@ pub(super) fn rekindle(terms: &Terms, role: Role) -> String {
             "pubkey",
             format!(", cert = \"{OWN_CHAIN}\", key = \"{OWN}\""),
             format!(", cacerts = [\"{CA}\"]"),
+        ),
+        Auth::Bare(_) => (
+            "pubkey",
+            format!(", key = \"{OWN}\""),
+            format!(", pubkey = \"{PEER}\""),
         ),
     };
     let (pool, leased) = match (terms.inner, role) {
@@ -78,6 +83,11 @@ pub(super) fn strongswan(terms: &Terms, role: Role) -> String {
             "pubkey",
             format!("certs = {OWN}"),
             format!("cacerts = {CA}"),
+        ),
+        Auth::Bare(_) => (
+            "pubkey",
+            format!("pubkeys = {OWN}"),
+            format!("pubkeys = {PEER}"),
         ),
     };
     let line = |key: &str, value: &str| match value {
@@ -199,6 +209,8 @@ fn libreswan_connection(terms: &Terms, role: Role, (name, at): (&str, usize)) ->
             line("sendca", "issuer");
             line("rightca", "%any");
         }
+        // The keys themselves are known to whoever has made them.
+        Auth::Bare(key) => line("authby", libre_auth(key)),
     }
     if !own.ike.is_empty() {
         line("ike", &libre_proposal(own.ike));
@@ -228,7 +240,7 @@ fn libreswan_connection(terms: &Terms, role: Role, (name, at): (&str, usize)) ->
 pub(super) fn libreswan_secret(terms: &Terms) -> String {
     match terms.auth {
         Auth::Psk => format!(": PSK \"{}\"\n", psk(terms)),
-        Auth::Certificate { .. } => String::new(),
+        Auth::Certificate { .. } | Auth::Bare(_) => String::new(),
     }
 }
 

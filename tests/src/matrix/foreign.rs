@@ -1,6 +1,6 @@
 //! What a case asks of the foreign daemon, whichever it is.
 
-use std::{fs, rc::Rc};
+use std::{fmt::Write as _, fs, rc::Rc};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     netns::Namespace,
     peer::{Libreswan, Nss, Strongswan},
-    pki::{Authority, CA, KeyKind, OWN},
+    pki::{Authority, BareKey, CA, KeyKind, OWN},
     suite::Lab,
 };
 
@@ -22,9 +22,13 @@ pub(super) enum Peer<'a> {
     Libreswan(Libreswan<'a>),
 }
 
-/// Who signs for whom: Rekindle's authority, then the foreign daemon's; the same unless that is to be
-/// a stranger.
-pub(super) type Authorities = [Rc<Authority>; 2];
+/// What both ends prove themselves with: Rekindle's, then the foreign daemon's.
+pub(super) struct Keys {
+    /// Who signs for whom; the same for both unless the foreign daemon is to be a stranger.
+    pub(super) authorities: [Rc<Authority>; 2],
+    /// Keys that need nobody's signature.
+    pub(super) bare: Option<[BareKey; 2]>,
+}
 
 impl<'a> Peer<'a> {
     pub(super) fn start(
@@ -32,8 +36,9 @@ impl<'a> Peer<'a> {
         namespace: &'a Namespace,
         foreign: Foreign,
         (terms, role): (&Terms, Role),
-        authorities: &Authorities,
+        keys: &Keys,
     ) -> Result<Self> {
+        let authorities = &keys.authorities;
         match foreign {
             Foreign::Strongswan => {
                 let swan = Strongswan::start(lab, namespace, terms.swan_daemon)?;
@@ -41,6 +46,10 @@ impl<'a> Peer<'a> {
                     authorities[1].equip(swan.folder(), key.kind(), named(terms, role))?;
                     authorities[1].bring_intermediates(swan.folder())?;
                     authorities[0].be_trusted_in(swan.folder())?;
+                }
+                if let Some([other, own]) = &keys.bare {
+                    own.equip(swan.folder())?;
+                    other.be_known_in(swan.folder())?;
                 }
                 swan.load(&dialect::strongswan(terms, role))?;
                 Ok(Self::Strongswan(swan))
@@ -61,9 +70,22 @@ impl<'a> Peer<'a> {
                         nss.intermediate("intermediate", &file)?;
                     }
                 }
+                let mut configuration = dialect::libreswan(terms, role);
+                if let Some([other, own]) = &keys.bare {
+                    let folder = nss.folder();
+                    own.equip(folder)?;
+                    let (certificate, private) = (
+                        folder.join("x509").join(OWN),
+                        folder.join("private").join(OWN),
+                    );
+                    nss.own(NAME, &certificate, &private)?;
+                    nss.keep_bare(NAME)?;
+                    for (side, key) in [("left", own), ("right", other)] {
+                        let _ = writeln!(configuration, "    {side}pubkey={}", key.base64());
+                    }
+                }
                 let pluto = Libreswan::start(lab, namespace, nss, terms.libre_daemon)?;
                 let secret = dialect::libreswan_secret(terms);
-                let configuration = dialect::libreswan(terms, role);
                 pluto.load(NAME, &secret, &configuration)?;
                 if terms.apart {
                     pluto.load(SECOND, &secret, &configuration)?;

@@ -56,6 +56,8 @@ pub(super) enum Auth {
         /// Whether another authority stands between the certificates and the one that is trusted.
         intermediate: bool,
     },
+    /// A key each, which the other end knows by itself.
+    Bare(Key),
 }
 
 /// Kinds of keys in certificates, with the form of the foreign daemon's signature where there is a

@@ -78,6 +78,11 @@ impl Nss {
         )
     }
 
+    /// Forgets the certificate of a name, and keeps its private key.
+    pub fn keep_bare(&self, name: &str) -> Result<()> {
+        tool(self.certutil().args(["-D", "-n", name]))
+    }
+
     /// Trusts an authority, by its certificate in DER.
     pub fn trust(&self, name: &str, certificate: &Path) -> Result<()> {
         self.add(name, certificate, "CT,,")

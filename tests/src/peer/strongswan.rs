@@ -31,7 +31,7 @@ impl<'a> Strongswan<'a> {
             return Err(Skip("strongSwan is not in the cache: `cargo xtask setup`".into()).into());
         }
         let folder = lab.work().join(format!("strongswan-{}", namespace.name()));
-        for name in ["x509", "x509ca", "private", "ecdsa"] {
+        for name in ["x509", "x509ca", "private", "pubkey", "ecdsa"] {
             fs::create_dir_all(folder.join(name))?;
         }
         let text = format!(

@@ -18,7 +18,10 @@ use rustls_pki_types::{
 };
 use thiserror::Error;
 use webpki::ring as algorithms;
-use x509_cert::Certificate;
+use x509_cert::{
+    Certificate,
+    spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned},
+};
 
 use crate::trust::Revocations;
 
@@ -51,6 +54,27 @@ pub enum KeyKind {
     Rsa,
 }
 
+impl KeyKind {
+    /// What kind of key a SubjectPublicKeyInfo is; `None` if the kind is none of ours.
+    pub(crate) fn of_public(key: &[u8]) -> Option<Self> {
+        Self::of(&SubjectPublicKeyInfoOwned::from_der(key).ok()?.algorithm)
+    }
+
+    fn of(algorithm: &AlgorithmIdentifierOwned) -> Option<Self> {
+        let curve = || algorithm.parameters.as_ref()?.decode_as().ok();
+        match algorithm.oid {
+            ED25519_KEY => Some(Self::Ed25519),
+            RSA_KEY => Some(Self::Rsa),
+            EC_KEY => match curve()? {
+                CURVE_P256 => Some(Self::P256),
+                CURVE_P384 => Some(Self::P384),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 /// The environment could not sign.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[error("no private key of the connection can sign this way")]
@@ -68,18 +92,7 @@ impl CertificateChain {
     #[must_use]
     pub fn key(&self) -> Option<KeyKind> {
         let leaf = Certificate::from_der(self.certificates.first()?).ok()?;
-        let algorithm = &leaf.tbs_certificate().subject_public_key_info().algorithm;
-        let curve = || algorithm.parameters.as_ref()?.decode_as().ok();
-        match algorithm.oid {
-            ED25519_KEY => Some(KeyKind::Ed25519),
-            RSA_KEY => Some(KeyKind::Rsa),
-            EC_KEY => match curve()? {
-                CURVE_P256 => Some(KeyKind::P256),
-                CURVE_P384 => Some(KeyKind::P384),
-                _ => None,
-            },
-            _ => None,
-        }
+        KeyKind::of(&leaf.tbs_certificate().subject_public_key_info().algorithm)
     }
 }
 

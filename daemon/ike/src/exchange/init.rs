@@ -281,6 +281,7 @@ impl Endpoint {
             return self.abandon(sa);
         }
         let peer_hashes = Hashes::parse(notify_data(chain, NotifyKind::SIGNATURE_HASH_ALGORITHMS));
+        let bare_key = trust::wants_bare_key(chain);
         let nat = Nat::detect(chain, header, &path);
         let fragments = sent.connection.fragment_size.is_some() && takes_fragments(chain);
         let childless = notify_data(chain, NotifyKind::CHILDLESS_IKEV2_SUPPORTED).is_some()
@@ -314,6 +315,7 @@ impl Endpoint {
             keys,
             nat,
             peer_hashes,
+            bare_key,
             fragments,
             childless,
             resumed: None,

@@ -64,6 +64,8 @@ pub(super) struct Accepted {
     pub child: Result<Option<Choice>, NotifyKind>,
     pub grant: Option<Grant>,
     pub wants_ticket: bool,
+    /// The peer asks for our key without certificate.
+    pub wants_bare_key: bool,
     pub mobike: Option<Mobike>,
     /// The peer says that it has no other SA with us.
     pub initial_contact: bool,
@@ -310,6 +312,7 @@ impl Endpoint {
             child,
             grant,
             wants_ticket,
+            wants_bare_key: trust::wants_bare_key(&chain),
             mobike: Mobike::said_in(&chain).filter(|_| connection.mobike),
             connection,
             initial_contact,

@@ -36,14 +36,15 @@ pub(super) fn prove(
     peer_hashes: Hashes,
     cx: &mut Context<'_>,
 ) -> Option<(u8, Secret)> {
-    match &connection.local.credential {
-        Credential::PreShared(key) => Some((SHARED_KEY_MIC, pre_shared_mic(suite, key, octets))),
-        Credential::Certificate(chain) => {
-            let name = &connection.name;
-            let (method, auth) = trust::sign(name, chain.key()?, octets, peer_hashes, cx.env)?;
-            Some((method, Secret::new(auth)))
+    let kind = match &connection.local.credential {
+        Credential::PreShared(key) => {
+            return Some((SHARED_KEY_MIC, pre_shared_mic(suite, key, octets)));
         }
-    }
+        Credential::Certificate(chain) => chain.key()?,
+        Credential::PublicKey(key) => key.kind()?,
+    };
+    let (method, auth) = trust::sign(&connection.name, kind, octets, peer_hashes, cx.env)?;
+    Some((method, Secret::new(auth)))
 }
 
 /// Whether a peer's AUTH value in a full exchange holds, and what it tells about the peer.

@@ -370,6 +370,7 @@ impl Endpoint {
                 nat,
                 // No signatures follow a resumption.
                 peer_hashes: Hashes::default(),
+                bare_key: false,
                 fragments,
                 childless: false,
                 resumed: Some(record),

@@ -20,7 +20,10 @@ use crate::{
     crypto::{TrustAnchors, sign::KEY_HASH_LEN},
     peer::{Connection, Credential, Proof},
     ticket::state::CertificateFacts,
-    wire::{id::Identity, payload::ChainWriter, payload::PayloadKind},
+    wire::{
+        id::Identity,
+        payload::{Chain, ChainWriter, PayloadKind},
+    },
 };
 
 /// Certificates looked at in one IKE_AUTH message, the leaf included.
@@ -195,29 +198,49 @@ fn x509_of<'a>(bodies: &[&'a [u8]]) -> Result<Vec<CertificateDer<'a>>, TrustErro
 }
 
 /// Appends our certificates, leaf first; nothing for a connection with a pre-shared key. They go out
-/// whether the peer asked or not: a CERTREQ is a hint (RFC 7296, 3.7).
-pub(crate) fn emit_chain(connection: &Connection, chain: &mut ChainWriter) {
-    let Credential::Certificate(ours) = &connection.local.credential else {
-        return;
-    };
-    for certificate in &ours.certificates {
+/// whether the peer asked or not: a CERTREQ is a hint (RFC 7296, 3.7). A key without certificate goes
+/// only to who asks for it so: others know it, and may not know the encoding.
+pub(crate) fn emit_chain(connection: &Connection, bare: bool, chain: &mut ChainWriter) {
+    let mut emit = |encoding, body: &[u8]| {
         chain.payload(PayloadKind::CERT, |out| {
-            out.push(X509_SIGNATURE);
-            out.extend_from_slice(certificate);
+            out.push(encoding);
+            out.extend_from_slice(body);
         });
+    };
+    match &connection.local.credential {
+        Credential::Certificate(ours) => {
+            for certificate in &ours.certificates {
+                emit(X509_SIGNATURE, certificate);
+            }
+        }
+        Credential::PublicKey(key) if bare => emit(RAW_PUBLIC_KEY, key.der()),
+        Credential::PreShared(_) | Credential::PublicKey(_) => {}
     }
 }
 
+/// Whether a peer's CERTREQ asks for a key without certificate (RFC 7670, 3).
+pub(crate) fn wants_bare_key(chain: &Chain<'_>) -> bool {
+    let mut requests = chain.all(PayloadKind::CERTREQ);
+    requests.any(|body| body.first() == Some(&RAW_PUBLIC_KEY))
+}
+
 /// Appends a CERTREQ that names the authorities of these connections; strongSwan sends its
-/// certificate only if asked. Nothing if none of them wants a certificate.
+/// certificate only if asked. Another one asks for a bare key if one of them knows its peer by that
+/// (RFC 7670, 3). Nothing if none of them wants either.
 pub(crate) fn emit_request<'a>(
     connections: impl Iterator<Item = &'a Connection>,
     chain: &mut ChainWriter,
 ) {
     let mut named: Vec<[u8; KEY_HASH_LEN]> = Vec::new();
+    let mut bare = false;
     for connection in connections {
-        let Proof::Certificate(anchors) = &connection.remote.proof else {
-            continue;
+        let anchors = match &connection.remote.proof {
+            Proof::Certificate(anchors) => anchors,
+            Proof::PublicKey(_) => {
+                bare = true;
+                continue;
+            }
+            Proof::PreShared(_) => continue,
         };
         for hash in anchors.key_hashes() {
             if named.len() < MAX_AUTHORITIES_NAMED && !named.contains(hash) {
@@ -225,14 +248,18 @@ pub(crate) fn emit_request<'a>(
             }
         }
     }
-    if named.is_empty() {
-        return;
+    if !named.is_empty() {
+        chain.payload(PayloadKind::CERTREQ, |out| {
+            out.push(X509_SIGNATURE);
+            out.extend_from_slice(named.as_flattened());
+        });
     }
-    chain.payload(PayloadKind::CERTREQ, |out| {
-        out.push(X509_SIGNATURE);
-        out.extend_from_slice(named.as_flattened());
-    });
+    if bare {
+        chain.octets(PayloadKind::CERTREQ, &[RAW_PUBLIC_KEY]);
+    }
 }
 
 /// X.509 Certificate - Signature (RFC 7296, 3.6).
 const X509_SIGNATURE: u8 = 4;
+/// Raw Public Key (RFC 7670, 3).
+const RAW_PUBLIC_KEY: u8 = 15;

@@ -1,5 +1,6 @@
 //! Public keys that stand for a peer by themselves (RFC 7670): an operator has put the key there, so no
-//! certificate, authority or date has a say. What a peer sends of certificates is passed over.
+//! certificate, authority or date has a say. What a peer sends of certificates is passed over. Ours goes
+//! out bare to a peer that asks for it so.
 
 use ring::digest::{SHA256, digest};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
@@ -7,8 +8,9 @@ use thiserror::Error;
 use webpki::RawPublicKeyEntity;
 
 use super::{Signed, TrustError, proof::Signature};
+use crate::crypto::KeyKind;
 
-/// A peer's public key, a SubjectPublicKeyInfo (RFC 5280, 4.1).
+/// A public key, a peer's or our own: a SubjectPublicKeyInfo (RFC 5280, 4.1).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PinnedKey(SubjectPublicKeyInfoDer<'static>);
 
@@ -23,6 +25,16 @@ impl PinnedKey {
         let key = SubjectPublicKeyInfoDer::from(der.to_vec());
         RawPublicKeyEntity::try_from(&key).map_err(|_| NotAKey)?;
         Ok(Self(key))
+    }
+
+    /// What signs with it; `None` if that is of no kind of ours.
+    #[must_use]
+    pub fn kind(&self) -> Option<KeyKind> {
+        KeyKind::of_public(&self.0)
+    }
+
+    pub(super) fn der(&self) -> &[u8] {
+        &self.0
     }
 
     /// SHA-256 of its DER.

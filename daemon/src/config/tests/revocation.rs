@@ -1,12 +1,17 @@
-//! Files with lists of revoked certificates, and with public keys of peers: found, named, and told when they
+//! Files with lists of revoked certificates, and with public keys: found, named, and told when they
 //! are none.
 
 use ike::{
-    peer::Proof,
-    trust::{RevocationPolicy, Revocations},
+    crypto::KeyKind,
+    peer::{Credential, Proof},
+    trust::{PinnedKey, RevocationPolicy, Revocations},
 };
+use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject as _};
 
-use super::{AUTHORITY, CERTIFICATE, CERTIFIED, CRL, Folder, KEY_SEC1, PUBLIC_KEY};
+use super::{
+    AUTHORITY, CERTIFICATE, CERTIFIED, CRL, Folder, KEY_ED25519, KEY_P384, KEY_RSA, KEY_SEC1,
+    PUBLIC_KEY,
+};
 use crate::config::{Config, Reread};
 
 #[test]
@@ -117,6 +122,39 @@ fn files_that_change_are_read_again_and_damaged_ones_change_nothing() {
             assert_ne!(held, Revocations::default());
         }
     }
+}
+
+#[test]
+fn our_own_key_needs_no_certificate() {
+    let bare = |key: &str| CERTIFIED.replace("cert = \"gw.pem\", key = \"gw.key\"", key);
+    let folder = Folder::new(&[("rekindle.toml", &bare("key = \"gw.key\""))]);
+    folder.put("ca.pem", AUTHORITY, 0o644);
+    folder.put("gw.key", KEY_SEC1, 0o600);
+    let public = |folder: &Folder| {
+        let mut config = folder.load().expect("a key");
+        match config.connections.remove(0).local.credential {
+            Credential::PublicKey(key) => key,
+            other => panic!("{other:?}"),
+        }
+    };
+    // As openssl makes it of the same key.
+    let pem = SubjectPublicKeyInfoDer::from_pem_slice(PUBLIC_KEY).expect("PEM");
+    assert_eq!(Ok(public(&folder)), PinnedKey::parse(&pem));
+    for (key, kind) in [
+        (KEY_P384, KeyKind::P384),
+        (KEY_ED25519, KeyKind::Ed25519),
+        (KEY_RSA, KeyKind::Rsa),
+    ] {
+        folder.put("gw.key", key, 0o600);
+        assert_eq!(public(&folder).kind(), Some(kind));
+    }
+    let without = bare("auth = \"pubkey\"");
+    folder.put("rekindle.toml", without.as_bytes(), 0o644);
+    let found = folder.problems().join("\n");
+    assert!(
+        found.contains("rekindle.toml:3: connections.rw.local.key: is missing;"),
+        "{found}"
+    );
 }
 
 #[test]

@@ -61,6 +61,16 @@ pub(super) const CASES: &[Case] = &[
         },
         ..USUAL
     },
+    bare("keys without certificates, ECDSA P-256", Key::P256),
+    bare("keys without certificates, RSA-2048", Key::RsaPss),
+    Case {
+        lacks: &[Lack {
+            foreign: Some(Foreign::Libreswan),
+            role: None,
+            why: "libreswan: no Ed25519",
+        }],
+        ..bare("keys without certificates, Ed25519", Key::Ed25519)
+    },
     identities("e-mail identities", ["me@example.net", "gate@example.net"]),
     identities("address identities", ["192.0.2.10", "192.0.2.1"]),
     identities("key ID identities", ["keyid:branch", "keyid:gate"]),
@@ -92,6 +102,18 @@ const fn certificates(name: &'static str, key: Key) -> Case {
                 key,
                 intermediate: false,
             },
+            ..PLAIN
+        },
+        ..USUAL
+    }
+}
+
+const fn bare(name: &'static str, key: Key) -> Case {
+    Case {
+        name,
+        terms: Terms {
+            auth: Auth::Bare(key),
+            swan_daemon: "rsa_pss = yes",
             ..PLAIN
         },
         ..USUAL

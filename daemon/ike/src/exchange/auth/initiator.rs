@@ -43,6 +43,8 @@ pub(crate) struct Opening {
     pub nat: Nat,
     /// What the peer can check signatures of RFC 7427 with.
     pub peer_hashes: Hashes,
+    /// Whether the peer asks for our key without certificate.
+    pub bare_key: bool,
     /// Whether both sides take fragments.
     pub fragments: bool,
     /// Whether to ask for no Child SA yet (RFC 6023).
@@ -63,6 +65,7 @@ impl Endpoint {
             nat,
             resumed,
             peer_hashes,
+            bare_key,
             fragments,
             childless,
         } = opening;
@@ -85,7 +88,7 @@ impl Endpoint {
             let mic = resumption_mic(suite, compat, &keys.sk_pi, &octets, &first.request);
             Some((SHARED_KEY_MIC, mic))
         } else {
-            trust::emit_chain(&connection, &mut chain);
+            trust::emit_chain(&connection, bare_key, &mut chain);
             trust::emit_request(std::iter::once(&*connection), &mut chain);
             prove(&connection, suite, &octets, peer_hashes, cx)
         };

@@ -147,6 +147,7 @@ impl Endpoint {
             child,
             grant,
             wants_ticket,
+            wants_bare_key,
             mobike,
             initial_contact,
             token,
@@ -186,7 +187,7 @@ impl Endpoint {
             let mic = resumption_mic(suite, compat, &keys.sk_pr, &octets, &first.response);
             Some((SHARED_KEY_MIC, mic))
         } else {
-            trust::emit_chain(&connection, &mut proof_chain);
+            trust::emit_chain(&connection, wants_bare_key, &mut proof_chain);
             prove(&connection, suite, &octets, asked.peer_hashes, cx)
         };
         let Some((method, proof)) = proof else {
