@@ -4,7 +4,7 @@
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
-    crypto::{CertificateChain, Secret, TrustAnchors},
+    crypto::{CertificateChain, RsaPadding, Secret, TrustAnchors},
     io::Path,
     kernel::Carriage,
     lease::Pool,
@@ -204,6 +204,8 @@ pub struct LocalAuth {
     pub id: Identity,
     /// Our proof.
     pub credential: Credential,
+    /// How we sign where that is an RSA key.
+    pub rsa_padding: RsaPadding,
 }
 
 /// Our own proof.

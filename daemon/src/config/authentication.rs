@@ -1,7 +1,7 @@
 //! `local` and `remote` of a connection: who we are, who the peer must be, and what proves it.
 
 use ike::{
-    crypto::{CertificateChain, Secret, TrustAnchors},
+    crypto::{CertificateChain, KeyKind, RsaPadding, Secret, TrustAnchors},
     peer::{Credential, LocalAuth, Proof},
     trust::{PinnedKey, RevocationPolicy, Revocations},
     wire::{id::Identity, pattern::Pattern},
@@ -15,7 +15,7 @@ use super::{
     section::{Entry, Section},
 };
 
-pub(super) const LOCAL_KEYS: &[&str] = &["auth", "cert", "id", "key", "psk", "secret"];
+pub(super) const LOCAL_KEYS: &[&str] = &["auth", "cert", "id", "key", "psk", "rsa_pss", "secret"];
 pub(super) const REMOTE_KEYS: &[&str] = &[
     "auth",
     "cacerts",
@@ -117,7 +117,8 @@ pub(super) fn local_auth(
         section.fail("id", "is missing; write the name the peer knows us by");
     }
     let id = id.and_then(|entry| identity(&entry));
-    let (credential, key) = match auth(section, &["cert", "key"])? {
+    let mut rsa_padding = RsaPadding::default();
+    let (credential, key) = match auth(section, &["cert", "key", "rsa_pss"])? {
         Auth::Psk => (Credential::PreShared(shared.secret(section)?), None),
         Auth::Pubkey => {
             let folders = shared.around.folders;
@@ -138,6 +139,7 @@ pub(super) fn local_auth(
                 }
                 Some(_) => Credential::Certificate(CertificateChain { certificates }),
             };
+            rsa_padding = padding(section, &key)?;
             (credential, Some(key))
         }
     };
@@ -145,6 +147,7 @@ pub(super) fn local_auth(
         LocalAuth {
             id: id?,
             credential,
+            rsa_padding,
         },
         key,
     ))
@@ -244,6 +247,23 @@ fn private_key(section: &Section<'_>, shared: &Shared<'_>) -> Option<PrivateKey>
     };
     let key = shared.around.folders.private_key(entry.string()?);
     key.map_err(|what| entry.fail(what)).ok()
+}
+
+/// How an RSA key pads.
+fn padding(section: &Section<'_>, key: &PrivateKey) -> Option<RsaPadding> {
+    let Some(entry) = section.entry("rsa_pss") else {
+        return Some(RsaPadding::default());
+    };
+    let pss = entry.boolean()?;
+    if own_public(section, key)?.kind() != Some(KeyKind::Rsa) {
+        entry.fail("is about RSA keys, and key is none; drop it");
+        return None;
+    }
+    Some(if pss {
+        RsaPadding::Pss
+    } else {
+        RsaPadding::Pkcs1
+    })
 }
 
 fn own_public(section: &Section<'_>, key: &PrivateKey) -> Option<PinnedKey> {

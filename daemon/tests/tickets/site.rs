@@ -524,6 +524,7 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
         local: LocalAuth {
             id,
             credential: Credential::PreShared(key()),
+            rsa_padding: ike::crypto::RsaPadding::default(),
         },
         remote: RemoteAuth {
             id: remote,

@@ -20,9 +20,16 @@ pub(super) fn rekindle(terms: &Terms, role: Role) -> String {
     };
     let (how, local, remote) = match terms.auth {
         Auth::Psk => ("psk", String::new(), String::new()),
-        Auth::Certificate { .. } => (
+        Auth::Certificate { key, .. } => (
             "pubkey",
-            format!(", cert = \"{OWN_CHAIN}\", key = \"{OWN}\""),
+            format!(
+                ", cert = \"{OWN_CHAIN}\", key = \"{OWN}\"{}",
+                if key == Key::RsaOurPkcs1 {
+                    ", rsa_pss = false"
+                } else {
+                    ""
+                }
+            ),
             format!(", cacerts = [\"{CA}\"]"),
         ),
         Auth::Bare(_) => (
@@ -278,6 +285,8 @@ const fn libre_auth(key: Key) -> &'static str {
         Key::P384 => "ecdsa-sha2_384",
         // It knows no Ed25519, and the table says so.
         Key::Ed25519 | Key::RsaPss | Key::RsaPkcs1 => "rsa-sha2_256",
+        // What is not named here it does not take.
+        Key::RsaOurPkcs1 => "rsasig",
     }
 }
 

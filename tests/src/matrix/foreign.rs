@@ -175,6 +175,14 @@ impl<'a> Peer<'a> {
         }
     }
 
+    /// What it has logged.
+    pub(super) fn log(&self) -> Result<String> {
+        match self {
+            Self::Strongswan(swan) => swan.daemon.output(),
+            Self::Libreswan(pluto) => pluto.daemon.output(),
+        }
+    }
+
     /// Whether it has no SA at all.
     pub(super) fn is_idle(&self) -> Result<bool> {
         match self {
@@ -191,7 +199,7 @@ impl Key {
             Self::P256 => KeyKind::P256,
             Self::P384 => KeyKind::P384,
             Self::Ed25519 => KeyKind::Ed25519,
-            Self::RsaPss | Self::RsaPkcs1 => KeyKind::Rsa,
+            Self::RsaPss | Self::RsaPkcs1 | Self::RsaOurPkcs1 => KeyKind::Rsa,
         }
     }
 }

@@ -71,6 +71,8 @@ pub(super) enum Key {
     RsaPss,
     /// RSASSA-PKCS1-v1_5.
     RsaPkcs1,
+    /// RSASSA-PKCS1-v1_5 from Rekindle, RSASSA-PSS from the other.
+    RsaOurPkcs1,
 }
 
 /// How the two machines are joined.

@@ -271,6 +271,7 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
         local: LocalAuth {
             id: identity(&identity_of(number))?,
             credential: Credential::PreShared(key()),
+            rsa_padding: ike::crypto::RsaPadding::default(),
         },
         remote: RemoteAuth {
             id: Some(identity(GATEWAY_ID)?),

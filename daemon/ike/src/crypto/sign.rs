@@ -37,7 +37,7 @@ pub enum SignatureScheme {
     Ed25519,
     /// RSASSA-PSS with SHA2-256 and a salt of 32 octets.
     RsaPssSha256,
-    /// RSASSA-PKCS1-v1_5 with SHA2-256, for peers that do not know RFC 7427.
+    /// RSASSA-PKCS1-v1_5 with SHA2-256, for peers that do not know RFC 7427 or RSASSA-PSS.
     RsaPkcs1Sha256,
 }
 
@@ -73,6 +73,16 @@ impl KeyKind {
             _ => None,
         }
     }
+}
+
+/// How an RSA key of ours pads what it signs for a peer that knows RFC 7427.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum RsaPadding {
+    /// RSASSA-PSS (RFC 8247, 3.2).
+    #[default]
+    Pss,
+    /// RSASSA-PKCS1-v1_5, for peers that check nothing else.
+    Pkcs1,
 }
 
 /// The environment could not sign.

@@ -43,7 +43,8 @@ pub(super) fn prove(
         Credential::Certificate(chain) => chain.key()?,
         Credential::PublicKey(key) => key.kind()?,
     };
-    let (method, auth) = trust::sign(&connection.name, kind, octets, peer_hashes, cx.env)?;
+    let key = (kind, connection.local.rsa_padding);
+    let (method, auth) = trust::sign(&connection.name, key, octets, peer_hashes, cx.env)?;
     Some((method, Secret::new(auth)))
 }
 

@@ -7,7 +7,7 @@ use webpki::Error;
 use super::{Signed, TrustError};
 use crate::{
     crypto::{
-        KeyKind, SignatureScheme,
+        KeyKind, RsaPadding, SignatureScheme,
         sign::{
             NAMED_ALGORITHMS, P256_FIXED, P256_SCALAR, P384_FIXED, P384_SCALAR, PKCS1,
             fixed_from_der,
@@ -53,10 +53,11 @@ impl Hashes {
 }
 
 /// Our own Auth Method and Authentication Data in a full exchange. A peer that did not announce the
-/// hash that goes with our key gets the older form, if the key has one.
+/// hash that goes with our key gets the older form, if the key has one. With RSA that is over SHA2-256
+/// too, though peers that old may know SHA-1 alone (RFC 7296, 3.8): `ring` does not sign over it.
 pub(crate) fn sign(
     connection: &str,
-    key: KeyKind,
+    (key, padding): (KeyKind, RsaPadding),
     octets: &[u8],
     hashes: Hashes,
     env: &mut dyn Env,
@@ -65,8 +66,10 @@ pub(crate) fn sign(
         KeyKind::P256 => hashes.sha256.then_some(SignatureScheme::EcdsaP256Sha256),
         KeyKind::P384 => hashes.sha384.then_some(SignatureScheme::EcdsaP384Sha384),
         KeyKind::Ed25519 => hashes.identity.then_some(SignatureScheme::Ed25519),
-        // RFC 8247, 3.2: PSS, not the padding that has outlived its reputation.
-        KeyKind::Rsa => hashes.sha256.then_some(SignatureScheme::RsaPssSha256),
+        KeyKind::Rsa => hashes.sha256.then_some(match padding {
+            RsaPadding::Pss => SignatureScheme::RsaPssSha256,
+            RsaPadding::Pkcs1 => SignatureScheme::RsaPkcs1Sha256,
+        }),
     };
     let mut signed = |scheme| env.sign(connection, scheme, octets).ok();
     if let Some(scheme) = named {
@@ -224,7 +227,13 @@ mod tests {
     fn the_form_follows_what_the_peer_announced() {
         let sign = |connection, hashes: &[u8]| {
             let hashes = Hashes::parse(Some(hashes));
-            sign(connection, KeyKind::P256, b"octets", hashes, &mut OneTwo)
+            sign(
+                connection,
+                key(KeyKind::P256),
+                b"octets",
+                hashes,
+                &mut OneTwo,
+            )
         };
         let (method, auth) = sign("home", &[0, 1, 0, 2]).expect("signs");
         assert_eq!(method, 14);
@@ -241,11 +250,37 @@ mod tests {
     fn ed25519_has_no_older_form() {
         let none = Hashes::default();
         assert_eq!(
-            sign("home", KeyKind::Ed25519, b"octets", none, &mut OneTwo),
+            sign("home", key(KeyKind::Ed25519), b"octets", none, &mut OneTwo),
             None
         );
-        let (method, _) = sign("home", KeyKind::Rsa, b"octets", none, &mut OneTwo).expect("signs");
-        assert_eq!(method, 1);
+    }
+
+    #[test]
+    fn rsa_is_padded_as_configured_and_as_the_peer_can_check_it() {
+        let form = |padding, hashes: &[u8]| {
+            let hashes = Hashes::parse(Some(hashes));
+            let key = (KeyKind::Rsa, padding);
+            let (method, auth) = sign("home", key, b"octets", hashes, &mut OneTwo)?;
+            Some((method, auth.len()))
+        };
+        // The double's signature has eight octets, the identifiers 68 and 16.
+        assert_eq!(form(RsaPadding::Pss, &[0, 2]), Some((14, 76)));
+        assert_eq!(form(RsaPadding::Pkcs1, &[0, 2]), Some((14, 24)));
+        assert_eq!(
+            identifier(SignatureScheme::RsaPkcs1Sha256)[..15],
+            [
+                15, 0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 11, 5
+            ]
+        );
+        // Whoever knows no RFC 7427, or SHA-1 alone.
+        for padding in [RsaPadding::Pss, RsaPadding::Pkcs1] {
+            assert_eq!(form(padding, &[]), Some((1, 8)));
+            assert_eq!(form(padding, &[0, 1]), Some((1, 8)));
+        }
+    }
+
+    fn key(kind: KeyKind) -> (KeyKind, RsaPadding) {
+        (kind, RsaPadding::default())
     }
 
     #[test]

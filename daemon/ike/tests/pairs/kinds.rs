@@ -4,10 +4,10 @@ use std::{sync::LazyLock, time::Duration};
 
 use ike::{
     Settings,
-    crypto::SignatureScheme,
+    crypto::{RsaPadding, SignatureScheme},
     peer::{Connection, Proof},
     trust::{Signed, TrustError, verify},
-    wire::id::Identity,
+    wire::{id::Identity, payload::PayloadKind},
 };
 use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
 use ring::signature::{
@@ -20,6 +20,7 @@ use crate::{
     env::{Signer, key_pair, sign},
     pki::PKI,
     sides::{client_side, gateway_side},
+    tap::{auth_messages, body},
 };
 
 /// Made with openssl for these tests, and trusted by nothing.
@@ -66,12 +67,17 @@ fn gateway<const KIND: usize>() -> Vec<Connection> {
 }
 
 fn logs_in<const KIND: usize>() {
-    let mut pair = Pair::with(7, client::<KIND>, gateway::<KIND>, Settings::default());
+    called::<KIND>(client::<KIND>);
+}
+
+fn called<const KIND: usize>(client: fn() -> Vec<Connection>) -> Pair {
+    let mut pair = Pair::with(7, client, gateway::<KIND>, Settings::default());
     pair.client.env.keys.insert("home", signer(KIND));
     pair.gateway.env.keys.insert("rw", signer(KIND));
     pair.up();
     pair.run(SOON);
     assert!(pair.keys_agree(), "{:?}", pair.client.events);
+    pair
 }
 
 #[test]
@@ -79,6 +85,27 @@ fn every_kind_of_key_logs_in() {
     logs_in::<P384>();
     logs_in::<ED25519>();
     logs_in::<RSA_2048>();
+}
+
+#[test]
+fn an_rsa_key_signs_in_the_padding_of_its_connection() {
+    fn older() -> Vec<Connection> {
+        let mut side = client::<RSA_2048>();
+        side[0].local.rsa_padding = RsaPadding::Pkcs1;
+        // Whole messages are easier to read.
+        side[0].fragment_size = None;
+        side
+    }
+    let pair = called::<RSA_2048>(older);
+    let [asked, answered] = &auth_messages(&pair)[..] else {
+        panic!("IKE_AUTH has two messages");
+    };
+    // Digital Signature; behind its header the identifier's length, and the last arc of
+    // sha256WithRSAEncryption or of id-RSASSA-PSS (RFC 7427, A.1.2 and A.4.3).
+    for (message, length, arc) in [(asked, 15, 11), (answered, 67, 10)] {
+        let auth = body(message, PayloadKind::AUTH);
+        assert_eq!((auth[0], auth[4], auth[17]), (14, length, arc));
+    }
 }
 
 /// What a gateway makes of a signature by a key with this certificate.

@@ -7,7 +7,7 @@ use std::{
 
 use ike::{
     Way,
-    crypto::{Encryption, Group, Prf, Secret},
+    crypto::{Encryption, Group, Prf, RsaPadding, Secret},
     kernel::{Carriage, EspCipher},
     peer::{
         Child, Compat, Connection, Credential, LocalAuth, Proof, Redirection, RemoteAuth, Resume,
@@ -75,6 +75,7 @@ pub(crate) fn side(
         local: LocalAuth {
             id: Identity::from_text(id).expect("identity"),
             credential: Credential::PreShared(Secret::from(&b"correct horse battery"[..])),
+            rsa_padding: RsaPadding::default(),
         },
         remote: RemoteAuth {
             id: Identity::from_text(peer),

@@ -2,7 +2,7 @@
 //! are none.
 
 use ike::{
-    crypto::KeyKind,
+    crypto::{KeyKind, RsaPadding},
     peer::{Credential, Proof},
     trust::{PinnedKey, RevocationPolicy, Revocations},
 };
@@ -148,6 +148,18 @@ fn our_own_key_needs_no_certificate() {
         folder.put("gw.key", key, 0o600);
         assert_eq!(public(&folder).kind(), Some(kind));
     }
+    // The last of them is an RSA key.
+    let padding = |folder: &Folder| folder.load().map(|it| it.connections[0].local.rsa_padding);
+    assert_eq!(padding(&folder).expect("a key"), RsaPadding::Pss);
+    let pkcs1 = bare("key = \"gw.key\", rsa_pss = false");
+    folder.put("rekindle.toml", pkcs1.as_bytes(), 0o644);
+    assert_eq!(padding(&folder).expect("a key"), RsaPadding::Pkcs1);
+    folder.put("gw.key", KEY_ED25519, 0o600);
+    let found = folder.problems().join("\n");
+    assert!(
+        found.contains("connections.rw.local.rsa_pss: is about RSA keys, and key is none"),
+        "{found}"
+    );
     let without = bare("auth = \"pubkey\"");
     folder.put("rekindle.toml", without.as_bytes(), 0o644);
     let found = folder.problems().join("\n");

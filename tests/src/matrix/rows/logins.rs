@@ -1,7 +1,12 @@
 //! How the two ends prove who they are, and what they are called.
 
+use anyhow::{Result, ensure};
+
 use super::{
-    super::terms::{Auth, Foreign, Key, PLAIN, Terms},
+    super::{
+        bout::Bout,
+        terms::{Auth, Foreign, Key, PLAIN, Terms},
+    },
     Case, Lack, USUAL,
 };
 
@@ -51,6 +56,43 @@ pub(super) const CASES: &[Case] = &[
         )
     },
     Case {
+        terms: Terms {
+            swan_daemon: "rsa_pss = yes",
+            ..certificates("", Key::RsaOurPkcs1).terms
+        },
+        plot: padded,
+        ..certificates(
+            "RSA-2048 certificates, RSASSA-PKCS1-v1_5 from Rekindle",
+            Key::RsaOurPkcs1,
+        )
+    },
+    Case {
+        name: "RSA-2048 certificates, without RFC 7427",
+        terms: Terms {
+            swan_daemon: "signature_authentication = no",
+            ..certificates("", Key::RsaPkcs1).terms
+        },
+        lacks: &[Lack {
+            foreign: None,
+            role: None,
+            why: "strongSwan, libreswan: without RFC 7427 RSA only with SHA-1, which Rekindle refuses and cannot make",
+        }],
+        ..USUAL
+    },
+    Case {
+        name: "ECDSA P-256 certificates, without RFC 7427",
+        terms: Terms {
+            swan_daemon: "signature_authentication = no",
+            ..certificates("", Key::P256).terms
+        },
+        lacks: &[Lack {
+            foreign: Some(Foreign::Libreswan),
+            role: None,
+            why: "libreswan: ECDSA by RFC 7427 alone",
+        }],
+        ..USUAL
+    },
+    Case {
         name: "certificates of intermediate authorities",
         terms: Terms {
             auth: Auth::Certificate {
@@ -93,6 +135,17 @@ pub(super) const CASES: &[Case] = &[
         ..USUAL
     },
 ];
+
+/// The peer says what it has checked.
+fn padded(bout: &mut Bout<'_>) -> Result<()> {
+    bout.come_up()?;
+    let checked = match bout.foreign {
+        Foreign::Strongswan => "with RSA_EMSA_PKCS1_SHA2_256 successful",
+        Foreign::Libreswan => "'2048-bit PKCS#1 1.5 RSA with SHA2_256' digital signature",
+    };
+    ensure!(bout.peer.log()?.contains(checked), "another signature");
+    bout.goodbye()
+}
 
 const fn certificates(name: &'static str, key: Key) -> Case {
     Case {

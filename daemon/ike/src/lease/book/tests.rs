@@ -43,6 +43,7 @@ fn connection(name: &str, pools: &[Arc<Pool>]) -> Connection {
         local: LocalAuth {
             id,
             credential: Credential::PreShared(key()),
+            rsa_padding: crate::crypto::RsaPadding::default(),
         },
         remote: RemoteAuth {
             id: None,
