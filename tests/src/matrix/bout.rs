@@ -28,6 +28,8 @@ pub(super) struct Bout<'a> {
     keys: Keys,
     pub(super) ground: &'a Ground,
     pub(super) rekindle: Site<'a>,
+    /// On the third machine.
+    pub(super) other: Option<Site<'a>>,
     pub(super) peer: Peer<'a>,
 }
 
@@ -39,7 +41,7 @@ pub(super) fn play(
     role: Role,
     plot: fn(&mut Bout<'_>) -> Result<()>,
 ) -> Result<()> {
-    let ground = Ground::lay(&terms)?;
+    let ground = Ground::lay(&terms, role)?;
     let keys = keys(&terms)?;
     let (ours, theirs) = match role {
         Role::Initiator => (&ground.client, &ground.gateway),
@@ -47,6 +49,15 @@ pub(super) fn play(
     };
     let peer = Peer::start(lab, theirs, foreign, (&terms, role), &keys)?;
     let rekindle = start(lab, ours, (&terms, role), &keys)?;
+    let plain = Terms {
+        settings: "",
+        ours: "",
+        ..terms
+    };
+    let other = ground.other.as_ref().map(|other| {
+        let gateway = (&plain, Role::Responder);
+        start(lab, other, gateway, &keys)
+    });
     plot(&mut Bout {
         lab,
         terms,
@@ -55,6 +66,7 @@ pub(super) fn play(
         keys,
         ground: &ground,
         rekindle,
+        other: other.transpose()?,
         peer,
     })
 }

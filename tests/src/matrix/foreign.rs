@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs, rc::Rc};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use super::{
@@ -173,6 +173,25 @@ impl<'a> Peer<'a> {
                 .whack(&format!("--rekey-ipsec --asynchronous --name {NAME}"))
                 .map(drop),
         }
+    }
+
+    /// Sends whoever calls it from now on to another gateway.
+    pub(super) fn redirect_callers(&self, to: &str) -> Result<()> {
+        let Self::Libreswan(pluto) = self else {
+            bail!("a gateway that cannot");
+        };
+        pluto.whack(&format!("--global-redirect-to {to}"))?;
+        pluto.whack("--global-redirect yes").map(drop)
+    }
+
+    /// Sends those whose SA stands to another gateway.
+    pub(super) fn redirect_clients(&self, to: &str) -> Result<()> {
+        let Self::Libreswan(pluto) = self else {
+            bail!("a gateway that cannot");
+        };
+        pluto
+            .whack(&format!("--name {NAME} --redirect-to {to}"))
+            .map(drop)
     }
 
     /// What it has logged.

@@ -1,10 +1,12 @@
-//! Two machines with a network behind each, and what is between them.
+//! Two machines with a network behind each, what is between them, and a third where a case needs it.
+
+use std::cell::Cell;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::terms::{
     BRANCH, BRANCH6, CLIENT, CLIENT6, GATEWAY, GATEWAY_TWO, GATEWAY6, HIDDEN, Inner, OFFICE,
-    OFFICE6, Outer, Terms,
+    OFFICE6, Outer, Role, Terms,
 };
 use crate::{
     capture::{Capture, Tally},
@@ -18,23 +20,27 @@ use crate::{
 pub(super) struct Ground {
     pub(super) client: Namespace,
     pub(super) gateway: Namespace,
+    /// Another gateway of the same network.
+    pub(super) other: Option<Namespace>,
+    /// Whether the client has gone over to that one.
+    moved: Cell<bool>,
     /// Hides the client.
     router: Option<Namespace>,
 }
 
-/// Captures at both ends.
-pub(super) struct Watch([Capture; 2]);
+/// Captures on each machine, the client's first.
+pub(super) struct Watch(Vec<Capture>);
 
 /// What has gone over the wire.
 pub(super) struct Traffic {
     pub(super) tally: Tally,
-    /// IKE messages of client and gateway, over IPv4. Retransmissions count once.
+    /// IKE messages of the client and of all gateways, over IPv4. Retransmissions count once.
     pub(super) client: Vec<Datagram>,
     pub(super) gateway: Vec<Datagram>,
 }
 
 impl Ground {
-    pub(super) fn lay(terms: &Terms) -> Result<Self> {
+    pub(super) fn lay(terms: &Terms, role: Role) -> Result<Self> {
         let (client, gateway) = (Namespace::new("client")?, Namespace::new("gateway")?);
         let router = match terms.outer {
             Outer::V4 | Outer::V6 => {
@@ -54,9 +60,15 @@ impl Ground {
             }
             Outer::Nat => Some(router(&client, &gateway)?),
         };
-        if terms.two_gateways {
-            gateway.ip(&format!("address add {GATEWAY_TWO}/24 dev eth0"))?;
-        }
+        // Rekindle sends on from one of its addresses, others from all they have.
+        let other = match role {
+            Role::Initiator if terms.two_gateways => Some(second_gateway(&client)?),
+            Role::Responder if terms.two_gateways => {
+                gateway.ip(&format!("address add {GATEWAY_TWO}/24 dev eth0"))?;
+                None
+            }
+            _ => None,
+        };
         let (to_office, to_branch) = match terms.outer {
             Outer::Nat => ("10.0.0.1", "192.0.2.2"),
             Outer::V4 | Outer::V6 => (GATEWAY, CLIENT),
@@ -74,15 +86,30 @@ impl Ground {
         Ok(Self {
             client,
             gateway,
+            other,
+            moved: Cell::new(false),
             router,
         })
     }
 
     pub(super) fn watch(&self) -> Result<Watch> {
-        Ok(Watch([
-            Capture::start(&self.client)?,
-            Capture::start(&self.gateway)?,
-        ]))
+        let captures = self.machines().map(Capture::start);
+        Ok(Watch(captures.collect::<Result<_>>()?))
+    }
+
+    /// From now on the client's tunnel ends at the third machine.
+    pub(super) fn client_has_moved(&self) {
+        self.moved.set(true);
+    }
+
+    /// Where the client's tunnel ends.
+    fn far_end(&self) -> &Namespace {
+        let other = self.other.as_ref().filter(|_| self.moved.get());
+        other.unwrap_or(&self.gateway)
+    }
+
+    fn machines(&self) -> impl Iterator<Item = &Namespace> {
+        [&self.client, &self.gateway].into_iter().chain(&self.other)
     }
 
     /// Pings through the tunnel from both ends, in each family; how many packets that makes, there and
@@ -90,7 +117,7 @@ impl Ground {
     pub(super) fn ping(&self, terms: &Terms) -> Result<u64> {
         let mut packets = 0;
         for [branch, office] in terms.inside() {
-            for (from, to) in [(&self.client, office), (&self.gateway, branch)] {
+            for (from, to) in [(&self.client, office), (self.far_end(), branch)] {
                 let reply = ping(from, to, PINGS, super::PATIENCE)?;
                 ensure!(reply.all(), "from {} to {to}: {reply:?}", from.name());
                 packets += 2 * u64::from(PINGS);
@@ -130,13 +157,30 @@ impl Ground {
 
     /// Octets that each of the kernel's ESP states has counted, at both ends.
     pub(super) fn counted(&self) -> Result<[Vec<u64>; 2]> {
-        Ok([counted(&self.client)?, counted(&self.gateway)?])
+        Ok([counted(&self.client)?, counted(self.far_end())?])
     }
 
     /// Whether no kernel has an ESP state.
     pub(super) fn is_bare(&self) -> Result<bool> {
-        Ok(self.counted()?.iter().all(Vec::is_empty))
+        for machine in self.machines() {
+            if !counted(machine)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
+}
+
+/// Behind a cable of its own.
+fn second_gateway(client: &Namespace) -> Result<Namespace> {
+    let other = Namespace::new("other")?;
+    connect(
+        (client, "eth1", &[]),
+        (&other, "eth0", &[&format!("{GATEWAY_TWO}/24")]),
+    )?;
+    client.ip(&format!("route add {GATEWAY_TWO} dev eth1 src {CLIENT}"))?;
+    inside(&other, OFFICE, "10.2.0.0/24", CLIENT)?;
+    Ok(other)
 }
 
 fn router(client: &Namespace, gateway: &Namespace) -> Result<Namespace> {
@@ -191,12 +235,11 @@ impl Watch {
             }
             sent.push(messages);
         }
-        let gateway = sent.pop().unwrap_or_default();
-        let client = sent.pop().unwrap_or_default();
+        let gateways = sent.split_off(1.min(sent.len()));
         Ok(Traffic {
             tally,
-            client,
-            gateway,
+            client: sent.pop().unwrap_or_default(),
+            gateway: gateways.into_iter().flatten().collect(),
         })
     }
 }

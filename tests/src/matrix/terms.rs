@@ -143,7 +143,8 @@ pub(super) struct Terms {
     pub(super) libre_daemon: &'static str,
     /// The client has no fixed address, and both know MOBIKE.
     pub(super) roams: bool,
-    /// The gateway has a second address.
+    /// The network has another gateway: the second address of Rekindle's machine, or, where Rekindle is the
+    /// client, Rekindle on a third machine.
     pub(super) two_gateways: bool,
     /// Whether each network has a Child SA of its own, `six` for the second one.
     pub(super) apart: bool,
@@ -264,7 +265,7 @@ pub(super) const SECOND: &str = "six";
 pub(super) const PSKS: [&str; 2] = ["correct horse battery", "not the same horse"];
 
 pub(super) const GATEWAY: &str = "192.0.2.1";
-/// The gateway's second address.
+/// The second gateway's address.
 pub(super) const GATEWAY_TWO: &str = "192.0.2.3";
 pub(super) const CLIENT: &str = "192.0.2.10";
 /// Where a client that roams goes.

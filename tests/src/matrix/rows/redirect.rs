@@ -1,5 +1,5 @@
-//! Going to another gateway (RFC 5685). The gateway's machine has two addresses, and sends whoever calls
-//! the one to the other.
+//! Going to another gateway (RFC 5685). Rekindle's machine has two addresses, and sends whoever calls the
+//! one to the other. Where Rekindle is the client, the other gateway is Rekindle on a third machine.
 
 use anyhow::{Result, ensure};
 use ike::wire::notify::NotifyKind;
@@ -19,12 +19,7 @@ const SWAN_GATEWAY: Lack = Lack {
     role: Some(Role::Initiator),
     why: "strongSwan: sends clients on by a plugin of one's own alone",
 };
-const LIBRE_GATEWAY: Lack = Lack {
-    foreign: Some(Foreign::Libreswan),
-    role: Some(Role::Initiator),
-    why: "libreswan: sends on from all addresses of its machine, and the case has no second machine",
-};
-const CLIENTS_ONLY: &[Lack] = &[SWAN_GATEWAY, LIBRE_GATEWAY];
+const CLIENTS_ONLY: &[Lack] = &[SWAN_GATEWAY];
 
 /// What each client needs in order to follow.
 const FOLLOWING: Terms = Terms {
@@ -47,12 +42,12 @@ pub(super) const CASES: &[Case] = &[
         name: "redirected after the proof",
         terms: Terms {
             ours: "redirect_to = \"192.0.2.3\"",
+            libre: "accept-redirect=yes\nsend-redirect=yes\nredirect-to=192.0.2.3",
             ..FOLLOWING
         },
         plot: |bout| sent_on(bout, false),
         lacks: &[
             SWAN_GATEWAY,
-            LIBRE_GATEWAY,
             Lack {
                 foreign: Some(Foreign::Strongswan),
                 role: Some(Role::Responder),
@@ -71,7 +66,8 @@ pub(super) const CASES: &[Case] = &[
         terms: Terms {
             settings: "[redirect]\nto = \"192.0.2.3\"\n",
             swan_daemon: "follow_redirects = no",
-            libre: "accept-redirect=no",
+            libre: "accept-redirect=no\nsend-redirect=yes\nredirect-to=192.0.2.3",
+            ours: "redirect = \"ignore\"",
             ..PLAIN
         },
         lacks: CLIENTS_ONLY,
@@ -79,10 +75,14 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// Whether Rekindle's one SA is at the gateway's second address.
+/// Whether the one SA is at the second gateway.
 fn is_there(bout: &Bout<'_>) -> Result<bool> {
     let sa = bout.sa()?;
-    Ok(sa["local"]["addr"] == GATEWAY_TWO)
+    let gateway = match bout.role {
+        Role::Initiator => &sa["remote"],
+        Role::Responder => &sa["local"],
+    };
+    Ok(gateway["addr"] == GATEWAY_TWO)
 }
 
 /// Waits until the client is there, and has left nothing behind.
@@ -90,6 +90,14 @@ fn arrives(bout: &Bout<'_>) -> Result<()> {
     until("the client is at the other address", PATIENCE, || {
         Ok(is_there(bout).unwrap_or(false))
     })?;
+    if let Some(other) = &bout.other {
+        bout.ground.client_has_moved();
+        until("the first gateway has no SA", PATIENCE, || {
+            bout.peer.is_idle()
+        })?;
+        let sa = other.established()?;
+        ensure!(sa["remote"]["id"] == "client.example", "{sa}");
+    }
     until("there is one Child SA at each end", PATIENCE, || {
         let counted = bout.ground.counted()?;
         Ok(counted.iter().all(|states| states.len() == 2))
@@ -98,6 +106,9 @@ fn arrives(bout: &Bout<'_>) -> Result<()> {
 
 fn sent_on(bout: &mut Bout<'_>, in_clear: bool) -> Result<()> {
     let watch = bout.ground.watch()?;
+    if in_clear && bout.role == Role::Initiator {
+        bout.peer.redirect_callers(GATEWAY_TWO)?;
+    }
     bout.call()?;
     arrives(bout)?;
     let traffic = watch.stop()?;
@@ -119,10 +130,14 @@ fn sent_on(bout: &mut Bout<'_>, in_clear: bool) -> Result<()> {
 
 fn in_session(bout: &mut Bout<'_>) -> Result<()> {
     bout.come_up()?;
-    let told = bout
-        .rekindle
-        .ikectl(&format!("redirect {GATEWAY_TWO} --all"))?;
-    ensure!(told["told"] == 1 && told["unable"] == 0, "{told}");
+    match bout.role {
+        Role::Initiator => bout.peer.redirect_clients(GATEWAY_TWO)?,
+        Role::Responder => {
+            let order = format!("redirect {GATEWAY_TWO} --all");
+            let told = bout.rekindle.ikectl(&order)?;
+            ensure!(told["told"] == 1 && told["unable"] == 0, "{told}");
+        }
+    }
     arrives(bout)?;
     // Nothing has gone over the new states yet.
     bout.ground.ping(&bout.terms)?;
