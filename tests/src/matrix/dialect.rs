@@ -40,7 +40,12 @@ pub(super) fn rekindle(terms: &Terms, role: Role) -> String {
     };
     let (pool, leased) = match (terms.inner, role) {
         (Inner::Leased, Role::Responder) => (
-            format!("[pools.inner]\naddrs = \"{POOL}\"\n"),
+            format!(
+                "[pools.inner]\naddrs = \"{POOL}\"\n{}",
+                split_dns(terms, |server, domain| {
+                    format!("dns = [\"{server}\"]\ndomains = [\"{domain}\"]\n")
+                })
+            ),
             "pools = [\"inner\"]\n",
         ),
         (Inner::Leased, Role::Initiator) => (String::new(), "vips = [\"0.0.0.0\"]\n"),
@@ -125,7 +130,13 @@ pub(super) fn strongswan(terms: &Terms, role: Role) -> String {
     }
     let (pool, leased) = match (terms.inner, role) {
         (Inner::Leased, Role::Initiator) => (
-            format!("pools {{ inner {{ addrs = {RANGE} }} }}\n"),
+            format!(
+                "pools {{ inner {{ addrs = {RANGE}\n{} }} }}\n",
+                // It knows the attribute by its number alone (RFC 8598, 6).
+                split_dns(terms, |server, domain| format!(
+                    "dns = {server}\n25 = {domain}\n"
+                ))
+            ),
             "pools = inner",
         ),
         (Inner::Leased, Role::Responder) => (String::new(), "vips = 0.0.0.0"),
@@ -198,6 +209,10 @@ fn libreswan_connection(terms: &Terms, role: Role, (name, at): (&str, usize)) ->
             line("leftmodecfgserver", "yes");
             line("rightmodecfgclient", "yes");
             line("rightaddresspool", RANGE);
+            if let Some([server, domain]) = terms.split_dns {
+                line("modecfgdns", server);
+                line("modecfgdomains", domain);
+            }
         }
         (Inner::Leased, Role::Responder) => {
             line("leftmodecfgclient", "yes");
@@ -249,6 +264,14 @@ pub(super) fn libreswan_secret(terms: &Terms) -> String {
         Auth::Psk => format!(": PSK \"{}\"\n", psk(terms)),
         Auth::Certificate { .. } | Auth::Bare(_) => String::new(),
     }
+}
+
+/// The lines that name server and domain, if the case has them.
+fn split_dns(terms: &Terms, lines: impl FnOnce(&str, &str) -> String) -> String {
+    let names = terms
+        .split_dns
+        .map(|[server, domain]| lines(server, domain));
+    names.unwrap_or_default()
 }
 
 fn psk(terms: &Terms) -> &'static str {

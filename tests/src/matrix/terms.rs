@@ -128,6 +128,9 @@ pub(super) struct Terms {
     pub(super) esp: &'static str,
     pub(super) outer: Outer,
     pub(super) inner: Inner,
+    /// The name server inside that the gateway names with the addresses it leases, and the domain to ask
+    /// it for.
+    pub(super) split_dns: Option<&'static [&'static str; 2]>,
     pub(super) stranger: Stranger,
     /// Further lines of Rekindle's configuration, before its connections.
     pub(super) settings: &'static str,
@@ -163,6 +166,7 @@ pub(super) const PLAIN: Terms = Terms {
     esp: "",
     outer: Outer::V4,
     inner: Inner::V4,
+    split_dns: None,
     stranger: Stranger::No,
     settings: "",
     ours: "",

@@ -7,13 +7,16 @@ use super::{
         bout::Bout,
         terms::{BRANCH, Foreign, Inner, Outer, PLAIN, Role, Terms},
     },
-    Case, USUAL,
+    Case, Lack, USUAL,
 };
 
 const LEASED: Terms = Terms {
     inner: Inner::Leased,
     ..PLAIN
 };
+
+/// A name server in the gateway's network, and what it is to be asked for.
+const SPLIT_DNS: [&str; 2] = ["10.1.0.53", "corp.example"];
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -36,6 +39,19 @@ pub(super) const CASES: &[Case] = &[
         terms: LEASED,
         plot: the_same_again,
         ..USUAL
+    },
+    Case {
+        name: "address pool, split DNS",
+        terms: Terms {
+            split_dns: Some(&SPLIT_DNS),
+            ..LEASED
+        },
+        plot: with_names,
+        lacks: &[Lack {
+            foreign: Some(Foreign::Strongswan),
+            role: Some(Role::Responder),
+            why: "strongSwan: asks for no domains",
+        }],
     },
 ];
 
@@ -64,6 +80,23 @@ fn comes_up(bout: &Bout<'_>) -> Result<()> {
     ensure!(sa[whose]["vips"][0] == BRANCH, "{sa}");
     ensure!(sa["children"][0][side][0] == format!("{BRANCH}/32"), "{sa}");
     Ok(())
+}
+
+/// The client hears of the name server, and what to ask it for.
+fn with_names(bout: &mut Bout<'_>) -> Result<()> {
+    comes_up(bout)?;
+    match bout.role {
+        Role::Initiator => {
+            let sa = bout.sa()?;
+            let told = [&sa["dns"][0], &sa["domains"][0]];
+            ensure!(told == SPLIT_DNS, "{sa}");
+        }
+        Role::Responder => {
+            let log = bout.peer.log()?;
+            ensure!(SPLIT_DNS.iter().all(|name| log.contains(name)), "{log}");
+        }
+    }
+    bout.goodbye()
 }
 
 /// The gateway knows the client by its identity.
