@@ -246,7 +246,7 @@ pub(crate) struct Live {
     pub pending: VecDeque<PendingChild>,
     /// Child SAs in the kernel that we do not send on.
     pub beside: Vec<Beside>,
-    /// Since when the peer has put us off.
+    /// Since when the peer has put us off, and when it did last.
     pub put_off: Option<(Duration, Duration)>,
     /// Client: when to ask for a ticket.
     pub ask_ticket_at: Option<Duration>,
