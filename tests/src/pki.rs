@@ -12,9 +12,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, PublicKeyData as _, RevokedCertParams,
-    SanType, SerialNumber, date_time_ymd,
+    DnType, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, NameConstraints,
+    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
+    PublicKeyData as _, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 
 /// Kinds of keys that certificates are made for.
@@ -64,14 +64,29 @@ pub struct Authority {
 impl Authority {
     /// A new one.
     pub fn new() -> Result<Self> {
+        Self::with_constraints(None)
+    }
+
+    fn with_constraints(constraints: Option<NameConstraints>) -> Result<Self> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let params = authority("Lab Authority", BasicConstraints::Unconstrained);
+        let mut params = authority("Lab Authority", BasicConstraints::Unconstrained);
+        params.name_constraints = constraints;
         let root = params.self_signed(&key)?.der().to_vec();
         Ok(Self {
             issuer: Issuer::new(params, key),
             root,
             intermediates: Vec::new(),
         })
+    }
+
+    /// A new one that may certify only hosts below this domain, and no holder in this organization.
+    pub fn constrained(domain: &str, organization: &str) -> Result<Self> {
+        let mut elsewhere = DistinguishedName::new();
+        elsewhere.push(DnType::OrganizationName, organization);
+        Self::with_constraints(Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName(domain.to_owned())],
+            excluded_subtrees: vec![GeneralSubtree::DirectoryName(elsewhere)],
+        }))
     }
 
     /// One that this one has signed. Whoever trusts it trusts only the first of the line.

@@ -23,6 +23,7 @@ pub const CASES: &[Case] = &[
     denied::DETACHED,
     mangled::SURVIVES,
     why::TOLD,
+    why::CONSTRAINED,
     why::REVOKED,
     names::LOOKED_UP,
     workers::AS_ONE,

@@ -1,5 +1,6 @@
 //! What operators read when a tunnel does not come up: at the gateway, at the client, and in the log; and
-//! that a certificate which its authority has taken back ends sessions that only sleep.
+//! that an authority is kept to its name constraints, and a certificate which its authority has taken back
+//! ends sessions that only sleep.
 
 use std::{fs, time::Duration};
 
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::tunnel::{CLIENT, client_connection, gateway_connection, two_sites};
 use crate::{
+    netns::Namespace,
     pki::{Authority, CA, KeyKind, OWN},
     site::{Setting, Site},
     suite::{Case, Lab},
@@ -17,6 +19,11 @@ use crate::{
 pub const TOLD: Case = Case {
     name: "why_a_tunnel_does_not_come_up_is_told_at_both_ends",
     run: told,
+};
+/// An authority with name constraints.
+pub const CONSTRAINED: Case = Case {
+    name: "an_authority_with_name_constraints_certifies_within_them_alone",
+    run: constrained,
 };
 /// A list of revoked certificates between suspend and resume.
 pub const REVOKED: Case = Case {
@@ -128,16 +135,53 @@ fn certified(connection: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-fn revoked(lab: &mut Lab) -> Result<()> {
-    let (client_ns, gateway_ns) = two_sites()?;
-    let mut gateway = Site::prepare(lab, &gateway_ns, NO_ESP, &certified(&gateway_connection()))?;
+/// Client and gateway with certificates of one authority; neither runs.
+fn certified_sites<'a>(
+    lab: &Lab,
+    [client, gateway]: [&'a Namespace; 2],
+    authority: &Authority,
+) -> Result<[Site<'a>; 2]> {
+    let gateway = Site::prepare(lab, gateway, NO_ESP, &certified(&gateway_connection()))?;
     let own = Setting { node: 2, ..NO_ESP };
-    let mut client = Site::prepare(lab, &client_ns, own, &certified(&client_connection()))?;
-    let authority = Authority::new()?;
+    let client = Site::prepare(lab, client, own, &certified(&client_connection()))?;
     for (site, id) in [(&gateway, "gw.example"), (&client, "client.example")] {
         authority.equip(site.folder(), KeyKind::P256, id)?;
         authority.be_trusted_in(site.folder())?;
     }
+    Ok([client, gateway])
+}
+
+fn constrained(lab: &mut Lab) -> Result<()> {
+    let (client_ns, gateway_ns) = two_sites()?;
+    let authority = Authority::constrained("example", "Elsewhere")?;
+    let [mut client, mut gateway] = certified_sites(lab, [&client_ns, &gateway_ns], &authority)?;
+    gateway.start(lab)?;
+    client.start(lab)?;
+    client.ikectl("up home")?;
+    client.ikectl("down home")?;
+
+    client.stop()?;
+    authority.equip(client.folder(), KeyKind::P256, "gw.elsewhere")?;
+    client.start(lab)?;
+    ensure!(
+        client.ikectl("up home").is_err(),
+        "up with a name that its authority may not certify"
+    );
+    let found = failure(&gateway, "client.example", "cert_name_constraint")?;
+    says(
+        &found,
+        "verdict",
+        "'CN=Lab Authority', or an authority above it, may not certify a name of the certificate of 'CN=gw.elsewhere': \
+         gw.elsewhere",
+    )?;
+    says(&found, "notify", "sent AUTHENTICATION_FAILED")?;
+    failure(&client, "home", "peer_refused").map(drop)
+}
+
+fn revoked(lab: &mut Lab) -> Result<()> {
+    let (client_ns, gateway_ns) = two_sites()?;
+    let authority = Authority::new()?;
+    let [mut client, mut gateway] = certified_sites(lab, [&client_ns, &gateway_ns], &authority)?;
     // A list of another's certificate changes nothing.
     authority.revoke(gateway.folder(), gateway.folder())?;
     gateway.start(lab)?;

@@ -14,5 +14,7 @@ pub mod suite;
 
 pub use dh::{KeyShare, KeyShareError};
 pub use secret::Secret;
-pub use sign::{CertificateChain, KeyKind, RsaPadding, SignError, SignatureScheme, TrustAnchors};
+pub use sign::{
+    CertificateChain, KeyKind, NotAnAuthority, RsaPadding, SignError, SignatureScheme, TrustAnchors,
+};
 pub use suite::{Encryption, Group, Integrity, Prf};

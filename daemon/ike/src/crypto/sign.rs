@@ -23,7 +23,7 @@ use x509_cert::{
     spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned},
 };
 
-use crate::trust::Revocations;
+use crate::trust::{Constraints, Revocations};
 
 /// How an AUTH payload is signed. ECDSA signatures are in the DER of RFC 3279, 2.2.3; AUTH methods that
 /// want another form are served from it.
@@ -106,11 +106,13 @@ impl CertificateChain {
     }
 }
 
-/// The authorities a peer's certificate must lead to. Their names and keys count, and what else
-/// their own certificates say does not: not even the end of their validity (RFC 5280, 6.1.1 (d)).
+/// The authorities a peer's certificate must lead to. Their names, keys and name constraints count, and
+/// what else their own certificates say does not: not even the end of their validity (RFC 5280, 6.1.1 (d)).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct TrustAnchors {
     anchors: Vec<TrustAnchor<'static>>,
+    /// What each of them may certify, where that is not everything.
+    constraints: Vec<Option<Constraints>>,
     hashes: Vec<[u8; KEY_HASH_LEN]>,
     fingerprints: Vec<[u8; 32]>,
     /// What they, and those below them, have taken back.
@@ -119,25 +121,45 @@ pub struct TrustAnchors {
 
 /// A certificate that cannot serve as authority.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
-#[error("is not an X.509 certificate")]
-pub struct NotAnAuthority;
+pub enum NotAnAuthority {
+    /// It cannot be read.
+    #[error("is not an X.509 certificate")]
+    Malformed,
+    /// What it may certify cannot be read.
+    #[error("has name constraints that break RFC 5280, 4.2.1.10")]
+    Constraints,
+}
 
 impl TrustAnchors {
     /// Takes one more authority, by its certificate in DER.
     pub fn add(&mut self, certificate: &[u8]) -> Result<(), NotAnAuthority> {
         let certificate = CertificateDer::from(certificate);
-        let anchor = webpki::anchor_from_trusted_cert(&certificate).map_err(|_| NotAnAuthority)?;
+        let anchor = webpki::anchor_from_trusted_cert(&certificate);
+        let mut anchor = anchor.map_err(|_| NotAnAuthority::Malformed)?;
+        // They are judged here, where all kinds of names are known.
+        let constraints = match anchor.name_constraints.take() {
+            Some(content) => {
+                let read = Constraints::parse(&content);
+                Some(read.ok_or(NotAnAuthority::Constraints)?)
+            }
+            None => None,
+        };
         // The anchor has the content alone; its header counts into the hash as well.
         let key_info = AnyRef::new(Tag::Sequence, &anchor.subject_public_key_info)
             .and_then(|key_info| key_info.to_der())
-            .map_err(|_| NotAnAuthority)?;
+            .map_err(|_| NotAnAuthority::Malformed)?;
         let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, &key_info);
-        let hash = hash.as_ref().first_chunk().ok_or(NotAnAuthority)?;
+        let hash = hash
+            .as_ref()
+            .first_chunk()
+            .ok_or(NotAnAuthority::Malformed)?;
         let fingerprint = digest(&SHA256, &certificate);
-        let fingerprint = fingerprint.as_ref().first_chunk().ok_or(NotAnAuthority)?;
+        let fingerprint = fingerprint.as_ref().first_chunk();
+        let fingerprint = fingerprint.ok_or(NotAnAuthority::Malformed)?;
         self.hashes.push(*hash);
         self.fingerprints.push(*fingerprint);
         self.anchors.push(anchor.to_owned());
+        self.constraints.push(constraints);
         Ok(())
     }
 
@@ -163,6 +185,10 @@ impl TrustAnchors {
     #[must_use]
     pub fn fingerprints(&self) -> &[[u8; 32]] {
         &self.fingerprints
+    }
+
+    pub(crate) fn constraints(&self) -> &[Option<Constraints>] {
+        &self.constraints
     }
 
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
@@ -305,8 +331,9 @@ mod tests {
     #[test]
     fn what_is_no_certificate_is_no_authority() {
         let mut anchors = TrustAnchors::default();
-        assert_eq!(anchors.add(b"hello"), Err(NotAnAuthority));
-        assert_eq!(anchors.add(&[0x30, 0]), Err(NotAnAuthority));
+        for junk in [&b"hello"[..], &[0x30, 0]] {
+            assert_eq!(anchors.add(junk), Err(NotAnAuthority::Malformed));
+        }
         assert!(anchors.is_empty() && anchors.key_hashes().is_empty());
     }
 }

@@ -298,6 +298,13 @@ fn unproven(why: Unproven, certificate: Option<&Culprit>) -> String {
         TrustError::ListUnproven => format!("the revocation list of '{issuer}' is not by it"),
         TrustError::KeyUsage => format!("the key usage of {of} excludes signatures"),
         TrustError::ExtendedKeyUsage => format!("the extended key usage of {of} excludes IKE"),
+        TrustError::NameConstraint => {
+            let names = names.join(" ");
+            let colon = if names.is_empty() { "" } else { ": " };
+            format!(
+                "'{issuer}', or an authority above it, may not certify a name of {of}{colon}{names}"
+            )
+        }
         TrustError::Signature => format!("the signature was not made by the key of '{subject}'"),
         why => format!("{of}: {why}"),
     }
@@ -335,6 +342,12 @@ fn mend(why: Unproven, certificate: Option<&Culprit>) -> String {
         TrustError::Expired => "ask its owner to renew it",
         TrustError::KeyUsage => "it needs digitalSignature or nonRepudiation",
         TrustError::ExtendedKeyUsage => "it needs ipsecIKE, serverAuth, clientAuth, any, or none",
+        TrustError::NameConstraint => {
+            "compare its names with the name constraints of the authorities above it"
+        }
+        TrustError::ConstraintUnread => {
+            "put the certificate of the authority that has the name constraints into remote.cacerts"
+        }
         TrustError::Path => "look at its constraints, and those of the authorities above it",
         TrustError::Identity => {
             "let the peer claim a name of its certificate, or put the identity into its subjectAltName"

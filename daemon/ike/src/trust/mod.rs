@@ -1,6 +1,7 @@
 //! Certificates in IKE_AUTH: our own chain and signature, the authorities we ask for, and whether a
 //! peer's chain, identity and signature hold together (RFC 7296, 3.6 to 3.8; RFC 7427; RFC 4945).
 
+mod constraints;
 mod culprit;
 mod leaf;
 mod path;
@@ -12,6 +13,7 @@ use ring::digest::{SHA256, digest};
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
+pub(crate) use self::constraints::Constraints;
 pub use self::culprit::Culprit;
 pub use self::pinned::{NotAKey, PinnedKey};
 pub(crate) use self::proof::{Hashes, sign};
@@ -90,6 +92,15 @@ pub enum TrustError {
     /// The list about it is not signed by its issuer, or its issuer may not sign lists.
     #[error("the revocation list is not its issuer's")]
     ListUnproven,
+    /// A certificate on the path has a name that an authority above it may not certify.
+    #[error("an authority above the certificate may not certify one of its names")]
+    NameConstraint,
+    /// An authority that the peer sent has constraints that are not read of it.
+    #[error(
+        "an authority that the peer sent may certify only certain mailboxes, distinguished names or \
+         URIs, which is read of configured authorities alone"
+    )]
+    ConstraintUnread,
     /// Any other rule of RFC 5280 that the path breaks.
     #[error("the certificate's path breaks a rule of RFC 5280")]
     Path,
@@ -120,6 +131,7 @@ impl TrustError {
             Self::RevocationUnknown | Self::ListOutdated | Self::ListUnproven => {
                 "cert_revocation_unknown"
             }
+            Self::NameConstraint | Self::ConstraintUnread => "cert_name_constraint",
             Self::Path => "cert_validation_failed",
             Self::Identity => "cert_identity",
             Self::Signature => "peer_auth_failed",
@@ -143,8 +155,13 @@ pub fn verify(
     let leaf = leaf::Leaf::parse(first)?;
     let signature = proof::Signature::parse(signed)?;
 
-    let revocations = &anchors.revocations;
-    let end_entity = revocations.walk(anchors.anchors(), first, intermediates, wall)?;
+    let walked = anchors.walk(first, intermediates, wall);
+    let end_entity = walked.map_err(|why| match why {
+        TrustError::NameConstraint if constraints::are_beyond_reach(intermediates) => {
+            TrustError::ConstraintUnread
+        }
+        why => why,
+    })?;
     leaf.may_sign()?;
 
     if !leaf.names(id, end_entity.subject()) {

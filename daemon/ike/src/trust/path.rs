@@ -1,18 +1,18 @@
 //! The path from a peer's certificate to an authority (RFC 5280, 6), walked by rustls-webpki under
 //! the profile for IKE (RFC 4945).
 
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{
     EndEntityCert, Error, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage,
     RequiredEkuNotFoundContext, RevocationOptions,
 };
 
 use super::TrustError;
-use crate::crypto::sign::CHAIN_ALGORITHMS;
+use crate::crypto::{TrustAnchors, sign::CHAIN_ALGORITHMS};
 
 /// Follows signatures, validity, constraints, purposes and revocations up to one of the authorities.
 pub(super) fn walk<'a>(
-    anchors: &[TrustAnchor<'_>],
+    anchors: &TrustAnchors,
     leaf: &'a CertificateDer<'a>,
     intermediates: &[CertificateDer<'_>],
     time: UnixTime,
@@ -22,12 +22,12 @@ pub(super) fn walk<'a>(
     end_entity
         .verify_for_usage(
             CHAIN_ALGORITHMS,
-            anchors,
+            anchors.anchors(),
             intermediates,
             time,
             ForIke,
             revocation,
-            None,
+            Some(&|path| anchors.permit(path)),
         )
         .map_err(reason)?;
     Ok(end_entity)
@@ -88,6 +88,7 @@ fn reason(error: Error) -> TrustError {
         Error::CertExpired { .. } => TrustError::Expired,
         Error::CertNotValidYet { .. } => TrustError::NotYetValid,
         Error::RequiredEkuNotFoundContext(_) => TrustError::ExtendedKeyUsage,
+        Error::NameConstraintViolation => TrustError::NameConstraint,
         Error::CertRevoked => TrustError::Revoked,
         Error::UnknownRevocationStatus => TrustError::RevocationUnknown,
         Error::CrlExpired { .. } => TrustError::ListOutdated,

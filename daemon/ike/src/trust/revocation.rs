@@ -9,7 +9,7 @@ use std::{
 
 use der::{Decode as _, Encode as _};
 use ring::digest::{SHA256, digest};
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use thiserror::Error;
 use webpki::{
     CertRevocationList, ExpirationPolicy, OwnedCertRevocationList, RevocationOptionsBuilder,
@@ -156,20 +156,32 @@ impl Revocations {
         let mut begun = lists.iter().filter(|list| list.times.0 <= wall);
         begun.any(|list| list.revoked.contains(&certificate))
     }
+}
 
+/// Two sets are the same if their files are.
+impl PartialEq for Revocations {
+    fn eq(&self, other: &Self) -> bool {
+        let prints =
+            |set: &Self| -> Vec<_> { set.lists().iter().map(|one| one.fingerprint).collect() };
+        self.policy == other.policy && prints(self) == prints(other)
+    }
+}
+
+impl Eq for Revocations {}
+
+impl TrustAnchors {
     /// Walks the path from the leaf to an authority with the lists at hand.
     pub(super) fn walk<'a>(
         &self,
-        anchors: &[TrustAnchor<'_>],
         leaf: &'a CertificateDer<'a>,
         intermediates: &[CertificateDer<'_>],
         wall: u64,
     ) -> Result<webpki::EndEntityCert<'a>, TrustError> {
         let time = UnixTime::since_unix_epoch(Duration::from_secs(wall));
-        let held = self.lists();
+        let held = self.revocations.lists();
         let begun = held.iter().filter(|list| list.times.0 <= wall);
         let lists: Vec<_> = begun.map(|list| &list.list).collect();
-        let strict = self.policy == RevocationPolicy::Strict;
+        let strict = self.revocations.policy == RevocationPolicy::Strict;
         let options = match RevocationOptionsBuilder::new(&lists) {
             Ok(options) if strict => Some(
                 options
@@ -186,22 +198,9 @@ impl Revocations {
             Err(_) if strict => return Err(TrustError::RevocationUnknown),
             Err(_) => None,
         };
-        path::walk(anchors, leaf, intermediates, time, options)
+        path::walk(self, leaf, intermediates, time, options)
     }
-}
 
-/// Two sets are the same if their files are.
-impl PartialEq for Revocations {
-    fn eq(&self, other: &Self) -> bool {
-        let prints =
-            |set: &Self| -> Vec<_> { set.lists().iter().map(|one| one.fingerprint).collect() };
-        self.policy == other.policy && prints(self) == prints(other)
-    }
-}
-
-impl Eq for Revocations {}
-
-impl TrustAnchors {
     /// Whether a list of the connection names the certificate that was issued so, or may.
     pub(crate) fn is_revoked(&self, certificate: Option<IssuedAs>, wall: u64) -> bool {
         match certificate {

@@ -43,6 +43,24 @@ pub(crate) fn same(one: &[u8], other: &[u8]) -> bool {
     alike(one, other, same_attribute)
 }
 
+/// Whether a name in DER begins with all parts of another, as one below it does (RFC 5280, 4.2.1.10).
+/// `None` if that cannot be said: a name cannot be read, or a string is of a type that is not compared.
+pub(crate) fn begins(name: &[u8], base: &[u8]) -> Option<bool> {
+    let (name, base) = (
+        RdnSequence::from_der(name).ok()?,
+        RdnSequence::from_der(base).ok()?,
+    );
+    let parts = || name.iter().zip(base.iter());
+    let same = |(part, base)| same_part(part, base, same_attribute);
+    if base.len() <= name.len() && parts().all(same) {
+        return Some(true);
+    }
+    let mut attributes = parts().flat_map(|(part, _)| part.iter());
+    attributes
+        .all(|attribute| text(attribute).is_some())
+        .then_some(false)
+}
+
 /// The same, where the value [`ANY`] in the first name stands for any.
 pub(super) fn fits(pattern: &[u8], name: &[u8]) -> bool {
     alike(pattern, name, |wanted, other| {
@@ -77,10 +95,19 @@ fn alike(
         return false;
     };
     one.len() == other.len()
-        && one.iter().zip(other.iter()).all(|(one, other)| {
-            let found = |wanted| other.iter().any(|other| same(wanted, other));
-            one.len() == other.len() && one.iter().all(found)
-        })
+        && one
+            .iter()
+            .zip(other.iter())
+            .all(|(one, other)| same_part(one, other, &same))
+}
+
+fn same_part(
+    one: &RelativeDistinguishedName,
+    other: &RelativeDistinguishedName,
+    same: impl Fn(&AttributeTypeAndValue, &AttributeTypeAndValue) -> bool,
+) -> bool {
+    let found = |wanted| other.iter().any(|other| same(wanted, other));
+    one.len() == other.len() && one.iter().all(found)
 }
 
 fn same_attribute(one: &AttributeTypeAndValue, other: &AttributeTypeAndValue) -> bool {

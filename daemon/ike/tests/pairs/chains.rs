@@ -26,8 +26,8 @@ pub(crate) const ALGORITHM: [u8; 13] = [
 const OCTETS: &[u8] = b"what the client has to sign";
 
 /// A claim to be the client, to be spoiled.
-struct Attempt {
-    anchors: TrustAnchors,
+pub(crate) struct Attempt {
+    pub(crate) anchors: TrustAnchors,
     certificates: Vec<Vec<u8>>,
     id: Identity,
     method: u8,
@@ -36,7 +36,7 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn with(certificates: Vec<Vec<u8>>) -> Self {
+    pub(crate) fn with(certificates: Vec<Vec<u8>>) -> Self {
         let mut anchors = TrustAnchors::default();
         anchors.add(&PKI.authority.der).expect("an authority");
         let auth = [&ALGORITHM, sign(&PKI.client.signer(), OCTETS).as_slice()].concat();
@@ -63,7 +63,7 @@ impl Attempt {
         self
     }
 
-    fn error(&self) -> Option<TrustError> {
+    pub(crate) fn error(&self) -> Option<TrustError> {
         let certificates: Vec<_> = self.certificates.iter().map(Vec::as_slice).collect();
         let signed = Signed {
             octets: OCTETS,
@@ -283,7 +283,10 @@ fn constraints_and_unknown_critical_extensions_count() {
         Attempt::with(vec![below.certify(&PKI.client), below.der]).error()
     };
     assert_eq!(constrained("client.example"), None);
-    assert_eq!(constrained("elsewhere.example"), Some(TrustError::Path));
+    assert_eq!(
+        constrained("elsewhere.example"),
+        Some(TrustError::NameConstraint)
+    );
 }
 
 /// The client's signature as r and s.

@@ -8,6 +8,7 @@ mod child_rekey;
 mod childless;
 mod collisions;
 mod conformance;
+mod constraints;
 mod crossed;
 mod demand;
 mod demanding;

@@ -46,7 +46,13 @@ pub(crate) struct Authority {
 
 impl Authority {
     fn root() -> Self {
-        let (params, key) = (authority_params("Test Authority"), p256());
+        Self::root_with(|_| {})
+    }
+
+    /// An authority of its own that `edit` makes special.
+    pub(crate) fn root_with(edit: impl FnOnce(&mut CertificateParams)) -> Self {
+        let (mut params, key) = (authority_params("Test Authority"), p256());
+        edit(&mut params);
         let der = params.self_signed(&key).expect("signs").der().to_vec();
         let issuer = Issuer::new(params, key);
         Self { issuer, der }
