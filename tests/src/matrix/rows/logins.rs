@@ -88,7 +88,7 @@ pub(super) const CASES: &[Case] = &[
         lacks: &[Lack {
             foreign: Some(Foreign::Libreswan),
             role: None,
-            why: "libreswan: ECDSA by RFC 7427 alone",
+            why: "libreswan: no setting does without it for ECDSA",
         }],
         ..USUAL
     },
