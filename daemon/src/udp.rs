@@ -261,6 +261,15 @@ impl UdpSocket {
         Self::adopt(fd, listen.service, share)
     }
 
+    /// Gives what it sends a mark.
+    pub fn mark(&self, mark: u32) -> Result<(), UdpError> {
+        setsockopt(&self.fd, sockopt::Mark, &mark).map_err(|errno| UdpError {
+            address: self.bound,
+            step: "mark",
+            source: errno.into(),
+        })
+    }
+
     /// Leaves it one part of so many of the memory for what waits to be read: the others have the rest.
     pub fn divide_queue(&self, by: u8) -> Result<(), UdpError> {
         let buffer = self.share.receive_buffer() / usize::from(by.max(1));

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
     time::Duration,
@@ -19,7 +19,7 @@ use nix::{
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
-use crate::udp::readiness;
+use crate::{kernel::source_towards, udp::readiness};
 
 /// A change of addresses comes with changes of routes, one after another. They are waited for.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -156,11 +156,5 @@ fn subscribe() -> io::Result<AsyncFd<OwnedFd>> {
 
 /// Asks the routing table. Nothing is sent.
 pub(super) fn source_address(remote: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = match remote {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let probe = UdpSocket::bind((any, 0))?;
-    probe.connect(remote)?;
-    Ok(probe.local_addr()?.ip())
+    source_towards(remote.ip())
 }

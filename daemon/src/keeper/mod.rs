@@ -170,7 +170,9 @@ impl Keeper {
         guard.set_keys(&ring, &node);
         guard.set_cookies(CookieSecrets::new(&node.qcd_secret(), boot_id));
         let ipsec = options.dataplane == DataplaneKind::Xfrm;
-        let sockets = Sockets::open(&options.listen, ipsec, options.workers, guard.lanes())?;
+        let around = ipsec && !options.xfrm_interfaces.is_empty();
+        let (listen, workers) = (&options.listen, options.workers);
+        let sockets = Sockets::open(listen, ipsec, workers, guard.lanes(), around)?;
         // Only now: a keeper that cannot have the ports is not to guard them.
         guard.attach(&options.steer_cpus);
         guard.tick(now, since_epoch());

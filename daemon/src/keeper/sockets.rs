@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use crate::{
     gate::{GateError, Lanes},
+    kernel::OUTER_MARK,
     udp::{Listen, Service, Share, UdpError, UdpSocket},
 };
 
@@ -21,8 +22,25 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Opens them; a port that another process has is an error.
+    /// Opens them; a port that another process has is an error. `around` keeps what they send clear of the
+    /// routes that lead to interfaces of ours.
     pub(super) fn open(
+        listen: &[Listen],
+        ipsec: bool,
+        workers: u8,
+        lanes: Result<Lanes<'_>, String>,
+        around: bool,
+    ) -> Result<Self, UdpError> {
+        let sockets = Self::open_all(listen, ipsec, workers, lanes)?;
+        if around {
+            for (_, socket) in &sockets.read {
+                socket.mark(OUTER_MARK)?;
+            }
+        }
+        Ok(sockets)
+    }
+
+    fn open_all(
         listen: &[Listen],
         ipsec: bool,
         workers: u8,

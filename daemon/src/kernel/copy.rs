@@ -185,6 +185,7 @@ mod tests {
                 esn,
                 hard_lifetime: Duration::from_hours(1),
                 carriage: &Carriage::default(),
+                around: false,
                 device: 0,
             },
         )

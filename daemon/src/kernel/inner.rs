@@ -214,6 +214,11 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether routes of ours may lead what is ESP already into an interface of ours.
+    pub(super) fn has_links(&self) -> bool {
+        !self.links.is_empty()
+    }
+
     pub(super) fn interface_to(&mut self, peer: IpAddr) -> Result<u32, KernelFailed> {
         let way = self.netlink.query(Request::way_to(peer), parse_interface);
         let way = way.map_err(|error| failed(&error.to_string()))?;

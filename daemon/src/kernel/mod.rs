@@ -35,9 +35,13 @@ use ike::{
     kernel::{Carriage, KernelFailed, KernelOp, Owner},
     wire::ts::TrafficSelector,
 };
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use self::{netlink::Netlink, wire::Request};
 pub use link::XfrmInterface;
+pub(crate) use route::OUTER_MARK;
 pub(crate) use wire::{POLICY_INFO, socket_bypass};
 pub use xfrm::Xfrm;
 
@@ -170,6 +174,19 @@ pub(crate) fn may_select(
     remote: &[TrafficSelector],
 ) -> Result<(), String> {
     policy::slots(local, remote, &Carriage::default()).map(drop)
+}
+
+/// Which address of ours IKE to a peer leaves from by the routing table, without what is in ours.
+pub(crate) fn source_towards(peer: IpAddr) -> io::Result<IpAddr> {
+    let mut netlink = Netlink::open(NETLINK_ROUTE)?;
+    let source = netlink.query(Request::way_to(peer), route::parse_source);
+    let nowhere = || io::Error::from(Errno::ENETUNREACH);
+    match source {
+        Ok(source) => source.ok_or_else(nowhere),
+        Err(DataplaneError::Netlink(error)) => Err(error),
+        // Whatever the table says instead, packets do not get there.
+        Err(_) => Err(nowhere()),
+    }
 }
 
 fn failed(text: &str) -> KernelFailed {

@@ -11,6 +11,8 @@ use super::{
 /// Our table, by whose number the rule that leads to it is placed, and who made what is in it: for addresses that
 /// are leased to us, or for addresses and interfaces that stay when the route goes.
 pub(super) const TABLE: u32 = 5723;
+/// The mark of packets that are not to go by our table: IKE of ours, and our ESP.
+pub(crate) const OUTER_MARK: u32 = 5723;
 const LEASED: u8 = 57;
 const OWN: u8 = 58;
 
@@ -34,13 +36,18 @@ pub(super) const RTA_PRIORITY: u16 = 6;
 pub(super) const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
 pub(super) const RTA_TABLE: u16 = 15;
+const RTA_MARK: u16 = 16;
 const RTAX_ADVMSS: u16 = 8;
 const FRA_IIFNAME: u16 = 3;
 const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
+/// The rule is for packets that have another mark than it names.
+const FIB_RULE_INVERT: u32 = 2;
 
 pub(super) const NLM_F_REPLACE: u16 = 0x100;
 pub(super) const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
 pub(super) const RTN_THROW: u8 = 9;
 pub(super) const RT_SCOPE_UNIVERSE: u8 = 0;
 pub(super) const RT_SCOPE_LINK: u8 = 253;
@@ -177,13 +184,14 @@ impl Request {
         request.finish()
     }
 
-    /// Asks for the way to an address; answered by a route.
+    /// Asks for the way to an address, as IKE would go; answered by a route.
     pub(super) fn way_to(address: IpAddr) -> Self {
         let mut request = Self::new("looking up the way to the peer", RTM_GETROUTE, 0);
         let head = [family(address) as u8, longest(address), 0, 0, 0, 0, 0, 0];
         request.octets.extend_from_slice(&head);
         request.u32(0);
         request.bare_address(RTA_DST, address);
+        request.number(RTA_MARK, OUTER_MARK);
         request.finish()
     }
 
@@ -224,10 +232,15 @@ impl Request {
         let mut request = Self::new(what, kind, flags);
         let head = [family(of) as u8, 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL];
         request.octets.extend_from_slice(&head);
-        request.u32(0);
         let table = match to {
-            Led::All => TABLE,
+            Led::All => {
+                request.u32(FIB_RULE_INVERT);
+                request.number(FRA_FWMARK, OUTER_MARK);
+                TABLE
+            }
+            // What is turned round is all that a rule asks for, so this one cannot leave out a mark.
             Led::Own(table) => {
+                request.u32(0);
                 request.attribute(FRA_IIFNAME, |octets| octets.extend_from_slice(b"lo\0"));
                 table
             }
@@ -257,6 +270,15 @@ pub(super) fn parse_interface(body: &[u8]) -> Option<u32> {
     let mut attributes = attributes(body.get(ROUTE_HEADER..)?);
     let (_, value) = attributes.find(|(kind, _)| *kind == RTA_OIF)?;
     u32_at(value, 0)
+}
+
+/// Likewise the address that packets leave from.
+pub(super) fn parse_source(body: &[u8]) -> Option<IpAddr> {
+    let [family, _, _, _, _, _, _, form]: [u8; 8] = *body.first_chunk()?;
+    let mut attributes = attributes(body.get(ROUTE_HEADER..)?);
+    let (_, value) = attributes.find(|(kind, _)| *kind == RTA_PREFSRC)?;
+    let leads = matches!(form, RTN_UNICAST | RTN_LOCAL);
+    address_at(value, 0, family.into()).filter(|_| leads)
 }
 
 /// Reads a route of ours; `None` for everybody else's.
@@ -364,5 +386,26 @@ mod tests {
         }
         let way = Request::way_to([198, 51, 100, 1].into());
         assert_eq!(parse_interface(&way.octets[HEADER..]), None);
+    }
+
+    #[test]
+    fn a_source_is_one_of_a_way_that_leads_somewhere() {
+        let source: IpAddr = [192, 0, 2, 10].into();
+        for (form, wanted) in [
+            (RTN_UNICAST, Some(source)),
+            (RTN_LOCAL, Some(source)),
+            (7, None),
+        ] {
+            let mut request = Request::new("a way", RTM_NEWROUTE, 0);
+            let head = [2, 32, 0, 0, 0, 0, 0, form, 0, 0, 0, 0];
+            request.octets.extend_from_slice(&head);
+            request.number(RTA_OIF, 7);
+            request.bare_address(RTA_PREFSRC, source);
+            let body = &request.octets[HEADER..];
+            assert_eq!(parse_source(body), wanted);
+            for end in 0..body.len() {
+                assert_eq!(parse_source(&body[..end]), None);
+            }
+        }
     }
 }

@@ -22,11 +22,12 @@ pub(super) struct HeldState {
 /// A change of the kernel, and what takes it back.
 pub(super) type Step = (Request, Request);
 
-/// The states of a Child SA, inbound first, and for each what adds it and what takes it back.
+/// The states of a Child SA, inbound first, and for each what adds it and what takes it back. `around` keeps
+/// what leaves clear of our own routes.
 pub(super) fn states(
     child: &ChildInstall,
     reqid: u32,
-    device: u32,
+    (device, around): (u32, bool),
 ) -> Result<([HeldState; 2], Vec<Step>), KernelFailed> {
     let wanted = child.cipher.key_octets();
     if [&child.inbound, &child.outbound]
@@ -77,6 +78,7 @@ pub(super) fn states(
             esn: child.esn,
             hard_lifetime: child.hard_lifetime,
             carriage: &child.carriage,
+            around,
             device,
         };
         (

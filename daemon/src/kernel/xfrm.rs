@@ -145,7 +145,7 @@ impl Xfrm {
     fn install(&mut self, child: &ChildInstall) -> Result<(), KernelFailed> {
         let reqid = self.assign(&child.owner)?;
         let device = self.device(child)?;
-        let (states, mut steps) = states(child, reqid, device)?;
+        let (states, mut steps) = states(child, reqid, (device, self.inner.has_links()))?;
         let ChildInstall {
             path,
             outbound,
@@ -187,7 +187,7 @@ impl Xfrm {
     fn add(&mut self, child: &ChildInstall) -> Result<(), KernelFailed> {
         let reqid = self.assign(&child.owner)?;
         let device = self.device(child)?;
-        let (states, steps) = states(child, reqid, device)?;
+        let (states, steps) = states(child, reqid, (device, self.inner.has_links()))?;
         self.all_or_nothing(steps)?;
         self.held.entry(reqid).or_default().states.extend(states);
         Ok(())

@@ -28,6 +28,12 @@ pub const ROUTED: Case = Case {
     run: routed,
 };
 
+/// On kernels with ESP and xfrm interfaces.
+pub const AROUND: Case = Case {
+    name: "ike_and_esp_of_ours_to_another_gateway_do_not_go_into_an_interface_of_ours",
+    run: around,
+};
+
 const PATIENCE: Duration = Duration::from_secs(15);
 const BRANCH: &str = "10.2.0.1";
 
@@ -139,6 +145,66 @@ fn routed(lab: &mut Lab) -> Result<()> {
     let rules = client_ns.ip("rule")?;
     ensure!(!rules.contains("5723"), "{rules}");
     gateway_ns.ip("link show ipsec0").map(drop)
+}
+
+/// The networks behind the first gateway are where the second one is, as far as the routing table knows, and
+/// where the first one is.
+fn around(lab: &mut Lab) -> Result<()> {
+    const SECOND: &str = "198.51.100.1";
+    const SHOP: &str = "10.9.0.1";
+    let [client_ns, gateway_ns, second_ns] = ["client", "gateway", "second"].map(Namespace::new);
+    let (client_ns, gateway_ns, second_ns) = (client_ns?, gateway_ns?, second_ns?);
+    for (gateway, interface, ours, theirs) in [
+        (&gateway_ns, "eth0", "192.0.2.10", "192.0.2.1"),
+        (&second_ns, "eth1", "198.51.100.10", SECOND),
+    ] {
+        connect(
+            (&client_ns, interface, &[&format!("{ours}/24")]),
+            (gateway, "eth0", &[&format!("{theirs}/24")]),
+        )?;
+        gateway.ip(&format!("route add 10.2.0.0/24 via {ours}"))?;
+    }
+    client_ns.ip(&format!("address add {BRANCH}/32 dev lo"))?;
+    client_ns.ip(&format!("route add 10.9.0.0/24 via {SECOND} src {BRANCH}"))?;
+    gateway_ns.ip(&format!("address add {OFFICE}/32 dev lo"))?;
+    second_ns.ip(&format!("address add {SHOP}/32 dev lo"))?;
+    let wide = |connection: String| {
+        let networks = "\"10.1.0.0/24\", \"192.0.2.0/24\", \"198.51.100.0/24\"";
+        connection.replace("\"10.1.0.0/24\"", networks)
+    };
+    let other = |connection: String| {
+        let connection = connection.replace("10.1.0.0/24", "10.9.0.0/24");
+        let connection = connection.replace("connections.home", "connections.shop");
+        connection.replace("local_addrs = \"192.0.2.10\"\n", "")
+    };
+    let home = wide(client_connection()) + "interface = \"ipsec0\"\nif_id_in = 7\nif_id_out = 7\n";
+    let shop = other(client_connection()).replace("192.0.2.1\"", &format!("{SECOND}\""));
+    let mut gateway = bare(lab, &gateway_ns, 1, &wide(gateway_connection()))?;
+    let mut second = bare(lab, &second_ns, 3, &other(gateway_connection()))?;
+    let mut client = bare(lab, &client_ns, 2, &(home + &shop))?;
+    gateway.start(lab)?;
+    second.start(lab)?;
+    client.start(lab)?;
+    client.ikectl("up home")?;
+    let way = client_ns.ip(&format!("route get {SECOND}"))?;
+    ensure!(way.contains("dev ipsec0"), "all else goes there: {way}");
+    ensure!(ping(&client_ns, OFFICE, 3, PATIENCE)?.all());
+
+    let capture = Capture::start(&second_ns)?;
+    client.ikectl("up shop")?;
+    ensure!(ping(&client_ns, SHOP, 3, PATIENCE)?.all());
+    let sa = second.established()?;
+    ensure!(sa["remote"]["addr"] == "198.51.100.10", "{sa}");
+    let mut tally = Tally::default();
+    tally.add_sent(&capture.stop()?);
+    ensure!((tally.esp, tally.clear) == (3, 0), "{tally:?}");
+    // And the first one is where it was.
+    ensure!(ping(&client_ns, OFFICE, 3, PATIENCE)?.all());
+    client.stop()?;
+    let rules = client_ns.ip("rule")?;
+    ensure!(!rules.contains("5723"), "{rules}");
+    gateway.stop()?;
+    second.stop()
 }
 
 /// The index of `lo`, in every namespace.

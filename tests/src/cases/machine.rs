@@ -12,7 +12,12 @@ use crate::{
 };
 
 /// In the order in which they run.
-pub const CASES: &[Case] = &[devices::TUNNEL, interfaces::OURS, interfaces::ROUTED];
+pub const CASES: &[Case] = &[
+    devices::TUNNEL,
+    interfaces::OURS,
+    interfaces::ROUTED,
+    interfaces::AROUND,
+];
 
 /// A daemon with real ESP that leaves the gate alone.
 pub(super) fn bare<'a>(

@@ -4,9 +4,10 @@ use std::{net::IpAddr, time::Duration};
 
 use ike::{
     crypto::{Integrity, Secret},
-    kernel::{Carriage, CopyDscp, EspCipher, Mode, Offload},
+    kernel::{Carriage, CopyDscp, EspCipher, Mark, Mode, Offload},
 };
 
+use super::super::route::OUTER_MARK;
 use super::{NLM_F_CREATE, NLM_F_EXCL, Request, SELECTOR, StateId, XFRM_MSG_NEWSA, code, family};
 
 const XFRMA_ALG_CRYPT: u16 = 2;
@@ -50,6 +51,8 @@ pub(in super::super) struct State<'a> {
     pub(in super::super) esn: bool,
     pub(in super::super) hard_lifetime: Duration,
     pub(in super::super) carriage: &'a Carriage,
+    /// Whether what leaves is to keep clear of our own routes, where the carriage says nothing of its mark.
+    pub(in super::super) around: bool,
     /// The interface that leads to the peer, if its network card may help.
     pub(in super::super) device: u32,
 }
@@ -164,6 +167,15 @@ impl Request {
             (set_mark.inbound, if_id.inbound)
         } else {
             (set_mark.outbound, if_id.outbound)
+        };
+        let outer = Mark {
+            value: OUTER_MARK,
+            mask: u32::MAX,
+        };
+        let around = state.around && !state.inbound;
+        let set_mark = match set_mark.mask {
+            0 if around => outer,
+            _ => set_mark,
         };
         if set_mark.mask != 0 {
             self.word(XFRMA_SET_MARK, set_mark.value);

@@ -1,6 +1,6 @@
 //! The octets themselves: offsets as iproute2 and the kernel headers have them.
 
-use super::*;
+use super::{super::route::OUTER_MARK, *};
 use crate::kernel::policy::slots;
 use ike::{
     crypto::{Integrity, Secret},
@@ -31,6 +31,7 @@ fn state(key: &Secret) -> State<'_> {
         esn: true,
         hard_lifetime: Duration::from_hours(1),
         carriage: &PLAIN,
+        around: false,
         device: 0,
     }
 }
@@ -170,6 +171,44 @@ fn no_request_outgrows_its_first_allocation() {
     let record = parse_state(&request.octets[HEADER..]).expect("a state");
     assert_eq!(record.id.mark, mark);
     assert!(request.octets.windows(12).any(|w| w == b"hmac(sha512)"));
+}
+
+#[test]
+fn what_leaves_keeps_clear_of_our_routes_unless_it_has_a_mark_of_its_own() {
+    let key = Secret::new(vec![7; 20]);
+    let mine = Mark {
+        value: 9,
+        mask: 0xff,
+    };
+    let own = Carriage {
+        set_mark: Ways {
+            inbound: Mark::default(),
+            outbound: mine,
+        },
+        ..Carriage::default()
+    };
+    let plain = Carriage::default();
+    let none: [Option<u32>; 2] = [None; 2];
+    for (inbound, around, carriage, wanted) in [
+        (false, true, &plain, [Some(OUTER_MARK), Some(u32::MAX)]),
+        (false, false, &plain, none),
+        (true, true, &plain, none),
+        (false, true, &own, [Some(9), Some(0xff)]),
+    ] {
+        let state = State {
+            inbound,
+            carriage,
+            around,
+            ..state(&key)
+        };
+        let octets = Request::new_state("adding", &state).octets;
+        let has = [29, 30].map(|wanted| {
+            let mut all = attributes(&octets[HEADER + STATE_INFO..]);
+            let (_, value) = all.find(|(kind, _)| *kind == wanted)?;
+            u32_at(value, 0)
+        });
+        assert_eq!(has, wanted, "{inbound} {around}");
+    }
 }
 
 #[test]
