@@ -1,6 +1,6 @@
 //! What the engine is asked, and what it answers, in its own types.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use ike::{
     Told,
@@ -371,6 +371,8 @@ pub struct GateVerdict {
 pub struct FloodReport {
     /// Half-open SAs now.
     pub half_open: u64,
+    /// By the network that they come from, named by its first address.
+    pub networks: BTreeMap<IpAddr, u64>,
     /// COOKIEs that the daemon itself has sent.
     pub cookies_sent: u64,
     /// Cookies that it has found wrong.

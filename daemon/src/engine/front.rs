@@ -292,8 +292,12 @@ fn both_tickets(mut all: TicketReport, part: TicketReport) -> TicketReport {
     all
 }
 
-fn both_floods(all: FloodReport, part: FloodReport) -> FloodReport {
+fn both_floods(mut all: FloodReport, part: FloodReport) -> FloodReport {
+    for (network, count) in part.networks {
+        *all.networks.entry(network).or_default() += count;
+    }
     FloodReport {
+        networks: all.networks,
         half_open: all.half_open + part.half_open,
         cookies_sent: all.cookies_sent + part.cookies_sent,
         cookies_wrong: all.cookies_wrong + part.cookies_wrong,
@@ -468,6 +472,24 @@ mod tests {
         assert_eq!((all.connections, all.established), (2, 7));
         assert_eq!(all.counters, [("stray", 2), ("a", 5), ("b", 5)]);
         assert_eq!(all.attention, ["the same", "x", "y"]);
+    }
+
+    #[test]
+    fn half_open_sas_of_all_workers_are_added_up_by_network() {
+        let part = |networks: &[(&str, u64)]| FloodReport {
+            half_open: networks.iter().map(|(_, count)| count).sum(),
+            networks: networks
+                .iter()
+                .map(|(network, count)| (network.parse().expect("address"), *count))
+                .collect(),
+            cookies_sent: 1,
+            cookies_wrong: 0,
+            flood: None,
+        };
+        let one = part(&[("192.0.2.7", 2), ("2001:db8::", 1)]);
+        let all = both_floods(one, part(&[("192.0.2.7", 3), ("192.0.2.8", 1)]));
+        let expected = part(&[("192.0.2.7", 5), ("2001:db8::", 1), ("192.0.2.8", 1)]);
+        assert_eq!((all.half_open, &all.networks), (7, &expected.networks));
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! What operators ask a worker through the control socket.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use gate_abi::classify::{Reason, Verdict};
 use ike::{
@@ -24,6 +28,7 @@ use crate::{
         GateVerdict, RevocationReport, RevokeDone, SaReport, StatusReport, TicketReport, Traffic,
         UpDone,
     },
+    gate::network_of,
     keeper::{ClientError, GateRefused, GateStatus},
     tickets::{EpochTimes, Revocation, Revocations},
 };
@@ -136,13 +141,16 @@ impl Worker {
             }
             ControlRequest::Flood { reply } => {
                 let views = self.endpoint.sas(now());
-                let half_open = views
-                    .iter()
-                    .filter(|view| view.state == SaState::HalfOpen)
-                    .count() as u64;
+                let half_open = views.iter().filter(|view| view.state == SaState::HalfOpen);
+                let mut networks = BTreeMap::new();
+                for path in half_open.clone().filter_map(|view| view.path) {
+                    *networks.entry(network_of(path.remote.ip())).or_default() += 1;
+                }
+                let half_open = half_open.count() as u64;
                 let count = |counter| self.endpoint.counters().count(counter);
                 let mut report = FloodReport {
                     half_open,
+                    networks,
                     cookies_sent: count(Counter::CookieSent),
                     cookies_wrong: count(Counter::CookieWrong),
                     flood: None,

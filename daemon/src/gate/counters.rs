@@ -2,6 +2,7 @@
 
 use aya::maps::{MapData, MapError, PerCpuArray};
 use gate_abi::classify::Reason;
+use gate_abi::defence::{Budget, SECOND};
 use gate_abi::maps::Own;
 
 /// What one reason has come to since the maps were made.
@@ -35,5 +36,17 @@ impl Counters {
             counted
         };
         Ok(Reason::ALL.iter().copied().map(sum).collect())
+    }
+
+    /// What the CPU that has spent most of a budget has spent in the last second in which it did, if that is
+    /// not long over at this time since boot.
+    pub(super) fn spent(&self, now: u64) -> Result<[u64; Budget::COUNT], MapError> {
+        let per_cpu = self.0.get(&0, 0)?;
+        let most = |budget| {
+            let spent = per_cpu.iter().map(|own| Own::spent(own, budget));
+            let of_late = spent.filter(|one| now.saturating_sub(one.since) < 2 * SECOND);
+            of_late.map(|one| one.given).max().unwrap_or(0)
+        };
+        Ok(Budget::ALL.map(most))
     }
 }

@@ -14,6 +14,7 @@ mod level;
 mod maps;
 mod network;
 mod objects;
+mod refused;
 mod samples;
 
 use std::io;
@@ -47,6 +48,7 @@ pub(crate) use self::maps::mapped;
 pub use self::network::{network_from_text, network_to_text};
 use self::objects::Objects;
 pub use self::objects::{DIRECT_OBJECT, Loaded, PORTABLE_OBJECT, Size, Verified};
+pub use self::refused::{Refused, network_of};
 pub use self::samples::Dropped;
 
 /// Where things are and what is wanted.
@@ -367,6 +369,18 @@ impl Gate {
     /// Reads what the gate has sampled of its drops. To be called several times a second.
     pub fn read_samples(&mut self) {
         self.maps.samples.read(&self.attachments);
+    }
+
+    /// What was spent of each budget in the latest second, on the CPU that has spent most of it.
+    pub fn spent(&self) -> Result<[u64; Budget::COUNT], GateError> {
+        let now = boot_clock().as_nanos() as u64;
+        Ok(self.maps.counters.spent(now)?)
+    }
+
+    /// So many networks, those first from which most of the packets came that were dropped of late.
+    #[must_use]
+    pub fn refused(&self, most: usize) -> Vec<Refused> {
+        self.maps.samples.refused(most, boot_clock())
     }
 
     /// Packets that were dropped, the latest first: a few of those that [`Self::read_samples`] read.

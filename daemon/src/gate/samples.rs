@@ -9,7 +9,10 @@ use aya::maps::{MapData, RingBuf};
 use gate_abi::classify::Reason;
 use gate_abi::sample::{BARE, PER_SECOND, Sample};
 
-use super::Attachment;
+use super::{
+    Attachment,
+    refused::{Refusals, Refused},
+};
 
 /// How many are kept.
 const MOST_KEPT: usize = 20;
@@ -35,6 +38,7 @@ pub struct Dropped {
 pub(super) struct Samples {
     ring: RingBuf<MapData>,
     latest: VecDeque<Dropped>,
+    refusals: Refusals,
 }
 
 impl Samples {
@@ -42,6 +46,7 @@ impl Samples {
         Self {
             ring,
             latest: VecDeque::with_capacity(MOST_KEPT),
+            refusals: Refusals::default(),
         }
     }
 
@@ -56,9 +61,17 @@ impl Samples {
             else {
                 continue;
             };
+            if let Some((source, _)) = dropped.ends {
+                self.refusals.add(source.ip(), dropped.reason, dropped.at);
+            }
             self.latest.truncate(MOST_KEPT - 1);
             self.latest.push_front(dropped);
         }
+    }
+
+    /// Where most of them come from.
+    pub(super) fn refused(&self, most: usize, now: Duration) -> Vec<Refused> {
+        self.refusals.top(most, now)
     }
 
     /// The latest first.

@@ -46,8 +46,8 @@ pub use self::{
     },
     options::{DataplaneKind, KeeperError, KeeperOptions},
     protocol::{
-        BootInfo, Denial, FloodStatus, GateAttachment, GateCommand, GateCount, GateDrop, GateFill,
-        GateRefused, GateStatus, LaneCount, SpiKeys,
+        BootInfo, BudgetStatus, Denial, FloodStatus, GateAttachment, GateCommand, GateCount,
+        GateDrop, GateFill, GateRefused, GateStatus, LaneCount, RefusedNetwork, SpiKeys,
     },
 };
 use self::{

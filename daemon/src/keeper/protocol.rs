@@ -31,8 +31,8 @@ use ike::{
 use serde::{Deserialize, Serialize};
 
 pub use self::gate::{
-    Denial, FloodStatus, GateAttachment, GateCommand, GateCount, GateDrop, GateFill, GateRefused,
-    GateStatus, LaneCount,
+    BudgetStatus, Denial, FloodStatus, GateAttachment, GateCommand, GateCount, GateDrop, GateFill,
+    GateRefused, GateStatus, LaneCount, RefusedNetwork,
 };
 use crate::{
     kernel::Usage,

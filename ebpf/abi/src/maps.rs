@@ -203,8 +203,10 @@ pub struct Own {
 impl Own {
     /// How many words it has.
     pub const WORDS: usize = Self::COUNTS_AT + 2 * Reason::COUNT;
+    /// The word that what was spent of the first budget begins at.
+    const SPENT_AT: usize = 6;
     /// The word that the first count begins at.
-    const COUNTS_AT: usize = 6 + 2 * Budget::COUNT;
+    const COUNTS_AT: usize = Self::SPENT_AT + 2 * Budget::COUNT;
 
     /// The count of a reason in a value as it is read from the map.
     #[must_use]
@@ -213,6 +215,16 @@ impl Own {
         Count {
             packets: words[at],
             octets: words[at + 1],
+        }
+    }
+
+    /// What was last spent of a budget, likewise.
+    #[must_use]
+    pub const fn spent(words: &[u64; Self::WORDS], budget: Budget) -> Spent {
+        let at = Self::SPENT_AT + 2 * budget as usize;
+        Spent {
+            since: words[at],
+            given: words[at + 1],
         }
     }
 }

@@ -124,6 +124,12 @@ pub struct GateDrop {
 pub struct Flood {
     /// IKE SAs whose peer has proved nothing yet.
     pub half_open: u64,
+    /// Networks that these come from: IPv4 addresses, and 64 bits of IPv6.
+    #[serde(default)]
+    pub half_open_networks: u64,
+    /// Those of them with most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub half_open_by_network: Vec<HalfOpenNetwork>,
     /// COOKIEs that the daemon itself has sent since the start.
     pub cookies_sent: u64,
     /// Cookies that it has found wrong.
@@ -131,6 +137,26 @@ pub struct Flood {
     /// What the gate does; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<FloodLevel>,
+}
+
+/// A network that half-open IKE SAs come from.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct HalfOpenNetwork {
+    /// Which.
+    pub network: String,
+    /// How many.
+    pub half_open: u64,
+}
+
+/// A network that packets come from which the gate drops.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RefusedNetwork {
+    /// Which.
+    pub network: String,
+    /// Of a hundred of the packets that the gate has shown of late, so many at least.
+    pub percent: u8,
+    /// Why the last of them was dropped.
+    pub reason: String,
 }
 
 /// The gate's level of defence.
@@ -154,6 +180,9 @@ pub struct FloodLevel {
     pub queue_delay_seconds: f64,
     /// What may be sent back.
     pub budgets: Vec<ReplyBudget>,
+    /// Networks from which most of the packets came that were dropped of late.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedNetwork>,
 }
 
 /// How many replies of one kind may be sent.
@@ -163,4 +192,7 @@ pub struct ReplyBudget {
     pub reply: String,
     /// In a second, on each CPU.
     pub per_cpu_per_second: u64,
+    /// In the latest second, on the CPU that has sent most.
+    #[serde(default)]
+    pub spent: u64,
 }

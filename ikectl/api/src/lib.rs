@@ -11,7 +11,7 @@ mod why;
 
 pub use gate::{
     Flood, FloodLevel, Gate, GateAttachment, GateCounter, GateDenied, GateDrop, GateFill, GateLane,
-    ReplyBudget,
+    HalfOpenNetwork, RefusedNetwork, ReplyBudget,
 };
 pub use pool::{Lease, Pool};
 pub use reply::{Attention, Done, ErrorCode, Failure, Outcome, Reply, Stamp, Status};

@@ -33,21 +33,50 @@ pub(super) fn screen(flood: &Flood) -> String {
             line("Their queue", format!("{delay:.1} ms"));
             let budgets = gate.budgets.iter();
             let budgets: Vec<_> = budgets
-                .map(|one| format!("{} {}", printable(&one.reply), one.per_cpu_per_second))
+                .map(|one| {
+                    let (reply, most) = (printable(&one.reply), one.per_cpu_per_second);
+                    format!("{reply} {} of {most}", one.spent)
+                })
                 .collect();
-            line("Budget, CPU and s", budgets.join("  "));
+            line("Spent, CPU and s", budgets.join("  "));
         }
         None => line(
             "Level",
             "no gate: the daemon asks for cookies by itself".to_owned(),
         ),
     }
-    line("Half-open", flood.half_open.to_string());
+    let most = flood.half_open_by_network.first();
+    let from = most.map_or(String::new(), |most| {
+        let (networks, each) = (flood.half_open_networks, most.half_open);
+        format!(" from {networks} networks, at most {each} each")
+    });
+    line("Half-open", format!("{}{from}", flood.half_open));
     line(
         "Daemon's cookies",
         format!("{} sent  {} wrong", flood.cookies_sent, flood.cookies_wrong),
     );
+    for table in [half_open(flood), refused(flood)].into_iter().flatten() {
+        text.push('\n');
+        text.push_str(&table);
+    }
     text
+}
+
+fn half_open(flood: &Flood) -> Option<String> {
+    let rows = flood.half_open_by_network.iter();
+    let rows = rows.map(|one| vec![printable(&one.network), one.half_open.to_string()]);
+    table(&["HALF-OPEN FROM", "IKE SAS"], rows)
+}
+
+fn refused(flood: &Flood) -> Option<String> {
+    let rows = flood.gate.iter().flat_map(|gate| &gate.refused).map(|one| {
+        vec![
+            printable(&one.network),
+            format!("{} %", one.percent),
+            printable(&one.reason),
+        ]
+    });
+    table(&["DROPPED FROM", "SHARE", "LAST FOR"], rows)
 }
 
 pub(super) fn gate_screen(gate: &Gate) -> String {

@@ -179,7 +179,10 @@ fn a_flood_is_shown_with_its_level_and_why() {
         "level":"attack","age_seconds":75,"why":"4000 first messages\u001b a second","unproven_per_second":4100,
         "queue_delay_seconds":0.0125,
         "budgets":[{"reply":"cookie","per_cpu_per_second":100000},
-        {"reply":"nack_expired","per_cpu_per_second":500}]}}"#;
+        {"reply":"nack_expired","per_cpu_per_second":500,"spent":7}],
+        "refused":[{"network":"203.0.113.9/32","percent":61,"reason":"tag_wrong"}]},
+        "half_open_networks":2,"half_open_by_network":[{"network":"192.0.2.7/32","half_open":2},
+        {"network":"2001:db8::/64","half_open":1}]}"#;
     let shown = text(&reply(flood), false);
     let lines: Vec<_> = shown.lines().collect();
     assert!(
@@ -191,9 +194,16 @@ fn a_flood_is_shown_with_its_level_and_why() {
     assert_eq!(lines[2], "Their queue         12.5 ms");
     assert_eq!(
         lines[3],
-        "Budget, CPU and s   cookie 100000  nack_expired 500"
+        "Spent, CPU and s    cookie 0 of 100000  nack_expired 7 of 500"
     );
-    assert_eq!(lines[4], "Half-open           3");
+    assert_eq!(
+        lines[4],
+        "Half-open           3 from 2 networks, at most 2 each"
+    );
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(words(lines[8]), "192.0.2.7/32 2");
+    assert_eq!(words(lines[9]), "2001:db8::/64 1");
+    assert_eq!(words(lines[12]), "203.0.113.9/32 61 % tag_wrong");
     let none = r#""flood":{"half_open":0,"cookies_sent":0,"cookies_wrong":0}"#;
     assert!(text(&reply(none), false).starts_with("Level               no gate"));
 }

@@ -8,8 +8,9 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use gate_abi::defence::{Budget, Level};
+use serde_json::Value;
 
-use super::tunnel::{client_connection, gateway_connection, two_sites};
+use super::tunnel::{CLIENT, client_connection, gateway_connection, two_sites};
 use crate::{
     attacks::{Mode, Silence},
     capture::Capture,
@@ -56,7 +57,7 @@ fn turned_away(lab: &mut Lab) -> Result<()> {
     let refused = refused(&gateway)?;
     let before = turned_away_so_far(&gateway)?;
 
-    let (sent, up, took) = thread::scope(|scope| -> Result<_> {
+    let (sent, up, took, flood) = thread::scope(|scope| -> Result<_> {
         let flood = scope.spawn(|| forger.send(&client_ns, "eth0", FORGED, PACE));
         thread::sleep(BEFORE_THE_CALL);
         let call = Instant::now();
@@ -64,9 +65,11 @@ fn turned_away(lab: &mut Lab) -> Result<()> {
         let (took, under_way) = (call.elapsed(), !flood.is_finished());
         let sent = joined(flood)?;
         ensure!(under_way, "the flood was over before the client was up");
-        Ok((sent, up?, took))
+        // While what was spent is of the latest second.
+        Ok((sent, up?, took, gateway.ikectl("flood")?))
     })?;
     ensure!(up["resumed"] == true, "{up}");
+    named_by_flood(&flood)?;
     ensure!(took < RESUMES_WITHIN, "{took:?}");
     ensure!(sent.frames == FORGED, "{sent:?}");
     let [dropped, answered] = {
@@ -93,6 +96,26 @@ fn turned_away(lab: &mut Lab) -> Result<()> {
         "{answered} answered of {budget} allowed"
     );
     ensure!(reached == 0, "{reached} reached the daemon");
+    Ok(())
+}
+
+/// Whoever sends most is named, and what is sent back is counted against its budget.
+fn named_by_flood(flood: &Value) -> Result<()> {
+    let gate = &flood["gate"];
+    let first = &gate["refused"][0];
+    ensure!(
+        first["network"] == format!("{CLIENT}/32") && first["reason"] == "tag_wrong",
+        "{flood}"
+    );
+    ensure!(first["percent"].as_u64() > Some(90), "{flood}");
+    let budgets = gate["budgets"].as_array().context("budgets")?;
+    let spent = |reply: &str| -> Result<u64> {
+        let one = budgets.iter().find(|one| one["reply"] == reply);
+        one.and_then(|one| one["spent"].as_u64()).context("spent")
+    };
+    let most = Budget::TagWrong.per_second(Level::Calm);
+    ensure!((1..=most).contains(&spent("nack_tag_wrong")?), "{flood}");
+    ensure!(spent("nack_expired")? == 0, "{flood}");
     Ok(())
 }
 

@@ -1,28 +1,62 @@
 //! The gate and floods, as they are told on the socket.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use ikectl_api as api;
 
 use crate::{
     control::request::{FloodReport, GateReport, GateVerdict},
     gate::network_to_text,
-    keeper::{Denial, GateAttachment, GateDrop, GateFill, GateRefused, LaneCount},
+    keeper::{
+        BudgetStatus, Denial, GateAttachment, GateDrop, GateFill, GateRefused, LaneCount,
+        RefusedNetwork,
+    },
 };
 
+/// Networks with half-open SAs that are named.
+const NETWORKS_TOLD: usize = 8;
+
+/// A network by its first address, all of one for IPv4 and 64 bits for IPv6, as the gate's list takes it.
+fn network_at(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => format!("{v4}/32"),
+        IpAddr::V6(v6) => format!("{v6}/64"),
+    }
+}
+
 pub(in crate::control) fn flood(report: FloodReport) -> api::Flood {
-    let budget = |(reply, per_second)| api::ReplyBudget {
-        reply,
-        per_cpu_per_second: per_second,
+    let budget = |one: BudgetStatus| api::ReplyBudget {
+        reply: one.name,
+        per_cpu_per_second: one.limit,
+        spent: one.spent,
+    };
+    let refused = |one: RefusedNetwork| api::RefusedNetwork {
+        network: network_at(one.network),
+        percent: one.percent,
+        reason: one.reason,
     };
     let FloodReport {
         half_open,
+        networks,
         cookies_sent,
         cookies_wrong,
         flood,
     } = report;
+    let half_open_networks = networks.len() as u64;
+    let mut by_network: Vec<_> = networks.into_iter().collect();
+    by_network.sort_by_key(|(network, count)| (std::cmp::Reverse(*count), *network));
+    by_network.truncate(NETWORKS_TOLD);
+    let of_network = |(network, half_open)| api::HalfOpenNetwork {
+        network: network_at(network),
+        half_open,
+    };
     api::Flood {
         half_open,
+        half_open_networks,
+        half_open_by_network: by_network.into_iter().map(of_network).collect(),
         cookies_sent,
         cookies_wrong,
         gate: flood.map(|gate| api::FloodLevel {
@@ -34,6 +68,7 @@ pub(in crate::control) fn flood(report: FloodReport) -> api::Flood {
             unproven_per_second: gate.per_second,
             queue_delay_seconds: gate.queue_delay.as_secs_f64(),
             budgets: gate.budgets.into_iter().map(budget).collect(),
+            refused: gate.refused.into_iter().map(refused).collect(),
         }),
     }
 }
@@ -125,5 +160,32 @@ fn dropped(one: GateDrop) -> api::GateDrop {
         source: told(source),
         destination: told(destination),
         frame_bytes: one.octets,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_networks_those_with_most_are_named() {
+        let one = |number: u32| (IpAddr::V4((0xcb00_7100 + number).into()), 1);
+        let mut report = FloodReport {
+            half_open: 25,
+            networks: (0..20).map(one).collect(),
+            cookies_sent: 0,
+            cookies_wrong: 0,
+            flood: None,
+        };
+        let six = "2001:db8::".parse().expect("address");
+        report.networks.insert(six, 5);
+        let told = flood(report);
+        let named = told.half_open_by_network;
+        assert_eq!((told.half_open_networks, named.len()), (21, NETWORKS_TOLD));
+        assert_eq!(
+            (named[0].network.as_str(), named[0].half_open),
+            ("2001:db8::/64", 5)
+        );
+        assert_eq!(named[1].network, "203.0.113.0/32");
     }
 }

@@ -4,11 +4,15 @@ use gate_abi::{defence::Budget, lane::Place};
 
 use super::{
     super::protocol::{
-        FloodStatus, GateAttachment, GateCount, GateDrop, GateFill, GateStatus, LaneCount,
+        BudgetStatus, FloodStatus, GateAttachment, GateCount, GateDrop, GateFill, GateStatus,
+        LaneCount, RefusedNetwork,
     },
     Guard, Sample,
 };
 use crate::gate::{Counted, Gate, boot_clock};
+
+/// Networks that are named.
+const REFUSED_TOLD: usize = 8;
 
 impl Guard {
     /// As it is now.
@@ -60,7 +64,7 @@ impl Guard {
             }
             Err(error) => status.trouble = Some(error.to_string()),
         }
-        status.flood = Some(self.flood_status());
+        status.flood = Some(self.flood_status(gate));
         status
     }
 
@@ -106,8 +110,11 @@ impl Guard {
         after.saturating_sub(before).saturating_mul(1000) / milliseconds
     }
 
-    fn flood_status(&self) -> FloodStatus {
+    fn flood_status(&self, gate: &Gate) -> FloodStatus {
         let level = self.level.level();
+        let spent = gate.spent().unwrap_or_default();
+        let budgets = Budget::ALL.iter().zip(spent);
+        let refused = gate.refused(REFUSED_TOLD).into_iter();
         FloodStatus {
             mode: self.level.mode().word().into(),
             set_for: self.level.set_for(boot_clock()),
@@ -116,10 +123,20 @@ impl Guard {
             why: self.level.why().into(),
             per_second: self.level.per_second(),
             queue_delay: self.level.delay(),
-            budgets: Budget::ALL
-                .iter()
-                .map(|budget| (budget.name().into(), budget.per_second(level)))
-                .filter(|(_, limit)| *limit != u64::MAX)
+            budgets: budgets
+                .map(|(budget, spent)| BudgetStatus {
+                    name: budget.name().into(),
+                    limit: budget.per_second(level),
+                    spent,
+                })
+                .filter(|one| one.limit != u64::MAX)
+                .collect(),
+            refused: refused
+                .map(|one| RefusedNetwork {
+                    network: one.network,
+                    percent: one.percent,
+                    reason: one.reason.name().into(),
+                })
                 .collect(),
         }
     }

@@ -1,6 +1,9 @@
 //! What is said of the gate: how it is, and what an operator wants of it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use gate_abi::denied::Prefix;
 use serde::{Deserialize, Serialize};
@@ -75,8 +78,32 @@ pub struct FloodStatus {
     pub per_second: u64,
     /// How long such messages waited for the engine, of late.
     pub queue_delay: Duration,
-    /// Name of each kind of reply, and how many of it each CPU may send in a second.
-    pub budgets: Vec<(String, u64)>,
+    /// Of each kind of reply, how many.
+    pub budgets: Vec<BudgetStatus>,
+    /// Networks from which most of the packets came that were dropped of late.
+    pub refused: Vec<RefusedNetwork>,
+}
+
+/// How many replies of a kind each CPU may send in a second.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct BudgetStatus {
+    /// The kind's name.
+    pub name: String,
+    /// So many.
+    pub limit: u64,
+    /// So many were sent in the latest second, by the CPU that has sent most.
+    pub spent: u64,
+}
+
+/// A network from which packets were dropped.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RefusedNetwork {
+    /// Its first address: all of one for IPv4, 64 bits for IPv6.
+    pub network: IpAddr,
+    /// Of a hundred of the packets that the gate has shown, so many at least.
+    pub percent: u8,
+    /// Why the last of them was dropped.
+    pub reason: String,
 }
 
 /// The gate on one interface.
