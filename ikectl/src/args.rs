@@ -99,6 +99,9 @@ pub(crate) enum Command {
         /// Its address, its identity, or the name of a connection; all peers if left out
         peer: Option<String>,
     },
+    /// Configured connections, up or not: where each stands, when it is tried next, why it waits
+    #[command(visible_alias = "connections")]
+    Conn,
     /// The level of defence against floods, why, and what is sent back
     Flood {
         #[command(subcommand)]
@@ -266,6 +269,7 @@ mod tests {
         for wrong in ["0s", "31d", "m", "1w", "-1", "99999999999999999999d"] {
             assert_eq!(deny(&format!("ikectl gate deny ::/0 --for {wrong}")), None);
         }
+        assert!(parse("ikectl conn").is_ok() && parse("ikectl connections -j").is_ok());
         assert!(parse("ikectl flood").is_ok() && parse("ikectl flood level attack").is_ok());
         assert!(parse("ikectl gate detach").is_ok() && parse("ikectl gate deny").is_err());
         assert!(parse("ikectl why 192.0.2.1 -j").is_ok() && parse("ikectl why").is_ok());

@@ -153,6 +153,7 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
             Some(PoolCommand::Leases) => Request::PoolLeases,
         },
         Some(Command::Why { peer }) => Request::Why { peer: peer.clone() },
+        Some(Command::Conn) => Request::ConnectionList,
         Some(Command::Flood { command }) => match command {
             None | Some(FloodCommand::Show) => Request::Flood,
             Some(FloodCommand::Level { level, lasting }) => Request::FloodLevel {

@@ -1,6 +1,7 @@
 //! Replies as people read them.
 
 mod check;
+mod connection;
 mod flood;
 pub(crate) mod metrics;
 mod pool;
@@ -40,6 +41,7 @@ pub(crate) fn text(reply: &Reply, one_sa: bool) -> String {
         Outcome::Pools(pools) => pool::table(pools),
         Outcome::Leases(leases) => pool::leases(leases),
         Outcome::Gate(gate) => flood::gate_screen(gate),
+        Outcome::Connections(all) => connection::screen(all),
         Outcome::Flood(flood) => flood::screen(flood),
         Outcome::PeerFailures(failures) => why::screen(failures),
         Outcome::Done(done) => done_line(done),
@@ -202,6 +204,15 @@ fn sa_block(sa: &IkeSa) -> String {
         };
         line(format!("established {} ago{resumed}{pfs}", ago(age)));
     }
+    let plans = [
+        ("rekeying in", sa.rekey_in_seconds),
+        ("authenticating anew in", sa.reauth_in_seconds),
+        ("asking for a sign of life in", sa.liveness_in_seconds),
+        ("ends in", sa.ends_in_seconds),
+    ];
+    if let Some(plans) = planned(&plans) {
+        line(plans);
+    }
     if let Some(ticket) = &sa.ticket {
         let name = match (ticket.key_id, ticket.index) {
             (Some(key_id), Some(index)) => format!("key {key_id} index {index}, "),
@@ -218,6 +229,13 @@ fn sa_block(sa: &IkeSa) -> String {
             "{}: INSTALLED, {mode}{encap}, ESP:{cipher}",
             printable(&child.name)
         ));
+        let plans = [
+            ("rekeying in", child.rekey_in_seconds),
+            ("ends in", child.ends_in_seconds),
+        ];
+        if let Some(plans) = planned(&plans) {
+            line(format!("  {plans}"));
+        }
         let counters = [
             ("in ", &child.spi_in, child.in_bytes, child.in_packets),
             ("out", &child.spi_out, child.out_bytes, child.out_packets),
@@ -236,6 +254,15 @@ fn sa_block(sa: &IkeSa) -> String {
         ));
     }
     text
+}
+
+/// What is to come and when; nothing if nothing is.
+fn planned(plans: &[(&str, Option<u64>)]) -> Option<String> {
+    let known = plans.iter().filter_map(|(what, at)| Some((what, (*at)?)));
+    let texts: Vec<_> = known
+        .map(|(what, at)| format!("{what} {}", ago(at)))
+        .collect();
+    (!texts.is_empty()).then(|| texts.join(", "))
 }
 
 fn done_line(done: &Done) -> String {

@@ -3,6 +3,7 @@
 pub mod asleep;
 pub mod carriage;
 pub mod challenge;
+pub mod connections;
 pub mod dataplane;
 pub mod demand;
 pub mod denied;

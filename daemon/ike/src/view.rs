@@ -1,5 +1,6 @@
 //! What an operator sees of the core: plain copies of its state, without keys.
 
+pub mod connection;
 pub mod origin;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -62,8 +63,23 @@ pub struct SaView {
     pub client: Side,
     /// What the client has on the inside.
     pub leased: Leased,
+    /// What is to come of it; nothing unless it is established.
+    pub plans: Plans,
     /// Its Child SAs.
     pub children: Vec<ChildView>,
+}
+
+/// How long until something is done about an SA, unless something else comes before it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Plans {
+    /// We ask for new keys.
+    pub rekey: Option<Duration>,
+    /// Client: we log in anew, beside it.
+    pub reauth: Option<Duration>,
+    /// We ask for a sign of life, if nothing is heard until then.
+    pub liveness: Option<Duration>,
+    /// It ends.
+    pub end: Option<Duration>,
 }
 
 /// A session that a client can resume.
@@ -108,6 +124,10 @@ pub struct ChildView {
     pub local_ts: Vec<TrafficSelector>,
     /// Selectors of the peer's side.
     pub remote_ts: Vec<TrafficSelector>,
+    /// How long until we ask for new keys.
+    pub rekey_in: Option<Duration>,
+    /// How long until the kernel ends it.
+    pub ends_in: Duration,
 }
 
 /// One end of an SA.
@@ -277,6 +297,7 @@ pub(crate) fn of_sa(sa: &IkeSa, endpoint: &Endpoint, now: Stamp) -> Option<SaVie
         fresh_keys: None,
         client: Side::Remote,
         leased: Leased::default(),
+        plans: Plans::default(),
         children: Vec::new(),
     };
     match &sa.state {
@@ -293,6 +314,7 @@ pub(crate) fn of_sa(sa: &IkeSa, endpoint: &Endpoint, now: Stamp) -> Option<SaVie
                 SaState::Established
             };
             view.age = Some(now.boot.saturating_sub(live.established));
+            view.plans = plans(live, now.boot);
             if live.client {
                 let record = endpoint.record_of(&live.connection.name);
                 view.ticket_left = record.and_then(|record| record.left(now));
@@ -336,8 +358,20 @@ fn fill(view: &mut SaView, live: &Live, now: Stamp) {
         },
         local_ts: child.local_ts.clone(),
         remote_ts: child.remote_ts.clone(),
+        rekey_in: child.rekey_at.map(|at| at.saturating_sub(now.boot)),
+        ends_in: child.end.saturating_sub(now.boot),
     };
     view.children = live.children.iter().map(of_child).collect();
+}
+
+fn plans(live: &Live, now: Duration) -> Plans {
+    let until = |at: Duration| at.saturating_sub(now);
+    Plans {
+        rekey: live.rekey_at.map(until),
+        reauth: live.reauth_at.map(until),
+        liveness: live.liveness_due().map(until),
+        end: Some(until(live.end)),
+    }
 }
 
 /// What an operator sees of a connection that sleeps on a ticket.
@@ -367,6 +401,7 @@ pub(crate) fn of_slot(slot: &Slot, now: Stamp) -> Option<SaView> {
             addresses: slot.leased.clone(),
             ..Leased::default()
         },
+        plans: Plans::default(),
         children: Vec::new(),
     })
 }

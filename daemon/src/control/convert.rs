@@ -1,5 +1,6 @@
 //! The engine's types to those on the socket.
 
+mod connection;
 mod gate;
 mod why;
 
@@ -18,6 +19,7 @@ use ike::{
 use ikectl_api as api;
 
 pub(super) use self::{
+    connection::connection,
     gate::{flood, gate, refused},
     why::failure_of_peer,
 };
@@ -99,6 +101,10 @@ pub(super) fn ike_sa(report: &SaReport, now: u64) -> api::IkeSa {
             .iter()
             .map(|domain| domain.as_str().to_owned())
             .collect(),
+        rekey_in_seconds: seconds(view.plans.rekey),
+        reauth_in_seconds: seconds(view.plans.reauth),
+        liveness_in_seconds: seconds(view.plans.liveness),
+        ends_in_seconds: seconds(view.plans.end),
         children: view
             .children
             .iter()
@@ -289,7 +295,13 @@ fn child(view: &ChildView, traffic: Option<Traffic>) -> api::ChildSa {
         out_packets: traffic.map(|traffic| traffic.out_packets),
         local_ts: texts(&view.local_ts),
         remote_ts: texts(&view.remote_ts),
+        rekey_in_seconds: seconds(view.rekey_in),
+        ends_in_seconds: Some(view.ends_in.as_secs()),
     }
+}
+
+fn seconds(span: Option<Duration>) -> Option<u64> {
+    span.as_ref().map(Duration::as_secs)
 }
 
 fn ticket(view: &SaView) -> Option<api::Ticket> {

@@ -10,9 +10,10 @@ mod tests;
 
 pub use self::{
     request::{
-        ChildCommand, CommandError, ControlRequest, EpochReport, FailureReport, FloodReport,
-        GateReport, GateVerdict, RekeyDone, RevocationReport, RevokeDone, SaReport, StatusReport,
-        TicketReport, Traffic, UpDone,
+        ChildCommand, CommandError, ConnectionReport, ConnectionStart, ConnectionState,
+        ControlRequest, EpochReport, FailureReport, FloodReport, GateReport, GateVerdict,
+        RekeyDone, RevocationReport, RevokeDone, SaReport, StatusReport, TicketReport, Traffic,
+        UpDone,
     },
     server::{Bound, ControlError, MAX_CLIENTS, QUEUE, RESULT_SLACK, bind, serve},
 };

@@ -125,6 +125,11 @@ pub enum ControlRequest {
         /// Answer at once.
         reply: oneshot::Sender<Vec<LeaseView>>,
     },
+    /// Every configured connection.
+    Connections {
+        /// Answer at once.
+        reply: oneshot::Sender<Vec<ConnectionReport>>,
+    },
     /// The level of defence and why.
     Flood {
         /// Where the answer goes.
@@ -364,6 +369,55 @@ pub struct GateVerdict {
     pub packets: u64,
     /// How often in a second, of late.
     pub per_second: u64,
+}
+
+/// A configured connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConnectionReport {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where its peer is, as configured; `None` for anywhere.
+    pub peer: Option<String>,
+    /// IKE SAs with both sides authenticated.
+    pub established: u64,
+    /// Where it stands.
+    pub state: ConnectionState,
+    /// What brings it up.
+    pub start: ConnectionStart,
+    /// How long until it is tried again, if it waits.
+    pub next_in: Option<Duration>,
+    /// What last went wrong.
+    pub last_failure: Option<FailureReport>,
+}
+
+/// Where a connection stands, the further along the greater.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum ConnectionState {
+    /// Only the peer can call.
+    Listening,
+    /// Nothing brings it up but the operator, or the peer.
+    Down,
+    /// The first packet for its peer's networks brings it up.
+    Trap,
+    /// It has a ticket and no SA.
+    Suspended,
+    /// It is tried again after a while.
+    Waiting,
+    /// Its peer is looked up, or has been called.
+    Connecting,
+    /// It has an IKE SA, or more.
+    Up,
+}
+
+/// What brings a connection up.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum ConnectionStart {
+    /// The operator, or the peer.
+    None,
+    /// The start of the daemon.
+    Up,
+    /// A packet.
+    Trap,
 }
 
 /// What stands against a flood.

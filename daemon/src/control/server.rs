@@ -291,6 +291,11 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
                 let failures = failures.iter().map(convert::failure_of_peer);
                 Ok(Outcome::PeerFailures(failures.collect()))
             }
+            Request::ConnectionList => {
+                let all = ask(engine, |reply| ControlRequest::Connections { reply }).await?;
+                let all = all.into_iter().map(convert::connection);
+                Ok(Outcome::Connections(all.collect()))
+            }
             Request::Flood => {
                 let report = ask(engine, |reply| ControlRequest::Flood { reply }).await?;
                 Ok(Outcome::Flood(convert::flood(report)))

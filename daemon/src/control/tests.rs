@@ -10,7 +10,7 @@ use ike::{
     lease::Leased,
     ticket::TicketName,
     view::{
-        ChildView, Closed, HeldTicket, SaState, SaView, Side,
+        ChildView, Closed, HeldTicket, Plans, SaState, SaView, Side,
         origin::{Item, SaOrigin, Source},
     },
     wire::{id::Identity, ts::TrafficSelector},
@@ -129,6 +129,12 @@ fn view() -> SaView {
             addresses: vec!["10.20.3.4".parse().expect("address")],
             ..Leased::default()
         },
+        plans: Plans {
+            rekey: Some(Duration::from_hours(3)),
+            liveness: Some(Duration::from_secs(21)),
+            end: Some(Duration::from_hours(21)),
+            reauth: None,
+        },
         children: vec![ChildView {
             name: "net".into(),
             owner: "rw/net/alice".into(),
@@ -139,6 +145,8 @@ fn view() -> SaView {
             proposal: "aes128gcm16".into(),
             local_ts: selector("0.0.0.0/0"),
             remote_ts: selector("10.20.3.4"),
+            rekey_in: Some(Duration::from_mins(50)),
+            ends_in: Duration::from_hours(23),
         }],
     }
 }

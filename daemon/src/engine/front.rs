@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use ike::{Settings, Told};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{dispatch::home_of, operator::Question};
+use super::{connections, dispatch::home_of, operator::Question};
 use crate::config::ListFiles;
 use crate::control::{
     ChildCommand, CommandError, ControlRequest, FailureReport, FloodReport, RevokeDone, SaReport,
@@ -66,6 +66,13 @@ impl Front {
                     reply,
                 });
                 deliver(reply, async { Some(latest(parts.await.concat())) }).await;
+            }
+            ControlRequest::Connections { reply } => {
+                let parts = self.ask_all(|reply| ControlRequest::Connections { reply });
+                deliver(reply, async {
+                    parts.await.into_iter().reduce(connections::merged)
+                })
+                .await;
             }
             ControlRequest::Flood { reply } => {
                 let parts = self.ask_all(|reply| ControlRequest::Flood { reply });

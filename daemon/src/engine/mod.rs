@@ -4,6 +4,7 @@
 //!
 //! The first worker's thread is the front's as well.
 
+mod connections;
 mod dispatch;
 mod environment;
 mod failures;

@@ -139,6 +139,9 @@ impl Worker {
             ControlRequest::Why { peer, reply } => {
                 drop(reply.send(self.failures.of(peer.as_deref())));
             }
+            ControlRequest::Connections { reply } => {
+                drop(reply.send(self.connections(now())));
+            }
             ControlRequest::Flood { reply } => {
                 let views = self.endpoint.sas(now());
                 let half_open = views.iter().filter(|view| view.state == SaState::HalfOpen);

@@ -41,6 +41,17 @@ impl Starts {
         self.due.iter().map(|(at, _)| *at).min()
     }
 
+    /// Whether it is to come up by itself.
+    pub(super) fn wants(&self, connection: &str) -> bool {
+        self.wanted.contains_key(connection)
+    }
+
+    /// When it is tried next.
+    pub(super) fn due(&self, connection: &str) -> Option<Duration> {
+        let mut due = self.due.iter();
+        due.find(|(_, due)| **due == *connection).map(|(at, _)| *at)
+    }
+
     /// Those whose time has come.
     pub(super) fn take(&mut self, now: Duration) -> Vec<Arc<str>> {
         let due = self.due.extract_if(.., |(at, _)| *at <= now);

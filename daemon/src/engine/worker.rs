@@ -115,8 +115,8 @@ pub(super) struct Worker {
     pub(super) failures: Failures,
     posted: Posted,
     denied: Arc<[Prefix]>,
-    starts: Starts,
-    start_trap: Vec<Arc<str>>,
+    pub(super) starts: Starts,
+    pub(super) start_trap: Vec<Arc<str>>,
     ways: Ways,
     look_ups: LookUps,
     /// How long clients may stay that have been told to go.

@@ -1,6 +1,7 @@
 //! Request and reply types of the control socket: one JSON object a line in each direction. Readers
 //! ignore keys they do not know, and a key that is absent means that the value is unknown.
 
+mod connection;
 mod gate;
 mod pool;
 mod reply;
@@ -9,6 +10,7 @@ mod sa;
 mod ticket;
 mod why;
 
+pub use connection::{Connection, ConnectionFailure, ConnectionState};
 pub use gate::{
     Flood, FloodLevel, Gate, GateAttachment, GateCounter, GateDenied, GateDrop, GateFill, GateLane,
     HalfOpenNetwork, RefusedNetwork, ReplyBudget,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Flood, Gate, IkeSa, Lease, PeerFailure, Pool, SaOrigin, Tickets};
+use crate::{Connection, Flood, Gate, IkeSa, Lease, PeerFailure, Pool, SaOrigin, Tickets};
 
 /// One reply: who answers, then exactly one outcome.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -45,6 +45,8 @@ pub enum Outcome {
     Leases(Vec<Lease>),
     /// To `gate`.
     Gate(Gate),
+    /// To `connection_list`.
+    Connections(Vec<Connection>),
     /// To `flood`.
     Flood(Flood),
     /// To `why`.

@@ -89,6 +89,8 @@ pub enum Request {
     PoolList,
     /// Leases of all pools.
     PoolLeases,
+    /// Every configured connection, up or not.
+    ConnectionList,
     /// The level of defence, why, and what is sent back.
     Flood,
     /// Choose the level of defence for a while.

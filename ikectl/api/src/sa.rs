@@ -58,6 +58,18 @@ pub struct IkeSa {
     /// Client: domains to ask those servers for; none for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub domains: Vec<String>,
+    /// How long until we ask for new keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rekey_in_seconds: Option<u64>,
+    /// Client: how long until we log in anew, beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reauth_in_seconds: Option<u64>,
+    /// How long until we ask for a sign of life, if nothing is heard until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness_in_seconds: Option<u64>,
+    /// How long until it ends, without new keys before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_in_seconds: Option<u64>,
     /// Child SAs.
     #[serde(default)]
     pub children: Vec<ChildSa>,
@@ -187,4 +199,10 @@ pub struct ChildSa {
     pub local_ts: Vec<String>,
     /// Networks on the peer's side.
     pub remote_ts: Vec<String>,
+    /// How long until we ask for new keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rekey_in_seconds: Option<u64>,
+    /// How long until the kernel ends it, without new keys before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_in_seconds: Option<u64>,
 }

@@ -15,11 +15,11 @@ const SAS: &str = r#""ike_sas":[{"id":17,"connection":"rw","state":"established"
     "remote":{"id":"alice@example.net","addr":"198.51.100.7","port":4500,"nat":true},
     "proposal":"aes128gcm16-prfsha256-x25519","established_age_seconds":7380,
     "full_auth_age_seconds":93600,"resumed":true,"resume_count":2,
-    "pfs":"pending","ticket":{"key_id":7,"index":20922,"expires_in_seconds":32400},
+    "pfs":"pending","rekey_in_seconds":4980,"ends_in_seconds":79080,"ticket":{"key_id":7,"index":20922,"expires_in_seconds":32400},
     "children":[{"name":"net","mode":"tunnel","encap":"udp","proposal":"aes128gcm16",
     "spi_in":"c4be31f0","spi_out":"01f2c97a","in_bytes":1288490188,"in_packets":993211,
     "out_bytes":41943040,"out_packets":210233,"local_ts":["0.0.0.0/0"],
-    "remote_ts":["10.20.3.4/32"]}]},
+    "remote_ts":["10.20.3.4/32"],"rekey_in_seconds":2460}]},
     {"id":19,"state":"half_open","version":2,"initiator":false,"local":{},
     "remote":{"addr":"2001:db8::7","port":500},"resumed":false,"resume_count":0}]"#;
 
@@ -43,14 +43,36 @@ rw: #17, ESTABLISHED, IKEv2, 8f2c6a0000000001_i 4b19770000000002_r*
   remote 'alice@example.net' @ 198.51.100.7[4500]
   aes128gcm16-prfsha256-x25519
   established 2h3m ago (resumed 2x, full authentication 1d2h ago), pfs pending
+  rekeying in 1h23m, ends in 21h58m
   ticket: key 7 index 20922, expires in 9h
   net: INSTALLED, TUNNEL-in-UDP, ESP:aes128gcm16
+    rekeying in 41m
     in  c4be31f0, 1288490188 bytes, 993211 packets
     out 01f2c97a, 41943040 bytes, 210233 packets
     local  0.0.0.0/0
     remote 10.20.3.4/32
 ";
     assert!(shown.starts_with(expected), "{shown}");
+}
+
+#[test]
+fn connections_are_shown_with_what_they_wait_for() {
+    let all = r#""connections":[{"name":"rw","state":"listening","start":"none","ike_sas":0},
+        {"name":"home","state":"waiting","remote":"192.0.2.1","start":"up","ike_sas":0,
+        "next_attempt_seconds":75,"last_failure":{"time":"2026-11-22T10:00:00Z",
+        "exchange":"IKE_SA_INIT","verdict":"no answer\u001b[2J","cure":"see whether"}}]"#;
+    let shown = text(&reply(all), false);
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<_> = shown.lines().map(words).collect();
+    assert_eq!(lines[1], "rw any none listening 0 -");
+    assert_eq!(lines[2], "home 192.0.2.1 up waiting 0 in 1m15s");
+    assert_eq!(
+        lines[3],
+        "home: 2026-11-22T10:00:00Z IKE_SA_INIT: no answer?[2J"
+    );
+    assert_eq!(lines[4], "-> see whether");
+    let none = text(&reply(r#""connections":[]"#), false);
+    assert_eq!(none, "no connection is configured\n");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Daemons talking in namespaces of a kernel that need not have ESP.
 
 use super::{
-    challenge, dataplane, denied, flood, lanes, mangled, names, soak, storm, why, workers,
+    challenge, connections, dataplane, denied, flood, lanes, mangled, names, soak, storm, why,
+    workers,
 };
 use crate::suite::Case;
 
@@ -14,6 +15,7 @@ pub const CASES: &[Case] = &[
     lanes::APART,
     lanes::TOGETHER,
     flood::SILENT,
+    connections::SHOWN,
     challenge::COOKIE,
     challenge::COOKIE_IPV6,
     challenge::LEVEL,

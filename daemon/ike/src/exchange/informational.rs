@@ -434,7 +434,8 @@ impl Live {
         }
     }
 
-    fn liveness_due(&self) -> Option<Duration> {
+    /// When to ask the peer for a sign of life, unless it gives one before.
+    pub(crate) fn liveness_due(&self) -> Option<Duration> {
         let after = self.connection.liveness;
         (!after.is_zero()).then(|| self.heard + after)
     }

@@ -326,3 +326,73 @@ fn the_documentation_has_the_same_table() {
         "docs/operations.md should have\n{table}"
     );
 }
+
+/// The client's one connection, as its operator sees it.
+fn home(pair: &Pair) -> ike::view::connection::ConnectionView {
+    let all = pair.client.endpoint.connection_views(pair.now);
+    let [one] = all.try_into().expect("one connection");
+    one
+}
+
+#[test]
+fn a_connection_is_seen_up_lost_waiting_and_asleep() {
+    use ike::view::connection::Attempt;
+    let mut pair = Pair::new(31);
+    assert_eq!(
+        (home(&pair).established, home(&pair).attempt),
+        (0, Attempt::None)
+    );
+    pair.up();
+    assert_eq!(home(&pair).attempt, Attempt::UnderWay);
+    pair.run(Duration::from_secs(1));
+    assert_eq!(
+        (home(&pair).established, home(&pair).attempt),
+        (1, Attempt::None)
+    );
+    // Nobody is there any more, and the attempts to come back fail.
+    let gateway: std::net::IpAddr = crate::bed::GATEWAY.parse().expect("an address");
+    pair.gone.insert(gateway);
+    let mut waited = false;
+    for _ in 0..600 {
+        pair.run(Duration::from_secs(1));
+        let seen = home(&pair);
+        if let Attempt::In(left) = seen.attempt {
+            assert_eq!(seen.established, 0);
+            assert!(left <= Duration::from_mins(2), "{left:?}");
+            waited = true;
+        }
+    }
+    assert!(waited, "it never waited: {:?}", home(&pair));
+    pair.gone.clear();
+    pair.run(Duration::from_mins(3));
+    assert_eq!(home(&pair).established, 1);
+    pair.suspend();
+    let seen = home(&pair);
+    assert!(seen.suspended && seen.established == 0 && seen.attempt == Attempt::None);
+    assert_eq!(seen.peer.as_deref(), Some(crate::bed::GATEWAY));
+}
+
+#[test]
+fn an_sa_says_what_is_to_come_of_it() {
+    let mut pair = Pair::established(32);
+    let plans = |pair: &Pair| {
+        let all = pair.client.endpoint.sas(pair.now);
+        (all[0].plans, all[0].children[0].clone())
+    };
+    let (before, child) = plans(&pair);
+    let rekey = child.rekey_in.expect("it has keys for a while");
+    assert!(child.ends_in > rekey && child.ends_in <= Duration::from_hours(1));
+    assert_eq!((before.rekey, before.reauth), (None, None));
+    assert!(before.liveness <= Some(Duration::from_secs(30)));
+    let second = Duration::from_secs(1);
+    pair.run(second);
+    let (after, later) = plans(&pair);
+    assert_eq!(later.rekey_in, Some(rekey.saturating_sub(second)));
+    assert_eq!(after.end, before.end.map(|end| end.saturating_sub(second)));
+    // And it comes then.
+    let spi = later.spi_in;
+    pair.run(rekey.saturating_sub(2 * second));
+    assert_eq!(plans(&pair).1.spi_in, spi);
+    pair.run(3 * second);
+    assert_ne!(plans(&pair).1.spi_in, spi);
+}
