@@ -45,7 +45,14 @@ fn sniffed(lab: &mut Lab) -> Result<()> {
     let reply = ping(&client_ns, OFFICE, 3, PATIENCE)?;
     ensure!(reply.all(), "before: {reply:?}");
 
-    let child = |sa: &Value| sa["children"][0].clone();
+    let child = |sa: &Value| {
+        let mut child = sa["children"][0].clone();
+        if let Some(told) = child.as_object_mut() {
+            // How long something still takes is another time each time.
+            told.retain(|key, _| !key.ends_with("_in_seconds"));
+        }
+        child
+    };
     let before = gateway.established()?;
     let counters = gateway.ikectl("status")?["counters"].clone();
     let dropped = tag_errors(&gateway_ns)?;
