@@ -306,9 +306,7 @@ pub(crate) fn of_sa(sa: &IkeSa, endpoint: &Endpoint, now: Stamp) -> Option<SaVie
         State::Installing(live, _) => fill(&mut view, live, now),
         State::Up(live) => {
             fill(&mut view, live, now);
-            let deleting = matches!(live.outstanding, Some((Purpose::Delete(_), _)))
-                || live.moved_until.is_some();
-            view.state = if deleting {
+            view.state = if is_going(live) {
                 SaState::Deleting
             } else {
                 SaState::Established
@@ -362,6 +360,11 @@ fn fill(view: &mut SaView, live: &Live, now: Stamp) {
         ends_in: child.end.saturating_sub(now.boot),
     };
     view.children = live.children.iter().map(of_child).collect();
+}
+
+/// Whether it is about to be gone.
+fn is_going(live: &Live) -> bool {
+    matches!(live.outstanding, Some((Purpose::Delete(_), _))) || live.moved_until.is_some()
 }
 
 fn plans(live: &Live, now: Duration) -> Plans {

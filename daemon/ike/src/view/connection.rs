@@ -1,9 +1,9 @@
 //! What an operator sees of a configured connection, whether it is up or not.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::SaState;
-use crate::{endpoint::Endpoint, io::Stamp};
+use super::is_going;
+use crate::{endpoint::Endpoint, io::Stamp, sa::ike_sa::State};
 
 /// A configured connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -37,14 +37,17 @@ impl Endpoint {
     /// Every configured connection, in the order of the configuration.
     #[must_use]
     pub fn connection_views(&self, now: Stamp) -> Vec<ConnectionView> {
-        let views = self.sas(now);
+        let mut established: BTreeMap<&Arc<str>, u64> = BTreeMap::new();
+        for sa in self.table.iter() {
+            if let State::Up(live) = &sa.state
+                && !is_going(live)
+            {
+                *established.entry(&live.connection.name).or_default() += 1;
+            }
+        }
         let slots = self.slots.iter().enumerate();
         let view = |(at, slot): (usize, &crate::endpoint::Slot)| {
             let config = &slot.config;
-            let ours = views
-                .iter()
-                .filter(|view| view.connection.as_ref() == Some(&config.name));
-            let established = ours.filter(|view| view.state == SaState::Established);
             let under_way =
                 self.is_looked_up(config) || !self.table.attempts_at(&config.name).is_empty();
             let hosts = || {
@@ -56,7 +59,7 @@ impl Endpoint {
                 name: Arc::clone(&config.name),
                 peer: config.remote_addr.map(|at| at.to_string()).or_else(hosts),
                 may_dial: config.may_dial(),
-                established: established.count() as u64,
+                established: established.get(&config.name).copied().unwrap_or(0),
                 suspended: slot.suspended,
                 attempt: match self.retries.get(&at) {
                     _ if under_way => Attempt::UnderWay,
