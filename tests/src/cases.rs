@@ -22,6 +22,7 @@ pub mod mappings;
 pub mod names;
 pub mod namespaces;
 pub mod neighbours;
+pub mod outage;
 pub mod roaming;
 pub mod sniffed;
 pub mod soak;

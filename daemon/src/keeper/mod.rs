@@ -279,6 +279,7 @@ impl Keeper {
         self.guard.tick(now, since_epoch());
         self.publish_denied();
         self.dataplane.drain(now);
+        self.dataplane.mend(now);
         let lost = self.dataplane.expire_orphans(now);
         if lost > 0 {
             info!(

@@ -225,6 +225,18 @@ impl Inner {
         way.ok_or_else(|| failed("no interface leads to the peer"))
     }
 
+    /// Puts in what is missing of what it holds. What cannot be yet may be when a link says more.
+    pub(super) fn put_back(&mut self) {
+        let owners: Vec<u32> = self.held.keys().copied().collect();
+        let mut requests = Vec::new();
+        if let Ok(index) = self.index() {
+            let addresses = owners.into_iter().flat_map(|reqid| self.addresses(reqid));
+            requests.extend(addresses.map(|address| Request::add_address(address, index)));
+        }
+        requests.extend(self.held.values().flatten().map(Request::add_route));
+        self.netlink.offer(requests);
+    }
+
     /// Takes everything of one owner away.
     pub(super) fn release(&mut self, reqid: u32) {
         let addresses = self.addresses(reqid);
@@ -244,10 +256,10 @@ impl Inner {
     /// Takes everything away.
     pub(super) fn clear(&mut self) {
         self.retain(&HashSet::new());
-        if std::mem::take(&mut self.ruled) {
-            let rules = FAMILIES.map(|family| Request::delete_rule(family, Led::All));
-            self.clean_up(rules.into());
-        }
+        // An earlier run may have left them.
+        self.ruled = false;
+        let rules = FAMILIES.map(|family| Request::delete_rule(family, Led::All));
+        self.clean_up(rules.into());
         if let Err(error) = link::clear(&mut self.netlink) {
             warn!("{error}");
         }

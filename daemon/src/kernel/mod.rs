@@ -14,6 +14,7 @@ mod journal;
 mod link;
 mod neighbours;
 mod netlink;
+mod outage;
 mod policy;
 mod rest;
 mod route;
@@ -74,6 +75,9 @@ pub trait Dataplane {
 
     /// Removes states that have been replaced, once nothing is under way to them any more.
     fn drain(&mut self, now: Duration);
+
+    /// Puts back routes and addresses of ours that went with a link, once it may have come back.
+    fn mend(&mut self, now: Duration);
 
     /// Removes every state and policy of ours: the goodbye.
     fn clear(&mut self);
@@ -242,6 +246,8 @@ impl Dataplane for NoOp {
     }
 
     fn drain(&mut self, _now: Duration) {}
+
+    fn mend(&mut self, _now: Duration) {}
 
     fn clear(&mut self) {
         self.owners.clear();

@@ -14,6 +14,7 @@ use nix::{
         time::{TimeVal, TimeValLike},
     },
 };
+use tracing::warn;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
@@ -82,6 +83,13 @@ impl Netlink {
             self.batch(batch, &mut results)?;
         }
         Ok(results)
+    }
+
+    /// Sends requests whose refusal changes nothing.
+    pub(super) fn offer(&mut self, mut requests: Vec<Request>) {
+        if let Err(error) = self.transact(&mut requests) {
+            warn!("netlink socket: {error}");
+        }
     }
 
     fn batch(

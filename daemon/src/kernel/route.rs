@@ -131,6 +131,13 @@ impl Request {
         Self::route_message("adding a route", RTM_NEWROUTE, flags, route)
     }
 
+    /// Puts a route of ours in unless it is there: to replace one by itself would cost all flows their
+    /// cached way.
+    pub(super) fn add_route(route: &Route) -> Self {
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        Self::route_message("adding a route", RTM_NEWROUTE, flags, route)
+    }
+
     pub(super) fn delete_route(route: &Route) -> Self {
         Self::route_message("removing a route", RTM_DELROUTE, 0, route)
     }

@@ -27,7 +27,7 @@ use super::{
         RTA_OIF, RTA_PREFSRC, RTA_PRIORITY, RTA_TABLE, RTM_DELROUTE, RTM_NEWROUTE, RTN_THROW,
         RTN_UNICAST, longest, parse_address,
     },
-    wire::{NLM_F_CREATE, Request, address_at, attributes, family, u32_at},
+    wire::{NLM_F_CREATE, NLM_F_EXCL, Request, address_at, attributes, family, u32_at},
 };
 
 const TABLE: u32 = 5724;
@@ -124,6 +124,13 @@ impl Sources {
             way.hop = hop.for_source(way.source);
         }
         self.replace(reqid, routes);
+    }
+
+    /// Puts in what is missing of what it holds, as far as that can be yet.
+    pub(super) fn put_back(&mut self) {
+        let held = self.held.values().flatten();
+        let requests = held.map(SourceRoute::add).collect();
+        self.netlink.offer(requests);
     }
 
     /// Takes everything of one owner away.
@@ -291,6 +298,12 @@ impl Hop {
 impl SourceRoute {
     fn put(&self) -> Request {
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.message("adding a route that names a source", RTM_NEWROUTE, flags)
+    }
+
+    /// One that is there already stays as it is.
+    fn add(&self) -> Request {
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.message("adding a route that names a source", RTM_NEWROUTE, flags)
     }
 

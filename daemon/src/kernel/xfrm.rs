@@ -30,6 +30,7 @@ use super::{
     link::XfrmInterface,
     neighbours::Neighbours,
     netlink::{Netlink, Refusal},
+    outage::Outage,
     policy::{Content, Direction, Policy, PolicyKey},
     rest::Trap,
     sources::Sources,
@@ -50,6 +51,7 @@ pub struct Xfrm {
     pub(super) draining: Draining,
     pub(super) neighbours: Neighbours,
     events: Events,
+    outage: Outage,
 }
 
 /// What one owner has.
@@ -99,6 +101,7 @@ impl Xfrm {
             draining: Draining::default(),
             neighbours: Neighbours::default(),
             events: Events::open()?,
+            outage: Outage::open()?,
         };
         xfrm.tune_spd()?;
         xfrm.adopt()?;
@@ -462,6 +465,13 @@ impl Dataplane for Xfrm {
     fn drain(&mut self, now: Duration) {
         let requests = self.draining.over(now);
         self.clean_up(requests);
+    }
+
+    fn mend(&mut self, now: Duration) {
+        if self.outage.is_over(now) {
+            self.inner.put_back();
+            self.sources.put_back();
+        }
     }
 
     fn clear(&mut self) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{
-    asleep, carriage, dataplane, demand, deploy, leases, lifetime, mappings, neighbours, roaming,
-    sniffed, sources, suspend, tunnel, underway, volume, workers,
+    asleep, carriage, dataplane, demand, deploy, leases, lifetime, mappings, neighbours, outage,
+    roaming, sniffed, sources, suspend, tunnel, underway, volume, workers,
 };
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
@@ -41,6 +41,7 @@ pub const CASES: &[Case] = &[
     leases::STICKY,
     leases::FULL,
     sources::NAMED,
+    outage::OUTAGE,
     carriage::SHOWN,
     demand::WAKES,
     demand::OVERRUN,
