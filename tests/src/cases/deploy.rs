@@ -16,6 +16,7 @@ use crate::{
     netns::{Namespace, connect},
     process::Daemon,
     suite::{Case, Lab, Skip},
+    until::until,
 };
 
 /// First a look, then a first version, then one that is broken, then a port that is taken.
@@ -102,11 +103,9 @@ fn deploys(lab: &mut Lab) -> Result<()> {
         !cut_off.status.success() && said.contains("puts back by itself"),
         "{said}"
     );
-    let deadline = Instant::now() + START;
-    while office.running().is_err() {
-        ensure!(Instant::now() < deadline, "the former version is not back");
-        thread::sleep(Duration::from_millis(500));
-    }
+    until("the former version is back", START, || {
+        Ok(office.running().is_ok())
+    })?;
     ensure!(
         installed == fs::read(office.prefix.join("sbin/rekindled"))?,
         "another version is in place"

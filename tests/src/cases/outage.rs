@@ -1,10 +1,7 @@
 //! A link that goes down and comes back: the kernel has dropped the routes that led over it, and what is to go
 //! through the tunnel goes through it again all the same.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
@@ -17,6 +14,7 @@ use crate::{
     netns::Namespace,
     site::{Setting, Site},
     suite::{Case, Lab},
+    until::until,
 };
 
 /// On a kernel with ESP.
@@ -26,7 +24,6 @@ pub const OUTAGE: Case = Case {
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
-const POLL: Duration = Duration::from_millis(200);
 
 fn outage(lab: &mut Lab) -> Result<()> {
     let (client_ns, gateway_ns) = remote_site()?;
@@ -48,7 +45,7 @@ fn outage(lab: &mut Lab) -> Result<()> {
     let without = routes(&client_ns);
     ensure!(!without.contains(INNER4), "{without}");
     client_ns.ip("link set eth0 up")?;
-    comes_back(&client_ns, &before)?;
+    until(&before, PATIENCE, || Ok(routes(&client_ns) == before))?;
     ping_both(&client_ns)?;
     let now = client.established()?;
     ensure!(now["spi_i"] == first["spi_i"], "another SA: {now}");
@@ -73,16 +70,4 @@ fn routes(client: &Namespace) -> String {
         shown.unwrap_or_default().trim().to_owned()
     };
     [of("-4"), of("-6")].concat()
-}
-
-fn comes_back(client: &Namespace, before: &str) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let now = routes(client);
-        if now == before {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "{now}\nwas {before}");
-        thread::sleep(POLL);
-    }
 }

@@ -27,6 +27,7 @@ use crate::{
         gateway_connection, identity_of, two_namespaces,
     },
     suite::{Case, Lab},
+    until::until,
 };
 
 /// The short form runs always, the long one with `--full`.
@@ -80,7 +81,9 @@ fn churn(lab: &mut Lab) -> Result<()> {
     for _ in 0..STRETCHES {
         crowd.live(&gateway, without / STRETCHES)?;
         crowd.log_out()?;
-        forgotten(&gateway)?;
+        until("no IKE SA is left", FORGOTTEN_WITHIN, || {
+            Ok(gateway.ikectl("sa")?.as_array().is_some_and(Vec::is_empty))
+        })?;
         after = Standing::of(&gateway)?;
         println!("      {after:?} after {}", crowd.tally());
     }
@@ -103,19 +106,6 @@ fn churn(lab: &mut Lab) -> Result<()> {
     println!("      {spent:?} of work in {REST:?} of rest");
     ensure!(spent < REST / 20, "it is busy with nothing");
     gateway.stop()
-}
-
-/// Waits until the gateway knows of no IKE SA any more.
-fn forgotten(gateway: &Site<'_>) -> Result<()> {
-    let deadline = Instant::now() + FORGOTTEN_WITHIN;
-    loop {
-        let all = gateway.ikectl("sa")?;
-        if all.as_array().is_some_and(Vec::is_empty) {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "left over: {all}");
-        thread::sleep(POLL);
-    }
 }
 
 /// What the gateway holds of the system, keeper and engine together.
@@ -375,7 +365,6 @@ const AGAIN: Duration = Duration::from_millis(200);
 const LOGGED_OUT_WITHIN: Duration = Duration::from_mins(1);
 /// Half-open SAs that nobody completes live this long, and more.
 const FORGOTTEN_WITHIN: Duration = Duration::from_mins(1);
-const POLL: Duration = Duration::from_millis(50);
 /// Octets: what an allocator keeps for itself, and revocations that are not over.
 const GROWTH: u64 = 8 << 20;
 /// Threads of the runtime that read files, and end when nothing more is to be read.

@@ -1,9 +1,6 @@
 //! What a site's gateway itself sends to the other site: where it comes from, and by which way it goes.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
@@ -14,6 +11,7 @@ use crate::{
     ping::ping,
     site::{Setting, Site},
     suite::{Case, Lab},
+    until::until,
 };
 
 /// On a kernel with ESP.
@@ -101,11 +99,7 @@ fn named(lab: &mut Lab) -> Result<()> {
     client_ns.ip("route add default via 192.0.2.1")?;
     client_ns.ip(&format!("route add {FOREIGN}"))?;
     client_ns.ip("route add 10.9.0.0/16 via 192.0.2.1 table 220 proto 59")?;
-    let deadline = Instant::now() + PATIENCE;
-    while routes()? != left {
-        ensure!(Instant::now() < deadline, "{}\nwas {left}", routes()?);
-        thread::sleep(Duration::from_millis(200));
-    }
+    until(&left, PATIENCE, || Ok(routes()? == left))?;
     through(&client_ns)?;
 
     // Of a daemon that was killed the next one finds them; without the peer nothing leaves otherwise.
