@@ -12,7 +12,7 @@ use gate_abi::board;
 use gate_abi::classify::Knowledge;
 use gate_abi::cpus::{Named, STEERED_ENTRIES};
 use gate_abi::defence::{Budget, Level, Meter};
-use gate_abi::denied::MAX_DENIED;
+use gate_abi::networks::{MAX_NETWORKS, Rule};
 use gate_abi::maps::{
     COOKIE_KEYS_ENTRIES, Clock, Config, KEYS_ENTRIES, KeySlot, LOCAL_ENTRIES, METERS_ENTRIES, Own,
     SPI_KEYS_ENTRIES, TicketKeySlot, TicketKeys, WALL_SOUND,
@@ -43,7 +43,7 @@ static METERS: Array<u64, METERS_ENTRIES> = Array::new();
 static OWN: PerCpuArray<Own, 1> = PerCpuArray::new();
 
 #[btf_map]
-static DENIED: LpmTrie<[u8; 16], u32, MAX_DENIED> = LpmTrie::new();
+static NETWORKS: LpmTrie<[u8; 16], u32, MAX_NETWORKS> = LpmTrie::new();
 
 /// Mapped by the daemon's engine, which writes it without a system call.
 #[btf_map]
@@ -215,7 +215,7 @@ impl Knowledge for Told {
     }
 
     #[inline(always)]
-    fn is_denied(&self, address: &[u8; 16]) -> bool {
+    fn rule(&self, address: &[u8; 16]) -> Option<Rule> {
         let key = WholeAddress {
             before: 0,
             bits: 128,
@@ -223,7 +223,7 @@ impl Knowledge for Told {
         };
         // SAFETY: the two fields from `bits` on lie as those of a key, which asks for no alignment.
         let key = unsafe { &*(&raw const key).byte_add(4).cast::<Key<[u8; 16]>>() };
-        DENIED.get(key).is_some()
+        Rule::from_number(*NETWORKS.get(key)?)
     }
 
     #[inline(always)]

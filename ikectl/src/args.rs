@@ -171,6 +171,19 @@ pub(crate) enum FloodCommand {
         #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = span)]
         lasting: u64,
     },
+    /// Ask nobody in a network for a cookie for a while: for one that nobody can forge
+    Allow {
+        /// An address, or a network such as 203.0.113.0/24
+        network: String,
+        /// How long, such as 90s, 10m, 2h or 7d
+        #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = span)]
+        lasting: u64,
+    },
+    /// Treat a network as all others again that was allowed
+    Unallow {
+        /// As it was allowed
+        network: String,
+    },
 }
 
 /// Reads a span of time as seconds.

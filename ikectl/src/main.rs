@@ -160,6 +160,13 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
                 level: level.clone(),
                 for_seconds: Some(*lasting),
             },
+            Some(FloodCommand::Allow { network, lasting }) => Request::FloodAllow {
+                network: network.clone(),
+                for_seconds: Some(*lasting),
+            },
+            Some(FloodCommand::Unallow { network }) => Request::FloodUnallow {
+                network: network.clone(),
+            },
         },
         Some(Command::Gate { command }) => match command {
             None | Some(GateCommand::Show) => Request::Gate,

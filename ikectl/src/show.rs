@@ -297,9 +297,13 @@ fn done_line(done: &Done) -> String {
         return text + "\n";
     }
     if let Some(network) = &done.network {
-        let how = match done.denied_for_seconds {
-            Some(seconds) => format!("is denied for {}", ago(seconds)),
-            None => "is heard again".to_owned(),
+        let how = match (done.denied_for_seconds, done.allowed_for_seconds) {
+            (Some(seconds @ 1..), _) => format!("is denied for {}", ago(seconds)),
+            (_, Some(seconds @ 1..)) => {
+                format!("is asked for no cookie for {}", ago(seconds))
+            }
+            (None, Some(0)) => "is treated as all others again".to_owned(),
+            (Some(0) | None, _) => "is heard again".to_owned(),
         };
         return format!("{} {how}\n", printable(network));
     }

@@ -279,6 +279,7 @@ mod tests {
         defence::{Budget, Level, Meter},
         frames::{self, Around, Message},
         maps::{OUR_ADDRESS, TicketKeys},
+        networks::Rule,
         sip::SipKey,
     };
 
@@ -313,8 +314,8 @@ mod tests {
         fn address(&self, _: &[u8; 16]) -> u64 {
             OUR_ADDRESS
         }
-        fn is_denied(&self, _: &[u8; 16]) -> bool {
-            false
+        fn rule(&self, _: &[u8; 16]) -> Option<Rule> {
+            None
         }
         fn now(&self) -> u64 {
             0

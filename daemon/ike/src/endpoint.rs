@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use gate_abi::sip::SipKey;
+use gate_abi::{networks::Rule, sip::SipKey};
 
 pub(crate) use self::slot::Slot;
 pub use self::{settings::Settings, slot::CommandRefused, spi::MAX_WORKERS};
@@ -20,9 +20,10 @@ use crate::{
     crypto::Secret,
     defence::{
         allowance::Allowance,
-        budget::HalfOpenBudget,
+        budget::{HalfOpenBudget, Room},
         cookie::{CookieJar, CookieSecrets},
         openings::Openings,
+        rules::Rules,
     },
     exchange::{BLIND_REFUSALS_PER_SECOND, Diversion, REFUSALS_PER_SECOND, TOKENS_PER_SECOND},
     failure::Telling,
@@ -88,6 +89,7 @@ pub struct Endpoint {
     pub(crate) keyring: Keyring,
     pub(crate) cookies: CookieJar,
     pub(crate) budget: HalfOpenBudget,
+    rules: Arc<Rules>,
     pub(crate) counters: Counters,
     outputs: VecDeque<Output>,
     /// The present `k_spi`, then the one before.
@@ -147,6 +149,7 @@ impl Endpoint {
                 settings.cookie_from,
                 settings.cookie_from_network,
             ),
+            rules: Arc::default(),
             counters: Counters::default(),
             outputs: VecDeque::new(),
             spi_keys: keys.spi,
@@ -234,6 +237,21 @@ impl Endpoint {
     /// Knows of the peers that are up with others of the same gateway.
     pub fn share_presence(&mut self, presence: Arc<Presence>) {
         self.table.presence = presence;
+    }
+
+    /// Networks that are judged beforehand, from now on.
+    pub fn set_rules(&mut self, rules: Arc<Rules>) {
+        self.rules = rules;
+    }
+
+    /// What a first message from there meets. Who is allowed is not asked for a cookie as long as there is
+    /// room.
+    pub(crate) fn room(&self, path: &Path) -> Room {
+        let from = path.remote.ip();
+        match self.budget.room(from) {
+            Room::CookieFirst if self.rules.of(from) == Some(Rule::Allow) => Room::Free,
+            room => room,
+        }
     }
 
     /// A new epoch of ticket keys.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use gate_abi::{cpus::MAX_NAMED, defence::Level, denied::Prefix};
+use gate_abi::{cpus::MAX_NAMED, defence::Level, networks::Prefix};
 use ike::MAX_WORKERS;
 
 use super::section::{Entry, Section};

@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 use crate::{
     config::Reread,
     keeper::{
-        Denial, FloodStatus, GateAttachment, GateCommand, GateDrop, GateFill, GateRefused,
-        LaneCount,
+        FloodStatus, GateAttachment, GateCommand, GateDrop, GateFill, GateRefused, LaneCount,
+        ListedNetwork,
     },
 };
 
@@ -353,7 +353,7 @@ pub struct GateReport {
     /// Why there are none.
     pub no_lanes: Option<String>,
     /// Networks from which nobody is heard.
-    pub denied: Vec<Denial>,
+    pub denied: Vec<ListedNetwork>,
     /// How full its tables are.
     pub fill: Vec<GateFill>,
 }
@@ -433,4 +433,6 @@ pub struct FloodReport {
     pub cookies_wrong: u64,
     /// The gate's level; `None` without a gate.
     pub flood: Option<FloodStatus>,
+    /// Networks whose first messages need no cookie.
+    pub allowed: Vec<ListedNetwork>,
 }

@@ -17,6 +17,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use gate_abi::networks::Rule;
 use ike::wire::redirect::GatewayId;
 use ikectl_api::{
     DEADLINE_SECONDS, Done, ErrorCode, Failure, MAX_REQUEST, MAX_UP_SECONDS, Outcome, Reply,
@@ -307,8 +308,13 @@ async fn answer(request: Request, engine: &mpsc::Sender<ControlRequest>) -> Outc
             Request::GateDeny {
                 network,
                 for_seconds,
-            } => gate::deny(engine, &network, for_seconds).await,
-            Request::GateUndeny { network } => gate::undeny(engine, &network).await,
+            } => gate::list(engine, Rule::Deny, &network, for_seconds).await,
+            Request::GateUndeny { network } => gate::unlist(engine, Rule::Deny, &network).await,
+            Request::FloodAllow {
+                network,
+                for_seconds,
+            } => gate::list(engine, Rule::Allow, &network, for_seconds).await,
+            Request::FloodUnallow { network } => gate::unlist(engine, Rule::Allow, &network).await,
             Request::FloodLevel { level, for_seconds } => {
                 gate::level(engine, &level, for_seconds).await
             }

@@ -309,6 +309,7 @@ fn both_floods(mut all: FloodReport, part: FloodReport) -> FloodReport {
         cookies_sent: all.cookies_sent + part.cookies_sent,
         cookies_wrong: all.cookies_wrong + part.cookies_wrong,
         flood: all.flood.or(part.flood),
+        allowed: all.allowed,
     }
 }
 
@@ -492,6 +493,7 @@ mod tests {
             cookies_sent: 1,
             cookies_wrong: 0,
             flood: None,
+            allowed: Vec::new(),
         };
         let one = part(&[("192.0.2.7", 2), ("2001:db8::", 1)]);
         let all = both_floods(one, part(&[("192.0.2.7", 3), ("192.0.2.8", 1)]));

@@ -142,7 +142,7 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
         qcd,
         boot,
         board,
-        denied,
+        rules,
     } = start;
     let workers = starts.len() as u8;
     let (tell, stored): (Vec<_>, Vec<_>) = starts.iter().map(|_| mpsc::unbounded_channel()).unzip();
@@ -187,7 +187,7 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
         presence: Arc::default(),
         spread: key(),
         notices: board.map(Notices::begin),
-        denied,
+        rules,
         leases,
         redirect: config.redirect,
     };

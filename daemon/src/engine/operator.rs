@@ -157,11 +157,13 @@ impl Worker {
                     cookies_sent: count(Counter::CookieSent),
                     cookies_wrong: count(Counter::CookieWrong),
                     flood: None,
+                    allowed: Vec::new(),
                 };
                 let client = self.client.clone();
                 tokio::spawn(async move {
                     let status = client.gate_status().await.unwrap_or_default();
                     report.flood = status.flood;
+                    report.allowed = status.networks.allowed;
                     let _gone = reply.send(report);
                 });
             }
@@ -470,7 +472,7 @@ fn gate_report(status: &GateStatus) -> GateReport {
         dropped: status.dropped.clone(),
         lanes: status.lanes.clone(),
         no_lanes: status.no_lanes.clone(),
-        denied: status.denied.clone(),
+        denied: status.networks.denied.clone(),
         fill: status.fill.clone(),
     }
 }

@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
-use gate_abi::{denied::Prefix, sip::SipKey};
+use gate_abi::{networks::Rule, sip::SipKey};
 use ike::{
     CommandRefused, Context, Endpoint, NodeKeys, Settings,
     crypto::Secret,
-    defence::{cookie::CookieSecrets, openings::Openings},
+    defence::{cookie::CookieSecrets, openings::Openings, rules::Rules},
     io::{Command, Event, Input, Output, Path, Stamp, StoreId},
     kernel::Owner,
     peer::Connection,
@@ -42,7 +42,6 @@ use super::{
 use crate::{
     config::{PrivateKey, RedirectConfig},
     control::UpDone,
-    gate::mapped,
     keeper::{Client, KeeperEvent, STOP_SECONDS, SpiKeys, WorkerStart},
     kernel::ORPHAN_LIFE,
     leases::Leases,
@@ -75,8 +74,8 @@ pub(super) struct Common {
     /// What first messages are spread by where the kernel does not do it.
     pub(super) spread: SipKey,
     pub(super) notices: Option<Arc<Notices>>,
-    /// Networks from which nobody is heard, gate or none.
-    pub(super) denied: Arc<[Prefix]>,
+    /// Networks that are judged beforehand, gate or none.
+    pub(super) rules: Arc<Rules>,
     pub(super) leases: Leases,
     pub(super) redirect: RedirectConfig,
 }
@@ -114,7 +113,7 @@ pub(super) struct Worker {
     pub(super) logins: Logins,
     pub(super) failures: Failures,
     posted: Posted,
-    denied: Arc<[Prefix]>,
+    rules: Arc<Rules>,
     pub(super) starts: Starts,
     pub(super) start_trap: Vec<Arc<str>>,
     ways: Ways,
@@ -196,7 +195,7 @@ impl Worker {
             logins: Logins::new(connections.len()),
             failures: Failures::new(),
             posted: Posted::new(common.notices.clone()),
-            denied: Arc::clone(&common.denied),
+            rules: Arc::clone(&common.rules),
             starts: Starts::new(of_home(&common.start_up).into_iter(), now.boot),
             start_trap: of_home(&common.start_trap),
             ways: Ways::new(connections),
@@ -296,13 +295,12 @@ impl Worker {
             dispatch,
             hands_on,
             buffer,
-            denied,
+            rules,
             ..
         } = self;
         let stamp = now();
         inlets.turn(buffer, |path, message| {
-            let source = mapped(&path.remote.ip());
-            if denied.iter().any(|network| network.has(&source)) {
+            if rules.of(path.remote.ip()) == Some(Rule::Deny) {
                 return;
             }
             if let Some(worker) = dispatch.elsewhere(&path, message) {
@@ -398,7 +396,10 @@ impl Worker {
                 self.dispatch.keys = keys.0.map(SipKey::from_octets);
                 self.endpoint.set_spi_keys(self.dispatch.keys);
             }
-            KeeperEvent::Denied(networks) => self.denied = networks,
+            KeeperEvent::Rules(rules) => {
+                self.endpoint.set_rules(Arc::clone(&rules));
+                self.rules = rules;
+            }
             KeeperEvent::Stop { goodbye } => {
                 let now = now().boot;
                 self.starts.clear();

@@ -3,7 +3,7 @@
 //! Every value crosses the kernel line as a row of `u64`, which aya already knows to be plain
 //! memory; that is why no `unsafe` is needed here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,9 +15,9 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, RingBuf};
 use gate_abi::board;
 use gate_abi::defence::{Budget, Level, Limit, Meter};
-use gate_abi::denied::{DENIED, MAX_DENIED, Prefix};
 use gate_abi::lane::{GROUPS, LANES, LANES_ENTRIES, MAX_GROUPS};
 use gate_abi::maps::{self as abi, Config, Filter, KeySlot, Own, TicketKeySlot, TicketKeys};
+use gate_abi::networks::{MAX_NETWORKS, NETWORKS, Prefix, Rule};
 use gate_abi::sample::{RING_OCTETS, SAMPLES};
 use gate_abi::sip::SipKey;
 
@@ -32,7 +32,7 @@ pub(super) struct Maps {
     spi_keys: Array<MapData, [u64; 3]>,
     cookie_keys: Array<MapData, [u64; 3]>,
     local: HashMap<MapData, [u8; 16], u64>,
-    denied: LpmTrie<MapData, [u8; 16], u32>,
+    networks: LpmTrie<MapData, [u8; 16], u32>,
     config: Array<MapData, [u64; Config::WORDS]>,
     /// What the configuration map holds.
     told: Config,
@@ -66,7 +66,7 @@ impl Maps {
             return Err(GateError::NoMap(abi::BOARD));
         };
         let board = Board::map(board_data.fd()).map_err(GateError::Board)?;
-        let denied = take(DENIED)?;
+        let networks = take(NETWORKS)?;
         let [own, samples] = [take(abi::OWN)?, take(SAMPLES)?];
         let samples: RingBuf<MapData> = typed(samples)?;
         Ok(Self {
@@ -74,7 +74,7 @@ impl Maps {
             spi_keys: typed(spi_keys)?,
             cookie_keys: typed(cookie_keys)?,
             local: typed(local)?,
-            denied: typed(denied)?,
+            networks: typed(networks)?,
             config: typed(config)?,
             told: Config::default(),
             board_data,
@@ -166,28 +166,36 @@ impl Maps {
         Ok(self.set_flag(abi::CHECK_LOCAL, !ours.is_empty())?)
     }
 
-    /// Makes exactly these the networks from which nobody is heard.
-    pub(super) fn set_denied(&mut self, wanted: &[Prefix]) -> Result<(), GateError> {
-        let wanted: BTreeSet<_> = wanted.iter().map(Prefix::key).collect();
-        if wanted.len() > MAX_DENIED {
+    /// Makes exactly these the networks with a rule.
+    pub(super) fn set_rules(&mut self, wanted: &[(Prefix, Rule)]) -> Result<(), GateError> {
+        let wanted: BTreeMap<_, _> = wanted
+            .iter()
+            .map(|(network, rule)| (network.key(), *rule as u32))
+            .collect();
+        if wanted.len() > MAX_NETWORKS {
             return Err(GateError::TooMany {
-                what: "denied networks",
-                limit: MAX_DENIED,
+                what: "networks with a rule",
+                limit: MAX_NETWORKS,
             });
         }
-        let known: BTreeSet<(u32, [u8; 16])> = self
-            .denied
-            .keys()
-            .map(|key| key.map(|key| (key.prefix_len(), key.data())))
+        let known: BTreeMap<(u32, [u8; 16]), u32> = self
+            .networks
+            .iter()
+            .map(|entry| entry.map(|(key, rule)| ((key.prefix_len(), key.data()), rule)))
             .collect::<Result<_, _>>()?;
         // What goes makes room first, so that a full map can change.
-        for (bits, address) in known.difference(&wanted) {
-            self.denied.remove(&Key::new(*bits, *address))?;
+        for (bits, address) in known.keys().filter(|key| !wanted.contains_key(*key)) {
+            self.networks.remove(&Key::new(*bits, *address))?;
         }
-        for (bits, address) in wanted.difference(&known) {
-            self.denied.insert(&Key::new(*bits, *address), 1, 0)?;
+        for ((bits, address), rule) in &wanted {
+            if known.get(&(*bits, *address)) != Some(rule) {
+                self.networks.insert(&Key::new(*bits, *address), rule, 0)?;
+            }
         }
-        Ok(self.set_flag(abi::DENIES, !wanted.is_empty())?)
+        for (flag, rule) in [(abi::DENIES, Rule::Deny), (abi::ALLOWS, Rule::Allow)] {
+            self.set_flag(flag, wanted.values().any(|one| *one == rule as u32))?;
+        }
+        Ok(())
     }
 
     /// How full the tables are that can be full. Cells of the meters are shared, and none is refused.
@@ -201,10 +209,10 @@ impl Maps {
             used,
             most: most as u64,
         };
-        let [addresses, denied] = [self.local.keys().count(), self.denied.keys().count()];
+        let [addresses, networks] = [self.local.keys().count(), self.networks.keys().count()];
         Ok(vec![
             of("addresses", addresses as u64, abi::LOCAL_ENTRIES),
-            of("denied networks", denied as u64, MAX_DENIED),
+            of("networks with a rule", networks as u64, MAX_NETWORKS),
             of("ticket keys", ticket_keys, abi::KEYS_ENTRIES),
             of("live SPIs", self.board.live(), board::LIVE_BITS as usize),
             of(
@@ -382,7 +390,7 @@ const LAYOUTS: [Layout; 12] = [
         abi::SPI_KEYS_ENTRIES,
     ),
     Layout::new(abi::LOCAL, MapType::Hash, 16, 8, abi::LOCAL_ENTRIES),
-    Layout::new(DENIED, MapType::LpmTrie, 20, 4, MAX_DENIED),
+    Layout::new(NETWORKS, MapType::LpmTrie, 20, 4, MAX_NETWORKS),
     Layout::new(abi::CONFIG, MapType::Array, 4, size_of::<Config>(), 1),
     Layout::new(abi::BOARD, MapType::Array, 4, 8, board::WORDS),
     Layout::new(SAMPLES, MapType::RingBuf, 0, 0, RING_OCTETS),

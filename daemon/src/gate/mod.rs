@@ -29,9 +29,9 @@ use aya::maps::MapError;
 use aya::maps::xdp::XdpMapError;
 use aya::programs::ProgramError;
 use gate_abi::defence::{Budget, Level, Limit, Meter};
-use gate_abi::denied::Prefix;
 use gate_abi::lane::LaneCounts;
 use gate_abi::maps::{ABI_VERSION, TicketKeys};
+use gate_abi::networks::{Prefix, Rule};
 use gate_abi::sample;
 use gate_abi::sip::SipKey;
 use nix::time::{ClockId, clock_gettime};
@@ -185,7 +185,9 @@ impl Gate {
         maps.set_level(Some(Level::Calm))?;
         maps.set_meter_key(fresh_key()?)?;
         maps.set_masquerades(options.masquerade)?;
-        maps.set_denied(&options.denied)?;
+        let denied = options.denied.iter();
+        let denied: Vec<_> = denied.map(|network| (*network, Rule::Deny)).collect();
+        maps.set_rules(&denied)?;
         maps.set_sample_interval(sample::interval(cpus::places().into()))?;
         Ok(Self {
             options: options.clone(),
@@ -354,8 +356,8 @@ impl Gate {
     }
 
     /// Makes exactly these the networks from which nobody is heard.
-    pub fn set_denied(&mut self, networks: &[Prefix]) -> Result<(), GateError> {
-        self.maps.set_denied(networks)
+    pub fn set_rules(&mut self, rules: &[(Prefix, Rule)]) -> Result<(), GateError> {
+        self.maps.set_rules(rules)
     }
 
     /// The kernel's number of the program on an interface.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use gate_abi::denied::Prefix;
+use gate_abi::networks::Prefix;
 use ike::wire::ts::TrafficSelector;
 
 use super::mapped;

@@ -18,8 +18,8 @@ use std::{
     time::Duration,
 };
 
-use gate_abi::denied::Prefix;
 use ike::{
+    defence::rules::Rules,
     io::TicketRoot,
     kernel::{KernelFailed, KernelOp, OpId, Owner},
 };
@@ -29,8 +29,8 @@ use tracing::warn;
 use super::{
     channel::{Channel, ChannelError, Received},
     protocol::{
-        Answer, Denial, Ended, EpochKey, FromKeeper, GateCommand, GateRefused, GateStatus,
-        Operation, Request, SpiKeys, Taken, ToKeeper, batch,
+        Answer, Ended, EpochKey, FromKeeper, GateCommand, GateRefused, GateStatus, Operation,
+        Request, SpiKeys, Taken, ToKeeper, batch,
     },
     sandbox::SandboxError,
 };
@@ -88,7 +88,7 @@ pub enum KeeperEvent {
     /// The SPI keys have changed: give them to the core.
     SpiKeys(SpiKeys),
     /// Networks from which nobody is heard, all of them.
-    Denied(Arc<[Prefix]>),
+    Rules(Arc<Rules>),
     /// End soon, with or without DELETEs.
     Stop {
         /// Whether to say goodbye to the peers.
@@ -353,9 +353,9 @@ impl Shared {
                     tell_all(&|| KeeperEvent::Epochs(Arc::clone(&epochs)));
                 }
                 Answer::SpiKeys(keys) => tell_all(&|| KeeperEvent::SpiKeys(keys.clone())),
-                Answer::Denied(denied) => {
-                    let denied = networks(&denied);
-                    tell_all(&|| KeeperEvent::Denied(Arc::clone(&denied)));
+                Answer::Networks(networks) => {
+                    let rules = Arc::new(Rules::new(networks.rules()));
+                    tell_all(&|| KeeperEvent::Rules(Arc::clone(&rules)));
                 }
                 Answer::Stop { goodbye } => tell_all(&|| KeeperEvent::Stop { goodbye }),
                 Answer::Wanted { owner } => {
@@ -416,10 +416,6 @@ fn events_of(results: Vec<Ended>) -> Vec<(u8, KeeperEvent)> {
         }
     }
     events
-}
-
-fn networks(denied: &[Denial]) -> Arc<[Prefix]> {
-    denied.iter().map(|one| one.network).collect()
 }
 
 fn map_epochs(

@@ -3,7 +3,7 @@
 
 mod status;
 
-use std::{collections::BTreeSet, net::IpAddr, os::fd::BorrowedFd, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, os::fd::BorrowedFd, path::Path, time::Duration};
 
 use gate_abi::{
     board,
@@ -17,9 +17,9 @@ use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 use tracing::{info, warn};
 
 use super::{
-    denials::{Denials, Kept},
+    networks::Lists,
     options::KeeperError,
-    protocol::{Denial, GateCommand, GateRefused},
+    protocol::{GateCommand, GateRefused, Networks},
     wall::{WallClock, since_epoch},
 };
 use crate::{
@@ -93,9 +93,9 @@ pub(super) struct Guard {
     level: LevelChoice,
     /// What the gate had counted at the last look and the one before.
     samples: [Sample; 2],
-    denials: Denials,
+    lists: Lists,
     /// The list is another than the engine was last told.
-    newly_denied: bool,
+    newly_listed: bool,
     used_slots: UsedSlots,
     /// That are to work on IKE; none for whichever it comes to.
     cpus: Vec<u32>,
@@ -123,8 +123,8 @@ impl Guard {
             wall: WallClock::default(),
             level: LevelChoice::new(flood, boot_clock()),
             samples: Default::default(),
-            denials: Denials::default(),
-            newly_denied: false,
+            lists: Lists::new(&[]),
+            newly_listed: false,
             used_slots: UsedSlots::default(),
             cpus: Vec::new(),
         };
@@ -133,7 +133,7 @@ impl Guard {
             return guard;
         };
         guard.on_interfaces = options.mode != Mode::Off;
-        guard.denials = Denials::new(&options.denied);
+        guard.lists = Lists::new(&options.denied);
         match Gate::load(&options) {
             Ok(gate) => {
                 guard.interfaces = options.interfaces;
@@ -145,15 +145,16 @@ impl Guard {
         guard
     }
 
-    /// Goes on denying what operators have denied, in this boot or before it, and keeps the list.
-    pub(super) fn remember_denials(
+    /// Goes on with what operators have said of networks, in this boot or before it, and keeps it.
+    pub(super) fn remember_networks(
         &mut self,
-        kept: Kept,
+        folder: &Path,
+        boot_id: [u8; 16],
         now: Duration,
         wall: Duration,
     ) -> Result<(), KeeperError> {
-        if self.denials.remember(kept, now, wall)? {
-            self.tell_denied(now);
+        if self.lists.remember(folder, boot_id, now, wall)? {
+            self.tell_rules(now);
         }
         Ok(())
     }
@@ -285,8 +286,8 @@ impl Guard {
 
     /// To be called several times a second, with both clocks.
     pub(super) fn tick(&mut self, now: Duration, wall: Duration) {
-        if self.denials.expire(now) {
-            self.tell_denied(now);
+        if self.lists.expire(now) {
+            self.tell_rules(now);
         }
         if self.gate.is_none() {
             return;
@@ -368,7 +369,7 @@ impl Guard {
         Ok(())
     }
 
-    /// What an operator wants. Whether the list of denied networks has changed, [`Self::newly_denied`] says.
+    /// What an operator wants. Whether the networks with a rule are others now, [`Self::newly_listed`] says.
     pub(super) fn command(
         &mut self,
         command: GateCommand,
@@ -376,16 +377,22 @@ impl Guard {
     ) -> Result<(), GateRefused> {
         let failed = |error: GateError| GateRefused::Failed(error.to_string());
         match command {
-            GateCommand::Deny { network, lasting } => {
+            GateCommand::List {
+                rule,
+                network,
+                lasting,
+            } => {
                 let until = now.saturating_add(lasting);
-                self.denials.deny(network, until, now, since_epoch())?;
-                info!(network = network_to_text(network), ?lasting, "denied");
-                self.tell_denied(now);
+                self.lists.add(rule, network, until, now, since_epoch())?;
+                let how = rule.word();
+                info!(network = network_to_text(network), ?lasting, "{how}");
+                self.tell_rules(now);
             }
-            GateCommand::Undeny { network } => {
-                self.denials.undeny(network, now, since_epoch())?;
-                info!(network = network_to_text(network), "heard again");
-                self.tell_denied(now);
+            GateCommand::Unlist { rule, network } => {
+                self.lists.remove(rule, network, now, since_epoch())?;
+                let how = rule.word();
+                info!(network = network_to_text(network), "no longer {how}");
+                self.tell_rules(now);
             }
             GateCommand::Attach
             | GateCommand::Detach
@@ -420,25 +427,20 @@ impl Guard {
         Ok(())
     }
 
-    /// All denied networks, if the list is another than it was when this was last asked.
-    pub(super) fn newly_denied(&mut self) -> Option<Vec<Denial>> {
-        std::mem::take(&mut self.newly_denied).then(|| self.denied())
+    /// All networks with a rule, if they are others than when this was last asked.
+    pub(super) fn newly_listed(&mut self) -> Option<Networks> {
+        std::mem::take(&mut self.newly_listed).then(|| self.networks())
     }
 
-    /// Networks from which nobody is heard.
-    pub(super) fn denied(&self) -> Vec<Denial> {
-        self.denials.all(boot_clock())
+    /// Networks with a rule.
+    pub(super) fn networks(&self) -> Networks {
+        self.lists.all(boot_clock())
     }
 
-    fn tell_denied(&mut self, now: Duration) {
-        self.newly_denied = true;
-        let networks: Vec<_> = self
-            .denials
-            .all(now)
-            .iter()
-            .map(|one| one.network)
-            .collect();
-        if let Some(Err(error)) = self.gate.as_mut().map(|gate| gate.set_denied(&networks)) {
+    fn tell_rules(&mut self, now: Duration) {
+        self.newly_listed = true;
+        let rules = self.lists.all(now).rules();
+        if let Some(Err(error)) = self.gate.as_mut().map(|gate| gate.set_rules(&rules)) {
             self.complain(&error.to_string());
         }
     }

@@ -8,11 +8,11 @@
 
 mod channel;
 mod client;
-mod denials;
 mod engine;
 mod folder;
 mod guard;
 mod holders;
+mod networks;
 mod options;
 pub mod protocol;
 mod sandbox;
@@ -46,12 +46,11 @@ pub use self::{
     },
     options::{DataplaneKind, KeeperError, KeeperOptions},
     protocol::{
-        BootInfo, BudgetStatus, Denial, FloodStatus, GateAttachment, GateCommand, GateCount,
-        GateDrop, GateFill, GateRefused, GateStatus, LaneCount, RefusedNetwork, SpiKeys,
+        BootInfo, BudgetStatus, FloodStatus, GateAttachment, GateCommand, GateCount, GateDrop,
+        GateFill, GateRefused, GateStatus, LaneCount, ListedNetwork, RefusedNetwork, SpiKeys,
     },
 };
 use self::{
-    denials::Kept,
     engine::{BackOff, Engine},
     guard::Guard,
     holders::Holders,
@@ -165,8 +164,7 @@ impl Keeper {
             .map(|listen| listen.address.ip())
             .collect();
         let mut guard = Guard::load(options.gate.clone(), &addresses, options.flood);
-        let kept = Kept::of(&options.state_dir, boot_id);
-        guard.remember_denials(kept, now, since_epoch())?;
+        guard.remember_networks(&options.state_dir, boot_id, now, since_epoch())?;
         guard.set_keys(&ring, &node);
         guard.set_cookies(CookieSecrets::new(&node.qcd_secret(), boot_id));
         let ipsec = options.dataplane == DataplaneKind::Xfrm;
@@ -277,7 +275,7 @@ impl Keeper {
 
     fn timers(&mut self, now: Duration) {
         self.guard.tick(now, since_epoch());
-        self.publish_denied();
+        self.publish_networks();
         self.dataplane.drain(now);
         self.dataplane.mend(now);
         let lost = self.dataplane.expire_orphans(now);
@@ -395,16 +393,16 @@ impl Keeper {
             })),
             Request::Gate(command) => {
                 let done = self.guard.command(command, boot_clock());
-                self.publish_denied();
+                self.publish_networks();
                 Answer::GateDone(done)
             }
         };
         self.tell(id, answer);
     }
 
-    fn publish_denied(&mut self) {
-        if let Some(denied) = self.guard.newly_denied() {
-            self.tell(0, Answer::Denied(denied));
+    fn publish_networks(&mut self) {
+        if let Some(networks) = self.guard.newly_listed() {
+            self.tell(0, Answer::Networks(networks));
         }
     }
 
@@ -489,7 +487,7 @@ impl Keeper {
                 orphans,
             },
             board: self.guard.board().is_some(),
-            denied: self.guard.denied(),
+            networks: self.guard.networks(),
         });
         let bitmaps = self.ring.epochs().map(|(_, _, file)| file.as_fd());
         let descriptors: Vec<BorrowedFd<'_>> = bitmaps.chain(self.guard.board()).collect();

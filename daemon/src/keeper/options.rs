@@ -74,13 +74,13 @@ pub enum KeeperError {
     /// The ticket ring or the SPI keys.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// The networks that operators have denied.
+    /// The networks that operators have denied or allowed.
     #[error(
         "{path}: damaged ({why}). Put the file back from a copy, or move it away: then what operators have \
-         denied is heard again",
+         denied or allowed there is treated as all others",
         path = path.display()
     )]
-    Denials {
+    Networks {
         /// The file.
         path: PathBuf,
         /// In which way.

@@ -31,8 +31,8 @@ use ike::{
 use serde::{Deserialize, Serialize};
 
 pub use self::gate::{
-    BudgetStatus, Denial, FloodStatus, GateAttachment, GateCommand, GateCount, GateDrop, GateFill,
-    GateRefused, GateStatus, LaneCount, RefusedNetwork,
+    BudgetStatus, FloodStatus, GateAttachment, GateCommand, GateCount, GateDrop, GateFill,
+    GateRefused, GateStatus, LaneCount, ListedNetwork, Networks, RefusedNetwork,
 };
 use crate::{
     kernel::Usage,
@@ -217,8 +217,8 @@ pub enum Answer {
     Gate(Box<GateStatus>),
     /// To [`Request::Gate`].
     GateDone(Result<(), GateRefused>),
-    /// All networks from which nobody is heard.
-    Denied(Vec<Denial>),
+    /// All networks with a rule.
+    Networks(Networks),
     /// A packet of this owner's flow waits for the connection to come up.
     Wanted {
         /// Whose.
@@ -267,8 +267,8 @@ pub struct Hello {
     pub boot: BootInfo,
     /// Whether the gate's board is the last descriptor.
     pub board: bool,
-    /// Networks from which nobody is heard.
-    pub denied: Vec<Denial>,
+    /// Networks with a rule.
+    pub networks: Networks,
 }
 
 /// How this start came about.

@@ -20,6 +20,7 @@ use crate::ike::{
     PAYLOAD_NONE,
 };
 use crate::maps::{CHECK_LIVE_SPI, CHECK_OWN_SPI, MASQUERADES, SPI_KEYS_ENTRIES, TicketKeys};
+use crate::networks::Rule;
 use crate::reply::Reply;
 use crate::sip::SipKey;
 use crate::spi::OurSpi;
@@ -84,8 +85,9 @@ pub trait Knowledge {
     /// What an address, IPv4 mapped into IPv6, is to us: [`crate::maps::OUR_ADDRESS`],
     /// [`crate::maps::NEVER_ANSWERED`].
     fn address(&self, address: &[u8; 16]) -> u64;
-    /// Whether an address is in a network that is denied. Asked only if some are, by the flags.
-    fn is_denied(&self, address: &[u8; 16]) -> bool;
+    /// How an operator wants those at an address to be treated. Asked only if there are such rules, by the
+    /// flags.
+    fn rule(&self, address: &[u8; 16]) -> Option<Rule>;
     /// The boot clock, in nanoseconds.
     fn now(&self) -> u64;
     /// The same, or as it was a few milliseconds ago: for what has proved nothing, and is to cost as

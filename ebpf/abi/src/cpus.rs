@@ -70,6 +70,7 @@ pub const fn is_ike(reason: u32) -> bool {
         || reason == Reason::ResumeWithCookie as u32
         || reason == Reason::ResumeUnchecked as u32
         || reason == Reason::TicketNotFound as u32
+        || reason == Reason::Allowed as u32
         || reason == Reason::LeftToDaemon as u32
 }
 

@@ -19,12 +19,12 @@ pub mod classify;
 pub mod cookie;
 pub mod cpus;
 pub mod defence;
-pub mod denied;
 #[cfg(any(test, feature = "frames"))]
 pub mod frames;
 pub mod ike;
 pub mod lane;
 pub mod maps;
+pub mod networks;
 pub mod reply;
 pub mod sample;
 pub mod sip;

@@ -12,7 +12,7 @@ use crate::defence::{Budget, Limit, Meter, Spent};
 use crate::sip::SipKey;
 
 /// Raised whenever a map, a value or the meaning of one changes.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 /// A symbol that every object of this ABI version exports; loading insists on it.
 pub const ABI_SYMBOL: &str = "GATE_ABI_6";
 
@@ -74,6 +74,8 @@ pub const MASQUERADES: u64 = 1 << 6;
 
 /// [`Config::flags`]: some networks are denied.
 pub const DENIES: u64 = 1 << 7;
+/// [`Config::flags`]: some networks are allowed.
+pub const ALLOWS: u64 = 1 << 8;
 
 /// A place for a key.
 #[repr(C)]
@@ -282,7 +284,7 @@ impl Filter {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Config {
     /// [`CHECK_OWN_SPI`], [`CHECK_LOCAL`], [`TICKET_KEYS_SET`], [`COOKIES`], [`WALL_SOUND`],
-    /// [`CHECK_LIVE_SPI`], [`MASQUERADES`], [`DENIES`].
+    /// [`CHECK_LIVE_SPI`], [`MASQUERADES`], [`DENIES`], [`ALLOWS`].
     pub flags: u64,
     /// A [`Level`].
     pub level: u64,

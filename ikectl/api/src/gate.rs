@@ -134,9 +134,22 @@ pub struct Flood {
     pub cookies_sent: u64,
     /// Cookies that it has found wrong.
     pub cookies_wrong: u64,
+    /// Networks whose first messages need no cookie.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed: Vec<AllowedNetwork>,
     /// What the gate does; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<FloodLevel>,
+}
+
+/// A network whose first messages need no cookie.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AllowedNetwork {
+    /// Which.
+    pub network: String,
+    /// For how long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_for_seconds: Option<u64>,
 }
 
 /// A network that half-open IKE SAs come from.

@@ -12,8 +12,8 @@ mod why;
 
 pub use connection::{Connection, ConnectionFailure, ConnectionState};
 pub use gate::{
-    Flood, FloodLevel, Gate, GateAttachment, GateCounter, GateDenied, GateDrop, GateFill, GateLane,
-    HalfOpenNetwork, RefusedNetwork, ReplyBudget,
+    AllowedNetwork, Flood, FloodLevel, Gate, GateAttachment, GateCounter, GateDenied, GateDrop,
+    GateFill, GateLane, HalfOpenNetwork, RefusedNetwork, ReplyBudget,
 };
 pub use pool::{Lease, Pool};
 pub use reply::{Attention, Done, ErrorCode, Failure, Outcome, Reply, Stamp, Status};

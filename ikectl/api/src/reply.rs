@@ -138,9 +138,12 @@ pub struct Done {
     /// The network that a command was about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
-    /// How long nobody will be heard from there.
+    /// How long nobody will be heard from there; 0 if it is heard again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denied_for_seconds: Option<u64>,
+    /// How long it will be asked for no cookie; 0 if it is asked again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_for_seconds: Option<u64>,
     /// Clients that stay because they have not said that they would follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unable: Option<u64>,

@@ -101,6 +101,19 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         for_seconds: Option<u64>,
     },
+    /// Ask nobody in a network for a cookie for a while.
+    FloodAllow {
+        /// An address, or an address with a number of bits.
+        network: String,
+        /// How long; [`crate::DENY_SECONDS`] if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_seconds: Option<u64>,
+    },
+    /// Ask them again.
+    FloodUnallow {
+        /// As it was allowed.
+        network: String,
+    },
     /// What the gate is attached to and has counted.
     Gate,
     /// Hear nobody from a network for a while.

@@ -55,7 +55,10 @@ pub(super) fn screen(flood: &Flood) -> String {
         "Daemon's cookies",
         format!("{} sent  {} wrong", flood.cookies_sent, flood.cookies_wrong),
     );
-    for table in [half_open(flood), refused(flood)].into_iter().flatten() {
+    for table in [half_open(flood), refused(flood), allowed(flood)]
+        .into_iter()
+        .flatten()
+    {
         text.push('\n');
         text.push_str(&table);
     }
@@ -77,6 +80,15 @@ fn refused(flood: &Flood) -> Option<String> {
         ]
     });
     table(&["DROPPED FROM", "SHARE", "LAST FOR"], rows)
+}
+
+fn allowed(flood: &Flood) -> Option<String> {
+    let rows = flood.allowed.iter().map(|one| {
+        let left = one.allowed_for_seconds.map(ago);
+        let left = left.map_or(UNKNOWN.to_owned(), |left| format!("for {left}"));
+        vec![printable(&one.network), left]
+    });
+    table(&["NO COOKIE FROM", ""], rows)
 }
 
 pub(super) fn gate_screen(gate: &Gate) -> String {

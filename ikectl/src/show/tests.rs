@@ -292,6 +292,30 @@ addresses  2        4096
     let done = r#""done":{"network":"203.0.113.0/24","denied_for_seconds":5400}"#;
     let shown = text(&reply(done), false);
     assert_eq!(shown, "203.0.113.0/24 is denied for 1h30m\n");
+    for (how, expected) in [
+        (
+            r#""allowed_for_seconds":60"#,
+            "is asked for no cookie for 1m",
+        ),
+        (
+            r#""allowed_for_seconds":0"#,
+            "is treated as all others again",
+        ),
+        (r#""denied_for_seconds":0"#, "is heard again"),
+    ] {
+        let done = format!(r#""done":{{"network":"192.0.2.7/32",{how}}}"#);
+        assert_eq!(
+            text(&reply(&done), false),
+            format!("192.0.2.7/32 {expected}\n")
+        );
+    }
+    let flood = r#""flood":{"half_open":0,"cookies_sent":0,"cookies_wrong":0,
+        "allowed":[{"network":"2001:db8::/32","allowed_for_seconds":600}]}"#;
+    let shown = text(&reply(flood), false);
+    assert!(
+        shown.ends_with("\nNO COOKIE FROM\n2001:db8::/32   for 10m\n"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use gate_abi::{
     classify::{Knowledge, Reason, Verdict},
     defence::{Budget, Level, Meter},
     maps::{CHECK_LOCAL, CHECK_OWN_SPI, OUR_ADDRESS, TICKET_KEYS_SET, TicketKeys},
+    networks::Rule,
     sip::SipKey,
 };
 use ike::{
@@ -182,8 +183,8 @@ impl Knowledge for Told {
         if ours { OUR_ADDRESS } else { 0 }
     }
 
-    fn is_denied(&self, _: &[u8; 16]) -> bool {
-        false
+    fn rule(&self, _: &[u8; 16]) -> Option<Rule> {
+        None
     }
     fn now(&self) -> u64 {
         0

@@ -1,5 +1,5 @@
 //! What an operator does to a gate that stands: networks from which nobody is heard, for a while, by the
-//! gate and without one; and the gate taken off its interfaces and put back, while the daemon serves.
+//! gate and without one; networks where nobody is asked for a cookie; and the gate taken off its interfaces and put back, while the daemon serves.
 
 use std::{fs, time::Duration};
 
@@ -24,6 +24,11 @@ pub const BY_THE_ENGINE: Case = Case {
     name: "without_a_gate_nobody_is_heard_from_a_denied_network_either",
     run: by_the_engine,
 };
+/// Under attack, those in an allowed network are taken as they come.
+pub const ALLOWED: Case = Case {
+    name: "nobody_in_a_network_that_an_operator_has_allowed_is_asked_for_a_cookie",
+    run: allowed,
+};
 /// Off and on again.
 pub const DETACHED: Case = Case {
     name: "a_gate_taken_off_leaves_the_daemon_serving_and_comes_back",
@@ -32,6 +37,8 @@ pub const DETACHED: Case = Case {
 
 /// Where the client is, and where nobody is.
 const NETWORK: &str = "192.0.2.8/29";
+/// Around that.
+const AROUND: &str = "192.0.2.0/24";
 const ELSEWHERE: &str = "203.0.113.0/24";
 /// For as long as it takes to see that nobody answers: the first message and a repetition.
 const NO_ANSWER: &str = "up home --timeout 2";
@@ -48,7 +55,7 @@ fn by_the_engine(lab: &mut Lab) -> Result<()> {
 
 fn denied(lab: &Lab, mode: &str) -> Result<()> {
     let (client_ns, gateway_ns) = two_sites()?;
-    let (client, mut gateway) = sites(lab, [&client_ns, &gateway_ns], mode)?;
+    let (client, mut gateway) = sites(lab, [&client_ns, &gateway_ns], ["off", mode])?;
     client.ikectl("up home")?;
     client.ikectl("down home")?;
 
@@ -123,6 +130,66 @@ fn denied(lab: &Lab, mode: &str) -> Result<()> {
     Ok(())
 }
 
+fn allowed(lab: &mut Lab) -> Result<()> {
+    let (client_ns, gateway_ns) = two_sites()?;
+    // XDP_TX over veth needs a program at the other end, which is the client's own gate.
+    let gates = ["native"; 2];
+    let (client, mut gateway) = sites(lab, [&client_ns, &gateway_ns], gates)?;
+    gateway.ikectl("flood level attack --for 1h")?;
+    // In full and by ticket, with a cookie or without.
+    let logins = |gateway: &Site<'_>, reasons: [&str; 2]| -> Result<()> {
+        let count = || -> Result<[u64; 2]> {
+            let [first, second] = reasons;
+            Ok([gateway.gate_count(first)?, gateway.gate_count(second)?])
+        };
+        let before = count()?;
+        client.ikectl("up home")?;
+        client.ikectl("suspend home")?;
+        client.ikectl("up home")?;
+        client.ikectl("down home")?;
+        let after = count()?;
+        let grown = [after[0] > before[0], after[1] > before[1]];
+        ensure!(grown == [true; 2], "{reasons:?}: {before:?}, {after:?}");
+        Ok(())
+    };
+    let challenges = |gateway: &Site<'_>| -> Result<u64> {
+        Ok(gateway.gate_count("cookie_sa_init")? + gateway.gate_count("cookie_resume")?)
+    };
+    logins(&gateway, ["cookie_sa_init", "cookie_resume"])?;
+
+    // The narrower network counts: its neighbours are heard no more.
+    gateway.ikectl(&format!("gate deny {AROUND}"))?;
+    let done = gateway.ikectl(&format!("flood allow {NETWORK} --for 1h"))?;
+    ensure!(done["allowed_for_seconds"] == 3600, "{done}");
+    let listed = gateway.ikectl("flood")?["allowed"].clone();
+    ensure!(listed[0]["network"] == NETWORK, "{listed}");
+    let before = challenges(&gateway)?;
+    logins(&gateway, ["allowed", "allowed"])?;
+    ensure!(challenges(&gateway)? == before, "somebody was asked");
+
+    // It outlives the keeper, and so does the gate's level not: that is chosen anew.
+    gateway.kill()?;
+    gateway.start(lab)?;
+    gateway.ikectl("flood level attack --for 1h")?;
+    let before = challenges(&gateway)?;
+    logins(&gateway, ["allowed", "allowed"])?;
+    ensure!(challenges(&gateway)? == before, "somebody was asked");
+
+    for wrong in [
+        format!("gate deny {NETWORK}"),
+        format!("gate undeny {NETWORK}"),
+        format!("flood allow {AROUND}"),
+        format!("flood unallow {ELSEWHERE}"),
+    ] {
+        ensure!(gateway.ikectl(&wrong).is_err(), "{wrong}");
+    }
+    gateway.ikectl(&format!("flood unallow {NETWORK}"))?;
+    ensure!(gateway.ikectl("flood")?["allowed"] == Value::Null, "listed");
+    unheard(&client, &gateway, "native")?;
+    gateway.ikectl(&format!("gate undeny {AROUND}"))?;
+    logins(&gateway, ["cookie_sa_init", "cookie_resume"])
+}
+
 /// The client calls, is not answered, and leaves nothing with the gateway.
 fn unheard(client: &Site<'_>, gateway: &Site<'_>, mode: &str) -> Result<()> {
     let (dropped, read) = (gateway.gate_count("denied")?, unproven(gateway)?);
@@ -145,7 +212,7 @@ fn unheard(client: &Site<'_>, gateway: &Site<'_>, mode: &str) -> Result<()> {
 
 fn detached(lab: &mut Lab) -> Result<()> {
     let (client_ns, gateway_ns) = two_sites()?;
-    let (client, gateway) = sites(lab, [&client_ns, &gateway_ns], "native")?;
+    let (client, gateway) = sites(lab, [&client_ns, &gateway_ns], ["off", "native"])?;
     let eth0 = |gate: &Value| -> Result<Value> {
         let all = gate["attachments"].as_array().context("attachments")?;
         let eth0 = all.iter().find(|one| one["interface"] == "eth0");
@@ -199,7 +266,7 @@ fn unproven(gateway: &Site<'_>) -> Result<u64> {
 fn sites<'a>(
     lab: &Lab,
     [client_ns, gateway_ns]: [&'a Namespace; 2],
-    gate: &str,
+    [client_gate, gateway_gate]: [&str; 2],
 ) -> Result<(Site<'a>, Site<'a>)> {
     let setting = |gate, node| Setting {
         gate,
@@ -207,8 +274,13 @@ fn sites<'a>(
         node,
     };
     let gateway = gateway_connection();
-    let mut gateway = Site::prepare(lab, gateway_ns, setting(gate, 1), &gateway)?;
-    let mut client = Site::prepare(lab, client_ns, setting("off", 2), &client_connection())?;
+    let mut gateway = Site::prepare(lab, gateway_ns, setting(gateway_gate, 1), &gateway)?;
+    let mut client = Site::prepare(
+        lab,
+        client_ns,
+        setting(client_gate, 2),
+        &client_connection(),
+    )?;
     gateway.start(lab)?;
     client.start(lab)?;
     Ok((client, gateway))

@@ -20,8 +20,8 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::{Ebpf, EbpfLoader};
-use gate_abi::denied::DENIED;
 use gate_abi::maps as abi;
+use gate_abi::networks::NETWORKS;
 use gate_abi::sample::SAMPLES;
 use rekindled::gate::{
     Attached, DIRECT_OBJECT, Gate, GateError, GateOptions, Mode, PORTABLE_OBJECT,
@@ -523,7 +523,7 @@ pub(crate) fn load(object: &Path, maps: &Path) -> Result<Ebpf> {
         abi::COOKIE_KEYS,
         abi::METERS,
         abi::LOCAL,
-        DENIED,
+        NETWORKS,
         abi::CONFIG,
         abi::OWN,
         SAMPLES,

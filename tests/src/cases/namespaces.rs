@@ -22,6 +22,7 @@ pub const CASES: &[Case] = &[
     challenge::SET,
     denied::BY_THE_GATE,
     denied::BY_THE_ENGINE,
+    denied::ALLOWED,
     denied::DETACHED,
     mangled::SURVIVES,
     why::TOLD,

@@ -5,3 +5,4 @@ pub mod budget;
 pub mod cookie;
 pub mod openings;
 pub mod pace;
+pub mod rules;

@@ -112,7 +112,7 @@ impl Endpoint {
         free: bool,
         cx: &mut Context<'_>,
     ) -> bool {
-        let room = self.budget.room(path.remote.ip());
+        let room = self.room(&path);
         // Who is never asked for a cookie cannot show that another should give way to him.
         let asked = self.settings.cookie_from <= self.settings.max_half_open;
         let full = room == Room::Full && !asked;

@@ -123,7 +123,7 @@ impl Endpoint {
         if self.sends_on(path, header, message, chain, &bound, cx) {
             return;
         }
-        let free = self.budget.room(path.remote.ip()) == Room::Free;
+        let free = self.room(&path) == Room::Free;
         if !self.admit(path, header, chain, &bound, free, cx) {
             return;
         }

@@ -134,9 +134,8 @@ impl Endpoint {
         };
         let data = Redirect::data(&to, bound.ni);
         let shorter = AROUND_DATA + data.len() <= message.len();
-        let calm = shorter
-            && self.budget.room(path.remote.ip()) == Room::Free
-            && self.diversion.blind.take(cx.now.boot);
+        let calm =
+            shorter && self.room(&path) == Room::Free && self.diversion.blind.take(cx.now.boot);
         if calm || self.admit(path, header, chain, bound, false, cx) {
             self.counters.add(Counter::Redirected);
             self.refuse_first(path, header, NotifyKind::REDIRECT, &data);

@@ -176,7 +176,7 @@ impl Endpoint {
             }
         };
         let rivals = self.table.of_ticket(opened.name);
-        let free = rivals.is_empty() && self.budget.room(path.remote.ip()) == Room::Free;
+        let free = rivals.is_empty() && self.room(&path) == Room::Free;
         if !free && opened.no_cookie {
             // The client would not understand COOKIE; a full exchange it can do.
             self.counters.add(Counter::TicketRefused);
@@ -279,8 +279,7 @@ impl Endpoint {
             return;
         }
         let path = *bound.path;
-        let calm = self.budget.room(path.remote.ip()) == Room::Free
-            && self.blind_refusals.take(cx.now.boot);
+        let calm = self.room(&path) == Room::Free && self.blind_refusals.take(cx.now.boot);
         if calm || no_cookie || self.admit(path, header, chain, bound, false, cx) {
             self.refuse_first(path, header, NotifyKind::TICKET_NACK, &[]);
         }

@@ -1,13 +1,17 @@
 //! A full exchange between two cores: what stands at its end, and what happens when one side cannot
 //! or will not.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::bed::Pair;
+use gate_abi::networks::{Prefix, Rule};
+
+use crate::bed::{CLIENT, Pair};
 use crate::sides::{client_side, gateway_side, suite};
 use ike::{
     CommandRefused, Settings,
+    counters::Counter,
     crypto::{Encryption, Group, Prf, Secret},
+    defence::{cookie::mapped, rules::Rules},
     failure::Cause,
     io::{Command, Event},
     peer::{Connection, Credential},
@@ -82,6 +86,37 @@ fn a_gateway_with_many_half_open_sas_asks_for_a_cookie_first() {
         cookie.len() <= request.len(),
         "an answer to a stranger is not longer than his request"
     );
+}
+
+#[test]
+fn who_is_allowed_is_asked_for_no_cookie_until_nothing_is_left() {
+    const SLOTS: usize = 2;
+    let settings = Settings {
+        max_half_open: SLOTS,
+        cookie_from: 0,
+        ..Settings::default()
+    };
+    let answers = |address: &str| {
+        let mut pair = Pair::with(4, client_side, gateway_side, settings);
+        pair.up();
+        let request = pair.flying.remove(0);
+        let address = mapped(address.parse().expect("an address"));
+        let network = Prefix::new(address, 128).expect("a host");
+        let rules = Rules::new(vec![(network, Rule::Allow)]);
+        pair.gateway.endpoint.set_rules(Arc::new(rules));
+        let asked = |pair: &Pair| pair.gateway.endpoint.counters().count(Counter::CookieSent);
+        let mut answers = Vec::new();
+        for number in 0..=SLOTS as u8 {
+            let mut message = request.message.clone();
+            message[..8].fill(1 + number);
+            let before = asked(&pair);
+            pair.deliver(request.from, request.to, &message);
+            answers.push(asked(&pair) > before);
+        }
+        answers
+    };
+    assert_eq!(answers(CLIENT), [false, false, true]);
+    assert_eq!(answers("198.51.100.66"), [true; SLOTS + 1]);
 }
 
 #[test]

@@ -5,13 +5,14 @@ use std::{
     time::Duration,
 };
 
+use gate_abi::networks::Rule;
 use ikectl_api as api;
 
 use crate::{
     control::request::{FloodReport, GateReport, GateVerdict},
     gate::network_to_text,
     keeper::{
-        BudgetStatus, Denial, GateAttachment, GateDrop, GateFill, GateRefused, LaneCount,
+        BudgetStatus, GateAttachment, GateDrop, GateFill, GateRefused, LaneCount, ListedNetwork,
         RefusedNetwork,
     },
 };
@@ -38,12 +39,17 @@ pub(in crate::control) fn flood(report: FloodReport) -> api::Flood {
         percent: one.percent,
         reason: one.reason,
     };
+    let allowed_network = |one: ListedNetwork| api::AllowedNetwork {
+        network: network_to_text(one.network),
+        allowed_for_seconds: one.left.as_ref().map(Duration::as_secs),
+    };
     let FloodReport {
         half_open,
         networks,
         cookies_sent,
         cookies_wrong,
         flood,
+        allowed,
     } = report;
     let half_open_networks = networks.len() as u64;
     let mut by_network: Vec<_> = networks.into_iter().collect();
@@ -59,6 +65,7 @@ pub(in crate::control) fn flood(report: FloodReport) -> api::Flood {
         half_open_by_network: by_network.into_iter().map(of_network).collect(),
         cookies_sent,
         cookies_wrong,
+        allowed: allowed.into_iter().map(allowed_network).collect(),
         gate: flood.map(|gate| api::FloodLevel {
             mode: gate.mode,
             set_for_seconds: gate.set_for.as_ref().map(Duration::as_secs),
@@ -91,7 +98,7 @@ pub(in crate::control) fn gate(report: GateReport) -> api::Gate {
         packets: one.packets,
         packets_per_second: one.per_second,
     };
-    let denied = |one: Denial| api::GateDenied {
+    let denied = |one: ListedNetwork| api::GateDenied {
         network: network_to_text(one.network),
         denied_for_seconds: one.left.as_ref().map(Duration::as_secs),
     };
@@ -119,9 +126,20 @@ pub(in crate::control) fn gate(report: GateReport) -> api::Gate {
 /// Why the gate does not do what an operator wants; `about` is the network that it was to deny.
 pub(in crate::control) fn refused(about: &str, why: &GateRefused) -> api::Failure {
     let (code, cure) = match why {
-        GateRefused::NotDenied => (
+        GateRefused::NotListed(Rule::Deny) => (
             api::ErrorCode::NotFound,
             Some("ikectl gate lists what is, as it was denied"),
+        ),
+        GateRefused::NotListed(Rule::Allow) => (
+            api::ErrorCode::NotFound,
+            Some("ikectl flood lists what is, as it was allowed"),
+        ),
+        GateRefused::Listed(Rule::Deny) => {
+            (api::ErrorCode::Failed, Some("ikectl gate undeny it first"))
+        }
+        GateRefused::Listed(Rule::Allow) => (
+            api::ErrorCode::Failed,
+            Some("ikectl flood unallow it first"),
         ),
         GateRefused::Configured => (
             api::ErrorCode::Failed,
@@ -129,7 +147,7 @@ pub(in crate::control) fn refused(about: &str, why: &GateRefused) -> api::Failur
         ),
         GateRefused::Full(_) => (
             api::ErrorCode::Failed,
-            Some("deny a network that has several of them in it"),
+            Some("name a network that has several of them in it"),
         ),
         GateRefused::SwitchedOff => (
             api::ErrorCode::Failed,
@@ -176,6 +194,7 @@ mod tests {
             cookies_sent: 0,
             cookies_wrong: 0,
             flood: None,
+            allowed: Vec::new(),
         };
         let six = "2001:db8::".parse().expect("address");
         report.networks.insert(six, 5);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gate_abi::denied::Prefix;
+use gate_abi::networks::{Prefix, Rule};
 use ikectl_api::{DENY_SECONDS, Done, Failure, MAX_DENY_SECONDS, Outcome};
 use tokio::sync::mpsc;
 
@@ -15,25 +15,42 @@ use crate::{
 
 type Engine = mpsc::Sender<ControlRequest>;
 
-pub(super) async fn deny(
+/// Denies or allows a network.
+pub(super) async fn list(
     engine: &Engine,
+    rule: Rule,
     network: &str,
     seconds: Option<u64>,
 ) -> Result<Outcome, Failure> {
     let network = read(network)?;
     let lasting = span(seconds)?;
-    let done = Done {
-        denied_for_seconds: Some(lasting.as_secs()),
-        ..Done::default()
+    let command = GateCommand::List {
+        rule,
+        network,
+        lasting,
     };
-    let command = GateCommand::Deny { network, lasting };
-    about(engine, network, command, done).await
+    about(engine, network, command, done(rule, lasting)).await
 }
 
-pub(super) async fn undeny(engine: &Engine, network: &str) -> Result<Outcome, Failure> {
+/// Ends that.
+pub(super) async fn unlist(engine: &Engine, rule: Rule, network: &str) -> Result<Outcome, Failure> {
     let network = read(network)?;
-    let command = GateCommand::Undeny { network };
-    about(engine, network, command, Done::default()).await
+    let command = GateCommand::Unlist { rule, network };
+    about(engine, network, command, done(rule, Duration::ZERO)).await
+}
+
+fn done(rule: Rule, lasting: Duration) -> Done {
+    let seconds = Some(lasting.as_secs());
+    match rule {
+        Rule::Deny => Done {
+            denied_for_seconds: seconds,
+            ..Done::default()
+        },
+        Rule::Allow => Done {
+            allowed_for_seconds: seconds,
+            ..Done::default()
+        },
+    }
 }
 
 /// Has the level of defence chosen in another way than configured.

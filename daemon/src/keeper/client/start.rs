@@ -8,13 +8,10 @@ use std::{
     thread,
 };
 
-use gate_abi::denied::Prefix;
-use ike::crypto::Secret;
+use ike::{crypto::Secret, defence::rules::Rules};
 use tokio::sync::mpsc;
 
-use super::{
-    Client, ClientError, KeeperEvent, Listener, Shared, map_epochs, networks, sync_bitmaps,
-};
+use super::{Client, ClientError, KeeperEvent, Listener, Shared, map_epochs, sync_bitmaps};
 use crate::{
     gate::Board,
     keeper::{
@@ -45,8 +42,8 @@ pub struct EngineStart {
     pub boot: BootInfo,
     /// The gate's board, if there is a gate.
     pub board: Option<Arc<Board>>,
-    /// Networks from which nobody is heard.
-    pub denied: Arc<[Prefix]>,
+    /// Networks that are judged beforehand.
+    pub rules: Arc<Rules>,
 }
 
 /// What one worker starts with.
@@ -105,7 +102,7 @@ impl EngineStart {
             qcd,
             boot,
             board,
-            denied,
+            networks,
         } = hello;
         let board = if board { descriptors.pop() } else { None };
         let board = board.map(Board::map).transpose()?.map(Arc::new);
@@ -163,7 +160,7 @@ impl EngineStart {
             qcd,
             boot,
             board,
-            denied: networks(&denied),
+            rules: Arc::new(Rules::new(networks.rules())),
         })
     }
 }

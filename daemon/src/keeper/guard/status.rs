@@ -18,7 +18,7 @@ impl Guard {
     /// As it is now.
     pub(in crate::keeper) fn status(&self) -> GateStatus {
         let mut status = GateStatus {
-            denied: self.denied(),
+            networks: self.networks(),
             trouble: self.trouble.clone(),
             ..GateStatus::default()
         };

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use gate_abi::denied::Prefix;
+use gate_abi::networks::{Prefix, Rule};
 use serde::{Deserialize, Serialize};
 
 use crate::gate::FloodMode;
@@ -25,8 +25,8 @@ pub struct GateStatus {
     pub lanes: Vec<LaneCount>,
     /// Why datagrams are not shared out among lanes; `None` if they are.
     pub no_lanes: Option<String>,
-    /// Networks from which nobody is heard.
-    pub denied: Vec<Denial>,
+    /// Networks with a rule.
+    pub networks: Networks,
     /// How full its tables are.
     pub fill: Vec<GateFill>,
     /// Why there is none, or why it could not be read.
@@ -141,29 +141,58 @@ pub struct GateFill {
     pub most: u64,
 }
 
-/// A network from which nobody is heard.
+/// Networks that are judged beforehand.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Networks {
+    /// Nobody is heard from there.
+    pub denied: Vec<ListedNetwork>,
+    /// Nobody there is asked for a cookie.
+    pub allowed: Vec<ListedNetwork>,
+}
+
+impl Networks {
+    /// All of them, each with its rule.
+    #[must_use]
+    pub fn rules(&self) -> Vec<(Prefix, Rule)> {
+        let of = |list: &[ListedNetwork], rule| {
+            let rules = list.iter().map(move |one| (one.network, rule));
+            rules.collect::<Vec<_>>()
+        };
+        let mut rules = of(&self.denied, Rule::Deny);
+        rules.extend(of(&self.allowed, Rule::Allow));
+        rules
+    }
+}
+
+/// A network with a rule.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Denial {
+pub struct ListedNetwork {
     /// Which.
     #[serde(with = "prefix")]
     pub network: Prefix,
-    /// How long it will be; `None` for what is in the configuration.
+    /// How long the rule will count; `None` for what is in the configuration.
     pub left: Option<Duration>,
 }
 
 /// What an operator wants of the gate.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum GateCommand {
-    /// Nobody is to be heard from this network for so long.
-    Deny {
+    /// A network is to be treated by a rule for so long.
+    List {
+        /// How.
+        #[serde(with = "rule")]
+        rule: Rule,
         /// Which.
         #[serde(with = "prefix")]
         network: Prefix,
         /// How long.
         lasting: Duration,
     },
-    /// This network is to be heard again.
-    Undeny {
+    /// It is to be treated as all others again.
+    Unlist {
+        /// How it was.
+        #[serde(with = "rule")]
+        rule: Rule,
         /// Which.
         #[serde(with = "prefix")]
         network: Prefix,
@@ -190,11 +219,14 @@ pub enum GateRefused {
     /// The network is in the configuration.
     #[error("is denied by the configuration")]
     Configured,
-    /// Nobody has denied it.
-    #[error("is not denied")]
-    NotDenied,
-    /// No more can be denied.
-    #[error("is one too many: {0} can be denied at a time")]
+    /// Nobody has said so of it.
+    #[error("is not {}", .0.word())]
+    NotListed(#[serde(with = "rule")] Rule),
+    /// Somebody has said the opposite of it.
+    #[error("is {}", .0.word())]
+    Listed(#[serde(with = "rule")] Rule),
+    /// No more can be listed.
+    #[error("is one too many: {0} can be listed at a time")]
     Full(usize),
     /// The configuration wants no gate on interfaces.
     #[error("is switched off in the configuration")]
@@ -222,6 +254,27 @@ mod mode {
     ) -> Result<FloodMode, D::Error> {
         let word = String::deserialize(deserializer)?;
         FloodMode::from_word(&word).ok_or_else(|| D::Error::custom("no mode"))
+    }
+}
+
+mod rule {
+    use serde::{Deserialize as _, Serialize as _, de::Error as _};
+
+    use super::Rule;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    pub(super) fn serialize<S: serde::Serializer>(
+        rule: &Rule,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        (*rule as u32).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Rule, D::Error> {
+        let number = u32::deserialize(deserializer)?;
+        Rule::from_number(number).ok_or_else(|| D::Error::custom("no rule"))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use gate_abi::denied::Prefix;
+use gate_abi::networks::{Prefix, Rule};
 use ike::kernel::{CopyDscp, Mark, Mode, Offload, Volume, Ways};
 
 use super::*;
@@ -193,11 +193,15 @@ fn what_an_operator_wants_of_the_gate_survives_the_pair() {
     let (mut keeper, mut engine) = pair();
     let network = Prefix::new([0x20; 16], 128).expect("a host");
     let commands = [
-        GateCommand::Deny {
+        GateCommand::List {
+            rule: Rule::Deny,
             network,
             lasting: Duration::from_mins(10),
         },
-        GateCommand::Undeny { network },
+        GateCommand::Unlist {
+            rule: Rule::Allow,
+            network,
+        },
         GateCommand::Level {
             mode: FloodMode::Off,
             lasting: Duration::from_mins(10),
@@ -214,21 +218,23 @@ fn what_an_operator_wants_of_the_gate_survives_the_pair() {
         let (message, _) = keeper.receive::<ToKeeper>().expect("read").expect("one");
         assert!(matches!(message.request, Request::Gate(read) if read == command));
     }
-    let denied = vec![Denial {
-        network,
-        left: Some(Duration::from_secs(1)),
-    }];
+    let listed = |left| ListedNetwork { network, left };
+    let networks = Networks {
+        denied: vec![listed(None), listed(Some(Duration::from_secs(1)))],
+        allowed: vec![listed(Some(Duration::from_secs(2)))],
+    };
+    let refused = GateRefused::NotListed(Rule::Allow);
     for answer in [
-        Answer::Denied(denied.clone()),
-        Answer::GateDone(Err(GateRefused::Full(3))),
+        Answer::Networks(networks.clone()),
+        Answer::GateDone(Err(refused.clone())),
     ] {
         keeper
             .send(&FromKeeper { id: 0, answer }, &[])
             .expect("sent");
         let (message, _) = engine.receive::<FromKeeper>().expect("read").expect("one");
         match message.answer {
-            Answer::Denied(read) => assert_eq!(read, denied),
-            Answer::GateDone(done) => assert_eq!(done, Err(GateRefused::Full(3))),
+            Answer::Networks(read) => assert_eq!(read, networks),
+            Answer::GateDone(done) => assert_eq!(done, Err(refused.clone())),
             other => panic!("{other:?}"),
         }
     }

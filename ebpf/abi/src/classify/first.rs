@@ -14,7 +14,8 @@ use crate::board::{self, Admission};
 use crate::cookie::{self, COOKIE_LEN, CookieInput};
 use crate::defence::{Level, Meter, SECOND, network_of};
 use crate::ike::IKE_SESSION_RESUME;
-use crate::maps::{CHECK_LOCAL, COOKIES, TICKET_KEYS_SET};
+use crate::maps::{ALLOWS, CHECK_LOCAL, COOKIES, TICKET_KEYS_SET};
+use crate::networks::Rule;
 use crate::reply::{COOKIE_REPLY_LEN, NACK_LEN, Reply};
 use crate::sip::siphash24_words;
 use crate::ticket;
@@ -93,6 +94,9 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
     if !resume && !attack && known.charge(Meter::SoftNetwork, hash(network, known), now) {
         return proof.verdict.into();
     }
+    if known.flags() & ALLOWS != 0 && is_welcome(&sides, &proof, attack, now, known) {
+        return Verdict::Pass(Reason::Allowed).into();
+    }
     // Nobody could ever satisfy us without a key.
     if known.cookie_key(epoch_at(now / SECOND)).is_none() {
         return proof.verdict.into();
@@ -128,6 +132,25 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
         now,
     };
     answer.complete(verdict, &input, || Some(sides), known)
+}
+
+/// Whether it comes from a network that is allowed, within what a network may send that has shown a
+/// cookie, and a ticket: no operator can say that one has not been seen by others.
+#[inline(always)]
+fn is_welcome<K: Knowledge>(
+    sides: &Sides,
+    proof: &Proof,
+    attack: bool,
+    now: u64,
+    known: &K,
+) -> bool {
+    if known.rule(&sides.source) != Some(Rule::Allow) {
+        return false;
+    }
+    let fresh = !matches!(proof.verdict, Verdict::Pass(Reason::ResumeProven))
+        || attack && known.charge(Meter::Ticket, proof.ticket_tag, now);
+    let network = hash(network_of(sides.source), known);
+    fresh && known.charge(Meter::ProvenNetwork, network, now)
 }
 
 /// Turns away a ticket that this gateway did not seal, or that is over. The sealed body is for the

@@ -11,6 +11,7 @@ use crate::ike::{
     PPPOE_SESSION, PROTOCOL_ESP, PROTOCOL_FRAGMENT, PROTOCOL_UDP,
 };
 use crate::maps::{CHECK_LOCAL, DENIES, OUR_ADDRESS};
+use crate::networks::Rule;
 
 /// VLAN tags looked behind.
 pub const MAX_VLANS: usize = 2;
@@ -262,7 +263,7 @@ fn is_denied<F: Frame + ?Sized, K: Knowledge>(
     } else {
         frame.copy::<16>(frame.settle(ip + IPV6_SOURCE))
     };
-    source.is_some_and(|source| known.is_denied(&source))
+    source.is_some_and(|source| known.rule(&source) == Some(Rule::Deny))
 }
 
 /// Where the source stands in an IPv4 header.

@@ -95,6 +95,8 @@ reasons! {
     ResumeUnchecked = "resume_unchecked",
     /// Pass: IKE_SESSION_RESUME without a ticket among its first payloads.
     TicketNotFound = "ticket_not_found",
+    /// Pass: a first message from a network that is allowed, which would have needed a cookie.
+    Allowed = "allowed",
     /// Pass: a first message to be answered, on a device of layer 3, where the gate cannot send.
     LeftToDaemon = "left_to_daemon",
     /// Pass: the daemon has been silent for so long that the gate judges no more.

@@ -4,12 +4,14 @@ use std::vec::Vec;
 
 use super::*;
 use crate::cookie::{self, COOKIE_LEN, CookieInput};
-use crate::denied::Prefix;
 use crate::frames::{Address, Around, EXPIRY_MINUTES, MASK_KEY, Message, NONCE, ticket};
 use crate::ike::{
     COOKIE, PAYLOAD_NOTIFY, PORT_IKE, PORT_NAT_T, PROTOCOL_ESP, TICKET_NACK, TICKET_OPAQUE,
 };
-use crate::maps::{CHECK_LOCAL, COOKIES, DENIES, NEVER_ANSWERED, OUR_ADDRESS, TICKET_KEYS_SET};
+use crate::maps::{
+    ALLOWS, CHECK_LOCAL, COOKIES, DENIES, NEVER_ANSWERED, OUR_ADDRESS, TICKET_KEYS_SET,
+};
+use crate::networks::{Prefix, Rule};
 use crate::ticket;
 
 mod bare;
@@ -27,15 +29,24 @@ const LOCAL_V4: Address = Address::V4([192, 0, 2, 2]);
 const LOCAL_V6: Address = Address::V6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
 const KEY_ID: u8 = 40;
 const USED_SLOT: u32 = 2;
-/// 203.0.113.0/24 and 2001:db8:bad::/48, where the flags say that there are some.
-const DENIED_NETWORKS: [Prefix; 2] = {
+/// 203.0.113.128/25 is allowed in 203.0.113.0/24, which is denied as 2001:db8:bad::/48 is; the narrower one
+/// comes first.
+const RULES: [(Prefix, Rule); 3] = {
     let mut v4 = LOCAL_V4.mapped();
     (v4[12], v4[13], v4[14], v4[15]) = (203, 0, 113, 0);
+    let mut half = v4;
+    half[15] = 128;
     let mut v6 = [0; 16];
     (v6[0], v6[1], v6[2], v6[3]) = (0x20, 1, 0xd, 0xb8);
     (v6[4], v6[5]) = (0xb, 0xad);
-    match (Prefix::new(v4, 120), Prefix::new(v6, 48)) {
-        (Some(v4), Some(v6)) => [v4, v6],
+    match (
+        Prefix::new(half, 121),
+        Prefix::new(v4, 120),
+        Prefix::new(v6, 48),
+    ) {
+        (Some(half), Some(v4), Some(v6)) => {
+            [(half, Rule::Allow), (v4, Rule::Deny), (v6, Rule::Deny)]
+        }
         _ => panic!("these are networks"),
     }
 };
@@ -110,8 +121,9 @@ impl Knowledge for Told {
             0
         }
     }
-    fn is_denied(&self, address: &[u8; 16]) -> bool {
-        DENIED_NETWORKS.iter().any(|denied| denied.has(address))
+    fn rule(&self, address: &[u8; 16]) -> Option<Rule> {
+        let found = RULES.iter().find(|(network, _)| network.has(address));
+        found.map(|(_, rule)| *rule)
     }
     fn now(&self) -> u64 {
         NOW

@@ -4,15 +4,15 @@
 use gate_abi::classify::Knowledge;
 use gate_abi::cookie::{self, CookieInput};
 use gate_abi::defence::{Budget, Level, Meter};
-use gate_abi::denied::Prefix;
 use gate_abi::frames::{self, Address, Around, EXPIRY_MINUTES, MASK_KEY, Message, NONCE};
 use gate_abi::ike::{
     FLAG_RESPONSE, IKE_SA_INIT, IKE_SESSION_RESUME, PORT_IKE, PORT_NAT_T, TICKET_OPAQUE,
 };
 use gate_abi::maps::{
-    CHECK_LIVE_SPI, CHECK_LOCAL, CHECK_OWN_SPI, COOKIES, DENIES, OUR_ADDRESS, TICKET_KEYS_SET,
-    TicketKeys,
+    ALLOWS, CHECK_LIVE_SPI, CHECK_LOCAL, CHECK_OWN_SPI, COOKIES, DENIES, OUR_ADDRESS,
+    TICKET_KEYS_SET, TicketKeys,
 };
+use gate_abi::networks::{Prefix, Rule};
 use gate_abi::sip::SipKey;
 use gate_abi::spi::OurSpi;
 use gate_abi::ticket::{self, ENVELOPE_LEN, Envelope, Kind, NO_COOKIE};
@@ -39,6 +39,10 @@ pub(super) const LOCAL: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
 const LOCAL_V4: Address = Address::V4([192, 0, 2, 2]);
 const LOCAL_V6: Address = Address::V6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
 const PEER_V6: Address = Address::V6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+/// In the denied network, which is the wider one.
+const ALLOWED_V4: Address = Address::V4([203, 0, 113, 128]);
+const ALLOWED_V6: Address =
+    Address::V6([0x20, 1, 0xd, 0xb8, 0xb, 0xad, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0]);
 const DENIED_V4: Address = Address::V4([203, 0, 113, 0]);
 const DENIED_V6: Address =
     Address::V6([0x20, 1, 0xd, 0xb8, 0xb, 0xad, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -55,7 +59,7 @@ pub(super) struct Told<'a> {
 
 impl Knowledge for Told<'_> {
     fn flags(&self) -> u64 {
-        CHECK_LOCAL | CHECK_OWN_SPI | CHECK_LIVE_SPI | TICKET_KEYS_SET | COOKIES | DENIES
+        CHECK_LOCAL | CHECK_OWN_SPI | CHECK_LIVE_SPI | TICKET_KEYS_SET | COOKIES | DENIES | ALLOWS
     }
     fn level(&self) -> Level {
         self.level
@@ -79,8 +83,10 @@ impl Knowledge for Told<'_> {
             0
         }
     }
-    fn is_denied(&self, address: &[u8; 16]) -> bool {
-        denied().iter().any(|network| network.has(address))
+    fn rule(&self, address: &[u8; 16]) -> Option<Rule> {
+        let rules = rules().into_iter();
+        let mut found = rules.filter(|(network, _)| network.has(address));
+        found.next().map(|(_, rule)| rule)
     }
     fn now(&self) -> u64 {
         boot_clock().as_nanos() as u64
@@ -111,12 +117,17 @@ impl Knowledge for Told<'_> {
     }
 }
 
-/// Networks from which nobody is heard.
-pub(super) fn denied() -> Vec<Prefix> {
-    [(DENIED_V4, 96 + 24), (DENIED_V6, 48)]
-        .into_iter()
-        .filter_map(|(address, bits)| Prefix::new(address.mapped(), bits))
-        .collect()
+/// Networks that are judged beforehand, the narrower ones first.
+pub(super) fn rules() -> Vec<(Prefix, Rule)> {
+    [
+        (ALLOWED_V4, 96 + 25, Rule::Allow),
+        (ALLOWED_V6, 64, Rule::Allow),
+        (DENIED_V4, 96 + 24, Rule::Deny),
+        (DENIED_V6, 48, Rule::Deny),
+    ]
+    .into_iter()
+    .filter_map(|(address, bits, rule)| Some((Prefix::new(address.mapped(), bits)?, rule)))
+    .collect()
 }
 
 /// `k_cookie` of the present interval and of those beside it.
@@ -281,12 +292,18 @@ fn everywhere() -> Vec<Around> {
                 pppoe: true,
                 ..around.clone()
             });
-            let denied = [(&v4, DENIED_V4), (&v6, DENIED_V6)].map(|(around, source)| Around {
+            let ruled = [
+                (&v4, DENIED_V4),
+                (&v4, ALLOWED_V4),
+                (&v6, DENIED_V6),
+                (&v6, ALLOWED_V6),
+            ]
+            .map(|(around, source)| Around {
                 source,
                 ..around.clone()
             });
             all.extend([v4, v6, elsewhere]);
-            all.extend(denied);
+            all.extend(ruled);
             all.extend(pppoe);
         }
     }

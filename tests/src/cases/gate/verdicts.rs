@@ -12,18 +12,16 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 use gate_abi::classify::{Bare, Verdict, classify};
 use gate_abi::defence::{Budget, Level, Limit, Meter};
 use gate_abi::maps as abi;
-use rekindled::gate::{Gate, GateOptions};
+use rekindled::gate::Gate;
 
 use super::{corpus, counted, load, options, tell};
 use crate::suite::Lab;
 
 pub(super) fn same_verdicts(lab: &mut Lab) -> Result<()> {
-    let options = GateOptions {
-        denied: corpus::denied(),
-        ..options(lab, "verdicts", &[])?
-    };
+    let options = options(lab, "verdicts", &[])?;
     let mut gate = Gate::attach(&options)?;
     tell(&mut gate)?;
+    gate.set_rules(&corpus::rules())?;
     gate.set_cookie_keys(&corpus::cookie_keys())?;
     // Longer than the run: at a silent daemon's gate the verdicts would be others.
     gate.heartbeat(rekindled::gate::boot_clock() + Duration::from_mins(10))?;

@@ -266,3 +266,49 @@ fn nobody_is_heard_from_a_network_that_is_denied() {
         assert_eq!(judged, Verdict::Pass(Reason::Esp));
     }
 }
+
+#[test]
+fn who_is_allowed_is_asked_for_no_cookie_as_often_as_who_has_one() {
+    let source = Address::V4([203, 0, 113, 200]);
+    let around = Around {
+        source,
+        ..Around::default()
+    };
+    let told = |level, flags| Told {
+        flags: Told::default().flags | DENIES | flags,
+        level,
+        replies: Cell::new(1),
+        ..Told::default()
+    };
+    let judged = |message: &Message, told: &Told| classify(&around.ike(&message.octets()), told);
+    let allowed = Verdict::Pass(Reason::Allowed);
+    for message in [genuine(), Message::sa_init()] {
+        // The narrower rule counts; and while nobody is asked, it is as for all.
+        let calm = judged(&message, &told(Level::Calm, ALLOWS));
+        assert!(matches!(calm, Verdict::Pass(reason) if reason != Reason::Allowed));
+        assert_eq!(judged(&message, &told(Level::Attack, ALLOWS)), allowed);
+        let asked = judged(&message, &told(Level::Attack, 0));
+        assert!(matches!(asked, Verdict::Reply(_)), "{asked:?}");
+        let mut many = told(Level::Attack, ALLOWS);
+        many.within[Meter::ProvenNetwork as usize] = false;
+        let asked = judged(&message, &many);
+        assert!(matches!(asked, Verdict::Reply(_)), "{asked:?}");
+    }
+    // Its network's own share is not what it is about.
+    let mut guarded = told(Level::Guarded, ALLOWS);
+    guarded.within[Meter::SoftNetwork as usize] = false;
+    assert_eq!(judged(&Message::sa_init(), &guarded), allowed);
+    // A captured ticket is no better from there.
+    for level in [Level::Calm, Level::Attack] {
+        let mut hot = told(level, ALLOWS);
+        hot.within[Meter::Ticket as usize] = false;
+        let asked = judged(&genuine(), &hot);
+        assert_eq!(asked, Verdict::Reply(Reason::CookieResume));
+    }
+    let forged = Message::resume(&ticket(KEY_ID, 5, &SPI_KEY, 256));
+    let refused = judged(&forged, &told(Level::Attack, ALLOWS));
+    assert!(
+        matches!(refused, Verdict::Reply(Reason::NackTagWrong)),
+        "{refused:?}"
+    );
+}

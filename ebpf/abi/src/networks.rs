@@ -1,10 +1,43 @@
-//! Networks from which nobody is heard: an operator denies them, the gate drops what comes from them,
-//! and the daemon does the same where there is no gate.
+//! Networks that an operator has judged beforehand: nobody is heard from them, or nobody there is asked
+//! for a cookie. The gate goes by it, and the daemon where there is no gate. Of networks that lie in each
+//! other the narrower one counts.
 
-/// Networks that can be denied.
-pub const MAX_DENIED: usize = 1024;
-/// Longest-prefix-match trie whose keys are [`Prefix::key`]s; the values mean nothing.
-pub const DENIED: &str = "DENIED";
+/// Networks that can be listed.
+pub const MAX_NETWORKS: usize = 1024;
+/// Longest-prefix-match trie of [`Rule`]s, whose keys are [`Prefix::key`]s.
+pub const NETWORKS: &str = "NETWORKS";
+
+/// How those in a network are treated. The number is the value in the trie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Rule {
+    /// Nobody is heard.
+    Deny = 1,
+    /// First messages need no cookie, as many as may come with one ([`crate::defence::Meter::ProvenNetwork`]).
+    Allow = 2,
+}
+
+impl Rule {
+    /// What it makes of a network.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Deny => "denied",
+            Self::Allow => "allowed",
+        }
+    }
+
+    /// The rule of this number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Deny),
+            2 => Some(Self::Allow),
+            _ => None,
+        }
+    }
+}
 
 /// A network of either family, IPv4 mapped into IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
