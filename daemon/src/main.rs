@@ -6,7 +6,6 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -90,7 +89,11 @@ fn keeper(file: &Path) -> Result<()> {
 fn engine(file: &Path) -> Result<()> {
     let config = Config::load(file)?;
     log_from(config.log.level)?;
-    Ok(rekindled::engine::run(EngineStart::from_keeper()?, config)?)
+    Ok(rekindled::engine::run(
+        EngineStart::from_keeper()?,
+        config,
+        file,
+    )?)
 }
 
 fn log_from(level: LogLevel) -> Result<()> {
@@ -150,16 +153,8 @@ fn options(config: &Config, engine: Vec<OsString>) -> KeeperOptions {
         },
         node: Some(daemon.node),
         ring: RingOptions {
-            ticket_seconds: longest_ticket(config).as_secs(),
+            ticket_seconds: config.longest_ticket().as_secs(),
             strict_after_power_loss: config.resume.strict_after_power_loss,
         },
     }
-}
-
-fn longest_ticket(config: &Config) -> Duration {
-    let lifetimes = config
-        .connections
-        .iter()
-        .map(|connection| connection.resume.ticket_lifetime);
-    lifetimes.fold(config.resume.ticket_lifetime, Duration::max)
 }

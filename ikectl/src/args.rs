@@ -82,7 +82,7 @@ pub(crate) enum Command {
         #[arg(long)]
         all: bool,
     },
-    /// Read the lists of revoked certificates again
+    /// Read the configuration again: connections, secrets, certificates and lists of revoked ones
     Reload,
     /// Ticket keys, counts, and tickets held
     Ticket {

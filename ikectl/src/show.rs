@@ -282,7 +282,22 @@ fn done_line(done: &Done) -> String {
     }
     if let Some((lists, revoked)) = done.lists.zip(done.certificates_revoked) {
         let (lists, revoked) = (count(lists, "list"), count(revoked, "revoked certificate"));
-        return format!("{lists} read, with {revoked}\n");
+        let named = |how: &str, names: &[String]| {
+            let names: Vec<_> = names.iter().map(|name| printable(name)).collect();
+            (!names.is_empty()).then(|| format!("{how}: {}\n", names.join(", ")))
+        };
+        let changes = [
+            named("added", &done.added),
+            named("changed", &done.changed),
+            named("removed", &done.removed),
+        ];
+        let changes: String = changes.into_iter().flatten().collect();
+        let changes = if changes.is_empty() {
+            "no connection has changed\n".to_owned()
+        } else {
+            changes
+        };
+        return format!("{changes}{lists} read, with {revoked}\n");
     }
     if let Some(told) = done.told {
         let mut text = count(told, "client") + " told to go";

@@ -23,6 +23,7 @@ pub mod names;
 pub mod namespaces;
 pub mod neighbours;
 pub mod outage;
+pub mod reload;
 pub mod roaming;
 pub mod sniffed;
 pub mod soak;

@@ -53,7 +53,7 @@ impl Endpoint {
         slot.leased.clear();
         slot.asked.clear();
         slot.detours.give_up();
-        (slot.suspended, slot.wanted) = (false, false);
+        (slot.suspended, slot.wanted, slot.trapped) = (false, false, false);
         self.sleepers.remove(&at);
         self.set_record(&connection, None);
         let ids = self.ids_of(&connection);
@@ -429,7 +429,7 @@ impl Endpoint {
                     let wait = chance_between((Duration::ZERO, AFTER_CRASH), cx.env);
                     self.retries.insert(slot, cx.now.boot + wait);
                 }
-                if reason == Closed::Moved {
+                if matches!(reason, Closed::Moved | Closed::Reconfigured) {
                     // The way is there already.
                     self.retry_now(slot, cx.now.boot);
                 }

@@ -13,7 +13,7 @@ use std::{
 
 use gate_abi::{networks::Rule, sip::SipKey};
 
-pub(crate) use self::slot::Slot;
+pub(crate) use self::slot::{Slot, Slots};
 pub use self::{settings::Settings, slot::CommandRefused, spi::MAX_WORKERS};
 use crate::{
     counters::{Counter, Counters},
@@ -77,8 +77,7 @@ pub struct Context<'a> {
 #[derive(Debug)]
 pub struct Endpoint {
     pub(crate) settings: Settings,
-    pub(crate) slots: Vec<Slot>,
-    slot_by_name: HashMap<Arc<str>, usize>,
+    pub(crate) slots: Slots,
     /// Slots whose session ends by itself (the form `expire`).
     pub(crate) sleepers: BTreeSet<usize>,
     /// Lost connections that are to come back, and when.
@@ -127,17 +126,8 @@ impl Endpoint {
         }
         let workers = u32::from(settings.workers.max(1));
         let allowance = |whole: u32| Allowance::new(whole.div_ceil(workers));
-        let slots: Vec<_> = connections
-            .into_iter()
-            .map(Into::into)
-            .map(Slot::new)
-            .collect();
-        let names = slots.iter().enumerate();
         Self {
-            slot_by_name: names
-                .map(|(at, slot)| (Arc::clone(&slot.config.name), at))
-                .collect(),
-            slots,
+            slots: Slots::new(connections.into_iter().map(Into::into)),
             sleepers: BTreeSet::new(),
             retries: BTreeMap::new(),
             table: SaTable::new(settings.worker, settings.workers),
@@ -550,7 +540,7 @@ impl Endpoint {
 
     /// The slot of a connection, by name.
     pub(crate) fn slot_of(&self, name: &str) -> Option<usize> {
-        self.slot_by_name.get(name).copied()
+        self.slots.of(name)
     }
 
     /// Client: the session of a connection that can be resumed.

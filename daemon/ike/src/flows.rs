@@ -17,7 +17,7 @@ impl Endpoint {
     /// Beside each owner are the inner addresses it has there.
     pub fn keep_blocked(&mut self, owners: &[(Owner, Vec<IpAddr>)]) {
         let mut held = Vec::new();
-        for slot in &mut self.slots {
+        for slot in self.slots.iter_mut() {
             for child in &slot.config.children {
                 let owner = whole(&slot.config, &child.name);
                 let Some((_, leased)) = owners.iter().find(|(other, _)| *other == owner) else {

@@ -85,6 +85,55 @@ impl Connection {
     /// Names and addresses of one peer.
     pub const MAX_HOSTS: usize = 8;
 
+    /// Whether another one of its name says the same.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let Self {
+            name: _,
+            more_addrs,
+            local,
+            fragment_size,
+            children,
+            rekey,
+            mobike,
+            resume,
+            pools,
+            vips,
+            unique,
+            leases_per_identity,
+            childless,
+            redirect,
+            redirect_to,
+            digest,
+            // The digest is over these.
+            local_addr: _,
+            remote_addr: _,
+            remote_hosts: _,
+            remote_port: _,
+            remote: _,
+            ike_suites: _,
+            ike_lifetime: _,
+            reauth: _,
+            liveness: _,
+            compat: _,
+        } = self;
+        *digest == other.digest
+            && *more_addrs == other.more_addrs
+            && local.rsa_padding == other.local.rsa_padding
+            && *fragment_size == other.fragment_size
+            && *children == other.children
+            && *rekey == other.rekey
+            && *mobike == other.mobike
+            && *resume == other.resume
+            && *pools == other.pools
+            && *vips == other.vips
+            && *unique == other.unique
+            && *leases_per_identity == other.leases_per_identity
+            && *childless == other.childless
+            && *redirect == other.redirect
+            && *redirect_to == other.redirect_to
+    }
+
     /// What it says of a Child SA.
     #[must_use]
     pub fn child(&self, name: &str) -> Option<&Child> {

@@ -211,6 +211,8 @@ pub enum Closed {
     Moved,
     /// Nobody knows where the peer is.
     Unresolved,
+    /// Its connection has other settings now, by which it is to come up again.
+    Reconfigured,
 }
 
 impl Closed {
@@ -238,6 +240,7 @@ impl Closed {
             Self::Crashed => "peer_crashed",
             Self::Moved => "moved",
             Self::Unresolved => "unresolved",
+            Self::Reconfigured => "reconfigured",
         }
     }
 }

@@ -9,6 +9,7 @@ mod connection;
 mod credential;
 mod digest;
 mod document;
+mod fixed;
 mod interface;
 mod pool;
 mod proposal;
@@ -25,6 +26,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use ike::{lease::Pool, peer::Connection};
@@ -35,6 +37,7 @@ pub use self::{
     connection::{DEFAULT_IKE_LIFETIME, DEFAULT_LIVENESS, LIFETIME_BOUNDS, LIVENESS_BOUNDS},
     credential::{MAX_CERTIFICATES, MAX_CREDENTIAL_OCTETS, MAX_PSK_OCTETS, PrivateKey},
     document::{ConfigErrors, MAX_FILE_OCTETS, MAX_PROBLEMS, Problem},
+    fixed::Fixed,
     interface::MAX_INTERFACES,
     pool::{MAX_POOLS, MAX_RANGES},
     redirect::RedirectConfig,
@@ -104,6 +107,14 @@ impl Config {
         } else {
             Err(sink.into_inner())
         }
+    }
+
+    /// The longest that a ticket of any connection is good for.
+    #[must_use]
+    pub fn longest_ticket(&self) -> Duration {
+        let lifetimes = self.connections.iter();
+        let lifetimes = lifetimes.map(|connection| connection.resume.ticket_lifetime);
+        lifetimes.fold(self.resume.ticket_lifetime, Duration::max)
     }
 
     fn read(main: &Path, sink: &Sink) -> Self {

@@ -42,7 +42,7 @@ pub struct ListFiles {
 type Traces = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
 
 /// What has been read.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Reread {
     /// Different lists.
     pub lists: usize,
@@ -78,18 +78,21 @@ impl ListFiles {
             };
             read.push(lists);
         }
-        let all: BTreeMap<_, _> = read
-            .iter()
-            .flatten()
-            .map(|list| (list.fingerprint(), list.len()))
-            .collect();
         for (taker, lists) in self.takers.iter().zip(read) {
             taker.revocations.replace(lists);
         }
-        Ok(Reread {
+        Ok(self.count())
+    }
+
+    /// How many lists there are, and how many certificates they name.
+    #[must_use]
+    pub fn count(&self) -> Reread {
+        let takers = self.takers.iter();
+        let all: BTreeMap<_, _> = takers.flat_map(|taker| taker.revocations.sizes()).collect();
+        Reread {
             lists: all.len(),
             revoked: all.values().sum(),
-        })
+        }
     }
 
     /// Reads them again if they look as if they had changed since they were read last, or found damaged.

@@ -1,6 +1,7 @@
 //! What files mean, and that nothing in them can break the reading or give a secret away.
 
 mod carriage;
+mod fixed;
 mod mistakes;
 mod pools;
 mod redirect;

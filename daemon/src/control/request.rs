@@ -12,7 +12,7 @@ use ike::{
 use tokio::sync::oneshot;
 
 use crate::{
-    config::Reread,
+    engine::ReloadDone,
     keeper::{
         FloodStatus, GateAttachment, GateCommand, GateDrop, GateFill, GateRefused, LaneCount,
         ListedNetwork,
@@ -96,10 +96,10 @@ pub enum ControlRequest {
         /// Answer at once.
         reply: oneshot::Sender<TicketReport>,
     },
-    /// Lists of revoked certificates, from their files.
+    /// The configuration, from its files.
     Reload {
         /// Answer when they count; an error is for people, and then nothing has changed.
-        reply: oneshot::Sender<Result<Reread, String>>,
+        reply: oneshot::Sender<Result<ReloadDone, String>>,
     },
     /// A new ticket key.
     NewEpoch {

@@ -42,7 +42,7 @@ use super::{
     convert,
     request::{ChildCommand, CommandError, ControlRequest},
 };
-use crate::keeper::GateCommand;
+use crate::{engine::ReloadDone, keeper::GateCommand};
 
 /// Clients served at a time; further ones are told so and closed.
 pub const MAX_CLIENTS: usize = 32;
@@ -474,15 +474,30 @@ async fn new_epoch(engine: &mpsc::Sender<ControlRequest>, alone: bool) -> Result
 
 async fn reload(engine: &mpsc::Sender<ControlRequest>) -> Result<Outcome, Failure> {
     match ask(engine, |reply| ControlRequest::Reload { reply }).await? {
-        Ok(read) => Ok(Outcome::Done(Done {
-            lists: Some(read.lists as u64),
-            certificates_revoked: Some(read.revoked as u64),
-            ..Done::default()
-        })),
+        Ok(ReloadDone { connections, lists }) => {
+            let names = |names: Vec<Arc<str>>| -> Vec<String> {
+                names
+                    .iter()
+                    .map(|name| name.escape_debug().to_string())
+                    .collect()
+            };
+            Ok(Outcome::Done(Done {
+                lists: Some(lists.lists as u64),
+                certificates_revoked: Some(lists.revoked as u64),
+                added: names(connections.added),
+                changed: names(connections.changed),
+                removed: names(connections.removed),
+                ..Done::default()
+            }))
+        }
         Err(what) => Err(Failure {
             code: ErrorCode::Failed,
-            message: what.escape_debug().to_string(),
-            cure: Some("the lists stay as they were; put that file right".to_owned()),
+            message: what
+                .lines()
+                .map(|line| line.escape_debug().to_string())
+                .collect::<Vec<_>>()
+                .join("; "),
+            cure: Some("nothing has changed; put that right, or restart the daemon".to_owned()),
         }),
     }
 }

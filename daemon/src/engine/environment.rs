@@ -66,6 +66,11 @@ impl Environment {
             keys,
         }
     }
+
+    /// These are the connections' private keys from now on.
+    pub(super) fn set_private_keys(&mut self, keys: Arc<BTreeMap<Arc<str>, PrivateKey>>) {
+        self.keys = keys;
+    }
 }
 
 impl Env for Environment {

@@ -3,11 +3,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ike::{Settings, Told};
+use ike::{Reloaded, Settings, Told};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{connections, dispatch::home_of, operator::Question};
-use crate::config::ListFiles;
+use super::{
+    connections,
+    dispatch::home_of,
+    operator::Question,
+    reload::{self, Desk},
+};
 use crate::control::{
     ChildCommand, CommandError, ControlRequest, FailureReport, FloodReport, RevokeDone, SaReport,
     StatusReport, TicketReport, UpDone,
@@ -20,14 +24,14 @@ const FAILURES_TOLD: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Front {
     workers: Arc<[mpsc::Sender<Question>]>,
-    lists: Arc<ListFiles>,
+    desk: Arc<Desk>,
 }
 
 impl Front {
-    pub(super) fn new(workers: Vec<mpsc::Sender<Question>>, lists: Arc<ListFiles>) -> Self {
+    pub(super) fn new(workers: Vec<mpsc::Sender<Question>>, desk: Desk) -> Self {
         Self {
             workers: workers.into(),
-            lists,
+            desk: Arc::new(desk),
         }
     }
 
@@ -138,9 +142,13 @@ impl Front {
                 .await;
             }
             ControlRequest::Reload { reply } => {
-                let lists = Arc::clone(&self.lists);
-                let read = tokio::task::spawn_blocking(move || lists.reread());
-                deliver(reply, async { read.await.ok() }).await;
+                // Whoever asks may leave; what is begun is brought to its end.
+                let front = self.clone();
+                let done = tokio::spawn(async move {
+                    let tell = |settings| front.have_reloaded(settings);
+                    front.desk.reload(tell).await
+                });
+                deliver(reply, async { done.await.ok() }).await;
             }
             ControlRequest::NewEpoch { alone, reply } => {
                 if alone {
@@ -243,6 +251,23 @@ impl Front {
             }
         }
         last
+    }
+
+    /// Every worker goes by these settings when this returns; what changed, as each of them has found.
+    async fn have_reloaded(&self, settings: Arc<reload::Settings>) -> Option<Reloaded> {
+        let mut answers = Vec::with_capacity(self.workers.len());
+        for worker in &*self.workers {
+            let (done, answer) = oneshot::channel();
+            let settings = Arc::clone(&settings);
+            let _gone = worker.send(Question::Reload { settings, done }).await;
+            answers.push(answer);
+        }
+        let mut first = None;
+        for answer in answers {
+            let done = answer.await.ok()?;
+            first.get_or_insert(done);
+        }
+        first
     }
 
     /// No worker honours a ticket when this returns.
@@ -365,17 +390,22 @@ fn add(all: &mut Vec<(&'static str, u64)>, part: Vec<(&'static str, u64)>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{path::Path, time::Duration};
 
     use ike::view::Closed;
 
     use super::*;
-    use crate::control::RekeyDone;
+    use crate::{
+        config::{Config, Fixed},
+        control::RekeyDone,
+    };
 
     /// A front, and what each of its workers is asked.
     fn front(workers: usize) -> (Front, Vec<mpsc::Receiver<Question>>) {
         let (ask, questions) = (0..workers).map(|_| mpsc::channel(8)).unzip();
-        (Front::new(ask, Arc::default()), questions)
+        let fixed = Fixed::of(&Config::default());
+        let desk = Desk::new(Path::new(""), fixed, Arc::default());
+        (Front::new(ask, desk), questions)
     }
 
     fn asked(questions: &mut mpsc::Receiver<Question>) -> ControlRequest {

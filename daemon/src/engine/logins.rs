@@ -27,6 +27,11 @@ impl Logins {
         }
     }
 
+    /// So many are configured now.
+    pub(super) const fn set_connections(&mut self, connections: usize) {
+        self.connections = connections as u64;
+    }
+
     pub(super) fn count(&mut self, event: &Event) {
         match event {
             Event::Established {

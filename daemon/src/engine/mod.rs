@@ -15,13 +15,14 @@ mod logins;
 mod lookups;
 mod operator;
 mod posted;
+mod reload;
 mod starts;
 mod stores;
 mod waiting;
 mod ways;
 mod worker;
 
-use std::{io, sync::Arc, thread};
+use std::{io, path::Path, sync::Arc, thread};
 
 use gate_abi::{defence::Level, sip::SipKey};
 use ike::{Settings, defence::openings::Openings, io::Env};
@@ -31,15 +32,17 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+pub use self::reload::ReloadDone;
 use self::{
     environment::Environment,
     front::Front,
     posted::Notices,
+    reload::Desk,
     stores::SessionDesk,
     worker::{Common, Part, Worker, now},
 };
 use crate::{
-    config::Config,
+    config::{Config, Fixed},
     control::{self, ControlError, QUEUE},
     gate::FloodMode,
     keeper::{EngineStart, Listener},
@@ -65,13 +68,13 @@ pub enum EngineError {
 }
 
 /// Runs until the keeper says otherwise.
-pub fn run(start: EngineStart, config: Config) -> Result<(), EngineError> {
+pub fn run(start: EngineStart, config: Config, file: &Path) -> Result<(), EngineError> {
     let control = config.daemon.run_dir.join("control.sock");
     let Crew {
         front,
         listener,
         workers,
-    } = assemble(start, config)?;
+    } = assemble(start, config, file)?;
     let mut workers = workers.into_iter();
     let Some((runtime, first)) = workers.next() else {
         return Err(EngineError::WorkerLost);
@@ -132,7 +135,7 @@ struct Crew {
     workers: Vec<(Runtime, Worker)>,
 }
 
-fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
+fn assemble(start: EngineStart, config: Config, file: &Path) -> Result<Crew, EngineError> {
     let EngineStart {
         workers: starts,
         listener,
@@ -164,6 +167,7 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
     let revocations = stores::open_revocations(&config, now());
     let sessions = SessionDesk::open(&config);
     let settings = settings(&config, node);
+    let fixed = Fixed::of(&config);
     let list_files = Arc::new(config.list_files);
     lists::follow(&list_files)?;
     let mut chance = Environment::new(Arc::default());
@@ -228,7 +232,7 @@ fn assemble(start: EngineStart, config: Config) -> Result<Crew, EngineError> {
         workers.push((runtime, worker));
     }
     Ok(Crew {
-        front: Front::new(asks, list_files),
+        front: Front::new(asks, Desk::new(file, fixed, list_files)),
         listener,
         workers,
     })

@@ -8,7 +8,7 @@ use std::{
 
 use gate_abi::classify::{Reason, Verdict};
 use ike::{
-    CommandRefused, Context, Told,
+    CommandRefused, Context, Reloaded, Told,
     counters::Counter,
     io::Command,
     view::{Closed, SaState},
@@ -21,7 +21,10 @@ use nix::{
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
-use super::worker::{Worker, now};
+use super::{
+    reload,
+    worker::{Worker, now},
+};
 use crate::{
     control::{
         ChildCommand, CommandError, ControlRequest, EpochReport, FloodReport, GateReport,
@@ -43,6 +46,11 @@ pub(super) enum Question {
         connection: Arc<str>,
         reply: oneshot::Sender<Option<UpDone>>,
     },
+    /// To go by other settings.
+    Reload {
+        settings: Arc<reload::Settings>,
+        done: oneshot::Sender<Reloaded>,
+    },
     /// To honour no ticket until the keeper has said what is new.
     Forget { done: oneshot::Sender<()> },
 }
@@ -55,6 +63,9 @@ impl Worker {
                 let done = self.up_already(&connection);
                 let done = done.filter(|_| self.endpoint.may_dial(&connection));
                 let _gone = reply.send(done);
+            }
+            Question::Reload { settings, done } => {
+                let _gone = done.send(self.reload(&settings));
             }
             Question::Forget { done } => {
                 self.forget_epochs();

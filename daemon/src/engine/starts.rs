@@ -111,6 +111,20 @@ impl Starts {
         self.due.retain(|(_, due)| due != connection);
     }
 
+    /// Exactly these are to come up by themselves from now on, beside what packets want of them.
+    pub(super) fn retain(&mut self, wanted: &[Arc<str>], now: Duration) {
+        let gone = |name: &Arc<str>, one: &Wanted| one.packet.is_none() && !wanted.contains(name);
+        let gone = self.wanted.extract_if(.., |name, one| gone(name, one));
+        let gone: Vec<_> = gone.map(|(name, _)| name).collect();
+        self.due.retain(|(_, due)| !gone.contains(due));
+        for name in wanted {
+            if !self.wanted.contains_key(name) {
+                self.wanted.insert(Arc::clone(name), Wanted::default());
+                self.due.push((now, Arc::clone(name)));
+            }
+        }
+    }
+
     /// Nothing more is to come up.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
@@ -155,6 +169,25 @@ mod tests {
         assert_eq!(starts.next(), Some(now));
         starts.failed(&"other".into(), now, &mut env);
         assert_eq!(starts.take(Duration::MAX).len(), 1);
+    }
+
+    #[test]
+    fn other_connections_may_be_wanted_from_now_on() {
+        let [home, lab, cafe] = ["home", "lab", "cafe"].map(Arc::<str>::from);
+        let mut env = Environment::new(Arc::default());
+        let now = Duration::from_secs(100);
+        let both = [Arc::clone(&home), Arc::clone(&lab)];
+        let mut starts = Starts::new(both.into_iter(), now);
+        assert_eq!(starts.take(now).len(), 2);
+        for one in [&home, &lab] {
+            starts.failed(one, now, &mut env);
+        }
+        starts.want(&cafe, now);
+        let due = starts.due("home");
+        starts.retain(&[Arc::clone(&home), "new".into()], now);
+        assert_eq!(starts.due("home"), due, "it waits as before");
+        assert!(!starts.wants("lab") && starts.due("lab").is_none());
+        assert_eq!(starts.take(now), [cafe, "new".into()]);
     }
 
     #[test]

@@ -94,7 +94,7 @@ pub(super) struct Part {
 
 pub(super) struct Worker {
     pub(super) number: u8,
-    workers: u8,
+    pub(super) workers: u8,
     pub(super) endpoint: Endpoint,
     pub(super) environment: Environment,
     pub(super) ledger: Ledger,
@@ -116,7 +116,7 @@ pub(super) struct Worker {
     rules: Arc<Rules>,
     pub(super) starts: Starts,
     pub(super) start_trap: Vec<Arc<str>>,
-    ways: Ways,
+    pub(super) ways: Ways,
     look_ups: LookUps,
     /// How long clients may stay that have been told to go.
     pub(super) patience: Duration,

@@ -147,6 +147,15 @@ pub struct Done {
     /// Clients that stay because they have not said that they would follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unable: Option<u64>,
+    /// Connections that a reload has found new.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<String>,
+    /// Connections with other settings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
+    /// Connections that are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
     /// Lists of revoked certificates that count from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lists: Option<u64>,

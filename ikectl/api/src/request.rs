@@ -70,7 +70,7 @@ pub enum Request {
         /// The gateway's address or name.
         gateway: String,
     },
-    /// Read lists of revoked certificates from their files again.
+    /// Read connections, secrets, certificates and lists of revoked ones from their files again.
     Reload,
     /// Ticket keys, counts, and tickets held.
     TicketList,

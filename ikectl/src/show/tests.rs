@@ -375,3 +375,17 @@ fn a_failure_is_shown_with_its_cure() {
     assert_eq!(text(&reply(failure), false), expected);
     assert!(text(&reply(r#""peer_failures":[]"#), false).starts_with("no failure is remembered"));
 }
+
+#[test]
+fn a_reload_names_what_has_changed() {
+    let done = r#""done":{"added":["rw","branch\u001b"],"removed":["old"],"lists":2,"certificates_revoked":1}"#;
+    assert_eq!(
+        text(&reply(done), false),
+        "added: rw, branch?\nremoved: old\n2 lists read, with 1 revoked certificate\n"
+    );
+    let done = r#""done":{"lists":0,"certificates_revoked":0}"#;
+    assert_eq!(
+        text(&reply(done), false),
+        "no connection has changed\n0 lists read, with 0 revoked certificates\n"
+    );
+}

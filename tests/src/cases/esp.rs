@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     asleep, carriage, dataplane, demand, deploy, leases, lifetime, mappings, neighbours, outage,
-    roaming, sniffed, sources, suspend, tunnel, underway, volume, workers,
+    reload, roaming, sniffed, sources, suspend, tunnel, underway, volume, workers,
 };
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
@@ -42,6 +42,7 @@ pub const CASES: &[Case] = &[
     leases::FULL,
     sources::NAMED,
     outage::OUTAGE,
+    reload::RELOAD,
     carriage::SHOWN,
     demand::WAKES,
     demand::OVERRUN,

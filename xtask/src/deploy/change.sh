@@ -49,6 +49,7 @@ Wants=network-online.target
 
 [Service]
 ExecStart=$prefix/sbin/rekindled --config $config
+ExecReload=$prefix/bin/ikectl --socket $socket --quiet reload
 Restart=on-failure
 
 [Install]

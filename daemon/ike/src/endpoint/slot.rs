@@ -1,6 +1,10 @@
 //! A configured connection within an endpoint, and why a command for one is refused.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use crate::{exchange::Detours, look_up::LookUp, peer::Connection, ticket::SessionRecord};
 
@@ -43,6 +47,8 @@ pub(crate) struct Slot {
     pub leased: Vec<IpAddr>,
     /// Child SAs that the operator has brought up, beside those that come by themselves.
     pub asked: BTreeSet<Arc<str>>,
+    /// Packets of its flows are to bring it up.
+    pub trapped: bool,
     /// Put to sleep by the operator.
     pub suspended: bool,
     /// Has been up by our own doing and is to come back when lost.
@@ -57,12 +63,13 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(config: Arc<Connection>) -> Self {
+    fn new(config: Arc<Connection>) -> Self {
         Self {
             config,
             record: None,
             leased: Vec::new(),
             asked: BTreeSet::new(),
+            trapped: false,
             suspended: false,
             wanted: false,
             retries: 0,
@@ -70,5 +77,78 @@ impl Slot {
             look_up: LookUp::default(),
             detours: Detours::default(),
         }
+    }
+}
+
+/// All of them. A place is a slot's for as long as it is configured.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    places: Vec<Option<Slot>>,
+    by_name: HashMap<Arc<str>, usize>,
+    /// Places in the order of the configuration, which is that in which a peer's connection is looked for.
+    order: Vec<usize>,
+    /// Places of slots that are gone.
+    free: Vec<usize>,
+}
+
+impl Slots {
+    pub(crate) fn new(connections: impl Iterator<Item = Arc<Connection>>) -> Self {
+        let mut slots = Self::default();
+        for connection in connections {
+            let at = slots.insert(connection);
+            slots.order.push(at);
+        }
+        slots
+    }
+
+    pub(crate) fn get(&self, at: usize) -> Option<&Slot> {
+        self.places.get(at)?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, at: usize) -> Option<&mut Slot> {
+        self.places.get_mut(at)?.as_mut()
+    }
+
+    pub(crate) fn of(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Each with its place.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        let order = self.order.iter();
+        order.filter_map(|at| Some((*at, self.get(*at)?)))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.entries().map(|(_, slot)| slot)
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.places.iter_mut().flatten()
+    }
+
+    /// Takes a connection in, which has no slot yet. [`Slots::arrange`] is to follow.
+    pub(crate) fn insert(&mut self, connection: Arc<Connection>) -> usize {
+        let at = self.free.pop().unwrap_or(self.places.len());
+        self.by_name.insert(Arc::clone(&connection.name), at);
+        let slot = Some(Slot::new(connection));
+        match self.places.get_mut(at) {
+            Some(place) => *place = slot,
+            None => self.places.push(slot),
+        }
+        at
+    }
+
+    pub(crate) fn remove(&mut self, at: usize) {
+        if let Some(slot) = self.places.get_mut(at).and_then(Option::take) {
+            self.by_name.remove(&slot.config.name);
+            self.free.push(at);
+        }
+    }
+
+    /// Puts them in the order of the configuration.
+    pub(crate) fn arrange(&mut self, connections: &[Arc<Connection>]) {
+        let at = |one: &Arc<Connection>| self.of(&one.name);
+        self.order = connections.iter().filter_map(at).collect();
     }
 }

@@ -145,6 +145,16 @@ impl Revocations {
         *self.lists.write().unwrap_or_else(PoisonError::into_inner) = lists;
     }
 
+    /// Each list by its fingerprint, with how many certificates it names.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<([u8; 32], usize)> {
+        let lists = self.lists();
+        lists
+            .iter()
+            .map(|list| (list.fingerprint(), list.len()))
+            .collect()
+    }
+
     fn lists(&self) -> RwLockReadGuard<'_, Vec<Arc<RevocationList>>> {
         self.lists.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -45,7 +45,6 @@ impl Endpoint {
                 *established.entry(&live.connection.name).or_default() += 1;
             }
         }
-        let slots = self.slots.iter().enumerate();
         let view = |(at, slot): (usize, &crate::endpoint::Slot)| {
             let config = &slot.config;
             let under_way =
@@ -68,6 +67,6 @@ impl Endpoint {
                 },
             }
         };
-        slots.map(view).collect()
+        self.slots.entries().map(view).collect()
     }
 }

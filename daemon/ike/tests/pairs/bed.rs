@@ -10,7 +10,7 @@ use std::{
 
 use gate_abi::sip::SipKey;
 use ike::{
-    CommandRefused, Context, Endpoint, NodeKeys, Settings,
+    CommandRefused, Context, Endpoint, NodeKeys, Reloaded, Settings,
     crypto::Secret,
     defence::cookie::CookieSecrets,
     io::{Command, Event, Input, Output, Path, Stamp, TicketRoot},
@@ -140,6 +140,19 @@ impl Node {
             leases,
         };
         self.endpoint.command(command, cx)
+    }
+
+    /// It has these connections from now on.
+    fn reload(&mut self, connections: Vec<Connection>, now: Stamp) -> Reloaded {
+        let connections: Vec<_> = connections.into_iter().map(Arc::new).collect();
+        let (env, ledger, leases) = (&mut self.env, &mut self.ledger, &mut self.leases);
+        let cx = &mut Context {
+            now,
+            env,
+            ledger,
+            leases,
+        };
+        self.endpoint.reload(&connections, cx)
     }
 
     /// Its one IKE SA carries what the kernel has, and nothing is being replaced.
@@ -283,6 +296,20 @@ impl Pair {
         let result = self.gateway.command(command, self.now);
         self.drain();
         result
+    }
+
+    /// The client's configuration is another one from now on.
+    pub(crate) fn client_reloads(&mut self, connections: Vec<Connection>) -> Reloaded {
+        let done = self.client.reload(connections, self.now);
+        self.drain();
+        done
+    }
+
+    /// The gateway's is.
+    pub(crate) fn gateway_reloads(&mut self, connections: Vec<Connection>) -> Reloaded {
+        let done = self.gateway.reload(connections, self.now);
+        self.drain();
+        done
     }
 
     /// A pair whose client is logged in, and of which nothing has been noted yet.

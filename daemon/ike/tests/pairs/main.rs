@@ -30,6 +30,7 @@ mod reauth;
 mod recovery;
 mod redirect;
 mod rekey;
+mod reload;
 mod remote_access;
 mod resume;
 mod revocations;

@@ -1,0 +1,172 @@
+//! Other connections than before, while everything runs. What has not changed notices nothing; what is gone
+//! ends, with its SAs. Where settings have changed, what peers have set up stands until it ends, and their next
+//! login goes by the new ones; what we have set up ourselves is set up again.
+
+use std::{collections::HashSet, sync::Arc};
+
+use crate::{
+    endpoint::{Context, Endpoint},
+    exchange::{owner, whole},
+    kernel::{KernelOp, Owner},
+    peer::{Child, Connection},
+    sa::ike_sa::{IkeSa, State},
+    view::Closed,
+    wire::{
+        delete::Delete,
+        header::Exchange,
+        payload::{ChainWriter, PayloadKind},
+    },
+};
+
+/// What [`Endpoint::reload`] has found, by name.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Reloaded {
+    /// Connections that there were not before.
+    pub added: Vec<Arc<str>>,
+    /// Those with other settings.
+    pub changed: Vec<Arc<str>>,
+    /// Those that are gone.
+    pub removed: Vec<Arc<str>>,
+}
+
+impl Endpoint {
+    /// Makes exactly these its connections, from now on. Those that were up by our own doing come back at the
+    /// next [`crate::io::Input::Deadline`].
+    pub fn reload(&mut self, connections: &[Arc<Connection>], cx: &mut Context<'_>) -> Reloaded {
+        let mut done = Reloaded::default();
+        let names: HashSet<&str> = connections.iter().map(|one| &*one.name).collect();
+        let gone = self.slots.entries();
+        let gone: Vec<_> = gone
+            .map(|(at, slot)| (at, Arc::clone(&slot.config.name)))
+            .filter(|(_, name)| !names.contains(&**name))
+            .collect();
+        for (at, name) in gone {
+            // Refused if nothing of it is up.
+            let _not_up = self.down(at, cx);
+            self.slots.remove(at);
+            done.removed.push(name);
+        }
+        for connection in connections {
+            let name = Arc::clone(&connection.name);
+            let Some(at) = self.slots.of(&name) else {
+                self.slots.insert(Arc::clone(connection));
+                done.added.push(name);
+                continue;
+            };
+            match self.slots.get_mut(at) {
+                // Its lists of revoked certificates may be others all the same.
+                Some(slot) if slot.config.is_like(connection) => {
+                    slot.config = Arc::clone(connection);
+                }
+                _ => {
+                    self.change(at, connection, cx);
+                    done.changed.push(name);
+                }
+            }
+        }
+        self.slots.arrange(connections);
+        done
+    }
+
+    /// Takes on other settings of a connection.
+    fn change(&mut self, at: usize, new: &Arc<Connection>, cx: &mut Context<'_>) {
+        let attempts = self.table.attempts_at(&new.name);
+        let under_way = self.end_look_up(at) | self.retries.remove(&at).is_some();
+        let under_way = under_way || !attempts.is_empty();
+        for attempt in attempts {
+            if let Some(sa) = self.table.check_out(attempt) {
+                self.forget(&sa);
+            }
+        }
+        self.sleepers.remove(&at);
+        let Some(slot) = self.slots.get_mut(at) else {
+            return;
+        };
+        let old = std::mem::replace(&mut slot.config, Arc::clone(new));
+        let wanted = slot.wanted || under_way;
+        let held = wanted || slot.suspended || slot.trapped;
+        slot.wanted = wanted && new.may_dial();
+        slot.suspended = false;
+        slot.retries = 0;
+        slot.dial_from = None;
+        slot.asked.retain(|child| new.child(child).is_some());
+        slot.detours.give_up();
+        let asleep_with = slot.record.as_ref().map(|record| record.id_r.clone());
+        let mut owners: Vec<(Owner, Arc<str>)> = Vec::new();
+        for child in &old.children {
+            let name = &child.name;
+            owners.push((whole(&old, name), Arc::clone(name)));
+            if let Some(peer) = &asleep_with {
+                owners.push((owner(&old, name, peer, &[]), Arc::clone(name)));
+            }
+        }
+        for sa in self.ids_of(&old) {
+            let Some(sa) = self.table.check_out(sa) else {
+                continue;
+            };
+            match &sa.state {
+                State::Up(live) if live.client => {
+                    let children = live.children.iter();
+                    owners.extend(children.map(|one| (one.owner.clone(), Arc::clone(&one.name))));
+                    self.dismiss(sa, cx);
+                }
+                _ => self.check_in(sa),
+            }
+        }
+        // It came under other settings, also what was handed over just now.
+        self.set_record(&old, None);
+        if held {
+            self.release_changed((&old, new), owners);
+        }
+        let wanted = self.slots.get(at).is_some_and(|slot| slot.wanted);
+        if wanted {
+            self.block_wanted(new);
+            self.retries.insert(at, cx.now.boot);
+        }
+    }
+
+    /// Says DELETE once, if nothing else is unanswered, and waits for nothing: the peer may be gone, which may
+    /// be why there are other settings.
+    fn dismiss(&mut self, mut sa: IkeSa, cx: &mut Context<'_>) {
+        let mut header = sa.header(Exchange::Informational, false, 0);
+        let path = sa.path;
+        if let State::Up(live) = &mut sa.state
+            && live.outstanding.is_none()
+        {
+            header.message_id = live.window.next_request;
+            let mut chain = ChainWriter::new();
+            chain.payload(PayloadKind::DELETE, |out| Delete::IkeSa.emit(out));
+            let message = live.protection.seal(&header, chain);
+            self.send_all(path, &message);
+        }
+        self.close(sa, Closed::Reconfigured, cx);
+    }
+
+    /// Frees flows that are none any more, but for what another SA has of them. The others stay blocked.
+    fn release_changed(
+        &mut self,
+        (old, new): (&Connection, &Connection),
+        owners: Vec<(Owner, Arc<str>)>,
+    ) {
+        let flows = |child: &Child| {
+            let Child {
+                local_ts,
+                local_dynamic,
+                remote_ts,
+                remote_dynamic,
+                carriage,
+                ..
+            } = child.clone();
+            (local_ts, local_dynamic, remote_ts, remote_dynamic, carriage)
+        };
+        let stays = |child: &str| {
+            let flows = old.child(child).map(flows).zip(new.child(child).map(flows));
+            old.vips == new.vips && flows.is_some_and(|(old, new)| old == new)
+        };
+        for (owner, child) in owners {
+            if !stays(&child) && self.table.of_owner(&owner).is_empty() {
+                self.kernel(KernelOp::Release { owner });
+            }
+        }
+    }
+}
