@@ -52,6 +52,9 @@ pub struct Connection {
     pub liveness: Duration,
     /// Whether its SAs may move to other addresses (RFC 4555).
     pub mobike: bool,
+    /// Whether ESP goes in UDP, and the way is kept open, as if we were behind a NAT: for what lies between
+    /// and lets no ESP through.
+    pub encap: bool,
     /// Session resumption: ask for tickets as client, issue and honour them as gateway.
     pub resume: Resume,
     /// Gateway: what the peer's inner addresses are leased from. With any, the peer has to ask.
@@ -96,6 +99,7 @@ impl Connection {
             children,
             rekey,
             mobike,
+            encap,
             resume,
             pools,
             vips,
@@ -124,6 +128,7 @@ impl Connection {
             && *children == other.children
             && *rekey == other.rekey
             && *mobike == other.mobike
+            && *encap == other.encap
             && *resume == other.resume
             && *pools == other.pools
             && *vips == other.vips

@@ -69,6 +69,7 @@ pub(super) const KEYS: &[&str] = &[
     "tickets",
     "unique",
     "childless",
+    "encap",
     "vips",
 ];
 
@@ -176,6 +177,7 @@ pub(super) fn read<'a>(
         },
     );
     let childless = optional(&section, "childless", false, Entry::boolean);
+    let encap = optional(&section, "encap", false, Entry::boolean);
     let mobike = optional(&section, "mobike", true, Entry::boolean);
     let by_reference = optional(&section, "tickets", around.resume.by_reference, |entry| {
         entry.choice(TICKET_FORMS)
@@ -267,6 +269,7 @@ pub(super) fn read<'a>(
         unique: unique?,
         leases_per_identity: leases_per_identity?,
         childless: childless?,
+        encap: encap?,
         redirect: redirect?,
         redirect_to: redirect_to?,
         compat: compat?,

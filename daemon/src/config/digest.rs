@@ -26,6 +26,7 @@ fn canonical(connection: &Connection) -> String {
         // Where else we are, and whether SAs may move, is said anew each time.
         more_addrs: _,
         mobike: _,
+        encap: _,
         remote_addr,
         remote_hosts,
         remote_port,

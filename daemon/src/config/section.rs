@@ -19,10 +19,6 @@ pub(super) const MAX_ELEMENTS: usize = 64;
 /// Keys of `swanctl.conf` that have no place here, and what to do instead.
 const FOREIGN_KEYS: &[(&str, &str)] = &[
     (
-        "encap",
-        "ESP in UDP follows from NAT detection; leave it out",
-    ),
-    (
         "start_action",
         "write start = \"up\" or \"trap\" in the connection instead",
     ),

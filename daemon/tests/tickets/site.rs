@@ -559,6 +559,7 @@ fn side(name: &str, id: Identity, remote: Option<Identity>) -> Connection {
         unique: Unique::Replace,
         leases_per_identity: Connection::LEASES_PER_IDENTITY,
         childless: false,
+        encap: false,
         redirect: Redirection::Follow,
         redirect_to: None,
         compat: Compat::Rfc,

@@ -177,8 +177,8 @@ impl Bout<'_> {
     fn is_esp(&self, traffic: &Traffic, packets: u64) -> Result<()> {
         let tally = traffic.tally;
         let right = match self.terms.outer {
-            Outer::V4 | Outer::V6 => (packets, 0, 0),
-            Outer::Nat => (0, packets, 0),
+            Outer::V4 | Outer::V6 if !self.terms.encap => (packets, 0, 0),
+            _ => (0, packets, 0),
         };
         ensure!(
             (tally.esp, tally.esp_in_udp, tally.clear) == right,

@@ -116,6 +116,7 @@ pub(super) enum Stranger {
 
 /// Everything that is fixed before the daemons start.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a row of its own")]
 pub(super) struct Terms {
     pub(super) auth: Auth,
     /// Identities of client and gateway, as Rekindle writes them.
@@ -144,6 +145,8 @@ pub(super) struct Terms {
     /// Further lines of libreswan's connection, or options of its command line.
     pub(super) libre: &'static str,
     pub(super) libre_daemon: &'static str,
+    /// One side wants ESP in UDP without a NAT.
+    pub(super) encap: bool,
     /// The client has no fixed address, and both know MOBIKE.
     pub(super) roams: bool,
     /// The network has another gateway: the second address of Rekindle's machine, or, where Rekindle is the
@@ -176,6 +179,7 @@ pub(super) const PLAIN: Terms = Terms {
     swan_daemon: "",
     libre: "",
     libre_daemon: "",
+    encap: false,
     roams: false,
     two_gateways: false,
     apart: false,

@@ -311,6 +311,7 @@ fn connection(number: u16, gateway: Ipv4Addr) -> Result<Connection> {
         unique: Unique::Replace,
         leases_per_identity: Connection::LEASES_PER_IDENTITY,
         childless: false,
+        encap: false,
         redirect: Redirection::Ignore,
         redirect_to: None,
         compat: Compat::Rfc,

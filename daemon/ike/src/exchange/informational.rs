@@ -302,7 +302,7 @@ impl Endpoint {
         let State::Up(live) = &mut sa.state else {
             return self.check_in(sa);
         };
-        if live.nat.local && live.last_keepalive + KEEPALIVE_EVERY <= now {
+        if live.nat.wants_keepalives() && live.last_keepalive + KEEPALIVE_EVERY <= now {
             live.last_keepalive = now;
             self.keepalive(path);
         }
@@ -378,7 +378,8 @@ impl Endpoint {
             let mut chain = ChainWriter::new();
             if live.client && live.mobike.is_some() && live.nat.local {
                 // The answer says where we are seen (RFC 4555, 3.8).
-                Nat::announce(&mut chain, sa.spi_i, sa.spi_r, &path);
+                let spis = (sa.spi_i, sa.spi_r);
+                Nat::announce(&mut chain, spis, &path, live.connection.encap);
             }
             return self.send_request(sa, Purpose::Liveness, chain, cx);
         }
@@ -462,7 +463,7 @@ impl Live {
         };
         let keepalive = self
             .nat
-            .local
+            .wants_keepalives()
             .then_some(self.last_keepalive + KEEPALIVE_EVERY);
         let incomplete = self.protection.incomplete_until();
         let beside = [keepalive, incomplete, self.heir_at()];

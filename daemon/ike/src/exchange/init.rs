@@ -84,7 +84,8 @@ impl Endpoint {
         });
         chain.payload(PayloadKind::KE, |out| emit_ke(sent.key_share.as_ref(), out));
         chain.octets(PayloadKind::NONCE, &sent.ni);
-        Nat::announce(&mut chain, header.spi_i, header.spi_r, &sa.path);
+        let spis = (header.spi_i, header.spi_r);
+        Nat::announce(&mut chain, spis, &sa.path, sent.connection.encap);
         chain.notify(NotifyKind::SIGNATURE_HASH_ALGORITHMS, &Hashes::OURS);
         offer_fragments(&sent.connection, &mut chain);
         redirect::announce(&mut chain, &sent.connection, sent.redirected_from);
@@ -176,14 +177,15 @@ impl Endpoint {
         answer.payload(PayloadKind::SA, |out| answer_ike(chosen, &[], out));
         answer.payload(PayloadKind::KE, |out| emit_ke(key_share.as_ref(), out));
         answer.octets(PayloadKind::NONCE, &nr);
-        Nat::announce(&mut answer, sa.spi_i, sa.spi_r, &path);
+        // Who the peer turns out to be is not known yet, so any of them may want it.
+        let encap = self.slots_at(&path).any(|c| c.encap);
+        Nat::announce(&mut answer, (sa.spi_i, sa.spi_r), &path, encap);
         let candidates = self.slots_at(&path).map(|connection| &**connection);
         trust::emit_request(candidates, &mut answer);
         let hashes = notify_data(chain, NotifyKind::SIGNATURE_HASH_ALGORITHMS);
         if hashes.is_some() {
             answer.notify(NotifyKind::SIGNATURE_HASH_ALGORITHMS, &Hashes::OURS);
         }
-        // Who the peer turns out to be is not known yet, so any of them may want it.
         let fragments =
             takes_fragments(chain) && self.slots_at(&path).any(|c| c.fragment_size.is_some());
         if fragments {
@@ -200,7 +202,7 @@ impl Endpoint {
         let peer_public = peer_public.into();
         sa.state = State::HalfOpen(Box::new(HalfOpen {
             first,
-            nat: Nat::detect(chain, header, &path),
+            nat: Nat::detect(chain, header, &path, encap),
             peer_hashes: Hashes::parse(hashes),
             fragments,
             follows: redirect::follows(chain),
@@ -282,7 +284,7 @@ impl Endpoint {
         }
         let peer_hashes = Hashes::parse(notify_data(chain, NotifyKind::SIGNATURE_HASH_ALGORITHMS));
         let bare_key = trust::wants_bare_key(chain);
-        let nat = Nat::detect(chain, header, &path);
+        let nat = Nat::detect(chain, header, &path, sent.connection.encap);
         let fragments = sent.connection.fragment_size.is_some() && takes_fragments(chain);
         let childless = notify_data(chain, NotifyKind::CHILDLESS_IKEV2_SUPPORTED).is_some()
             && sent.connection.childless;

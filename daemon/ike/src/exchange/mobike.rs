@@ -173,7 +173,9 @@ impl Endpoint {
     /// Initiator: tells the responder of the addresses, or has the present path confirmed.
     pub(crate) fn send_update(&mut self, mut sa: IkeSa, cx: &Context<'_>) {
         let (path, spi_i, spi_r) = (sa.path, sa.spi_i, sa.spi_r);
+        let mut encap = false;
         if let State::Up(live) = &mut sa.state {
+            encap = live.connection.encap;
             if let Some(mobike) = &mut live.mobike {
                 mobike.update_pending = false;
             }
@@ -183,7 +185,7 @@ impl Endpoint {
         }
         let mut chain = ChainWriter::new();
         chain.notify(NotifyKind::UPDATE_SA_ADDRESSES, &[]);
-        Nat::announce(&mut chain, spi_i, spi_r, &path);
+        Nat::announce(&mut chain, (spi_i, spi_r), &path, encap);
         self.send_request(sa, Purpose::Update(path), chain, cx);
     }
 
@@ -222,7 +224,8 @@ impl Endpoint {
         }
         let asked = Nat::is_asked(request);
         if asked {
-            Nat::announce(answer, header.spi_i, header.spi_r, &from);
+            let spis = (header.spi_i, header.spi_r);
+            Nat::announce(answer, spis, &from, live.connection.encap);
         }
         if let Some(addresses) = addresses {
             mobike.additional = addresses;
@@ -243,7 +246,7 @@ impl Endpoint {
             return;
         }
         let nat = if asked {
-            Nat::detect(request, header, &from)
+            Nat::detect(request, header, &from, live.connection.encap)
         } else {
             Nat::default()
         };
@@ -283,7 +286,7 @@ impl Endpoint {
             return self.close(sa, Closed::Moved, cx);
         }
         mobike.seen_as = seen_in(chain).to_vec();
-        let nat = Nat::detect(chain, header, &came);
+        let nat = Nat::detect(chain, header, &came, live.connection.encap);
         self.moved(live, path, nat);
         self.check_in(sa);
     }

@@ -113,7 +113,8 @@ impl Endpoint {
         cookie_first(&mut chain, &sent.cookie);
         chain.octets(PayloadKind::NONCE, &sent.ni);
         chain.notify(NotifyKind::TICKET_OPAQUE, &sent.record.ticket);
-        Nat::announce(&mut chain, header.spi_i, header.spi_r, &sa.path);
+        let spis = (header.spi_i, header.spi_r);
+        Nat::announce(&mut chain, spis, &sa.path, sent.connection.encap);
         offer_fragments(&sent.connection, &mut chain);
         redirect::announce(&mut chain, &sent.connection, None);
         let message = encrypted::clear(&header, chain);
@@ -196,8 +197,9 @@ impl Endpoint {
         let mut sa = self.responder_sa(path, header, cx);
         let mut answer = ChainWriter::new();
         answer.octets(PayloadKind::NONCE, &nr);
-        Nat::announce(&mut answer, sa.spi_i, sa.spi_r, &path);
         let config = self.config_of(&opened.state.connection);
+        let encap = config.is_some_and(|c| c.encap);
+        Nat::announce(&mut answer, (sa.spi_i, sa.spi_r), &path, encap);
         let fragments = takes_fragments(chain) && config.is_some_and(|c| c.fragment_size.is_some());
         if fragments {
             answer.notify(NotifyKind::IKEV2_FRAGMENTATION_SUPPORTED, &[]);
@@ -209,7 +211,7 @@ impl Endpoint {
         };
         sa.state = State::HalfOpen(Box::new(HalfOpen {
             first,
-            nat: Nat::detect(chain, header, &path),
+            nat: Nat::detect(chain, header, &path, encap),
             peer_hashes: Hashes::default(),
             fragments,
             follows: redirect::follows(chain),
@@ -339,7 +341,7 @@ impl Endpoint {
             if self.attempt_in_auth(&sent.connection.name, sa.id) {
                 return self.abandon(sa);
             }
-            let nat = Nat::detect(chain, header, &path);
+            let nat = Nat::detect(chain, header, &path, sent.connection.encap);
             let fragments = sent.connection.fragment_size.is_some() && takes_fragments(chain);
             let State::ResumeSent(sent) = std::mem::replace(&mut sa.state, State::Gone) else {
                 return self.check_in(sa);

@@ -1,7 +1,7 @@
 //! NAT detection (RFC 7296, 2.23): each side sends hashes of the addresses it sees, and whoever finds
 //! its own view missing knows of a NAT.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
@@ -12,6 +12,7 @@ use crate::{
 
 /// Who sits behind a NAT.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Nat {
     /// We do: our address is not the one the peer sees.
     pub local: bool,
@@ -19,19 +20,27 @@ pub struct Nat {
     pub remote: bool,
     /// The peer has said what it sees: it knows how to go through one.
     pub traversal: bool,
+    /// Nobody may, and it is to be as if we did ([`crate::peer::Connection::encap`]).
+    pub forced: bool,
 }
 
 impl Nat {
     /// Whether ESP goes into UDP.
     #[must_use]
     pub const fn found(self) -> bool {
-        self.local || self.remote
+        self.local || self.remote || self.forced
+    }
+
+    /// Whether the way to the peer has to be kept open by us.
+    #[must_use]
+    pub const fn wants_keepalives(self) -> bool {
+        self.local || self.forced
     }
 
     /// Compares what the peer says with what we see. A peer that says nothing has no NAT, as far as
-    /// we can know.
+    /// we can know, and could not go through the one that is there by `encap`.
     #[must_use]
-    pub fn detect(chain: &Chain<'_>, header: &Header, path: &Path) -> Self {
+    pub fn detect(chain: &Chain<'_>, header: &Header, path: &Path, encap: bool) -> Self {
         let hash_of = |end| hash(header.spi_i, header.spi_r, end);
         let says = |kind| chain.notifies().any(|notify| notify.kind == kind);
         let confirms = |kind, end| {
@@ -48,6 +57,7 @@ impl Nat {
             local: says(destination) && !confirms(destination, path.local),
             remote: says(source) && !confirms(source, path.remote),
             traversal: says(source) && says(destination),
+            forced: encap && says(source) && says(destination),
         }
     }
 
@@ -62,11 +72,17 @@ impl Nat {
         chain.notifies().any(|notify| about_nat(notify.kind))
     }
 
-    /// Appends our two notifications to a message.
-    pub fn announce(chain: &mut ChainWriter, spi_i: Spi, spi_r: Spi, path: &Path) {
+    /// Appends our two notifications to a message; with `encap` as if we were behind a NAT: from an address
+    /// that nobody has.
+    pub fn announce(chain: &mut ChainWriter, (spi_i, spi_r): (Spi, Spi), path: &Path, encap: bool) {
+        let source = match path.local.ip() {
+            _ if !encap => path.local,
+            IpAddr::V4(_) => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
+            IpAddr::V6(_) => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0),
+        };
         chain.notify(
             NotifyKind::NAT_DETECTION_SOURCE_IP,
-            &hash(spi_i, spi_r, path.local),
+            &hash(spi_i, spi_r, source),
         );
         chain.notify(
             NotifyKind::NAT_DETECTION_DESTINATION_IP,

@@ -174,6 +174,7 @@ pub const ROWS: &[Row] = &[
     }),
     anew("T6", "nat", EXCHANGE, |_, live, _| {
         let at = match (live.nat.local, live.nat.remote) {
+            (false, false) if live.nat.forced => "none, as if before us",
             (false, false) => return none(),
             (true, false) => "before us",
             (false, true) => "before the peer",

@@ -302,6 +302,48 @@ fn behind_a_nat_both_sides_go_to_port_4500_and_encapsulate() {
 }
 
 #[test]
+fn without_a_nat_esp_goes_in_udp_if_one_side_wants_it() {
+    fn wanted(mut side: Vec<Connection>) -> Vec<Connection> {
+        // So that nothing but this leads to port 4500.
+        (side[0].encap, side[0].mobike) = (true, false);
+        side
+    }
+    fn client() -> Vec<Connection> {
+        wanted(client_side())
+    }
+    fn gateway() -> Vec<Connection> {
+        wanted(gateway_side())
+    }
+    type Side = fn() -> Vec<Connection>;
+    for (ours, theirs) in [
+        (client as Side, gateway_side as Side),
+        (client_side, gateway),
+        (client, gateway),
+    ] {
+        let mut pair = Pair::with(15, ours, theirs, Settings::default());
+        for resumed in [false, true] {
+            pair.up();
+            pair.run(SOON);
+            assert!(pair.keys_agree());
+            assert_eq!(pair.client.established()[0].resumed, resumed);
+            for node in [&pair.client, &pair.gateway] {
+                let child = node.child();
+                assert!(child.udp_encap);
+                let ports = (child.path.local.port(), child.path.remote.port());
+                assert_eq!(ports, (4500, 4500));
+            }
+            if !resumed {
+                pair.run(Duration::from_secs(50));
+                pair.suspend();
+            }
+        }
+        let kept = [&pair.client, &pair.gateway].map(|node| node.keepalives.len());
+        let wants = [ours, theirs].map(|side| side()[0].encap);
+        assert_eq!(kept.map(|count| count > 0), wants, "{kept:?}");
+    }
+}
+
+#[test]
 fn where_no_nat_is_nobody_keeps_one_open() {
     let mut pair = Pair::established(14);
     pair.run(Duration::from_mins(5));

@@ -217,6 +217,37 @@ fn a_nat_that_was_not_there_before_is_found_and_left_again() {
 }
 
 #[test]
+fn what_goes_in_udp_because_one_side_wants_it_so_goes_on_like_that_elsewhere() {
+    fn wanted(mut side: Vec<Connection>) -> Vec<Connection> {
+        side[0].encap = true;
+        side
+    }
+    fn client() -> Vec<Connection> {
+        wanted(roaming_client())
+    }
+    fn gateway() -> Vec<Connection> {
+        wanted(gateway_side())
+    }
+    for (client, gateway) in [
+        (client as Side, gateway_side as Side),
+        (roaming_client, gateway),
+    ] {
+        let mut pair = Pair::roaming_with(7, client, gateway);
+        pair.up();
+        pair.run(SOON);
+        for place in [PLACES[1], PLACES[2], PLACES[0]] {
+            pair.relocate(place);
+            pair.run(SOON);
+            assert!(pair.keys_agree() && pair.paths_agree());
+            assert!(pair.client.child().udp_encap && pair.gateway.child().udp_encap);
+            assert!(!resumed(&pair));
+        }
+        pair.run(Duration::from_mins(5));
+        assert!(pair.keys_agree() && !resumed(&pair));
+    }
+}
+
+#[test]
 fn a_new_mapping_of_the_nat_is_noticed() {
     for client in [roaming_client as Side, plain_client] {
         let mut pair = Pair::roaming_with(6, client, gateway_side);

@@ -111,6 +111,7 @@ pub(crate) fn side(
         unique: Unique::Replace,
         leases_per_identity: Connection::LEASES_PER_IDENTITY,
         childless: false,
+        encap: false,
         redirect: Redirection::Follow,
         redirect_to: None,
         compat: Compat::Rfc,

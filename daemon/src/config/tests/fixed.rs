@@ -61,6 +61,13 @@ fn what_is_made_at_the_start_takes_a_restart_and_is_named() {
         |setting: &str| differing(&BEFORE.replace("psk = \"c", &format!("{setting}\npsk = \"c")));
     assert!(of_psk("tickets = \"reference\"")[0].starts_with("tickets by reference"));
     assert!(of_psk("suspend = \"disk\"")[0].starts_with("suspend on disk"));
+    let interface = |name: &str| {
+        let child = format!("interface = \"{name}\"\nif_id_in = 7\nif_id_out = 7\nlocal_ts");
+        BEFORE.replace("local_ts", &child)
+    };
+    let before = Fixed::of(&load(&interface("ipsec7")));
+    assert!(before.differing(&load(BEFORE)).is_empty(), "one less");
+    assert!(before.differing(&load(&interface("ipsec8")))[0].starts_with("interface"));
     let longer = BEFORE.replace("[daemon]", "[resume]\nticket_lifetime = \"7d\"\n[daemon]");
     let longer = longer.replace(
         "psk = \"c",

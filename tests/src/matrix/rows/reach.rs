@@ -55,6 +55,27 @@ pub(super) const CASES: &[Case] = &[
         ..USUAL
     },
     Case {
+        name: "ESP in UDP without a NAT, as Rekindle wants it",
+        terms: Terms {
+            ours: "encap = true\n",
+            encap: true,
+            ..PLAIN
+        },
+        plot: behind_nat,
+        ..USUAL
+    },
+    Case {
+        name: "ESP in UDP without a NAT, as the peer wants it",
+        terms: Terms {
+            swan: "encap = yes",
+            libre: "encapsulation=yes",
+            encap: true,
+            ..PLAIN
+        },
+        plot: behind_nat,
+        ..USUAL
+    },
+    Case {
         name: "IKE fragmentation",
         terms: Terms {
             auth: Auth::Certificate {

@@ -79,6 +79,7 @@ fn connection(name: &str, pools: &[Arc<Pool>]) -> Connection {
         unique: Unique::Replace,
         leases_per_identity: Connection::LEASES_PER_IDENTITY,
         childless: false,
+        encap: false,
         redirect: Redirection::Follow,
         redirect_to: None,
         compat: Compat::Rfc,
