@@ -14,7 +14,7 @@ use crate::sip::SipKey;
 /// Raised whenever a map, a value or the meaning of one changes.
 pub const ABI_VERSION: u32 = 7;
 /// A symbol that every object of this ABI version exports; loading insists on it.
-pub const ABI_SYMBOL: &str = "GATE_ABI_6";
+pub const ABI_SYMBOL: &str = "GATE_ABI_7";
 
 /// Program for interfaces whose frames lie in one buffer.
 pub const PROGRAM: &str = "gate";

@@ -1,6 +1,9 @@
 //! Reads where the packet lies, save for what few packets need. With the feature `direct` it needs a
 //! kernel that allows unaligned packet loads; without, it asks for none.
 
+#[cfg(not(feature = "direct"))]
+use core::hint::cold_path;
+
 use aya_ebpf::programs::XdpContext;
 use gate_abi::classify::Frame;
 use gate_abi::reply::FrameMut;
@@ -19,6 +22,11 @@ impl<'a> Direct<'a> {
     pub fn new(context: &'a XdpContext) -> Self {
         let (data, end) = (context.data(), context.data_end());
         let zero = unknown_zero(end - data);
+        let zero = if cfg!(feature = "direct") {
+            zero
+        } else {
+            zero & !(WORD - 1)
+        };
         Self {
             context,
             data,
@@ -50,11 +58,41 @@ impl Frame for Direct<'_> {
         Some(unsafe { (start as *const [u8; N]).read() })
     }
 
+    #[cfg(not(feature = "direct"))]
+    #[inline(always)]
+    fn header<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        let start = opaque(self.data + at);
+        if start + N > self.end {
+            return None;
+        }
+        let mut octets = [0; N];
+        let (words, _) = octets.as_chunks_mut::<WORD>();
+        for (number, word) in words.iter_mut().enumerate() {
+            // SAFETY: as for `load`; and the verifier has seen that it is aligned, or it would refuse this.
+            let read = unsafe { ((start + number * WORD) as *const u32).read() };
+            *word = read.to_ne_bytes();
+        }
+        Some(octets)
+    }
+
+    #[cfg(not(feature = "direct"))]
+    #[inline(always)]
+    fn often_header<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        let aligned = at & (FARTHEST - (WORD - 1)) | ETHERNET_LEN % WORD;
+        // Were the two compared, the optimiser would use the one of which less is known.
+        if opaque(at ^ aligned) == 0 {
+            return self.header(aligned);
+        }
+        cold_path();
+        self.load(at)
+    }
+
     #[inline(always)]
     fn copy<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         copy(self.context, at)
     }
 
+    /// What is known of the place within a word stays known.
     #[inline(always)]
     fn settle(&self, at: usize) -> usize {
         (at + self.zero) & FARTHEST
@@ -86,6 +124,11 @@ impl FrameMut for Direct<'_> {
         cut(self.context, self.end - self.data, len)
     }
 }
+
+/// Octets of a word. Behind an Ethernet header the IP header begins at one, as the kernel lays frames down.
+const WORD: usize = 4;
+#[cfg(not(feature = "direct"))]
+const ETHERNET_LEN: usize = 14;
 
 /// More than any offset in a frame of one buffer, which is no longer than a page. The verifier keeps
 /// track of packet pointers up to four times as far: room for sums.

@@ -174,7 +174,7 @@ pub(super) fn prove<F: Frame + ?Sized, K: Knowledge>(
             Verdict::Pass(Reason::TicketNotFound)
         });
     }
-    let Some(envelope) = frame.load::<{ ticket::ENVELOPE_LEN }>(payloads.ticket) else {
+    let Some(envelope) = frame.often_header::<{ ticket::ENVELOPE_LEN }>(payloads.ticket) else {
         return only(Verdict::Drop(Reason::Truncated));
     };
     if ticket::shape(&envelope).is_err() {

@@ -57,11 +57,11 @@ pub(super) fn locate<F: Frame + ?Sized, K: Knowledge>(
     };
     match ethertype {
         ETHERTYPE_IPV4 => {
-            let ip = frame.load::<IPV4_LEN>(at).ok_or(NOT_IKE)?;
+            let ip = frame.header::<IPV4_LEN>(at).ok_or(NOT_IKE)?;
             find_in_ipv4(frame, at, &ip, known)
         }
         ETHERTYPE_IPV6 => {
-            let ip = frame.load::<IPV6_LEN>(at).ok_or(NOT_IKE)?;
+            let ip = frame.header::<IPV6_LEN>(at).ok_or(NOT_IKE)?;
             find_in_ipv6(frame, at, &ip, known)
         }
         _ => Err(NOT_IKE),
@@ -182,7 +182,7 @@ fn find_in_udp<F: Frame + ?Sized, K: Knowledge>(
         message,
     };
     let [_, _, p0, p1, l0, l1, ..] = frame
-        .load::<UDP_LEN>(at)
+        .header::<UDP_LEN>(at)
         .ok_or(Verdict::Pass(Reason::NotIke))?;
     let port = u16::from_be_bytes([p0, p1]);
     if port != PORT_IKE && port != PORT_NAT_T {
@@ -194,7 +194,7 @@ fn find_in_udp<F: Frame + ?Sized, K: Knowledge>(
     let mut marker = 0;
     let mut marker_missing = false;
     if port == PORT_NAT_T {
-        match frame.load::<MARKER_LEN>(payload) {
+        match frame.header::<MARKER_LEN>(payload) {
             Some(octets) => marker = u32::from_be_bytes(octets),
             None => marker_missing = true,
         }

@@ -51,7 +51,7 @@ pub(super) fn walk<F: Frame + ?Sized>(
             break;
         }
         // In one read with what a notification has next; only the last payload is too short for that.
-        let head = match frame.load::<NOTIFY_HEADER_LEN>(at) {
+        let head = match frame.often_header::<NOTIFY_HEADER_LEN>(at) {
             Some(head) => u64::from_le_bytes(head),
             None if kind == PAYLOAD_NOTIFY => return Err(SHAPE),
             None => {
