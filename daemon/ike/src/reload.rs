@@ -31,8 +31,14 @@ pub struct Reloaded {
 
 impl Endpoint {
     /// Makes exactly these its connections, from now on. Those that were up by our own doing come back at the
-    /// next [`crate::io::Input::Deadline`].
-    pub fn reload(&mut self, connections: &[Arc<Connection>], cx: &mut Context<'_>) -> Reloaded {
+    /// next [`crate::io::Input::Deadline`]. `frees` says whether flows of a connection that are none any more are
+    /// to be freed here: by whoever calls its peer, and not while the peer's SA with another has them.
+    pub fn reload(
+        &mut self,
+        connections: &[Arc<Connection>],
+        frees: impl Fn(&str) -> bool,
+        cx: &mut Context<'_>,
+    ) -> Reloaded {
         let mut done = Reloaded::default();
         let names: HashSet<&str> = connections.iter().map(|one| &*one.name).collect();
         let gone = self.slots.entries();
@@ -59,7 +65,7 @@ impl Endpoint {
                     slot.config = Arc::clone(connection);
                 }
                 _ => {
-                    self.change(at, connection, cx);
+                    self.change(at, connection, frees(&name), cx);
                     done.changed.push(name);
                 }
             }
@@ -69,7 +75,7 @@ impl Endpoint {
     }
 
     /// Takes on other settings of a connection.
-    fn change(&mut self, at: usize, new: &Arc<Connection>, cx: &mut Context<'_>) {
+    fn change(&mut self, at: usize, new: &Arc<Connection>, frees: bool, cx: &mut Context<'_>) {
         let attempts = self.table.attempts_at(&new.name);
         let under_way = self.end_look_up(at) | self.retries.remove(&at).is_some();
         let under_way = under_way || !attempts.is_empty();
@@ -84,13 +90,15 @@ impl Endpoint {
         };
         let old = std::mem::replace(&mut slot.config, Arc::clone(new));
         let wanted = slot.wanted || under_way;
-        let held = wanted || slot.suspended || slot.trapped;
         slot.wanted = wanted && new.may_dial();
         slot.suspended = false;
         slot.retries = 0;
         slot.dial_from = None;
         slot.asked.retain(|child| new.child(child).is_some());
         slot.detours.give_up();
+        if old.vips != new.vips {
+            slot.leased.clear();
+        }
         let asleep_with = slot.record.as_ref().map(|record| record.id_r.clone());
         let mut owners: Vec<(Owner, Arc<str>)> = Vec::new();
         for child in &old.children {
@@ -115,7 +123,8 @@ impl Endpoint {
         }
         // It came under other settings, also what was handed over just now.
         self.set_record(&old, None);
-        if held {
+        // Nobody else has blocked them: a peer's own go with its SA.
+        if frees && old.may_dial() {
             self.release_changed((&old, new), owners);
         }
         let wanted = self.slots.get(at).is_some_and(|slot| slot.wanted);

@@ -145,8 +145,11 @@ impl Front {
                 // Whoever asks may leave; what is begun is brought to its end.
                 let front = self.clone();
                 let done = tokio::spawn(async move {
+                    let front = &front;
+                    let is_elsewhere =
+                        |name: Arc<str>| async move { front.who_is_up(&name).await.is_some() };
                     let tell = |settings| front.have_reloaded(settings);
-                    front.desk.reload(tell).await
+                    front.desk.reload(is_elsewhere, tell).await
                 });
                 deliver(reply, async { done.await.ok() }).await;
             }
@@ -404,7 +407,7 @@ mod tests {
     fn front(workers: usize) -> (Front, Vec<mpsc::Receiver<Question>>) {
         let (ask, questions) = (0..workers).map(|_| mpsc::channel(8)).unzip();
         let fixed = Fixed::of(&Config::default());
-        let desk = Desk::new(Path::new(""), fixed, Arc::default());
+        let desk = Desk::new(Path::new(""), fixed, Vec::new(), Arc::default());
         (Front::new(ask, desk), questions)
     }
 

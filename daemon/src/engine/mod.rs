@@ -232,7 +232,7 @@ fn assemble(start: EngineStart, config: Config, file: &Path) -> Result<Crew, Eng
         workers.push((runtime, worker));
     }
     Ok(Crew {
-        front: Front::new(asks, Desk::new(file, fixed, list_files)),
+        front: Front::new(asks, Desk::new(file, fixed, common.connections, list_files)),
         listener,
         workers,
     })

@@ -1,7 +1,7 @@
 //! The configuration, read again while SAs stand: all of it counts from then on, or nothing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -24,7 +24,14 @@ pub(super) struct Desk {
     file: PathBuf,
     fixed: Fixed,
     /// Whose turn it is: one is read at a time.
-    lists: Mutex<Arc<ListFiles>>,
+    running: Mutex<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    connections: Vec<Arc<Connection>>,
+    /// Whoever follows the files does so for as long as this is held.
+    _lists: Arc<ListFiles>,
 }
 
 /// What has been read, for every worker.
@@ -34,6 +41,8 @@ pub(super) struct Settings {
     private_keys: Arc<BTreeMap<Arc<str>, PrivateKey>>,
     start_up: Vec<Arc<str>>,
     start_trap: Vec<Arc<str>>,
+    /// Connections of ours whose peer has called another worker than the one that would call the peer.
+    occupied: BTreeSet<Arc<str>>,
 }
 
 /// What a reload has come to.
@@ -46,21 +55,34 @@ pub struct ReloadDone {
 }
 
 impl Desk {
-    pub(super) fn new(file: &Path, fixed: Fixed, lists: Arc<ListFiles>) -> Self {
+    pub(super) fn new(
+        file: &Path,
+        fixed: Fixed,
+        connections: Vec<Arc<Connection>>,
+        lists: Arc<ListFiles>,
+    ) -> Self {
         Self {
             file: file.to_owned(),
             fixed,
-            lists: Mutex::new(lists),
+            running: Mutex::new(Running {
+                connections,
+                _lists: lists,
+            }),
         }
     }
 
-    /// Reads everything and has `tell` say it to the workers. The error is for people; then nothing has
-    /// changed.
-    pub(super) async fn reload<T: Future<Output = Option<Reloaded>>>(
+    /// Reads everything and has `tell` say it to the workers; `is_elsewhere` knows of a connection whether its
+    /// peer has called another worker. The error is for people; then nothing has changed.
+    pub(super) async fn reload<E, T>(
         &self,
+        is_elsewhere: impl Fn(Arc<str>) -> E,
         tell: impl FnOnce(Arc<Settings>) -> T,
-    ) -> Result<ReloadDone, String> {
-        let mut lists = self.lists.lock().await;
+    ) -> Result<ReloadDone, String>
+    where
+        E: Future<Output = bool>,
+        T: Future<Output = Option<Reloaded>>,
+    {
+        let mut running = self.running.lock().await;
         let file = self.file.clone();
         let read = tokio::task::spawn_blocking(move || Config::load(&file));
         let config = read.await.map_err(|error| error.to_string())?;
@@ -75,28 +97,51 @@ impl Desk {
         }
         let new = Arc::new(config.list_files);
         lists::follow(&new).map_err(|error| error.to_string())?;
+        let connections: Vec<_> = config.connections.into_iter().map(Arc::new).collect();
+        let mut occupied = BTreeSet::new();
+        for name in changed(&running.connections, &connections) {
+            if is_elsewhere(Arc::clone(&name)).await {
+                occupied.insert(name);
+            }
+        }
         let settings = Settings {
-            connections: config.connections.into_iter().map(Arc::new).collect(),
+            connections: connections.clone(),
             private_keys: Arc::new(config.private_keys),
             start_up: config.start_up,
             start_trap: config.start_trap,
+            occupied,
         };
-        let connections = tell(Arc::new(settings)).await;
-        let connections = connections.ok_or("the engine is ending")?;
-        *lists = Arc::clone(&new);
+        let done = tell(Arc::new(settings)).await;
+        let done = done.ok_or("the engine is ending")?;
+        let lists = new.count();
+        *running = Running {
+            connections,
+            _lists: new,
+        };
         let said = [
-            ("added", &connections.added),
-            ("changed", &connections.changed),
-            ("removed", &connections.removed),
+            ("added", &done.added),
+            ("changed", &done.changed),
+            ("removed", &done.removed),
         ];
         for (how, names) in said.into_iter().filter(|(_, names)| !names.is_empty()) {
             info!("{how} in the configuration: {}", names.join(", "));
         }
         Ok(ReloadDone {
-            connections,
-            lists: new.count(),
+            connections: done,
+            lists,
         })
     }
+}
+
+/// Names of the connections that are in both and not alike.
+fn changed(before: &[Arc<Connection>], after: &[Arc<Connection>]) -> Vec<Arc<str>> {
+    let before: HashMap<_, _> = before.iter().map(|one| (&one.name, one)).collect();
+    let other = |one: &&Arc<Connection>| {
+        let known = before.get(&one.name);
+        known.is_some_and(|known| !known.is_like(one))
+    };
+    let after = after.iter().filter(other);
+    after.map(|one| Arc::clone(&one.name)).collect()
 }
 
 impl Worker {
@@ -117,9 +162,13 @@ impl Worker {
             ledger: &mut self.ledger,
             leases: &mut self.leases,
         };
-        let done = self.endpoint.reload(&new.connections, cx);
+        let (number, workers) = (self.number, self.workers);
+        let frees = |name: &str| home_of(name, workers) == number && !new.occupied.contains(name);
+        let done = self.endpoint.reload(&new.connections, frees, cx);
         self.logins.set_connections(new.connections.len());
         self.ways = Ways::new(&new.connections);
+        // What has changed while nobody looked is found like anything else.
+        self.ways.note(now.boot);
         for name in done.added.iter().chain(&done.changed) {
             if let Some(local) = self.ways.source_of(name) {
                 self.endpoint.set_local_address(name, local);

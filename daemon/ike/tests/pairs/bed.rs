@@ -152,7 +152,7 @@ impl Node {
             ledger,
             leases,
         };
-        self.endpoint.reload(&connections, cx)
+        self.endpoint.reload(&connections, |_| true, cx)
     }
 
     /// Its one IKE SA carries what the kernel has, and nothing is being replaced.

@@ -1,10 +1,10 @@
 //! Other settings while SAs stand: what has not changed goes on, what is gone ends, what we have set up
 //! ourselves comes back by the new settings.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ike::{
-    CommandRefused, Reloaded, Settings,
+    CommandRefused, Context, Reloaded, Settings,
     crypto::Secret,
     io::{Command, Event},
     peer::{Connection, Credential, Proof},
@@ -182,6 +182,37 @@ fn flows_that_are_none_any_more_are_free_and_the_others_stay_blocked() {
     pair.run(SOON);
     assert!(pair.keys_agree());
     assert_eq!(blocked(&pair), one);
+}
+
+#[test]
+fn flows_are_freed_where_the_peer_is_called_and_before_it_ever_answered_too() {
+    fn elsewhere() -> Vec<Connection> {
+        let mut side = client_side();
+        side[0].children[0].name = "other".into();
+        side
+    }
+    for frees in [true, false] {
+        let mut pair = Pair::new(8);
+        pair.gone.insert(GATEWAY.parse().expect("address"));
+        pair.up();
+        // Until the attempt is given up; then it is whoever wants it that tries again.
+        pair.run(Duration::from_mins(10));
+        let node = &mut pair.client;
+        let before: Vec<_> = node.kernel.blocked.iter().cloned().collect();
+        assert_eq!(before.len(), 1);
+        let cx = &mut Context {
+            now: pair.now,
+            env: &mut node.env,
+            ledger: &mut node.ledger,
+            leases: &mut node.leases,
+        };
+        let connections: Vec<_> = elsewhere().into_iter().map(Arc::new).collect();
+        let done = node.endpoint.reload(&connections, |_| frees, cx);
+        assert_eq!(done, changed("home"));
+        pair.drain();
+        let blocked = pair.client.kernel.blocked.contains(&before[0]);
+        assert_eq!(blocked, !frees);
+    }
 }
 
 #[test]
