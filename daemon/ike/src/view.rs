@@ -3,7 +3,11 @@
 pub mod connection;
 pub mod origin;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use thiserror::Error;
 
@@ -213,6 +217,15 @@ pub enum Closed {
     Unresolved,
     /// Its connection has other settings now, by which it is to come up again.
     Reconfigured,
+}
+
+/// Octets in hexadecimal digits, two for each.
+#[must_use]
+pub fn hex(octets: &[u8]) -> String {
+    octets.iter().fold(String::new(), |mut text, octet| {
+        let _infallible = write!(text, "{octet:02x}");
+        text
+    })
 }
 
 impl Closed {

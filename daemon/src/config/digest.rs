@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use ike::{
     crypto::Secret,
     peer::{Compat, Connection, Credential, Proof},
+    view::hex,
 };
 use ring::digest::{Digest, SHA256, digest};
 
@@ -152,11 +153,4 @@ fn hash_of(secret: &Secret) -> String {
 fn hash(octets: &[u8]) -> String {
     let hash: Digest = digest(&SHA256, octets);
     hex(hash.as_ref())
-}
-
-fn hex(octets: &[u8]) -> String {
-    octets.iter().fold(String::new(), |mut text, octet| {
-        let _infallible = write!(text, "{octet:02x}");
-        text
-    })
 }

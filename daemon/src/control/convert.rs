@@ -5,7 +5,6 @@ mod gate;
 mod why;
 
 use std::{
-    fmt::Write as _,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     time::Duration,
@@ -13,7 +12,7 @@ use std::{
 
 use ike::{
     lease::{LeaseView, PoolView},
-    view::{ChildView, HeldTicket, SaState, SaView, Side, origin},
+    view::{ChildView, HeldTicket, SaState, SaView, Side, hex, origin},
     wire::ts::TrafficSelector,
 };
 use ikectl_api as api;
@@ -321,13 +320,6 @@ const fn state(state: SaState) -> api::SaState {
         SaState::Deleting => api::SaState::Deleting,
         SaState::Suspended => api::SaState::Suspended,
     }
-}
-
-fn hex(octets: &[u8]) -> String {
-    octets.iter().fold(String::new(), |mut text, octet| {
-        let _infallible = write!(text, "{octet:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 
 use ike::{
     kernel::{Carriage, KernelFailed},
-    wire::ts::TrafficSelector,
+    wire::ts::{ICMPV6, TrafficSelector},
 };
 use nix::errno::Errno;
 
@@ -17,7 +17,6 @@ use super::{
     xfrm::Xfrm,
 };
 
-const ICMPV6: u8 = 58;
 /// From router solicitations to redirects; a selector's ports are type and code.
 const TYPES: (u16, u16) = (133 << 8, 137 << 8 | 0xff);
 

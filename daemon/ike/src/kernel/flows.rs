@@ -3,13 +3,10 @@
 
 use std::net::IpAddr;
 
-use crate::wire::ts::TrafficSelector;
+use crate::wire::ts::{ICMP, ICMPV6, TrafficSelector};
 
 /// Flows of one Child SA as the kernel can tell them apart.
 pub const MAX_FLOWS: usize = 64;
-
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 
 /// What both selectors of a pair are about; `None` if no packet is of two protocols.
 #[must_use]

@@ -2,7 +2,7 @@
 //! that have come into the world since, as one table that the operator's output is made from. Rows are
 //! numbered as in the compliance report; what this daemon does not have has no row.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     endpoint::Endpoint,
@@ -10,6 +10,7 @@ use crate::{
     peer::Redirection,
     sa::ike_sa::{ChildSa, IkeSa, Live, State},
     ticket::state::AuthMethod,
+    view::hex,
     wire::{id::Identity, ts::TrafficSelector},
 };
 
@@ -354,11 +355,4 @@ fn child(child: &ChildSa) -> String {
         list(&child.local_ts),
         list(&child.remote_ts),
     )
-}
-
-fn hex(octets: &[u8]) -> String {
-    octets.iter().fold(String::new(), |mut text, octet| {
-        let _infallible = write!(text, "{octet:02x}");
-        text
-    })
 }

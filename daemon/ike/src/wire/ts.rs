@@ -8,6 +8,10 @@ pub use text::SelectorError;
 
 use super::{WireError, cursor::Cursor};
 
+/// The protocol ICMP, whose types and codes stand where others have ports.
+pub const ICMP: u8 = 1;
+/// The same of IPv6.
+pub const ICMPV6: u8 = 58;
 const TS_IPV4_ADDR_RANGE: u8 = 7;
 const TS_IPV6_ADDR_RANGE: u8 = 8;
 /// Octets of what every type begins with: type, protocol and length.

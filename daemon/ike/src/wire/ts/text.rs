@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive};
 
 use thiserror::Error;
 
-use super::TrafficSelector;
+use super::{ICMP, ICMPV6, TrafficSelector};
 
 /// Protocols that have a name here (IANA).
 const NAMES: &[(u8, &str)] = &[
@@ -22,8 +22,6 @@ const NAMES: &[(u8, &str)] = &[
 ];
 /// Those with ports, or with types and codes in their place.
 const WITH_PORTS: &[u8] = &[1, 6, 17, 33, 58, 132, 136];
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 const ANY_PORT: RangeInclusive<u16> = 0..=u16::MAX;
 
 /// Why a text is no traffic selector.
