@@ -89,6 +89,7 @@ impl Worker {
                 }
             }
             ControlRequest::Down { connection, reply } => {
+                self.waiting.given_up(&connection);
                 match self.command(Command::Down(Arc::clone(&connection))) {
                     Ok(()) if self.has_sa(&connection) => {
                         self.waiting.down.push((connection, reply));

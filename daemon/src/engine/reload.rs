@@ -165,6 +165,9 @@ impl Worker {
         let (number, workers) = (self.number, self.workers);
         let frees = |name: &str| home_of(name, workers) == number && !new.occupied.contains(name);
         let done = self.endpoint.reload(&new.connections, frees, cx);
+        for name in &done.removed {
+            self.waiting.given_up(name);
+        }
         self.logins.set_connections(new.connections.len());
         self.ways = Ways::new(&new.connections);
         // What has changed while nobody looked is found like anything else.

@@ -139,6 +139,12 @@ impl Waiting {
         }
     }
 
+    /// Nobody brings the connection up any more.
+    pub(super) fn given_up(&mut self, connection: &Arc<str>) {
+        let ended = Err(CommandError::Ended(Closed::Down));
+        answer(&mut self.up, connection, &ended);
+    }
+
     /// The connection's IKE SA is up without a Child SA: whoever waits for it waits for that as well.
     pub(super) fn bare(&mut self, connection: &Arc<str>, done: UpDone) {
         let clients = self.up.extract_if(.., |(name, _)| name == connection);
@@ -246,6 +252,18 @@ mod tests {
         assert!(down.try_recv().is_err());
         waiting.resolve(&closed(Closed::Down));
         assert_eq!(down.try_recv(), Ok(Ok(())));
+    }
+
+    #[test]
+    fn whoever_waits_for_what_is_given_up_is_told() {
+        let mut waiting = Waiting::default();
+        let (reply, mut up) = oneshot::channel();
+        waiting.up.push(("rw".into(), reply));
+        let (reply, mut other) = oneshot::channel();
+        waiting.up.push(("other".into(), reply));
+        waiting.given_up(&"rw".into());
+        assert_eq!(up.try_recv(), Ok(Err(CommandError::Ended(Closed::Down))));
+        assert!(other.try_recv().is_err());
     }
 
     #[test]
