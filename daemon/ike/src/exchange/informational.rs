@@ -376,7 +376,7 @@ impl Endpoint {
         }
         if due(live.liveness_due()) {
             let mut chain = ChainWriter::new();
-            if live.client && live.mobike.is_some() && live.nat.local {
+            if live.client && live.mobike.is_some() && live.nat.is_translated() {
                 // The answer says where we are seen (RFC 4555, 3.8).
                 let spis = (sa.spi_i, sa.spi_r);
                 Nat::announce(&mut chain, spis, &path, live.connection.encap);

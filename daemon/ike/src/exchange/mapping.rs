@@ -82,6 +82,6 @@ impl Live {
         let beside = self.beside.iter().filter(|_| self.heir.is_none());
         let beside = beside.map(|beside| &beside.child);
         let mut children = self.children.iter().chain(pending).chain(beside);
-        self.follows_nat() && !self.nat.local && children.any(shows)
+        self.follows_nat() && !self.nat.is_translated() && children.any(shows)
     }
 }

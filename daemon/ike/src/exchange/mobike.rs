@@ -356,7 +356,7 @@ impl Live {
         chain: &Chain<'_>,
     ) {
         let known = self.is_peer_at(came.remote.ip());
-        let behind_nat = self.nat.local;
+        let behind_nat = self.nat.is_translated();
         let Some(mobike) = self.mobike.as_mut().filter(|_| self.client) else {
             return;
         };

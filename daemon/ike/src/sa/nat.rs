@@ -12,29 +12,44 @@ use crate::{
 
 /// Who sits behind a NAT.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Nat {
-    /// We do: our address is not the one the peer sees.
-    pub local: bool,
+    /// Whether we do.
+    pub local: Inside,
     /// The peer does.
     pub remote: bool,
     /// The peer has said what it sees: it knows how to go through one.
     pub traversal: bool,
-    /// Nobody may, and it is to be as if we did ([`crate::peer::Connection::encap`]).
-    pub forced: bool,
+}
+
+/// Whether we sit behind a NAT.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Inside {
+    /// No.
+    #[default]
+    No,
+    /// Our address is not the one the peer sees.
+    Yes,
+    /// No, but it is to be as if we did ([`crate::peer::Connection::encap`]).
+    AsIf,
 }
 
 impl Nat {
     /// Whether ESP goes into UDP.
     #[must_use]
     pub const fn found(self) -> bool {
-        self.local || self.remote || self.forced
+        self.wants_keepalives() || self.remote
     }
 
     /// Whether the way to the peer has to be kept open by us.
     #[must_use]
     pub const fn wants_keepalives(self) -> bool {
-        self.local || self.forced
+        !matches!(self.local, Inside::No)
+    }
+
+    /// Whether our address is not the one the peer sees.
+    #[must_use]
+    pub const fn is_translated(self) -> bool {
+        matches!(self.local, Inside::Yes)
     }
 
     /// Compares what the peer says with what we see. A peer that says nothing has no NAT, as far as
@@ -53,11 +68,17 @@ impl Nat {
             NotifyKind::NAT_DETECTION_SOURCE_IP,
             NotifyKind::NAT_DETECTION_DESTINATION_IP,
         );
+        let traversal = says(source) && says(destination);
         Self {
-            local: says(destination) && !confirms(destination, path.local),
+            local: if says(destination) && !confirms(destination, path.local) {
+                Inside::Yes
+            } else if encap && traversal {
+                Inside::AsIf
+            } else {
+                Inside::No
+            },
             remote: says(source) && !confirms(source, path.remote),
-            traversal: says(source) && says(destination),
-            forced: encap && says(source) && says(destination),
+            traversal,
         }
     }
 

@@ -8,7 +8,10 @@ use crate::{
     endpoint::Endpoint,
     io::Stamp,
     peer::Redirection,
-    sa::ike_sa::{ChildSa, IkeSa, Live, State},
+    sa::{
+        ike_sa::{ChildSa, IkeSa, Live, State},
+        nat::Inside,
+    },
     ticket::state::AuthMethod,
     view::hex,
     wire::{id::Identity, ts::TrafficSelector},
@@ -175,11 +178,11 @@ pub const ROWS: &[Row] = &[
     }),
     anew("T6", "nat", EXCHANGE, |_, live, _| {
         let at = match (live.nat.local, live.nat.remote) {
-            (false, false) if live.nat.forced => "none, as if before us",
-            (false, false) => return none(),
-            (true, false) => "before us",
-            (false, true) => "before the peer",
-            (true, true) => "before both",
+            (Inside::No, false) => return none(),
+            (Inside::AsIf, false) => "none, as if before us",
+            (Inside::Yes, false) => "before us",
+            (Inside::No | Inside::AsIf, true) => "before the peer",
+            (Inside::Yes, true) => "before both",
         };
         at.to_owned()
     }),
