@@ -163,6 +163,7 @@ impl Worker {
         endpoint.share_openings(Arc::clone(&common.openings));
         endpoint.share_presence(Arc::clone(&common.presence));
         endpoint.divert(common.redirect.to.clone());
+        endpoint.set_rules(Arc::clone(&common.rules));
         let inlets = Inlets::new(start.sockets)?;
         let dispatch = Dispatch {
             worker: number,

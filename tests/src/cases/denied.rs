@@ -29,6 +29,11 @@ pub const ALLOWED: Case = Case {
     name: "nobody_in_a_network_that_an_operator_has_allowed_is_asked_for_a_cookie",
     run: allowed,
 };
+/// Where there is no gate, the daemon's own cookies.
+pub const ALLOWED_BY_THE_ENGINE: Case = Case {
+    name: "without_a_gate_nobody_in_an_allowed_network_is_asked_for_a_cookie_either",
+    run: allowed_by_the_engine,
+};
 /// Off and on again.
 pub const DETACHED: Case = Case {
     name: "a_gate_taken_off_leaves_the_daemon_serving_and_comes_back",
@@ -188,6 +193,39 @@ fn allowed(lab: &mut Lab) -> Result<()> {
     unheard(&client, &gateway, "native")?;
     gateway.ikectl(&format!("gate undeny {AROUND}"))?;
     logins(&gateway, ["cookie_sa_init", "cookie_resume"])
+}
+
+fn allowed_by_the_engine(lab: &mut Lab) -> Result<()> {
+    let (client_ns, gateway_ns) = two_sites()?;
+    let setting = |node| Setting {
+        gate: "off",
+        dataplane: "none",
+        node,
+    };
+    let attack = format!("[flood]\nmode = \"attack\"\n{}", gateway_connection());
+    let mut gateway = Site::prepare(lab, &gateway_ns, setting(1), &attack)?;
+    let mut client = Site::prepare(lab, &client_ns, setting(2), &client_connection())?;
+    gateway.start(lab)?;
+    client.start(lab)?;
+    let asked = |gateway: &Site<'_>| -> Result<u64> {
+        let flood = gateway.ikectl("flood")?;
+        let before = flood["cookies_sent"].as_u64().context("a count")?;
+        client.ikectl("up home")?;
+        client.ikectl("down home")?;
+        let after = gateway.ikectl("flood")?["cookies_sent"].as_u64();
+        Ok(after.context("a count")? - before)
+    };
+    ensure!(asked(&gateway)? > 0, "it does not ask");
+    gateway.ikectl(&format!("flood allow {NETWORK}"))?;
+    ensure!(asked(&gateway)? == 0, "it asks");
+    let before = gateway.kill_engine()?;
+    until("another engine", ENGINE_BACK, || {
+        Ok(gateway.engine()? != before && gateway.ikectl("status").is_ok())
+    })?;
+    ensure!(asked(&gateway)? == 0, "the next engine asks");
+    gateway.ikectl(&format!("flood unallow {NETWORK}"))?;
+    ensure!(asked(&gateway)? > 0, "it asks no more");
+    Ok(())
 }
 
 /// The client calls, is not answered, and leaves nothing with the gateway.

@@ -23,6 +23,7 @@ pub const CASES: &[Case] = &[
     denied::BY_THE_GATE,
     denied::BY_THE_ENGINE,
     denied::ALLOWED,
+    denied::ALLOWED_BY_THE_ENGINE,
     denied::DETACHED,
     mangled::SURVIVES,
     why::TOLD,
