@@ -12,11 +12,11 @@ use gate_abi::board;
 use gate_abi::classify::Knowledge;
 use gate_abi::cpus::{Named, STEERED_ENTRIES};
 use gate_abi::defence::{Budget, Level, Meter};
-use gate_abi::networks::{MAX_NETWORKS, Rule};
 use gate_abi::maps::{
     COOKIE_KEYS_ENTRIES, Clock, Config, KEYS_ENTRIES, KeySlot, LOCAL_ENTRIES, METERS_ENTRIES, Own,
     SPI_KEYS_ENTRIES, TicketKeySlot, TicketKeys, WALL_SOUND,
 };
+use gate_abi::networks::{MAX_NETWORKS, Rule};
 use gate_abi::sip::SipKey;
 
 #[btf_map]
