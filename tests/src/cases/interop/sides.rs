@@ -371,4 +371,4 @@ const PSK: &str = "correct horse battery";
 const PINGS: u32 = 2;
 /// ESP packets of one round of pings: there and back, from both ends.
 const PACKETS: u64 = 4 * PINGS as u64;
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
