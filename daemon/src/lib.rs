@@ -7,5 +7,6 @@ pub mod gate;
 pub mod keeper;
 pub mod kernel;
 pub mod leases;
+pub mod log;
 pub mod tickets;
 pub mod udp;

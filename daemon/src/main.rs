@@ -10,13 +10,13 @@ use std::{
 
 use anyhow::{Context, Result};
 use rekindled::{
-    config::{Config, DataplaneChoice, GateMode, LogLevel},
+    config::{Config, DataplaneChoice, GateMode},
     gate::{GateOptions, Mode},
     keeper::{self, DataplaneKind, EngineStart, KeeperOptions},
+    log::Log,
     tickets::RingOptions,
     udp::{Listen, Service},
 };
-use tracing_subscriber::EnvFilter;
 
 /// A login makes and frees some sixty small buffers and a few of one or two KiB, for which this
 /// allocator takes a third of the time that the C library's takes (decision 0003).
@@ -75,7 +75,7 @@ fn check(file: &Path) -> Result<()> {
 
 fn keeper(file: &Path) -> Result<()> {
     let config = Config::load(file)?;
-    log_from(config.log.level)?;
+    Log::start(config.log)?;
     let program = env::current_exe().context("the path of this program")?;
     let engine = vec![
         program.into(),
@@ -88,22 +88,10 @@ fn keeper(file: &Path) -> Result<()> {
 
 fn engine(file: &Path) -> Result<()> {
     let config = Config::load(file)?;
-    log_from(config.log.level)?;
-    Ok(rekindled::engine::run(
-        EngineStart::from_keeper()?,
-        config,
-        file,
-    )?)
-}
-
-fn log_from(level: LogLevel) -> Result<()> {
-    let filter =
-        EnvFilter::try_from_env("REKINDLE_LOG").unwrap_or_else(|_| EnvFilter::new(level.word()));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .try_init()
-        .map_err(|error| anyhow::anyhow!("{error}"))
+    let log = Log::start(config.log)?;
+    let folders = [&*config.daemon.state_dir, &*config.daemon.run_dir];
+    let start = EngineStart::from_keeper(&folders)?;
+    Ok(rekindled::engine::run(start, config, file, log)?)
 }
 
 fn options(config: &Config, engine: Vec<OsString>) -> KeeperOptions {

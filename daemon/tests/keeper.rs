@@ -17,8 +17,14 @@ use ike::{
     kernel::{KernelOp, OpId, Owner},
 };
 use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+    errno::Errno,
+    sched::{CloneFlags, unshare},
+    sys::{
+        ptrace,
+        signal::{Signal, kill},
+        socket::{AddressFamily, SockFlag, SockType, socket},
+    },
+    unistd::{Pid, getppid},
 };
 use rekindled::{
     gate::FloodMode,
@@ -81,6 +87,30 @@ fn an_engine_gets_sockets_and_no_privileges() {
     assert_eq!(house.all("effective"), ["0000000000000000"]);
     assert_eq!(house.all("permitted"), ["0000000000000000"]);
     assert_eq!(house.all("new_privileges_barred"), ["1"]);
+    for done in ["write_at_home", "read_elsewhere", "udp_socket", "thread"] {
+        assert_eq!(house.all(done), ["done"], "{done}");
+    }
+    if house.all("calls") == ["true"] {
+        assert_eq!(house.all("filters"), ["1"]);
+        let barred = [
+            "program",
+            "namespace",
+            "packet_socket",
+            "vsock_socket",
+            "another_process",
+        ];
+        for barred in barred {
+            let said = Errno::ENOSYS.to_string();
+            assert_eq!(house.all(barred), [said], "{barred}");
+        }
+    } else {
+        println!("not checked: this kernel filters no system calls");
+    }
+    if house.all("files") == ["none"] {
+        println!("not checked: this kernel bounds no files (no Landlock)");
+    } else {
+        assert_eq!(house.all("write_elsewhere"), [Errno::EACCES.to_string()]);
+    }
     let each = "5 Ok(())";
     assert_eq!(house.all("kernel"), [each; 2], "each its own");
     assert_eq!(house.all("first_use"), ["true"]);
@@ -206,7 +236,9 @@ impl Drop for Running {
 
 impl House {
     fn new() -> Self {
-        Self(tempfile::tempdir().expect("folder"))
+        let house = tempfile::tempdir().expect("folder");
+        fs::create_dir(house.path().join("said")).expect("folder");
+        Self(house)
     }
 
     fn path(&self) -> &Path {
@@ -224,7 +256,7 @@ impl House {
     }
 
     fn said(&self) -> String {
-        fs::read_to_string(self.path().join("said")).unwrap_or_default()
+        fs::read_to_string(self.path().join("said/diary")).unwrap_or_default()
     }
 
     /// Everything said under one word, in order.
@@ -289,7 +321,8 @@ fn keeper_role(folder: &Path) {
 }
 
 fn engine_role(folder: &Path) {
-    let start = EngineStart::from_keeper().expect("a keeper");
+    let (state, said) = (folder.join("state"), folder.join("said"));
+    let start = EngineStart::from_keeper(&[&state, &said]).expect("a keeper");
     let listener = start.listener;
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -297,7 +330,7 @@ fn engine_role(folder: &Path) {
             .build();
         runtime.expect("a runtime").block_on(listener.run());
     });
-    let diary = Diary(folder.join("said"));
+    let diary = Diary(said.join("diary"));
     diary.say("pid", std::process::id());
     diary.say("workers", start.workers.len());
     diary.say("node", start.node);
@@ -316,6 +349,7 @@ fn engine_role(folder: &Path) {
         ("CapEff:", "effective"),
         ("CapPrm:", "permitted"),
         ("NoNewPrivs:", "new_privileges_barred"),
+        ("Seccomp_filters:", "filters"),
     ] {
         let value = status
             .lines()
@@ -348,7 +382,10 @@ fn engine_role(folder: &Path) {
             }
         }
     }
-    let lives = fs::read_to_string(folder.join("said")).expect("diary");
+    diary.say("files", start.sandbox.files);
+    diary.say("calls", start.sandbox.calls);
+    try_what_is_barred(folder, &diary);
+    let lives = fs::read_to_string(&diary.0).expect("diary");
     diary.say(
         "ready",
         lives
@@ -375,6 +412,40 @@ fn engine_role(folder: &Path) {
             _ => sleep(Duration::from_millis(10)),
         }
     }
+}
+
+/// What somebody who has taken an engine over would do next.
+fn try_what_is_barred(folder: &Path, diary: &Diary) {
+    let word =
+        |errno: Option<i32>| errno.map_or("done".into(), |no| Errno::from_raw(no).to_string());
+    let tried = |what: &str, outcome: Result<(), Errno>| {
+        diary.say(what, word(outcome.err().map(|errno| errno as i32)));
+    };
+    let of_file = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
+    tried(
+        "write_elsewhere",
+        fs::write(folder.join("elsewhere"), "").map_err(of_file),
+    );
+    tried(
+        "write_at_home",
+        fs::write(folder.join("state/here"), "").map_err(of_file),
+    );
+    tried(
+        "read_elsewhere",
+        fs::read("/etc/passwd").map(drop).map_err(of_file),
+    );
+    tried(
+        "program",
+        Command::new("/bin/true").spawn().map(drop).map_err(of_file),
+    );
+    tried("namespace", unshare(CloneFlags::CLONE_NEWUSER));
+    let socket_of = |family| socket(family, SockType::Datagram, SockFlag::empty(), None).map(drop);
+    tried("udp_socket", socket_of(AddressFamily::Inet));
+    tried("packet_socket", socket_of(AddressFamily::Packet));
+    tried("vsock_socket", socket_of(AddressFamily::Vsock));
+    tried("another_process", ptrace::attach(getppid()));
+    let joined = std::thread::spawn(|| 7).join();
+    tried("thread", joined.map(drop).map_err(|_| Errno::ECHILD));
 }
 
 /// What the engine has to say, for the test to read.

@@ -99,6 +99,18 @@ pub(crate) enum Command {
         /// Its address, its identity, or the name of a connection; all peers if left out
         peer: Option<String>,
     },
+    /// How much the daemon logs, and whose messages; change that while it runs
+    Log {
+        /// error, warn, info, debug or trace; configured ends what was chosen before. With --peer: debug
+        /// or configured
+        level: Option<String>,
+        /// The messages of this one: an address, an identity, or the name of a connection
+        #[arg(long, requires = "level")]
+        peer: Option<String>,
+        /// How long, such as 90s, 10m or 2h; 10m with --peer, else until the daemon ends
+        #[arg(long = "for", value_name = "TIME", value_parser = span, requires = "level")]
+        lasting: Option<u64>,
+    },
     /// Configured connections, up or not: where each stands, when it is tried next, why it waits
     #[command(visible_alias = "connections")]
     Conn,

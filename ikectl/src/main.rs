@@ -154,6 +154,11 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
         },
         Some(Command::Why { peer }) => Request::Why { peer: peer.clone() },
         Some(Command::Conn) => Request::ConnectionList,
+        Some(Command::Log {
+            level,
+            peer,
+            lasting,
+        }) => log(level.as_deref(), peer.clone(), *lasting),
         Some(Command::Flood { command }) => match command {
             None | Some(FloodCommand::Show) => Request::Flood,
             Some(FloodCommand::Level { level, lasting }) => Request::FloodLevel {
@@ -185,6 +190,22 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
         Some(Command::Shutdown { delete }) => Request::Shutdown { delete: *delete },
     };
     (request, Duration::from_secs(seconds) + ROUND_TRIP)
+}
+
+/// Of a peer there are all messages or none.
+fn log(level: Option<&str>, peer: Option<String>, for_seconds: Option<u64>) -> Request {
+    match (level, peer) {
+        (None, _) => Request::Log,
+        (Some("debug" | "trace"), Some(peer)) => Request::LogWatch { peer, for_seconds },
+        (Some("configured" | "info" | "warn" | "error"), Some(peer)) => {
+            Request::LogUnwatch { peer }
+        }
+        // A level that there is not, if there is a peer: the daemon says so.
+        (Some(level), _) => Request::LogLevel {
+            level: level.to_owned(),
+            for_seconds,
+        },
+    }
 }
 
 /// `NAME` or `NAME/CHILD`; no name has a slash in it.

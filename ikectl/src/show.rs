@@ -3,6 +3,7 @@
 mod check;
 mod connection;
 mod flood;
+mod log;
 pub(crate) mod metrics;
 mod pool;
 mod ticket;
@@ -44,6 +45,7 @@ pub(crate) fn text(reply: &Reply, one_sa: bool) -> String {
         Outcome::Connections(all) => connection::screen(all),
         Outcome::Flood(flood) => flood::screen(flood),
         Outcome::PeerFailures(failures) => why::screen(failures),
+        Outcome::Log(log) => log::screen(log),
         Outcome::Done(done) => done_line(done),
         Outcome::Error(failure) => printable(&failure.message) + "\n",
     }

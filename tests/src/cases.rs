@@ -16,6 +16,7 @@ pub mod interop;
 pub mod lanes;
 pub mod leases;
 pub mod lifetime;
+pub mod log;
 pub mod machine;
 pub mod mangled;
 pub mod mappings;

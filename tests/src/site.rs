@@ -29,6 +29,7 @@ pub struct Site<'a> {
     /// Stands in for `/etc/hosts`.
     hosts: Option<PathBuf>,
     daemon: Option<Daemon>,
+    log: PathBuf,
 }
 
 /// What the configuration of a site says besides its connections.
@@ -82,6 +83,7 @@ impl<'a> Site<'a> {
             log_level: None,
             hosts: None,
             daemon: None,
+            log: lab.work().join(format!("{}.log", process_name(namespace))),
         })
     }
 
@@ -94,6 +96,19 @@ impl<'a> Site<'a> {
     /// Logs less than the configuration says, from the next start on.
     pub fn log_at(&mut self, level: &'static str) {
         self.log_level = Some(level);
+    }
+
+    /// Logs objects, from the next start on.
+    pub fn log_as_json(&self) -> Result<()> {
+        let file = self.folder.join("rekindle.toml");
+        let text = fs::read_to_string(&file)?;
+        let text = text.replacen("[log]\n", "[log]\nformat = \"json\"\n", 1);
+        Ok(fs::write(&file, text)?)
+    }
+
+    /// All that it has logged since it was first started.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
     }
 
     /// Gives it a file of hosts of its own, from the next start on; what is written later it sees at once.
@@ -135,7 +150,7 @@ impl<'a> Site<'a> {
 
     /// Starts keeper and engine, and waits until they answer.
     pub fn start(&mut self, lab: &Lab) -> Result<()> {
-        let name = format!("rekindled-{}", self.namespace.name());
+        let name = process_name(self.namespace);
         let mut command = match &self.hosts {
             None => self.namespace.command(&self.program),
             // Each of these replaces itself by the next.
@@ -268,6 +283,10 @@ impl<'a> Site<'a> {
     fn socket(&self) -> PathBuf {
         self.folder.join("run/control.sock")
     }
+}
+
+fn process_name(namespace: &Namespace) -> String {
+    format!("rekindled-{}", namespace.name())
 }
 
 /// The keeper's engine, once it has one.

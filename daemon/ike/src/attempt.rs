@@ -380,6 +380,7 @@ impl Endpoint {
             _ => live.delete_next.unwrap_or(reason),
         };
         let client = live.client;
+        let session = (reason != Closed::Rekeyed).then(|| Box::new(live.session(cx.now)));
         let Live {
             connection,
             children,
@@ -439,6 +440,7 @@ impl Endpoint {
             sa: id,
             connection: Arc::clone(&connection.name),
             reason,
+            session,
         });
     }
 

@@ -39,6 +39,7 @@ use crate::{
     },
     ticket::{Keyring, SessionRecord},
     view::{Closed, SaView},
+    watch::Watched,
     wire::{
         WireError, encrypted,
         header::{Exchange, Header},
@@ -103,6 +104,10 @@ pub struct Endpoint {
     pub(crate) openings: Arc<Openings>,
     /// What is told of failures.
     pub(crate) telling: Telling,
+    /// Whose messages are told.
+    pub(crate) watched: Vec<Watched>,
+    /// Whether the first of the outputs has been told already.
+    is_told: bool,
     pub(crate) diversion: Diversion,
     spi_order: SipKey,
     spi_count: u32,
@@ -149,6 +154,8 @@ impl Endpoint {
             blind_refusals: allowance(BLIND_REFUSALS_PER_SECOND),
             openings: Arc::new(Openings::new(sip_key(env))),
             telling: Telling::new(workers),
+            watched: Vec::new(),
+            is_told: false,
             diversion: Diversion::new(workers),
             spi_order: sip_key(env),
             spi_count: 0,
@@ -160,7 +167,10 @@ impl Endpoint {
     /// Takes one input in. Everything it leads to is in [`Self::poll_output`] afterwards.
     pub fn handle(&mut self, input: Input<'_>, cx: &mut Context<'_>) {
         match input {
-            Input::Datagram { path, message } => self.datagram(path, message, cx),
+            Input::Datagram { path, message } if self.watched.is_empty() => {
+                self.take(path, message, cx);
+            }
+            Input::Datagram { path, message } => self.overhear(path, message, cx),
             Input::Deadline => self.deadlines(cx),
             Input::Kernel { op, result } => self.kernel_answered(op, result, cx),
             Input::Expired { owner, spi, hard } => self.expired(&owner, spi, hard, cx),
@@ -206,6 +216,13 @@ impl Endpoint {
 
     /// The next thing the caller has to do.
     pub fn poll_output(&mut self) -> Option<Output> {
+        if !self.watched.is_empty() && !std::mem::take(&mut self.is_told) {
+            let leaving = self.about_to_leave(self.outputs.front());
+            self.is_told = leaving.is_some();
+            if let Some(told) = leaving {
+                return Some(Output::Event(told));
+            }
+        }
         self.outputs.pop_front()
     }
 
@@ -303,7 +320,7 @@ impl Endpoint {
         live.chain(asleep).collect()
     }
 
-    fn datagram(&mut self, path: Path, message: &[u8], cx: &mut Context<'_>) {
+    pub(crate) fn take(&mut self, path: Path, message: &[u8], cx: &mut Context<'_>) {
         let Ok((header, payloads)) = Header::parse(message) else {
             return self.counters.add(Counter::BadHeader);
         };
@@ -505,6 +522,16 @@ impl Endpoint {
 
     pub(crate) fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
+    }
+
+    /// How many outputs wait.
+    pub(crate) fn queued(&self) -> usize {
+        self.outputs.len()
+    }
+
+    /// Tells of something before the outputs from this one on.
+    pub(crate) fn tell_at(&mut self, at: usize, event: Event) {
+        self.outputs.insert(at, Output::Event(event));
     }
 
     /// Asks the kernel for something nobody waits for.

@@ -16,6 +16,7 @@ use crate::{
     look_up::Way,
     ticket::{Kept, Reference, Refused},
     view::Closed,
+    watch::Overheard,
     wire::{header::Spi, id::Identity, redirect::GatewayId},
 };
 
@@ -235,6 +236,21 @@ pub enum Output {
     Event(Event),
 }
 
+/// A session that is over: from a login or a resumption, over any number of new keys, to its end.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Session {
+    /// The authenticated peer.
+    pub peer: Identity,
+    /// How long it was.
+    pub lasted: Duration,
+    /// Resumptions since the last full authentication, this one's included.
+    pub resumptions: u32,
+    /// How long that authentication was ago.
+    pub since_login: Duration,
+    /// Whose states have carried its traffic.
+    pub owners: Vec<Owner>,
+}
+
 /// What happened.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Event {
@@ -261,6 +277,8 @@ pub enum Event {
         connection: Arc<str>,
         /// Why.
         reason: Closed,
+        /// What it was; nothing if its session goes on with other keys.
+        session: Option<Box<Session>>,
     },
     /// An IKE SA has new keys and a new number.
     Rekeyed {
@@ -363,6 +381,8 @@ pub enum Event {
         /// Why.
         why: Refused,
     },
+    /// A message of somebody who is watched.
+    Overheard(Box<Overheard>),
     /// An operation on the kernel failed; the SA it was for has been taken back.
     KernelFailed {
         /// The connection's name.

@@ -27,6 +27,7 @@ mod session;
 pub mod ticket;
 pub mod trust;
 pub mod view;
+pub mod watch;
 pub mod wire;
 
 pub use endpoint::{CommandRefused, Context, Endpoint, MAX_WORKERS, NodeKeys, Settings};

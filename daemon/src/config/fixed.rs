@@ -54,7 +54,7 @@ impl Fixed {
             ("[gate]", self.gate != other.gate),
             ("[flood]", self.flood != other.flood),
             ("[redirect]", self.redirect != other.redirect),
-            ("[log]", self.log != other.log),
+            ("log.format", self.log.format != other.log.format),
             ("[pools]", self.pools != other.pools),
             // One that nobody names any more does no harm.
             (

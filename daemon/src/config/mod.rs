@@ -44,7 +44,7 @@ pub use self::{
     revocation::{ListFiles, Reread},
     settings::{
         DEFAULT_TICKET_LIFETIME, DaemonConfig, DataplaneChoice, FloodConfig, GateConfig, GateMode,
-        LogConfig, LogLevel, MAX_LISTED, ResumeConfig, TICKET_LIFETIME_BOUNDS,
+        LogConfig, LogFormat, LogLevel, MAX_LISTED, ResumeConfig, TICKET_LIFETIME_BOUNDS,
     },
 };
 use self::{

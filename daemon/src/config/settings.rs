@@ -117,6 +117,29 @@ pub struct FloodConfig {
 pub struct LogConfig {
     /// What is written.
     pub level: LogLevel,
+    /// How.
+    pub format: LogFormat,
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// An object for programs, which has everything that the text says as fields of their own, too.
+    Json,
+}
+
+impl LogFormat {
+    /// As the configuration writes it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// How much is logged.
@@ -136,6 +159,15 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
+    /// From the fewest lines to the most.
+    pub const ALL: [Self; 5] = [
+        Self::Error,
+        Self::Warn,
+        Self::Info,
+        Self::Debug,
+        Self::Trace,
+    ];
+
     /// As the configuration and a log filter write it.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -337,12 +369,14 @@ impl FloodConfig {
 }
 
 impl LogConfig {
-    pub(super) const KEYS: &[&str] = &["level"];
+    pub(super) const KEYS: &[&str] = &["format", "level"];
 
     pub(super) fn take(&mut self, section: &Section<'_>) {
         set(&mut self.level, section, "level", |entry| {
-            use LogLevel::{Debug, Error, Info, Trace, Warn};
-            entry.choice(&[Error, Warn, Info, Debug, Trace].map(|level| (level.word(), level)))
+            entry.choice(&LogLevel::ALL.map(|level| (level.word(), level)))
+        });
+        set(&mut self.format, section, "format", |entry| {
+            entry.choice(&[LogFormat::Text, LogFormat::Json].map(|format| (format.word(), format)))
         });
     }
 }

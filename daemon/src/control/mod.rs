@@ -12,8 +12,8 @@ pub use self::{
     request::{
         ChildCommand, CommandError, ConnectionReport, ConnectionStart, ConnectionState,
         ControlRequest, EpochReport, FailureReport, FloodReport, GateReport, GateVerdict,
-        RekeyDone, RevocationReport, RevokeDone, SaReport, StatusReport, TicketReport, Traffic,
-        UpDone,
+        LogCommand, LogReport, RekeyDone, RevocationReport, RevokeDone, SaReport, StatusReport,
+        TicketReport, Traffic, UpDone,
     },
     server::{Bound, ControlError, MAX_CLIENTS, QUEUE, RESULT_SLACK, bind, serve},
 };

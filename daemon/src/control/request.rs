@@ -12,11 +12,13 @@ use ike::{
 use tokio::sync::oneshot;
 
 use crate::{
+    config::LogLevel,
     engine::ReloadDone,
     keeper::{
         FloodStatus, GateAttachment, GateCommand, GateDrop, GateFill, GateRefused, LaneCount,
         ListedNetwork,
     },
+    log::LogState,
 };
 
 /// One question to the engine. A `reply` whose receiver is gone belongs to a client that no longer
@@ -95,6 +97,13 @@ pub enum ControlRequest {
     Tickets {
         /// Answer at once.
         reply: oneshot::Sender<TicketReport>,
+    },
+    /// How much is logged.
+    Log {
+        /// What of it.
+        command: LogCommand,
+        /// Answer when it counts; an error is for people.
+        reply: oneshot::Sender<Result<LogReport, String>>,
     },
     /// The configuration, from its files.
     Reload {
@@ -202,6 +211,43 @@ pub struct UpDone {
     pub resumed: bool,
     /// How long it took; `None` if it was up already.
     pub took: Option<Duration>,
+}
+
+/// What an operator wants of the log.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum LogCommand {
+    /// To know how it is.
+    Show,
+    /// Another level.
+    Level {
+        /// Which.
+        level: LogLevel,
+        /// How long; until the engine ends if that is not said.
+        lasting: Option<Duration>,
+    },
+    /// The configured level again.
+    Configured,
+    /// The messages of one peer.
+    Watch {
+        /// Its address, its identity, or the name of a connection.
+        peer: String,
+        /// How long.
+        lasting: Duration,
+    },
+    /// No longer.
+    Unwatch {
+        /// As it was given.
+        peer: String,
+    },
+}
+
+/// How much is logged.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LogReport {
+    /// The level.
+    pub state: LogState,
+    /// Whose messages are, and for how much longer.
+    pub watched: Vec<(String, Duration)>,
 }
 
 /// A rekey that succeeded.

@@ -70,13 +70,23 @@ impl Failures {
         } else {
             &mut self.peers
         };
-        let Some(line) = shelf.keep(failure, now) else {
+        let Some(line) = shelf.keep(failure.clone(), now) else {
             return;
         };
+        let Failure {
+            from,
+            peer,
+            connection,
+            cause,
+            ..
+        } = &failure;
+        let (event, connection) = ("failed", connection.as_deref());
+        let peer = peer.as_ref().map(ToString::to_string);
+        let (exchange, reason) = (failure.exchange_name(), cause.word());
         if stranger {
-            info!("{line}");
+            info!(event, connection, peer, %from, exchange, reason, "{line}");
         } else {
-            warn!("{line}");
+            warn!(event, connection, peer, %from, exchange, reason, "{line}");
         }
     }
 

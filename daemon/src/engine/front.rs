@@ -1,7 +1,7 @@
 //! Between operators and workers: a question goes to the worker that can answer it, or to all of them, and
 //! what they say becomes one answer.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use ike::{Reloaded, Settings, Told};
 use tokio::sync::{mpsc, oneshot};
@@ -11,10 +11,12 @@ use super::{
     dispatch::home_of,
     operator::Question,
     reload::{self, Desk},
+    watching::{self, Watching},
+    worker::now,
 };
 use crate::control::{
-    ChildCommand, CommandError, ControlRequest, FailureReport, FloodReport, RevokeDone, SaReport,
-    StatusReport, TicketReport, UpDone,
+    ChildCommand, CommandError, ControlRequest, FailureReport, FloodReport, LogReport, RevokeDone,
+    SaReport, StatusReport, TicketReport, UpDone,
 };
 
 /// Failures in one answer.
@@ -25,18 +27,25 @@ const FAILURES_TOLD: usize = 64;
 pub(super) struct Front {
     workers: Arc<[mpsc::Sender<Question>]>,
     desk: Arc<Desk>,
+    watching: Watching,
 }
 
 impl Front {
-    pub(super) fn new(workers: Vec<mpsc::Sender<Question>>, desk: Desk) -> Self {
+    pub(super) fn new(
+        workers: Vec<mpsc::Sender<Question>>,
+        desk: Desk,
+        watching: Watching,
+    ) -> Self {
         Self {
             workers: workers.into(),
             desk: Arc::new(desk),
+            watching,
         }
     }
 
     /// Answers as many at a time as the control socket has clients.
     pub(super) async fn serve(self, mut requests: mpsc::Receiver<ControlRequest>) {
+        self.look_on().await;
         while let Some(request) = requests.recv().await {
             let front = self.clone();
             tokio::spawn(async move { front.answer(request).await });
@@ -148,10 +157,22 @@ impl Front {
                     let front = &front;
                     let is_elsewhere =
                         |name: Arc<str>| async move { front.who_is_up(&name).await.is_some() };
-                    let tell = |settings| front.have_reloaded(settings);
-                    front.desk.reload(is_elsewhere, tell).await
+                    let tell = |settings: Arc<reload::Settings>| {
+                        front.watching.configure(settings.log_level);
+                        front.have_reloaded(settings)
+                    };
+                    let done = front.desk.reload(is_elsewhere, tell).await;
+                    front.look_on().await;
+                    done
                 });
                 deliver(reply, async { done.await.ok() }).await;
+            }
+            ControlRequest::Log { command, reply } => {
+                let done = match self.watching.command(command, now().boot) {
+                    Ok(()) => Ok(self.look_on().await),
+                    Err(why) => Err(why),
+                };
+                let _gone = reply.send(done);
             }
             ControlRequest::NewEpoch { alone, reply } => {
                 if alone {
@@ -271,6 +292,28 @@ impl Front {
             first.get_or_insert(done);
         }
         first
+    }
+
+    /// Has the workers tell of whoever is watched now, and looks again when that changes by itself.
+    async fn look_on(&self) -> LogReport {
+        let report = self.watching.report(now().boot);
+        for worker in &*self.workers {
+            let whose = watching::whose(&report);
+            let _gone = worker.send(Question::Watch { whose }).await;
+        }
+        if let Some(left) = watching::next_end(&report) {
+            let front = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(left).await;
+                front.look_on_again().await;
+            });
+        }
+        report
+    }
+
+    /// A future of its own kind, for one cannot hold itself.
+    fn look_on_again(&self) -> Pin<Box<dyn Future<Output = LogReport> + Send + '_>> {
+        Box::pin(self.look_on())
     }
 
     /// No worker honours a ticket when this returns.
@@ -395,12 +438,12 @@ fn add(all: &mut Vec<(&'static str, u64)>, part: Vec<(&'static str, u64)>) {
 mod tests {
     use std::{path::Path, time::Duration};
 
-    use ike::view::Closed;
+    use ike::{view::Closed, watch::Watched};
 
     use super::*;
     use crate::{
-        config::{Config, Fixed},
-        control::RekeyDone,
+        config::{Config, Fixed, LogConfig},
+        control::{LogCommand, RekeyDone},
     };
 
     /// A front, and what each of its workers is asked.
@@ -408,7 +451,8 @@ mod tests {
         let (ask, questions) = (0..workers).map(|_| mpsc::channel(8)).unzip();
         let fixed = Fixed::of(&Config::default());
         let desk = Desk::new(Path::new(""), fixed, Vec::new(), Arc::default());
-        (Front::new(ask, desk), questions)
+        let watching = Watching::new(crate::log::of_nobody(LogConfig::default()));
+        (Front::new(ask, desk, watching), questions)
     }
 
     fn asked(questions: &mut mpsc::Receiver<Question>) -> ControlRequest {
@@ -446,6 +490,37 @@ mod tests {
             settle().await;
         }
         assert_eq!(done.try_recv(), Ok(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn every_worker_is_told_whom_to_watch_and_when_that_is_over() {
+        let (front, mut workers) = front(2);
+        let mut told = || -> Vec<_> {
+            let told = workers.iter_mut().map(|worker| worker.try_recv().ok());
+            told.collect()
+        };
+        let (reply, done) = oneshot::channel();
+        let command = LogCommand::Watch {
+            peer: "192.0.2.1".to_owned(),
+            lasting: Duration::from_millis(300),
+        };
+        front.answer(ControlRequest::Log { command, reply }).await;
+        let report = done.await.expect("an answer").expect("room");
+        assert_eq!(report.watched[0].0, "192.0.2.1");
+        let at = Watched::from_text("192.0.2.1");
+        for told in told() {
+            let Some(Question::Watch { whose }) = told else {
+                panic!("{told:?}");
+            };
+            assert_eq!(whose, std::slice::from_ref(&at));
+        }
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        for told in told() {
+            let Some(Question::Watch { whose }) = told else {
+                panic!("{told:?}");
+            };
+            assert_eq!(whose, []);
+        }
     }
 
     #[tokio::test]

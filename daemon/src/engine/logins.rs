@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ike::io::Event;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Totals since the engine's start.
 #[derive(Clone, Debug, Default)]
@@ -61,11 +61,13 @@ impl Logins {
             | Event::Moved { .. }
             | Event::Redirected { .. }
             | Event::TicketReceived { .. }
-            | Event::KernelFailed { .. } => {}
+            | Event::KernelFailed { .. }
+            | Event::Overheard(_) => {}
         }
     }
 }
 
+/// The line of an outcome, with a field for each thing that it says: `event` is its name for programs.
 pub(super) fn log(event: &Event) {
     match event {
         Event::Established {
@@ -73,71 +75,146 @@ pub(super) fn log(event: &Event) {
             connection,
             peer,
             resumed,
+            initiator,
             took,
-            ..
         } => {
             let how = if *resumed { "resumed" } else { "full" };
+            let milliseconds = took.as_millis() as u64;
             info!(
-                "{connection}[{sa}] {peer}: established ({how}, {} ms)",
-                took.as_millis()
+                event = "established",
+                connection = &**connection,
+                sa,
+                %peer,
+                resumed,
+                initiator,
+                milliseconds,
+                "{connection}[{sa}] {peer}: established ({how}, {milliseconds} ms)"
             );
         }
         Event::Closed {
             sa,
             connection,
             reason,
-        } => info!("{connection}[{sa}]: closed ({reason})"),
-        Event::ChildRekeyed { connection, child } => {
-            info!("{connection}/{child}: new keys for ESP");
-        }
-        Event::ChildUp { connection, child } => info!("{connection}/{child}: up"),
+            ..
+        } => info!(
+            event = "closed",
+            connection = &**connection,
+            sa,
+            %reason,
+            "{connection}[{sa}]: closed ({reason})"
+        ),
+        Event::ChildRekeyed { connection, child } => info!(
+            event = "child_rekeyed",
+            connection = &**connection,
+            child = &**child,
+            "{connection}/{child}: new keys for ESP"
+        ),
+        Event::ChildUp { connection, child } => info!(
+            event = "child_up",
+            connection = &**connection,
+            child = &**child,
+            "{connection}/{child}: up"
+        ),
         Event::ChildClosed {
             connection,
             child,
             reason,
-        } => info!("{connection}/{child}: closed ({reason})"),
+        } => info!(
+            event = "child_closed",
+            connection = &**connection,
+            child = &**child,
+            %reason,
+            "{connection}/{child}: closed ({reason})"
+        ),
         Event::ChildFailed {
             connection,
             child,
             reason,
-        } => warn!("{connection}/{child}: not up ({reason})"),
+        } => warn!(
+            event = "child_failed",
+            connection = &**connection,
+            child = &**child,
+            %reason,
+            "{connection}/{child}: not up ({reason})"
+        ),
         Event::Rekeyed {
             old,
             sa,
             connection,
-        } => info!("{connection}[{old}]: new keys, now [{sa}]"),
-        Event::Moved { connection, path } => {
-            info!("{connection}: now from {} to {}", path.local, path.remote);
-        }
+        } => info!(
+            event = "rekeyed",
+            connection = &**connection,
+            old_sa = old,
+            sa,
+            "{connection}[{old}]: new keys, now [{sa}]"
+        ),
+        Event::Moved { connection, path } => info!(
+            event = "moved",
+            connection = &**connection,
+            from = %path.remote,
+            "{connection}: now from {} to {}",
+            path.local,
+            path.remote
+        ),
         Event::Redirected {
             connection,
             gateway,
             by,
-        } => info!("{connection}: {by} sends us to {gateway}"),
-        Event::Suspended { connection } => info!("{connection}: suspended"),
-        Event::SessionEnded { connection } => {
-            info!("{connection}: its suspended session has expired");
-        }
-        Event::UpFailed { connection, reason } => warn!("{connection}: not up ({reason})"),
-        // Of these a few have lines of their own, see `failures`.
-        Event::Failed(_) => {}
+        } => info!(
+            event = "redirected",
+            connection = &**connection,
+            %gateway,
+            from = %by,
+            "{connection}: {by} sends us to {gateway}"
+        ),
+        Event::Suspended { connection } => info!(
+            event = "suspended",
+            connection = &**connection,
+            "{connection}: suspended"
+        ),
+        Event::SessionEnded { connection } => info!(
+            event = "session_expired",
+            connection = &**connection,
+            "{connection}: its suspended session has expired"
+        ),
+        Event::UpFailed { connection, reason } => warn!(
+            event = "up_failed",
+            connection = &**connection,
+            %reason,
+            "{connection}: not up ({reason})"
+        ),
         Event::TicketReceived {
             connection,
             octets,
             lifetime,
         } => {
+            let seconds = lifetime.as_secs();
             info!(
-                "{connection}: ticket of {octets} octets, good for {} s",
-                lifetime.as_secs()
+                event = "ticket_received",
+                connection = &**connection,
+                seconds,
+                "{connection}: ticket of {octets} octets, good for {seconds} s"
             );
         }
-        Event::TicketIssued { connection, octets } => {
-            tracing::debug!("{connection}: issued a ticket of {octets} octets");
-        }
+        Event::TicketIssued { connection, octets } => debug!(
+            event = "ticket_issued",
+            connection = &**connection,
+            "{connection}: issued a ticket of {octets} octets"
+        ),
         // Anybody can cause these, as often as he likes: counted, and seen at debug only.
-        Event::TicketRefused { from, why } => {
-            tracing::debug!("{from}: ticket refused ({})", why.word());
-        }
-        Event::KernelFailed { connection, text } => warn!("{connection}: kernel: {text}"),
+        Event::TicketRefused { from, why } => debug!(
+            event = "ticket_refused",
+            %from,
+            reason = why.word(),
+            "{from}: ticket refused ({})",
+            why.word()
+        ),
+        Event::KernelFailed { connection, text } => warn!(
+            event = "kernel_failed",
+            connection = &**connection,
+            "{connection}: kernel: {text}"
+        ),
+        // These have lines of their own, see `failures` and `watching`.
+        Event::Failed(_) | Event::Overheard(_) => {}
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! The first worker's thread is the front's as well.
 
+mod accounts;
 mod connections;
 mod dispatch;
 mod environment;
@@ -19,6 +20,7 @@ mod reload;
 mod starts;
 mod stores;
 mod waiting;
+mod watching;
 mod ways;
 mod worker;
 
@@ -39,14 +41,16 @@ use self::{
     posted::Notices,
     reload::Desk,
     stores::SessionDesk,
+    watching::Watching,
     worker::{Common, Part, Worker, now},
 };
 use crate::{
     config::{Config, Fixed},
     control::{self, ControlError, QUEUE},
     gate::FloodMode,
-    keeper::{EngineStart, Listener},
+    keeper::{EngineStart, Files, Listener},
     leases::Leases,
+    log::Log,
     tickets::ReferenceQueue,
 };
 
@@ -68,13 +72,13 @@ pub enum EngineError {
 }
 
 /// Runs until the keeper says otherwise.
-pub fn run(start: EngineStart, config: Config, file: &Path) -> Result<(), EngineError> {
+pub fn run(start: EngineStart, config: Config, file: &Path, log: Log) -> Result<(), EngineError> {
     let control = config.daemon.run_dir.join("control.sock");
     let Crew {
         front,
         listener,
         workers,
-    } = assemble(start, config, file)?;
+    } = assemble(start, config, file, Watching::new(log))?;
     let mut workers = workers.into_iter();
     let Some((runtime, first)) = workers.next() else {
         return Err(EngineError::WorkerLost);
@@ -135,7 +139,12 @@ struct Crew {
     workers: Vec<(Runtime, Worker)>,
 }
 
-fn assemble(start: EngineStart, config: Config, file: &Path) -> Result<Crew, EngineError> {
+fn assemble(
+    start: EngineStart,
+    config: Config,
+    file: &Path,
+    watching: Watching,
+) -> Result<Crew, EngineError> {
     let EngineStart {
         workers: starts,
         listener,
@@ -146,6 +155,7 @@ fn assemble(start: EngineStart, config: Config, file: &Path) -> Result<Crew, Eng
         boot,
         board,
         rules,
+        sandbox,
     } = start;
     let workers = starts.len() as u8;
     let (tell, stored): (Vec<_>, Vec<_>) = starts.iter().map(|_| mpsc::unbounded_channel()).unzip();
@@ -203,6 +213,13 @@ fn assemble(start: EngineStart, config: Config, file: &Path) -> Result<Crew, Eng
         engines_before = boot.engines_before,
         "engine started"
     );
+    if sandbox.files != Files::All || !sandbox.calls {
+        warn!(
+            files = %sandbox.files,
+            calls = sandbox.calls,
+            "this kernel bounds the engine less than others would (Landlock for files, seccomp for calls)"
+        );
+    }
     let (mut asks, mut workers) = (Vec::new(), Vec::new());
     let queues = dispatch::between(usize::from(common.workers));
     for (((number, mut start), stored), (hands_on, handed_on)) in
@@ -232,7 +249,11 @@ fn assemble(start: EngineStart, config: Config, file: &Path) -> Result<Crew, Eng
         workers.push((runtime, worker));
     }
     Ok(Crew {
-        front: Front::new(asks, Desk::new(file, fixed, common.connections, list_files)),
+        front: Front::new(
+            asks,
+            Desk::new(file, fixed, common.connections, list_files),
+            watching,
+        ),
         listener,
         workers,
     })

@@ -12,6 +12,7 @@ use ike::{
     counters::Counter,
     io::Command,
     view::{Closed, SaState},
+    watch::Watched,
     wire::{id::Identity, redirect::GatewayId},
 };
 use nix::{
@@ -51,6 +52,8 @@ pub(super) enum Question {
         settings: Arc<reload::Settings>,
         done: oneshot::Sender<Reloaded>,
     },
+    /// To tell of the messages of these.
+    Watch { whose: Vec<Watched> },
     /// To honour no ticket until the keeper has said what is new.
     Forget { done: oneshot::Sender<()> },
 }
@@ -67,6 +70,7 @@ impl Worker {
             Question::Reload { settings, done } => {
                 let _gone = done.send(self.reload(&settings));
             }
+            Question::Watch { whose } => self.endpoint.watch(whose),
             Question::Forget { done } => {
                 self.forget_epochs();
                 let _gone = done.send(());
@@ -125,7 +129,7 @@ impl Worker {
                 let _gone = reply.send(self.tickets());
             }
             // Answered in front of the workers.
-            ControlRequest::Reload { .. } => {}
+            ControlRequest::Reload { .. } | ControlRequest::Log { .. } => {}
             ControlRequest::NewEpoch { alone, reply } => self.new_epoch(alone, reply),
             ControlRequest::Revoke { peer, reply } => {
                 let _gone = reply.send(self.revoke(&peer));

@@ -16,7 +16,7 @@ use super::{
     ways::Ways,
     worker::{Worker, now},
 };
-use crate::config::{Config, Fixed, ListFiles, PrivateKey, Reread};
+use crate::config::{Config, Fixed, ListFiles, LogLevel, PrivateKey, Reread};
 
 /// Where the configuration is, and what of it stands.
 #[derive(Debug)]
@@ -41,6 +41,7 @@ pub(super) struct Settings {
     private_keys: Arc<BTreeMap<Arc<str>, PrivateKey>>,
     start_up: Vec<Arc<str>>,
     start_trap: Vec<Arc<str>>,
+    pub(super) log_level: LogLevel,
     /// Connections of ours whose peer has called another worker than the one that would call the peer.
     occupied: BTreeSet<Arc<str>>,
 }
@@ -109,6 +110,7 @@ impl Desk {
             private_keys: Arc::new(config.private_keys),
             start_up: config.start_up,
             start_trap: config.start_trap,
+            log_level: config.log.level,
             occupied,
         };
         let done = tell(Arc::new(settings)).await;

@@ -128,6 +128,7 @@ impl Waiting {
                 self.first_child(connection, Some(*reason));
             }
             Event::Closed { .. }
+            | Event::Overheard(_)
             | Event::Suspended { .. }
             | Event::Moved { .. }
             | Event::SessionEnded { .. }
@@ -229,6 +230,7 @@ mod tests {
             sa: 1,
             connection: "rw".into(),
             reason,
+            session: None,
         }
     }
 

@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     EngineError,
+    accounts::{Accounts, Ended},
     dispatch::{Dispatch, HandedOn, HandsOn, home_of},
     environment::Environment,
     failures::Failures,
@@ -37,6 +38,7 @@ use super::{
     starts::Starts,
     stores::SessionDesk,
     waiting::Waiting,
+    watching::Lines,
     ways::Ways,
 };
 use crate::{
@@ -112,6 +114,8 @@ pub(super) struct Worker {
     pub(super) waiting: Waiting,
     pub(super) logins: Logins,
     pub(super) failures: Failures,
+    lines: Lines,
+    accounts: Accounts,
     posted: Posted,
     rules: Arc<Rules>,
     pub(super) starts: Starts,
@@ -195,6 +199,8 @@ impl Worker {
             waiting: Waiting::default(),
             logins: Logins::new(connections.len()),
             failures: Failures::new(),
+            lines: Lines::new(),
+            accounts: Accounts::new(),
             posted: Posted::new(common.notices.clone()),
             rules: Arc::clone(&common.rules),
             starts: Starts::new(of_home(&common.start_up).into_iter(), now.boot),
@@ -254,6 +260,7 @@ impl Worker {
                 Some(Found { connection, elsewhere, ways: found }) = self.look_ups.done() => {
                     self.feed(Input::LookedUp { connection, elsewhere, found });
                 }
+                Some(counted) = self.accounts.counted() => self.accounts.write(counted),
                 () = self.ways.changed() => self.ways.note(now().boot),
                 () = tokio::time::sleep(wake) => self.deadlines(),
                 Some(handed_on) = self.handed_on.recv() => {
@@ -279,6 +286,7 @@ impl Worker {
             .into_iter()
             .chain(self.starts.next())
             .chain(self.ways.look_at())
+            .chain(self.accounts.next())
             .chain(self.stop_at);
         // Once a second at the latest, so that a clock that jumps costs no more than that.
         let longest = Duration::from_secs(1);
@@ -436,8 +444,9 @@ impl Worker {
     }
 
     fn may_leave(&self) -> bool {
-        self.stop_at
-            .is_some_and(|at| at <= now().boot || self.endpoint.is_idle())
+        self.stop_at.is_some_and(|at| {
+            at <= now().boot || self.endpoint.is_idle() && self.accounts.is_empty()
+        })
     }
 
     fn feed(&mut self, input: Input<'_>) {
@@ -526,6 +535,7 @@ impl Worker {
             // The listener meets the same end, and says so.
             debug!("{error}");
         }
+        self.accounts.ask(&self.client, now().boot);
         self.sessions.turn_over();
     }
 
@@ -537,6 +547,9 @@ impl Worker {
     }
 
     fn happened(&mut self, event: Event) {
+        if let Event::Overheard(overheard) = &event {
+            return self.lines.say(overheard, now().boot);
+        }
         self.logins.count(&event);
         logins::log(&event);
         match &event {
@@ -545,6 +558,20 @@ impl Worker {
                 self.starts.failed(connection, now().boot, env);
             }
             Event::Established { connection, .. } => self.starts.succeeded(connection),
+            Event::Closed {
+                sa,
+                connection,
+                reason,
+                session: Some(session),
+            } => {
+                let ended = Ended {
+                    sa: *sa,
+                    connection: Arc::clone(connection),
+                    reason: *reason,
+                    session: session.clone(),
+                };
+                self.accounts.add(ended, now().boot);
+            }
             _ => {}
         }
         if let Event::Established {

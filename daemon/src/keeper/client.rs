@@ -188,6 +188,15 @@ impl Client {
         }
     }
 
+    /// What sessions of these owners have carried that are over; with that an account is given.
+    pub async fn account(&self, owners: Vec<String>) -> Result<Vec<Usage>, ClientError> {
+        let asked = owners.len();
+        match self.request(Request::Account { owners }).await? {
+            Answer::Account(used) if used.len() == asked => Ok(used),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
     /// What earlier engines left in the kernel: inner addresses in there are still in use.
     pub async fn orphans(&self) -> Result<Vec<Orphan>, ClientError> {
         let mut orphans = Vec::new();

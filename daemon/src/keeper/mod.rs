@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-use ike::defence::cookie::CookieSecrets;
+use ike::{defence::cookie::CookieSecrets, kernel::Owner};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -46,9 +46,11 @@ pub use self::{
     },
     options::{DataplaneKind, KeeperError, KeeperOptions},
     protocol::{
-        BootInfo, BudgetStatus, FloodStatus, GateAttachment, GateCommand, GateCount, GateDrop,
-        GateFill, GateRefused, GateStatus, LaneCount, ListedNetwork, RefusedNetwork, SpiKeys,
+        ACCOUNT_OCTETS, BootInfo, BudgetStatus, FloodStatus, GateAttachment, GateCommand,
+        GateCount, GateDrop, GateFill, GateRefused, GateStatus, LaneCount, ListedNetwork,
+        RefusedNetwork, SpiKeys,
     },
+    sandbox::{Files, Sandbox},
 };
 use self::{
     engine::{BackOff, Engine},
@@ -255,7 +257,7 @@ impl Keeper {
     /// Tells the engine what the kernel has done by itself.
     fn pass_on(&mut self) {
         for happened in self.dataplane.happened(boot_clock()) {
-            let text = |owner: ike::kernel::Owner| (*owner.0).to_owned();
+            let text = |owner: Owner| (*owner.0).to_owned();
             let answer = match happened {
                 Happened::Wanted { owner } => Answer::Wanted { owner: text(owner) },
                 Happened::Expired { owner, spi, hard } => Answer::Expired {
@@ -381,8 +383,11 @@ impl Keeper {
                 let ended = operations.into_iter().map(|one| self.apply(&one));
                 Answer::Done(ended.collect())
             }
-            Request::Usage { owner } => {
-                Answer::Usage(self.dataplane.usage(&ike::kernel::Owner(owner.into())))
+            Request::Usage { owner } => Answer::Usage(self.dataplane.usage(&Owner(owner.into()))),
+            Request::Account { owners } => {
+                let owners = owners.into_iter().map(|owner| Owner(owner.into()));
+                let used = owners.map(|owner| self.dataplane.account(&owner));
+                Answer::Account(used.collect())
             }
             Request::NewEpoch { alone } => Answer::NewEpoch(self.new_epoch(alone)),
             Request::ReserveIndexes => Answer::Indexes(self.grant()),

@@ -5,7 +5,7 @@
 //! |----------------------------|-----------------------------------------------------------------|
 //! | `Hello`                    | `Sockets`, with them as descriptors, as often as it takes; then `Hello`, with bitmaps and the board |
 //! | `Kernel`                   | `Done` with the same operation numbers                          |
-//! | `Usage`, `Orphans`         | the same word; orphans come in pages                            |
+//! | `Usage`, `Account`, `Orphans` | the same word; orphans come in pages                         |
 //! | `ReserveIndexes`           | `Indexes`; after the two below, if the epoch changed on the way |
 //! | `NewEpoch`                 | `Indexes`; `Epochs`, with all bitmaps beside it; then `NewEpoch` |
 //! | `GateStatus`               | `Gate`                                                          |
@@ -65,6 +65,9 @@ pub struct FromKeeper {
     pub answer: Answer,
 }
 
+/// Octets of owners' names in one [`Request::Account`], well within what a message holds.
+pub const ACCOUNT_OCTETS: usize = 16 << 10;
+
 /// What an engine can ask for.
 #[derive(Debug, Deserialize, Serialize)]
 pub enum Request {
@@ -76,6 +79,11 @@ pub enum Request {
     Usage {
         /// Whose.
         owner: String,
+    },
+    /// What sessions have carried that are over, by owner; with that an account is given.
+    Account {
+        /// Owners, of at most [`ACCOUNT_OCTETS`] in all.
+        owners: Vec<String>,
     },
     /// Start a new ticket epoch now.
     NewEpoch {
@@ -198,6 +206,8 @@ pub enum Answer {
     Done(Vec<Ended>),
     /// To [`Request::Usage`].
     Usage(Option<Usage>),
+    /// To [`Request::Account`], in the same order.
+    Account(Vec<Usage>),
     /// The SPI keys have been rotated.
     SpiKeys(SpiKeys),
     /// All live epochs, oldest first; their bitmaps come beside it in the same order.

@@ -106,9 +106,19 @@ impl Xfrm {
     pub(super) fn heard(&mut self, heard: Heard, now: Duration) -> Vec<Happened> {
         match heard {
             Heard::Wanted { reqid } => self.wanted(reqid, now).into_iter().collect(),
-            Heard::Expired { reqid, id, hard } => {
+            Heard::Expired {
+                reqid,
+                id,
+                hard,
+                carried,
+            } => {
                 let expired = self.expired(reqid, id, hard);
                 if expired.is_some() && hard {
+                    let held = self.held.get(&reqid);
+                    let mut states = held.iter().flat_map(|held| &held.states);
+                    if let Some(state) = states.find(|state| state.id == id) {
+                        self.carried.add(reqid, state.inbound, carried);
+                    }
                     self.gone(reqid, &[id]);
                 }
                 expired.into_iter().collect()

@@ -4,12 +4,19 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{tunnel::HeldState, wire::Request};
+use super::tunnel::HeldState;
 
 /// Long enough for our answer to reach the peer, and for what it has sent meanwhile to reach us.
 const DRAIN: Duration = Duration::from_secs(1);
 /// States that wait; of more than that the oldest go early.
 const MAX_DRAINING: usize = 16_384;
+
+/// A state that is to be deleted now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Going {
+    pub(super) reqid: u32,
+    pub(super) state: HeldState,
+}
 
 /// All that wait, oldest first.
 #[derive(Debug, Default)]
@@ -24,8 +31,8 @@ struct Waiting {
 }
 
 impl Draining {
-    /// Takes the states that an owner had before. Returns what deletes those that need not wait.
-    pub(super) fn replaced(&mut self, reqid: u32, states: Vec<HeldState>) -> Vec<Request> {
+    /// Takes the states that an owner had before. Returns those that need not wait.
+    pub(super) fn replaced(&mut self, reqid: u32, states: Vec<HeldState>) -> Vec<Going> {
         let (inbound, outbound): (Vec<_>, Vec<_>) =
             states.into_iter().partition(|state| state.inbound);
         let waiting = inbound.into_iter().map(|state| Waiting {
@@ -35,35 +42,48 @@ impl Draining {
         });
         self.0.extend(waiting);
         let beyond = self.0.len().saturating_sub(MAX_DRAINING);
-        let early = self.0.drain(..beyond).map(|waiting| waiting.state);
-        let going = outbound.into_iter().chain(early);
-        going.map(|state| Request::delete_state(state.id)).collect()
+        let early = self.0.drain(..beyond).map(Waiting::going);
+        let going = outbound.into_iter().map(|state| Going { reqid, state });
+        going.chain(early).collect()
     }
 
-    /// What deletes those whose time is over.
-    pub(super) fn over(&mut self, now: Duration) -> Vec<Request> {
+    /// Those whose time is over.
+    pub(super) fn over(&mut self, now: Duration) -> Vec<Going> {
         for waiting in &mut self.0 {
             waiting.until.get_or_insert(now + DRAIN);
         }
         // The oldest are in front.
         let late = |waiting: &Waiting| waiting.until.is_some_and(|until| until <= now);
         let count = self.0.iter().take_while(|waiting| late(waiting)).count();
-        let going = self.0.drain(..count);
-        going
-            .map(|waiting| Request::delete_state(waiting.state.id))
-            .collect()
+        self.0.drain(..count).map(Waiting::going).collect()
     }
 
-    /// What deletes all of one owner's.
-    pub(super) fn of(&mut self, reqid: u32) -> Vec<Request> {
+    /// All of one owner's that wait.
+    pub(super) fn waiting(&self, reqid: u32) -> impl Iterator<Item = &HeldState> {
+        let own = self.0.iter().filter(move |waiting| waiting.reqid == reqid);
+        own.map(|waiting| &waiting.state)
+    }
+
+    /// Takes all of one owner's.
+    pub(super) fn of(&mut self, reqid: u32) -> Vec<Going> {
         let mut going = Vec::new();
         self.0.retain(|waiting| {
             if waiting.reqid == reqid {
-                going.push(Request::delete_state(waiting.state.id));
+                going.push(Going {
+                    reqid,
+                    state: waiting.state,
+                });
             }
             waiting.reqid != reqid
         });
         going
+    }
+}
+
+impl Waiting {
+    fn going(self) -> Going {
+        let Self { reqid, state, .. } = self;
+        Going { reqid, state }
     }
 }
 

@@ -36,7 +36,13 @@ pub(super) enum Heard {
     /// A packet waits for a state with this reqid.
     Wanted { reqid: u32 },
     /// A state has carried so much that new keys are due; or it has come to its end, and is gone.
-    Expired { reqid: u32, id: StateId, hard: bool },
+    Expired {
+        reqid: u32,
+        id: StateId,
+        hard: bool,
+        /// Octets and packets that it has carried.
+        carried: (u64, u64),
+    },
     /// An authenticated packet in UDP has come from elsewhere than its state says.
     Mapped(Mapping),
     /// Something has been lost.
@@ -102,8 +108,12 @@ fn parse(datagram: &[u8]) -> Option<Heard> {
         XFRM_MSG_ACQUIRE => parse_acquire(body).map(|reqid| Heard::Wanted { reqid }),
         XFRM_MSG_EXPIRE => {
             let (state, hard) = parse_expire(body)?;
-            let (reqid, id) = (state.reqid, state.id);
-            Some(Heard::Expired { reqid, id, hard })
+            Some(Heard::Expired {
+                reqid: state.reqid,
+                id: state.id,
+                hard,
+                carried: (state.bytes, state.packets),
+            })
         }
         XFRM_MSG_MAPPING => parse_mapping(body).map(Heard::Mapped),
         _ => None,

@@ -22,7 +22,7 @@ use super::DataplaneError;
 /// Our reqids. Daemons that count from one never get here.
 pub(super) const REQIDS: std::ops::Range<u32> = 0x5200_0000..0x5300_0000;
 /// Owners remembered at once.
-const MAX_OWNERS: usize = 65_536;
+pub(super) const MAX_OWNERS: usize = 65_536;
 /// Octets of an owner's name; distinguished names are the long ones.
 pub(super) const MAX_OWNER: usize = 1024;
 const FIRST_LINE: &str = "rekindle-reqids 1\n";

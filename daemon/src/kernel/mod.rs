@@ -6,6 +6,7 @@
 //! them in buffers that nobody wipes.
 
 mod adopt;
+mod carried;
 mod copy;
 mod draining;
 mod events;
@@ -54,8 +55,13 @@ pub trait Dataplane {
     /// Carries out one change. Either all of it holds afterwards, or none of what is new.
     fn apply(&mut self, op: &KernelOp) -> Result<(), KernelFailed>;
 
-    /// Traffic of the owner's present Child SA, from the kernel's own counters.
+    /// Traffic of the owner's Child SA since its last account, from the kernel's own counters, with that of
+    /// states which new keys have replaced; `None` if it has no states.
     fn usage(&mut self, owner: &Owner) -> Option<Usage>;
+
+    /// Of a session of the owner's that is over, and with that an account is given: the same without the states
+    /// that the owner has now, which are another session's.
+    fn account(&mut self, owner: &Owner) -> Usage;
 
     /// From now on nobody answers for what is there: it goes at `deadline` (time since boot) unless
     /// its owner installs anew.
@@ -223,6 +229,10 @@ impl Dataplane for NoOp {
 
     fn usage(&mut self, owner: &Owner) -> Option<Usage> {
         self.owners.contains(owner).then(Usage::default)
+    }
+
+    fn account(&mut self, _owner: &Owner) -> Usage {
+        Usage::default()
     }
 
     fn orphan_all(&mut self, _deadline: Duration) {

@@ -78,9 +78,18 @@ impl Netlink {
         &mut self,
         requests: &mut [Request],
     ) -> io::Result<Vec<Result<(), Refusal>>> {
+        self.transact_reading(requests, |_, _| {})
+    }
+
+    /// The same; of requests that are questions, `read` gets the answers, with the place of the question.
+    pub(super) fn transact_reading(
+        &mut self,
+        requests: &mut [Request],
+        mut read: impl FnMut(usize, &[u8]),
+    ) -> io::Result<Vec<Result<(), Refusal>>> {
         let mut results = Vec::with_capacity(requests.len());
         for batch in requests.chunks_mut(MAX_BATCH) {
-            self.batch(batch, &mut results)?;
+            self.batch(batch, &mut results, &mut read)?;
         }
         Ok(results)
     }
@@ -96,6 +105,7 @@ impl Netlink {
         &mut self,
         batch: &mut [Request],
         results: &mut Vec<Result<(), Refusal>>,
+        read: &mut impl FnMut(usize, &[u8]),
     ) -> io::Result<()> {
         let first = self.reserve(batch.len());
         let last = first.wrapping_add(batch.len() as u32 - 1);
@@ -123,6 +133,8 @@ impl Netlink {
                 if kind == NLMSG_ERROR {
                     results[start + place] = outcome(batch[place].what, body);
                     finished |= sequence == last;
+                } else {
+                    read(start + place, body);
                 }
             })?;
             if finished {

@@ -9,6 +9,7 @@ use ike::{
 };
 
 use super::{
+    draining::Going,
     failed,
     inner::Flow,
     policy::{Content, Direction, Policy, PolicyKey, slots},
@@ -187,13 +188,12 @@ impl Xfrm {
     }
 
     /// Takes everything of one owner away, but no block that another owner wants too.
-    pub(super) fn release(&mut self, reqid: u32) -> Vec<Request> {
+    pub(super) fn release(&mut self, reqid: u32) {
         self.inner.release(reqid);
         self.sources.release(reqid);
-        let mut requests = self.draining.of(reqid);
-        let Some(held) = self.held.remove(&reqid) else {
-            return requests;
-        };
+        let mut going = self.draining.of(reqid);
+        let held = self.held.remove(&reqid).unwrap_or_default();
+        let mut requests = Vec::new();
         for key in held.keys {
             let Some(slot) = self.slots.get_mut(&key) else {
                 continue;
@@ -216,12 +216,9 @@ impl Xfrm {
                 Some(_) => {}
             }
         }
-        requests.extend(
-            held.states
-                .iter()
-                .map(|state| Request::delete_state(state.id)),
-        );
         requests.extend(self.forget_neighbours());
-        requests
+        let states = held.states.into_iter();
+        going.extend(states.map(|state| Going { reqid, state }));
+        self.retire(requests, &going);
     }
 }

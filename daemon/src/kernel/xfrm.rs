@@ -22,11 +22,12 @@ use tracing::{info, warn};
 
 use super::{
     Dataplane, DataplaneError, Happened, Orphan, Usage,
-    draining::Draining,
+    carried::Carried,
+    draining::{Draining, Going},
     events::Events,
     failed,
     inner::{Flow, Inner},
-    journal::{Journal, MAX_OWNER},
+    journal::{Journal, MAX_OWNER, MAX_OWNERS},
     link::XfrmInterface,
     neighbours::Neighbours,
     netlink::{Netlink, Refusal},
@@ -49,6 +50,7 @@ pub struct Xfrm {
     /// Policies of our reqid range whose owner the journal does not name any more.
     abandoned: HashSet<PolicyKey>,
     pub(super) draining: Draining,
+    pub(super) carried: Carried,
     pub(super) neighbours: Neighbours,
     events: Events,
     outage: Outage,
@@ -99,6 +101,7 @@ impl Xfrm {
             slots: HashMap::new(),
             abandoned: HashSet::new(),
             draining: Draining::default(),
+            carried: Carried::default(),
             neighbours: Neighbours::default(),
             events: Events::open()?,
             outage: Outage::open()?,
@@ -139,10 +142,22 @@ impl Xfrm {
                 "the owner's name is empty, too long or not printable",
             ));
         }
+        let known = self.journal.reqid(owner);
+        if let Some(reqid) = known {
+            return Ok(reqid);
+        }
         let held = &self.held;
-        self.journal
+        let reqid = self
+            .journal
             .assign(owner, |reqid| held.contains_key(&reqid))
-            .map_err(|error| failed(&error.to_string()))
+            .map_err(|error| failed(&error.to_string()))?;
+        // The number may have been another owner's, long ago, whose account nobody has asked for.
+        self.carried.forget(reqid);
+        if self.carried.len() > MAX_OWNERS {
+            let journal = &self.journal;
+            self.carried.retain(|reqid| journal.owner(reqid).is_some());
+        }
+        Ok(reqid)
     }
 
     fn install(&mut self, child: &ChildInstall) -> Result<(), KernelFailed> {
@@ -170,9 +185,9 @@ impl Xfrm {
         let held = self.held.entry(reqid).or_default();
         let old = std::mem::replace(&mut held.states, states.into());
         // From here on the new Child SA stands, whatever becomes of the old one's remains.
-        let mut requests = self.lead_now(reqid, policies);
-        requests.extend(self.draining.replaced(reqid, old));
-        self.clean_up(requests);
+        let requests = self.lead_now(reqid, policies);
+        let going = self.draining.replaced(reqid, old);
+        self.retire(requests, &going);
         let peer = child.addresses().1;
         self.sources
             .lead(reqid, &Flow::waiting(carriage, peer, local_ts, remote_ts));
@@ -280,12 +295,31 @@ impl Xfrm {
 
     /// Requests whose failure changes nothing for the caller. What is gone already was meant to go:
     /// the kernel drops states by itself when their lifetime ends.
-    pub(super) fn clean_up(&mut self, mut requests: Vec<Request>) {
+    pub(super) fn clean_up(&mut self, requests: Vec<Request>) {
+        self.retire(requests, &[]);
+    }
+
+    /// The same, and behind them the end of states, whose counts are read in the same breath.
+    pub(super) fn retire(&mut self, mut requests: Vec<Request>, going: &[Going]) {
+        let before = requests.len();
+        for Going { state, .. } in going {
+            requests.push(Request::query_state(state.id));
+            requests.push(Request::delete_state(state.id));
+        }
         if requests.is_empty() {
             return;
         }
+        let carried = &mut self.carried;
+        let read = |at: usize, body: &[u8]| {
+            let place = at.checked_sub(before).map(|place| place / 2);
+            let of = place.and_then(|place| going.get(place));
+            if let (Some(of), Some(record)) = (of, parse_state(body)) {
+                let counts = (record.bytes, record.packets);
+                carried.add(of.reqid, of.state.inbound, counts);
+            }
+        };
         let gone = |refusal: &Refusal| matches!(refusal.errno, Errno::ESRCH | Errno::ENOENT);
-        match self.netlink.transact(&mut requests) {
+        match self.netlink.transact_reading(&mut requests, read) {
             Ok(results) => {
                 for refusal in results.iter().filter_map(|result| result.as_ref().err()) {
                     if !gone(refusal) {
@@ -311,16 +345,32 @@ impl Xfrm {
         held.states = staying;
         let going: Vec<HeldState> = going;
         // An old SA's removal may come after its successor's install: then the policies stay.
-        let requests = if held.states.is_empty() {
-            let mut requests = self.block_slots(reqid, |_| true);
-            requests.extend(going.iter().map(|state| Request::delete_state(state.id)));
-            requests
+        if held.states.is_empty() {
+            let requests = self.block_slots(reqid, |_| true);
+            self.retire(requests, &all(reqid, going));
         } else {
             // The peer's DELETE may overtake the last packets that it has sent by the old one, for IKE
             // leaves its daemon while the kernel still follows.
-            self.draining.replaced(reqid, going)
-        };
-        self.clean_up(requests);
+            let going = self.draining.replaced(reqid, going);
+            self.retire(Vec::new(), &going);
+        }
+    }
+
+    /// What states have carried so far.
+    fn counts_of(&mut self, states: &[HeldState]) -> Usage {
+        let mut usage = Usage::default();
+        for state in states {
+            let asked = Request::query_state(state.id);
+            // One that the kernel has ended by itself is about to be heard of.
+            if let Some(record) = self.netlink.query(asked, parse_state).ok().flatten() {
+                usage.add(state.inbound, (record.bytes, record.packets));
+            }
+        }
+        usage
+    }
+
+    fn drained_of(&self, reqid: u32) -> Vec<HeldState> {
+        self.draining.waiting(reqid).copied().collect()
     }
 }
 
@@ -366,8 +416,7 @@ impl Dataplane for Xfrm {
             } => self.trap(owner, carriage, *ends, (local_ts, remote_ts)),
             KernelOp::Release { owner } => {
                 if let Some(reqid) = self.journal.reqid(owner) {
-                    let requests = self.release(reqid);
-                    self.clean_up(requests);
+                    self.release(reqid);
                 }
                 Ok(())
             }
@@ -375,22 +424,26 @@ impl Dataplane for Xfrm {
     }
 
     fn usage(&mut self, owner: &Owner) -> Option<Usage> {
-        let held = self.held.get(&self.journal.reqid(owner)?)?;
-        let mut usage = Usage::default();
-        for state in &held.states {
-            let record = self
-                .netlink
-                .query(Request::query_state(state.id), parse_state)
-                .ok()??;
-            let (bytes, packets) = if state.inbound {
-                (&mut usage.in_bytes, &mut usage.in_packets)
-            } else {
-                (&mut usage.out_bytes, &mut usage.out_packets)
-            };
-            *bytes += record.bytes;
-            *packets += record.packets;
+        let reqid = self.journal.reqid(owner)?;
+        let held = self.held.get(&reqid)?;
+        let mut states = held.states.clone();
+        if states.is_empty() {
+            return None;
         }
-        (!held.states.is_empty()).then_some(usage)
+        states.extend(self.drained_of(reqid));
+        let present = self.counts_of(&states);
+        Some(self.carried.since_account(reqid, present))
+    }
+
+    fn account(&mut self, owner: &Owner) -> Usage {
+        let Some(reqid) = self.journal.reqid(owner) else {
+            return Usage::default();
+        };
+        let drained = self.drained_of(reqid);
+        let present = self.counts_of(&drained);
+        let held = self.held.get(&reqid);
+        let goes_on = !drained.is_empty() || held.is_some_and(|held| !held.states.is_empty());
+        self.carried.account(reqid, present, goes_on)
     }
 
     fn orphan_all(&mut self, deadline: Duration) {
@@ -435,17 +488,15 @@ impl Dataplane for Xfrm {
             .map(|(reqid, _)| *reqid)
             .collect();
         for reqid in &late {
-            let requests = match self.held.get_mut(reqid) {
+            match self.held.get_mut(reqid) {
                 Some(held) if held.blocks_wanted => {
                     held.orphaned_until = None;
                     let states = std::mem::take(&mut held.states);
-                    let mut requests = self.block_slots(*reqid, |_| true);
-                    requests.extend(states.iter().map(|state| Request::delete_state(state.id)));
-                    requests
+                    let requests = self.block_slots(*reqid, |_| true);
+                    self.retire(requests, &all(*reqid, states));
                 }
                 _ => self.release(*reqid),
-            };
-            self.clean_up(requests);
+            }
         }
         late.len()
     }
@@ -463,8 +514,8 @@ impl Dataplane for Xfrm {
     }
 
     fn drain(&mut self, now: Duration) {
-        let requests = self.draining.over(now);
-        self.clean_up(requests);
+        let going = self.draining.over(now);
+        self.retire(Vec::new(), &going);
     }
 
     fn mend(&mut self, now: Duration) {
@@ -476,8 +527,7 @@ impl Dataplane for Xfrm {
 
     fn clear(&mut self) {
         for reqid in self.held.keys().copied().collect::<Vec<_>>() {
-            let requests = self.release(reqid);
-            self.clean_up(requests);
+            self.release(reqid);
         }
         // An earlier run may have left it.
         let requests = self.forget_neighbours();
@@ -485,4 +535,9 @@ impl Dataplane for Xfrm {
         self.inner.clear();
         self.sources.clear();
     }
+}
+
+fn all(reqid: u32, states: Vec<HeldState>) -> Vec<Going> {
+    let states = states.into_iter();
+    states.map(|state| Going { reqid, state }).collect()
 }

@@ -3,6 +3,7 @@
 
 mod connection;
 mod gate;
+mod log;
 mod pool;
 mod reply;
 mod request;
@@ -15,6 +16,7 @@ pub use gate::{
     AllowedNetwork, Flood, FloodLevel, Gate, GateAttachment, GateCounter, GateDenied, GateDrop,
     GateFill, GateLane, HalfOpenNetwork, RefusedNetwork, ReplyBudget,
 };
+pub use log::{Log, WatchedPeer};
 pub use pool::{Lease, Pool};
 pub use reply::{Attention, Done, ErrorCode, Failure, Outcome, Reply, Stamp, Status};
 pub use request::Request;
@@ -40,6 +42,10 @@ pub const MAX_UP_SECONDS: u64 = 3600;
 pub const DENY_SECONDS: u64 = 600;
 /// The longest that a request may deny one: 30 days. For good, there is the configuration.
 pub const MAX_DENY_SECONDS: u64 = 30 * 86_400;
+/// How long a peer is watched when the request does not say.
+pub const WATCH_SECONDS: u64 = 600;
+/// The longest that a request may have one watched, or another level of the log: a day.
+pub const MAX_WATCH_SECONDS: u64 = 86_400;
 /// Where the socket is unless somebody says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/rekindle/control.sock";
 

@@ -139,6 +139,29 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peer: Option<String>,
     },
+    /// How much is logged, and whose messages.
+    Log,
+    /// Log more or less.
+    LogLevel {
+        /// `error`, `warn`, `info`, `debug` or `trace`; `configured` ends what was chosen before.
+        level: String,
+        /// How long; until the engine ends if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_seconds: Option<u64>,
+    },
+    /// Log the messages of one peer for a while.
+    LogWatch {
+        /// Its address, its identity, or the name of a connection.
+        peer: String,
+        /// How long; [`crate::WATCH_SECONDS`] if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_seconds: Option<u64>,
+    },
+    /// Log them no longer.
+    LogUnwatch {
+        /// As it was given.
+        peer: String,
+    },
     /// End the daemon.
     Shutdown {
         /// Delete all SAs with the peers' knowledge first; else they outlive the daemon.

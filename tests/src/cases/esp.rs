@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{
-    asleep, carriage, dataplane, demand, deploy, leases, lifetime, mappings, neighbours, outage,
-    reload, roaming, sniffed, sources, suspend, tunnel, underway, volume, workers,
+    asleep, carriage, dataplane, demand, deploy, leases, lifetime, log, mappings, neighbours,
+    outage, reload, roaming, sniffed, sources, suspend, tunnel, underway, volume, workers,
 };
 use crate::capture::{Capture, Tally};
 use crate::netns::{Namespace, connect};
@@ -43,6 +43,7 @@ pub const CASES: &[Case] = &[
     sources::NAMED,
     outage::OUTAGE,
     reload::RELOAD,
+    log::LOGGED,
     carriage::SHOWN,
     demand::WAKES,
     demand::OVERRUN,

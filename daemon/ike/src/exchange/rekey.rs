@@ -391,6 +391,7 @@ impl Endpoint {
             issued.revoke(cx.ledger);
         }
         let mut live = Live::new(proven, cx.now);
+        live.session_since = old.session_since;
         live.origin.fresh_keys = true;
         live.pace = old.pace;
         // What the peer allows this authentication, a rekey does not extend (RFC 4478, 3).

@@ -76,7 +76,7 @@ impl Failure {
             Cause::Unresolved { hosts, why } => {
                 format!("no way to {hosts} is known: {}", why.escape_debug())
             }
-            Cause::NoAnswer => format!("no answer to our {}", exchange(self.exchange)),
+            Cause::NoAnswer => format!("no answer to our {}", self.exchange.name()),
             Cause::NotContinued { corrupt: false } => {
                 "the peer has called, was answered, and has not gone on".to_owned()
             }
@@ -96,7 +96,7 @@ impl Failure {
                 };
                 format!(
                     "our {} was refused in clear with {kind} and then answered: one of the two is forged",
-                    exchange(self.exchange)
+                    self.exchange.name()
                 )
             }
             Cause::Malformed if self.ours => "the peer's answer makes no sense".to_owned(),
@@ -215,7 +215,7 @@ impl Failure {
     /// The exchange by its name in the RFCs.
     #[must_use]
     pub const fn exchange_name(&self) -> &'static str {
-        exchange(self.exchange)
+        self.exchange.name()
     }
 
     /// The peer's identity, escaped and cut.
@@ -408,23 +408,10 @@ const fn ticket(why: Refused) -> (&'static str, &'static str) {
     }
 }
 
-const fn exchange(exchange: Exchange) -> &'static str {
-    match exchange {
-        Exchange::IkeSaInit => "IKE_SA_INIT",
-        Exchange::IkeAuth => "IKE_AUTH",
-        Exchange::CreateChildSa => "CREATE_CHILD_SA",
-        Exchange::Informational => "INFORMATIONAL",
-        Exchange::IkeSessionResume => "IKE_SESSION_RESUME",
-    }
-}
-
 /// A notification by its name in the RFCs, if it has one that we know.
 fn name(kind: NotifyKind) -> String {
-    let known = NotifyKind::KNOWN.iter().find(|(known, _)| *known == kind);
-    known.map_or_else(
-        || format!("notify {}", kind.0),
-        |(_, name)| (*name).to_owned(),
-    )
+    kind.name()
+        .map_or_else(|| format!("notify {}", kind.0), str::to_owned)
 }
 
 /// An identity, which escapes itself, but not its length.

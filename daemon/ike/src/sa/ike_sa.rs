@@ -16,8 +16,8 @@ use super::{
 use crate::{
     crypto::{Group, KeyShare, Secret, keymat::KeyMaterial},
     defence::pace::Paces,
-    exchange::{Ends, Heir, Storing, TicketAnswer, bare},
-    io::{Path, Stamp, TicketLedger},
+    exchange::{Ends, Heir, Storing, TicketAnswer, bare, owner},
+    io::{Path, Session, Stamp, TicketLedger},
     kernel::Owner,
     lease::Leased,
     peer::{Child, Connection, Unique},
@@ -221,6 +221,8 @@ pub(crate) struct Live {
     /// The peer's token, by which it can prove that it has lost this SA (RFC 6290).
     pub token: Vec<u8>,
     pub established: Duration,
+    /// When its session began, which new keys do not end.
+    pub session_since: Duration,
     /// When the peer must have authenticated again.
     pub end: Duration,
     /// Until when the last full authentication counts, by our settings or the gateway's AUTH_LIFETIME.
@@ -343,6 +345,7 @@ impl Live {
             redirect_next: None,
             token: Vec::new(),
             established: now.boot,
+            session_since: now.boot,
             pace: Paces::new(),
             heard: now.boot,
             last_keepalive: now.boot,
@@ -358,6 +361,27 @@ impl Live {
 }
 
 impl Live {
+    /// Its session, as an account of it begins.
+    pub(crate) fn session(&self, now: Stamp) -> Session {
+        // Also of those that have come and gone.
+        let children = self.connection.children.iter();
+        let inside = &self.leased.addresses;
+        let owner = |child: &Child| owner(&self.connection, &child.name, &self.peer, inside);
+        let mut owners: Vec<_> = children.map(owner).collect();
+        for child in &self.children {
+            if !owners.contains(&child.owner) {
+                owners.push(child.owner.clone());
+            }
+        }
+        Session {
+            peer: self.peer.clone(),
+            lasted: now.boot.saturating_sub(self.session_since),
+            resumptions: u32::from(self.origin.resume_count),
+            since_login: self.origin.full_auth.age(now),
+            owners,
+        }
+    }
+
     /// Groups that a Child SA may have a key exchange of its own in, if its proposals name none.
     pub(crate) fn groups(&self) -> Vec<Group> {
         let suites = self.connection.ike_suites.iter();

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     crypto::{cipher::Cipher, keymat::KeyMaterial},
     wire::{
-        encrypted::{self, OpenError},
+        encrypted::{self, OpenError, Plain},
         fragment::{self, Fragment},
         header::Header,
         payload::{ChainWriter, PayloadKind},
@@ -116,6 +116,16 @@ impl Protection {
         let plain = encrypted::open(header, message, &self.opening)?;
         let known_by = Cow::Borrowed(message);
         Ok(Some(Received { plain, known_by }))
+    }
+
+    /// What a message in one piece holds, of either side, for somebody who looks on.
+    pub(crate) fn read(&self, header: &Header, message: &[u8], inbound: bool) -> Option<Plain> {
+        let cipher = if inbound {
+            &self.opening
+        } else {
+            &self.sealing
+        };
+        encrypted::open(header, message, cipher).ok()
     }
 
     /// Whether a request that is answered already asks for the answer again: of fragments only the first

@@ -36,6 +36,18 @@ impl Exchange {
         }
     }
 
+    /// As the RFCs call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::IkeSaInit => "IKE_SA_INIT",
+            Self::IkeAuth => "IKE_AUTH",
+            Self::CreateChildSa => "CREATE_CHILD_SA",
+            Self::Informational => "INFORMATIONAL",
+            Self::IkeSessionResume => "IKE_SESSION_RESUME",
+        }
+    }
+
     const fn from_number(number: u8) -> Option<Self> {
         Some(match number {
             34 => Self::IkeSaInit,

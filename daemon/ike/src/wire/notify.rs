@@ -127,6 +127,13 @@ notifies! {
 }
 
 impl NotifyKind {
+    /// As the RFCs call it, if we send or understand it.
+    #[must_use]
+    pub fn name(self) -> Option<&'static str> {
+        let known = Self::KNOWN.iter().find(|(known, _)| *known == self);
+        known.map(|(_, name)| *name)
+    }
+
     /// Whether the sender says that something failed.
     #[must_use]
     pub const fn is_error(self) -> bool {

@@ -42,7 +42,11 @@ fn what_is_made_at_the_start_takes_a_restart_and_is_named() {
             "[flood]\nmode = \"attack\"\n[daemon]",
             "[flood]",
         ),
-        ("[daemon]", "[log]\nlevel = \"debug\"\n[daemon]", "[log]"),
+        (
+            "[daemon]",
+            "[log]\nformat = \"json\"\n[daemon]",
+            "log.format",
+        ),
         (
             "[daemon]",
             "[redirect]\nto = \"192.0.2.9\"\n[daemon]",

@@ -6,7 +6,7 @@ use gate_abi::networks::{Prefix, Rule};
 use ikectl_api::{DENY_SECONDS, Done, Failure, MAX_DENY_SECONDS, Outcome};
 use tokio::sync::mpsc;
 
-use super::{ask, bad_request};
+use super::{answer::ask, bad_request};
 use crate::{
     control::{convert, request::ControlRequest},
     gate::{FloodMode, network_from_text, network_to_text},

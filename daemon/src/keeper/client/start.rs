@@ -4,6 +4,7 @@
 use std::{
     io,
     os::fd::AsFd,
+    path::Path,
     sync::{Arc, Mutex, atomic::AtomicU64},
     thread,
 };
@@ -17,7 +18,7 @@ use crate::{
     keeper::{
         channel::Channel,
         protocol::{Answer, BootInfo, FromKeeper, Hello, Inlet, Request, SpiKeys, ToKeeper},
-        sandbox,
+        sandbox::{self, Sandbox},
     },
     tickets::{Epochs, IndexSource, Ledger},
     udp::{Share, UdpSocket},
@@ -44,6 +45,8 @@ pub struct EngineStart {
     pub board: Option<Arc<Board>>,
     /// Networks that are judged beforehand.
     pub rules: Arc<Rules>,
+    /// What bounds this process.
+    pub sandbox: Sandbox,
 }
 
 /// What one worker starts with.
@@ -62,13 +65,15 @@ pub struct WorkerStart {
 impl EngineStart {
     /// Gives up all privileges, then greets the keeper over the pair that is this process's standard
     /// input.
-    pub fn from_keeper() -> Result<Self, ClientError> {
+    ///
+    /// From here on the process writes beneath `folders` alone.
+    pub fn from_keeper(folders: &[&Path]) -> Result<Self, ClientError> {
         let pair = io::stdin().as_fd().try_clone_to_owned()?;
-        sandbox::enter()?;
-        Self::greet(Channel::new(pair))
+        let sandbox = sandbox::enter(folders)?;
+        Self::greet(Channel::new(pair), sandbox)
     }
 
-    fn greet(mut channel: Channel) -> Result<Self, ClientError> {
+    fn greet(mut channel: Channel, sandbox: Sandbox) -> Result<Self, ClientError> {
         let hello = ToKeeper {
             id: 0,
             request: Request::Hello,
@@ -161,6 +166,7 @@ impl EngineStart {
             boot,
             board,
             rules: Arc::new(Rules::new(networks.rules())),
+            sandbox,
         })
     }
 }
