@@ -296,6 +296,9 @@ mod tests {
         }
         assert!(parse("ikectl conn").is_ok() && parse("ikectl connections -j").is_ok());
         assert!(parse("ikectl flood").is_ok() && parse("ikectl flood level attack").is_ok());
+        assert!(parse("ikectl log").is_ok() && parse("ikectl log warn --for 1h").is_ok());
+        assert!(parse("ikectl log debug --peer a@b --for 5m").is_ok());
+        assert!(parse("ikectl log --peer a@b").is_err() && parse("ikectl log --for 5m").is_err());
         assert!(parse("ikectl gate detach").is_ok() && parse("ikectl gate deny").is_err());
         assert!(parse("ikectl why 192.0.2.1 -j").is_ok() && parse("ikectl why").is_ok());
         assert!(parse("ikectl up").is_err());

@@ -389,3 +389,22 @@ fn a_reload_names_what_has_changed() {
         "no connection has changed\n0 lists read, with 0 revoked certificates\n"
     );
 }
+
+#[test]
+fn the_log_is_shown_with_what_ends_by_itself() {
+    let log = r#""log":{"level":"warn","configured":"info","left_seconds":540,"watched":[
+        {"peer":"198.51.100.7","left_seconds":60},{"peer":"a\u001b[2J","left_seconds":3}]}"#;
+    let expected = "\
+Level     warn for 9m more, then info
+
+WATCHED       FOR
+198.51.100.7  1m
+a?[2J         3s
+";
+    assert_eq!(text(&reply(log), false), expected);
+    let log = r#""log":{"level":"info","configured":"info"}"#;
+    assert_eq!(text(&reply(log), false), "Level     info\n");
+    let log = r#""log":{"level":"debug","configured":"info"}"#;
+    let expected = "Level     debug until the daemon ends; configured is info\n";
+    assert_eq!(text(&reply(log), false), expected);
+}

@@ -51,6 +51,9 @@ pub struct Figure {
     /// How often the share is that of the run without the gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     times_without_gate: Option<f64>,
+    /// And that of the run with none of the kernel's programs: no lanes either.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    times_without_programs: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     at_least_times: Option<f64>,
 }
@@ -75,6 +78,9 @@ impl fmt::Display for Figure {
         if let Some(times) = self.times_without_gate {
             write!(f, "  {times:.1} times without gate")?;
         }
+        if let Some(times) = self.times_without_programs {
+            write!(f, ", {times:.1} times without lanes either")?;
+        }
         match self.at_least {
             Some(at_least) => write!(f, "  (at least {at_least})"),
             None => Ok(()),
@@ -84,18 +90,33 @@ impl fmt::Display for Figure {
 
 /// Runs them all.
 pub fn measure(lab: &Lab) -> Result<Vec<Figure>> {
-    let quiet = run(lab, "quiet", Mode::Gate, None)?;
-    let mut forged = run(lab, "forged_gate", Mode::Gate, Some(Kind::Forged))?;
-    let without = run(lab, "forged_user", Mode::User, Some(Kind::Forged))?;
-    let mut logins = run(lab, "sa_init_gate", Mode::Gate, Some(Kind::Logins))?;
-    let logins_user = run(lab, "sa_init_user", Mode::User, Some(Kind::Logins))?;
-    // Where nobody was served, the least that this many attempts can tell from nobody.
-    let least = 1.0 / f64::from(without.resumptions.max(1));
-    forged.times_without_gate = Some(to_thousandths(forged.served / without.served.max(least)));
+    let quiet = run(lab, "quiet", Front::Gate, None)?;
+    let mut forged = run(lab, "forged_gate", Front::Gate, Some(Kind::Forged))?;
+    let without = run(lab, "forged_user", Front::Lanes, Some(Kind::Forged))?;
+    let bare = run(lab, "forged_bare", Front::Nothing, Some(Kind::Forged))?;
+    let mut logins = run(lab, "sa_init_gate", Front::Gate, Some(Kind::Logins))?;
+    let logins_user = run(lab, "sa_init_user", Front::Lanes, Some(Kind::Logins))?;
+    let times = |other: &Figure| {
+        // Where nobody was served, the least that this many attempts can tell from nobody.
+        let least = 1.0 / f64::from(other.resumptions.max(1));
+        Some(to_thousandths(forged.served / other.served.max(least)))
+    };
+    (forged.times_without_gate, forged.times_without_programs) = (times(&without), times(&bare));
     forged.at_least = Some(SERVED_UNDER_FORGED);
     forged.at_least_times = Some(TIMES_WITHOUT_GATE);
     logins.at_least = Some(SERVED_UNDER_LOGINS);
-    Ok(vec![quiet, forged, without, logins, logins_user])
+    Ok(vec![quiet, forged, without, bare, logins, logins_user])
+}
+
+/// What stands before the daemon.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Front {
+    /// All of the gate.
+    Gate,
+    /// Its lanes, which sort what has come to the sockets.
+    Lanes,
+    /// Nothing, as on a kernel that takes no programs: one socket for each port.
+    Nothing,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -106,9 +127,18 @@ enum Kind {
     Logins,
 }
 
-fn run(lab: &Lab, name: &'static str, mode: Mode, flood: Option<Kind>) -> Result<Figure> {
+fn run(lab: &Lab, name: &'static str, front: Front, flood: Option<Kind>) -> Result<Figure> {
     let ground = Ground::lay(lab)?;
-    let mut gateway = ground.gateway(lab, mode, "auto", "none")?;
+    let mode = if front == Front::Gate {
+        Mode::Gate
+    } else {
+        Mode::User
+    };
+    let mut gateway = ground.prepared(lab, mode, "auto", "none")?;
+    if front == Front::Nothing {
+        gateway.without_objects()?;
+    }
+    gateway.start(lab)?;
     receive_in_a_thread(&ground)?;
     for process in gateway.processes()? {
         let all_threads = format!("--all-tasks --cpu-list --pid {OTHERS} {process}");
@@ -169,6 +199,7 @@ fn run(lab: &Lab, name: &'static str, mode: Mode, flood: Option<Kind>) -> Result
         daemon_cpu: to_thousandths(spent.as_secs_f64() / seconds),
         at_least: None,
         times_without_gate: None,
+        times_without_programs: None,
         at_least_times: None,
     })
 }

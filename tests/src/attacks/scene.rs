@@ -94,6 +94,19 @@ impl Ground {
         flood: &str,
         dataplane: &str,
     ) -> Result<Site<'a>> {
+        let mut gateway = self.prepared(lab, mode, flood, dataplane)?;
+        gateway.start(lab)?;
+        Ok(gateway)
+    }
+
+    /// The same, not started yet.
+    pub(super) fn prepared<'a>(
+        &'a self,
+        lab: &Lab,
+        mode: Mode,
+        flood: &str,
+        dataplane: &str,
+    ) -> Result<Site<'a>> {
         let setting = Setting {
             gate: if mode == Mode::Gate { "native" } else { "off" },
             dataplane,
@@ -104,7 +117,6 @@ impl Ground {
         let mut gateway = Site::prepare(lab, &self.gateway, setting, &configuration)?;
         // As it is delivered.
         gateway.log_at("info");
-        gateway.start(lab)?;
         Ok(gateway)
     }
 }
