@@ -7,13 +7,14 @@ use std::{
     time::Duration,
 };
 
-use tracing::{Subscriber, field::Field};
+use tracing::{
+    Subscriber,
+    field::{Field, Visit},
+};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    fmt::{
-        MakeWriter,
-        format::{Writer, debug_fn},
-    },
+    field::RecordFields,
+    fmt::{FormatFields, MakeWriter, format::Writer},
     layer::SubscriberExt as _,
     registry::LookupSpan,
     reload,
@@ -28,29 +29,9 @@ const FILTER: &str = "REKINDLE_LOG";
 /// Target of the messages of watched peers: somebody has asked for them, whatever the level.
 pub const OVERHEARD: &str = "overheard";
 
-/// Fields that a line's text says already, in words: programs want them apart, people do not want them twice.
-const IN_THE_TEXT: [&str; 20] = [
-    "child",
-    "connection",
-    "event",
-    "exchange",
-    "from",
-    "gateway",
-    "initiator",
-    "login_seconds",
-    "milliseconds",
-    "octets_in",
-    "octets_out",
-    "old_sa",
-    "packets_in",
-    "packets_out",
-    "peer",
-    "reason",
-    "resumed",
-    "resumptions",
-    "sa",
-    "seconds",
-];
+/// Field of a line that tells of an outcome, with its name for programs. Whatever other fields such a line has,
+/// its text says in words.
+const OUTCOME: &str = "event";
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +160,7 @@ where
 {
     let layer = tracing_subscriber::fmt::layer().with_writer(to);
     match format {
-        LogFormat::Text => layer.fmt_fields(debug_fn(write_field)).boxed(),
+        LogFormat::Text => layer.fmt_fields(Words).boxed(),
         LogFormat::Json => layer
             .json()
             .flatten_event(true)
@@ -189,11 +170,40 @@ where
     }
 }
 
-fn write_field(to: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
-    match field.name() {
-        "message" => write!(to, "{value:?}"),
-        name if IN_THE_TEXT.contains(&name) => Ok(()),
-        name => write!(to, " {name}={value:?}"),
+/// A line as people read it: nobody wants to read the same thing twice.
+struct Words;
+
+impl<'writer> FormatFields<'writer> for Words {
+    fn format_fields<R: RecordFields>(&self, to: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut line = Line {
+            to,
+            is_outcome: false,
+            written: Ok(()),
+        };
+        fields.record(&mut line);
+        line.written
+    }
+}
+
+struct Line<'writer> {
+    to: Writer<'writer>,
+    is_outcome: bool,
+    written: fmt::Result,
+}
+
+impl Visit for Line<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let to = &mut self.to;
+        let written = match field.name() {
+            "message" => write!(to, "{value:?}"),
+            OUTCOME => {
+                self.is_outcome = true;
+                return;
+            }
+            _ if self.is_outcome => return,
+            name => write!(to, " {name}={value:?}"),
+        };
+        self.written = self.written.and(written);
     }
 }
 
@@ -238,7 +248,7 @@ mod tests {
             resumed = true,
             "rw[17] alice: established (resumed, 4 ms)"
         );
-        warn!(orphans = 2, "said \"so\"\nand so");
+        warn!(orphans = 2, sa = 3, "said \"so\"\nand so");
     }
 
     #[test]
@@ -249,7 +259,7 @@ mod tests {
             first.ends_with("rw[17] alice: established (resumed, 4 ms)"),
             "{first}"
         );
-        assert!(second.contains(" orphans=2"), "{second}");
+        assert!(second.ends_with(" orphans=2 sa=3\n"), "{second}");
     }
 
     #[test]

@@ -15,8 +15,8 @@ use super::{
     worker::now,
 };
 use crate::control::{
-    ChildCommand, CommandError, ControlRequest, FailureReport, FloodReport, LogReport, RevokeDone,
-    SaReport, StatusReport, TicketReport, UpDone,
+    ChildCommand, CommandError, ControlRequest, FailureReport, FloodReport, LogCommand, LogReport,
+    RevokeDone, SaReport, StatusReport, TicketReport, UpDone,
 };
 
 /// Failures in one answer.
@@ -168,8 +168,10 @@ impl Front {
                 deliver(reply, async { done.await.ok() }).await;
             }
             ControlRequest::Log { command, reply } => {
+                let changes = command != LogCommand::Show;
                 let done = match self.watching.command(command, now().boot) {
-                    Ok(()) => Ok(self.look_on().await),
+                    Ok(()) if changes => Ok(self.look_on().await),
+                    Ok(()) => Ok(self.watching.report(now().boot)),
                     Err(why) => Err(why),
                 };
                 let _gone = reply.send(done);
@@ -302,10 +304,13 @@ impl Front {
             let _gone = worker.send(Question::Watch { whose }).await;
         }
         if let Some(left) = watching::next_end(&report) {
-            let front = self.clone();
+            let (front, turn) = (self.clone(), self.watching.turn());
             tokio::spawn(async move {
                 tokio::time::sleep(left).await;
-                front.look_on_again().await;
+                // Of those that sleep only the last one is needed.
+                if front.watching.is_latest(turn) {
+                    front.look_on_again().await;
+                }
             });
         }
         report
@@ -443,7 +448,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{Config, Fixed, LogConfig},
-        control::{LogCommand, RekeyDone},
+        control::RekeyDone,
     };
 
     /// A front, and what each of its workers is asked.

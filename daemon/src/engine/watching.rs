@@ -2,7 +2,10 @@
 //! is a bound on lines, for anybody can send in the name of an address that is watched.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,6 +31,7 @@ const MOST: usize = MAX_WATCHED - 1;
 pub(super) struct Watching {
     log: Log,
     watched: Arc<Mutex<Vec<(String, Duration)>>>,
+    turns: Arc<AtomicU64>,
 }
 
 impl Watching {
@@ -35,7 +39,18 @@ impl Watching {
         Self {
             log,
             watched: Arc::default(),
+            turns: Arc::default(),
         }
+    }
+
+    /// A number for whoever is going to look again.
+    pub(super) fn turn(&self) -> u64 {
+        self.turns.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether nobody has got one since.
+    pub(super) fn is_latest(&self, turn: u64) -> bool {
+        self.turns.load(Ordering::Relaxed) == turn
     }
 
     /// The configuration says this from now on.

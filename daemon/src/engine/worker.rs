@@ -558,20 +558,6 @@ impl Worker {
                 self.starts.failed(connection, now().boot, env);
             }
             Event::Established { connection, .. } => self.starts.succeeded(connection),
-            Event::Closed {
-                sa,
-                connection,
-                reason,
-                session: Some(session),
-            } => {
-                let ended = Ended {
-                    sa: *sa,
-                    connection: Arc::clone(connection),
-                    reason: *reason,
-                    session: session.clone(),
-                };
-                self.accounts.add(ended, now().boot);
-            }
             _ => {}
         }
         if let Event::Established {
@@ -591,8 +577,23 @@ impl Worker {
             self.waiting.bare(connection, done);
         }
         self.waiting.resolve(&event);
-        if let Event::Failed(failure) = event {
-            self.failures.happened(*failure, now());
+        match event {
+            Event::Failed(failure) => self.failures.happened(*failure, now()),
+            Event::Closed {
+                sa,
+                connection,
+                reason,
+                session: Some(session),
+            } => {
+                let ended = Ended {
+                    sa,
+                    connection,
+                    reason,
+                    session,
+                };
+                self.accounts.add(ended, now().boot);
+            }
+            _ => {}
         }
     }
 }
