@@ -2,11 +2,14 @@
 //! ends, with its SAs. Where settings have changed, what peers have set up stands until it ends, and their next
 //! login goes by the new ones; what we have set up ourselves is set up again.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     endpoint::{Context, Endpoint},
-    exchange::{owner, whole},
+    exchange::{block, owner, whole},
     kernel::{KernelOp, Owner},
     peer::{Child, Connection},
     sa::ike_sa::{IkeSa, State},
@@ -124,14 +127,50 @@ impl Endpoint {
         // It came under other settings, also what was handed over just now.
         self.set_record(&old, None);
         // Nobody else has blocked them: a peer's own go with its SA.
-        if frees && old.may_dial() {
-            self.release_changed((&old, new), owners);
-        }
+        let freed = if frees && old.may_dial() {
+            self.changed_flows((&old, new), owners)
+        } else {
+            BTreeSet::new()
+        };
         let wanted = self.slots.get(at).is_some_and(|slot| slot.wanted);
+        // What old and new flows have in common is free at no time.
+        let guards = if wanted && !freed.is_empty() {
+            self.guard(new)
+        } else {
+            Vec::new()
+        };
+        for owner in freed {
+            self.kernel(KernelOp::Release { owner });
+        }
         if wanted {
             self.block_wanted(new);
             self.retries.insert(at, cx.now.boot);
         }
+        for owner in guards {
+            self.kernel(KernelOp::Release { owner });
+        }
+    }
+
+    /// Blocks what is to be up in the name of nobody in particular, until that is released.
+    fn guard(&mut self, connection: &Connection) -> Vec<Owner> {
+        let leased = self
+            .slot_of(&connection.name)
+            .and_then(|at| self.slots.get(at))
+            .map_or(Vec::new(), |slot| slot.leased.clone());
+        let wanted: Vec<_> = self.wanted_children(connection).collect();
+        let mut guards = Vec::new();
+        for child in wanted {
+            let Some((owner, mut block)) = block(connection, child, &leased) else {
+                continue;
+            };
+            let guard = Owner(Arc::from(format!("{}!", owner.0)));
+            if let KernelOp::Block { owner, .. } = &mut block {
+                *owner = guard.clone();
+            }
+            self.kernel(block);
+            guards.push(guard);
+        }
+        guards
     }
 
     /// Says DELETE once, if nothing else is unanswered, and waits for nothing: the peer may be gone, which may
@@ -151,12 +190,12 @@ impl Endpoint {
         self.close(sa, Closed::Reconfigured, cx);
     }
 
-    /// Frees flows that are none any more, but for what another SA has of them. The others stay blocked.
-    fn release_changed(
-        &mut self,
+    /// Whose flows are none any more, but for those that another SA has. The others stay blocked.
+    fn changed_flows(
+        &self,
         (old, new): (&Connection, &Connection),
         owners: Vec<(Owner, Arc<str>)>,
-    ) {
+    ) -> BTreeSet<Owner> {
         let flows = |child: &Child| {
             let Child {
                 local_ts,
@@ -172,10 +211,9 @@ impl Endpoint {
             let flows = old.child(child).map(flows).zip(new.child(child).map(flows));
             old.vips == new.vips && flows.is_some_and(|(old, new)| old == new)
         };
-        for (owner, child) in owners {
-            if !stays(&child) && self.table.of_owner(&owner).is_empty() {
-                self.kernel(KernelOp::Release { owner });
-            }
-        }
+        let freed = owners
+            .into_iter()
+            .filter(|(owner, child)| !stays(child) && self.table.of_owner(owner).is_empty());
+        freed.map(|(owner, _)| owner).collect()
     }
 }

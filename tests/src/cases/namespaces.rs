@@ -1,8 +1,8 @@
 //! Daemons talking in namespaces of a kernel that need not have ESP.
 
 use super::{
-    challenge, connections, dataplane, denied, flood, lanes, mangled, names, soak, storm, why,
-    workers,
+    challenge, connections, dataplane, denied, flood, lanes, mangled, names, reload, soak, storm,
+    why, workers,
 };
 use crate::suite::Case;
 
@@ -33,6 +33,7 @@ pub const CASES: &[Case] = &[
     workers::AS_ONE,
     workers::ONE_QUEUE,
     workers::MOVES,
+    reload::BY_BOTH,
     soak::CHURN,
     storm::HUNDRED,
     storm::HUNDRED_OF_TWO,

@@ -2,6 +2,7 @@
 //! back by its new settings, what is gone ends; and a configuration that cannot be used changes nothing.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -12,7 +13,8 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::tunnel::{
-    BRANCH, OFFICE, REAL, client_connection, drained, gateway_connection, two_sites,
+    BRANCH, CLIENT, GATEWAY, OFFICE, REAL, client_connection, drained, gateway_connection,
+    two_sites,
 };
 use crate::{
     capture::{Capture, Tally},
@@ -29,6 +31,19 @@ pub const RELOAD: Case = Case {
     run: reload,
 };
 
+/// Two engines with two workers each, which all have to go by it.
+pub const BY_BOTH: Case = Case {
+    name: "another_configuration_counts_with_both_workers_of_either_end",
+    run: by_both,
+};
+
+const NO_ESP: Setting<'static> = Setting {
+    gate: "off",
+    dataplane: "none",
+    node: 1,
+};
+/// Connections of each end. A client's live where their names lead, a gateway's wherever the kernel brings them.
+const PAIRS: u8 = 8;
 const RATE: u32 = 200;
 const PATIENCE: Duration = Duration::from_secs(5);
 const BACK_WITHIN: Duration = Duration::from_secs(10);
@@ -135,6 +150,110 @@ fn reload(lab: &mut Lab) -> Result<()> {
     let left = gateway_ns.ip("xfrm state")?;
     ensure!(!left.contains("proto esp"), "{left}");
     ensure!(listed(&gateway)?.is_empty(), "none is configured");
+    client.stop()?;
+    gateway.stop()
+}
+
+/// One of the connections of either end.
+fn one_of_many(number: u8, is_client: bool, key: &str) -> String {
+    let (own, other) = (format!("client-{number}.example"), "gw.example".to_owned());
+    let addresses = format!("local_addrs = \"{CLIENT}\"\nremote_addrs = \"{GATEWAY}\"\n");
+    let inside = ["10.1.0.0/24".to_owned(), format!("10.2.{number}.0/24")];
+    let ([local_ts, remote_ts], (local, remote), addresses) = if is_client {
+        let [office, branch] = inside;
+        ([branch, office], (own, other), addresses.as_str())
+    } else {
+        (inside, (other, own), "")
+    };
+    format!(
+        "[connections.c{number}]\n{addresses}dpd_delay = \"30s\"\npsk = \"{key}\"\n\
+         local = {{ auth = \"psk\", id = \"{local}\" }}\n\
+         remote = {{ auth = \"psk\", id = \"{remote}\" }}\n\
+         [connections.c{number}.children.net]\n\
+         local_ts = [\"{local_ts}\"]\nremote_ts = [\"{remote_ts}\"]\n"
+    )
+}
+
+/// Established SAs of a client by the names of their connections.
+fn by_name(client: &Site<'_>) -> Result<BTreeMap<String, Value>> {
+    let all = client.ikectl("sa")?;
+    let up = all.as_array().into_iter().flatten();
+    let up = up.filter(|sa| sa["state"] == "established");
+    let named = |sa: &Value| Some((sa["connection"].as_str()?.to_owned(), sa.clone()));
+    Ok(up.filter_map(named).collect())
+}
+
+fn by_both(lab: &mut Lab) -> Result<()> {
+    const KEY: &str = "correct horse battery";
+    const OTHER_KEY: &str = "a fresh staple, cut twice";
+    let (client_ns, gateway_ns) = two_sites()?;
+    let all = |is_client, keys: &dyn Fn(u8) -> Option<&'static str>| -> String {
+        let some = (0..PAIRS).filter_map(|number| Some((number, keys(number)?)));
+        some.map(|(number, key)| one_of_many(number, is_client, key))
+            .collect()
+    };
+    let own = Setting { node: 2, ..NO_ESP };
+    // The last one is new at both ends later.
+    let at_first = |number| (number + 1 < PAIRS).then_some(KEY);
+    let mut gateway = Site::prepare(lab, &gateway_ns, NO_ESP, &all(false, &at_first))?;
+    let mut client = Site::prepare(lab, &client_ns, own, &all(true, &at_first))?;
+    for site in [&mut gateway, &mut client] {
+        site.set("workers", 2)?;
+        site.start(lab)?;
+    }
+    for number in 0..PAIRS - 1 {
+        client.ikectl(&format!("up c{number}"))?;
+    }
+    let before = by_name(&client)?;
+    let ids = before.values().filter_map(|sa| sa["id"].as_u64());
+    let workers: BTreeSet<_> = ids.map(|id| id % 2).collect();
+    ensure!(workers.len() == 2, "both workers have some: {before:?}");
+
+    // Even ones have another key, the first odd one is gone, the last is new.
+    let later = |number: u8| match number {
+        1 => None,
+        _ if number + 1 == PAIRS => Some(KEY),
+        _ if number.is_multiple_of(2) => Some(OTHER_KEY),
+        _ => Some(KEY),
+    };
+    for (site, is_client) in [(&gateway, false), (&client, true)] {
+        rewrite(site.folder(), |text| {
+            let connections = text.find("[connections.").unwrap_or(text.len());
+            text[..connections].to_owned() + &all(is_client, &later)
+        })?;
+        let done = site.ikectl("reload")?;
+        ensure!(
+            done["changed"] == json!(["c0", "c2", "c4", "c6"])
+                && done["removed"] == json!(["c1"])
+                && done["added"] == json!(["c7"]),
+            "{done}"
+        );
+        let mut names = listed(site)?;
+        names.sort();
+        ensure!(
+            names == ["c0", "c2", "c3", "c4", "c5", "c6", "c7"],
+            "{names:?}"
+        );
+    }
+    client.ikectl("up c7")?;
+    let is_new = |now: &BTreeMap<String, Value>, name: &str| {
+        let spi = |all: &BTreeMap<String, Value>| all.get(name).map(|sa| sa["spi_i"].clone());
+        spi(now).is_some_and(|now| Some(now) != spi(&before))
+    };
+    until("those with another key are back by it", BACK_WITHIN, || {
+        let now = by_name(&client)?;
+        Ok(["c0", "c2", "c4", "c6"]
+            .iter()
+            .all(|name| is_new(&now, name)))
+    })?;
+    let now = by_name(&client)?;
+    ensure!(!now.contains_key("c1"), "it is gone: {now:?}");
+    for name in ["c3", "c5"] {
+        ensure!(!is_new(&now, name), "{name} has noticed something: {now:?}");
+    }
+    until("the gateway has as many", BACK_WITHIN, || {
+        Ok(by_name(&gateway)?.len() == now.len() && by_name(&client)?.len() == now.len())
+    })?;
     client.stop()?;
     gateway.stop()
 }

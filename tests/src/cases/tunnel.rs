@@ -39,7 +39,7 @@ pub const OVER_IPV6: Case = Case {
 
 /// The client's outer address.
 pub const CLIENT: &str = "192.0.2.10";
-const GATEWAY: &str = "192.0.2.1";
+pub(super) const GATEWAY: &str = "192.0.2.1";
 /// The client's outer address behind a router.
 pub(super) const HIDDEN: &str = "10.0.0.2";
 /// Inside addresses: what the tunnel is for. This one is behind the client.

@@ -22,6 +22,8 @@ pub(crate) struct Kernel {
     /// Moves nothing.
     pub(crate) unmovable: bool,
     pub(crate) ops: usize,
+    /// Who was released, and who was blocked or installed then besides.
+    pub(crate) released: Vec<(Arc<str>, BTreeSet<Arc<str>>)>,
 }
 
 impl Kernel {
@@ -100,6 +102,9 @@ impl Kernel {
                 self.installed.remove(&owner.0);
                 self.blocked.remove(&owner.0);
                 self.trapped.remove(&owner.0);
+                let others = self.blocked.iter().chain(self.installed.keys());
+                let others = others.cloned().collect();
+                self.released.push((owner.0, others));
             }
         }
         Ok(())

@@ -181,6 +181,29 @@ fn flows_that_are_none_any_more_are_free_and_the_others_stay_blocked() {
 }
 
 #[test]
+fn a_flow_that_old_and_new_settings_have_in_common_is_free_at_no_time() {
+    fn narrower() -> Vec<Connection> {
+        let mut side = client_side();
+        let less = TrafficSelector::from_text("10.1.0.0/28").expect("network");
+        side[0].children[0].remote_ts = vec![less];
+        side
+    }
+    let mut pair = Pair::established(5);
+    pair.client.kernel.released.clear();
+    assert_eq!(pair.client_reloads(narrower()), changed("home"));
+    let released = std::mem::take(&mut pair.client.kernel.released);
+    let [(first, meanwhile), (second, after)] = &released[..] else {
+        panic!("{released:?}");
+    };
+    assert_eq!((&**first, &**second), ("home/net", "home/net!"));
+    assert!(meanwhile.contains("home/net!"), "{released:?}");
+    assert!(after.contains("home/net"), "{released:?}");
+    assert_eq!(pair.client.kernel.blocked.len(), 1);
+    pair.run(SOON);
+    assert!(pair.keys_agree(), "{:?}", pair.client.events);
+}
+
+#[test]
 fn flows_are_freed_where_the_peer_is_called_and_before_it_ever_answered_too() {
     fn elsewhere() -> Vec<Connection> {
         let mut side = client_side();
