@@ -132,15 +132,20 @@ impl Endpoint {
         } else {
             BTreeSet::new()
         };
-        let wanted = self.slots.get(at).is_some_and(|slot| slot.wanted);
+        let slot = self.slots.get(at);
+        let (wanted, trapped) = slot.map_or((false, false), |slot| (slot.wanted, slot.trapped));
         // What old and new flows have in common is free at no time.
-        let guards = if wanted && !freed.is_empty() {
+        let guards = if (wanted || trapped) && !freed.is_empty() {
             self.guard(new)
         } else {
             Vec::new()
         };
         for owner in freed {
             self.kernel(KernelOp::Release { owner });
+        }
+        if trapped {
+            // Refused if it has nobody to call any more.
+            let _none = self.trap(at);
         }
         if wanted {
             self.block_wanted(new);

@@ -188,19 +188,29 @@ fn a_flow_that_old_and_new_settings_have_in_common_is_free_at_no_time() {
         side[0].children[0].remote_ts = vec![less];
         side
     }
-    let mut pair = Pair::established(5);
-    pair.client.kernel.released.clear();
-    assert_eq!(pair.client_reloads(narrower()), changed("home"));
-    let released = std::mem::take(&mut pair.client.kernel.released);
-    let [(first, meanwhile), (second, after)] = &released[..] else {
-        panic!("{released:?}");
-    };
-    assert_eq!((&**first, &**second), ("home/net", "home/net!"));
-    assert!(meanwhile.contains("home/net!"), "{released:?}");
-    assert!(after.contains("home/net"), "{released:?}");
-    assert_eq!(pair.client.kernel.blocked.len(), 1);
-    pair.run(SOON);
-    assert!(pair.keys_agree(), "{:?}", pair.client.events);
+    for waits in [false, true] {
+        let mut pair = if waits {
+            let mut pair = Pair::new(5);
+            pair.command(&Command::Trap("home".into()))
+                .expect("a client's");
+            pair
+        } else {
+            Pair::established(5)
+        };
+        pair.client.kernel.released.clear();
+        assert_eq!(pair.client_reloads(narrower()), changed("home"));
+        let released = std::mem::take(&mut pair.client.kernel.released);
+        let [(first, meanwhile), (second, after)] = &released[..] else {
+            panic!("{released:?}");
+        };
+        assert_eq!((&**first, &**second), ("home/net", "home/net!"));
+        assert!(meanwhile.contains("home/net!"), "{released:?}");
+        assert!(after.contains("home/net"), "{released:?}");
+        assert_eq!(pair.client.kernel.blocked.len(), 1);
+        assert_eq!(pair.client.kernel.trapped.len(), usize::from(waits));
+        pair.run(SOON);
+        assert_eq!(pair.client.is_up(), !waits, "{:?}", pair.client.events);
+    }
 }
 
 #[test]

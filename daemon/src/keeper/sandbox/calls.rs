@@ -180,7 +180,7 @@ pub(super) fn filter() -> Result<BpfProgram, BackendError> {
     // Threads. What `clone3` asks for lies where a filter cannot look: without it, libraries use this one.
     let thread = first(Is::MaskedEq(u64::from(NAMESPACES.cast_unsigned())), 0)?;
     rules.insert(libc::SYS_clone, vec![thread]);
-    // Only the memory of a thread of ours, as a stack or heap grows.
+    // Limits are asked for, as for a thread's stack, and never set.
     let limit = Rule::new(vec![Condition::new(2, Width::Qword, Is::Eq, 0)?])?;
     rules.insert(libc::SYS_prlimit64, vec![limit]);
     SeccompFilter::new(
