@@ -211,14 +211,12 @@ fn assemble(
         epochs = common.epochs.roots.len(),
         orphans = boot.orphans,
         engines_before = boot.engines_before,
+        bounds_on_files = %sandbox.files,
+        bounds_on_calls = sandbox.calls,
         "engine started"
     );
-    if sandbox.files != Files::All || !sandbox.calls {
-        warn!(
-            files = %sandbox.files,
-            calls = sandbox.calls,
-            "this kernel bounds the engine less than others would (Landlock for files, seccomp for calls)"
-        );
+    if sandbox.files == Files::None || !sandbox.calls {
+        warn!("this kernel bounds the engine less than others would: no Landlock, or no seccomp");
     }
     let (mut asks, mut workers) = (Vec::new(), Vec::new());
     let queues = dispatch::between(usize::from(common.workers));
