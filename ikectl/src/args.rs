@@ -99,6 +99,8 @@ pub(crate) enum Command {
         /// Its address, its identity, or the name of a connection; all peers if left out
         peer: Option<String>,
     },
+    /// Octets and packets of each connection since the daemon's start
+    Traffic,
     /// How much the daemon logs, and whose messages; change that while it runs
     Log {
         /// error, warn, info, debug or trace; configured ends what was chosen before. With --peer: debug
@@ -296,6 +298,7 @@ mod tests {
         }
         assert!(parse("ikectl conn").is_ok() && parse("ikectl connections -j").is_ok());
         assert!(parse("ikectl flood").is_ok() && parse("ikectl flood level attack").is_ok());
+        assert!(parse("ikectl traffic -j").is_ok());
         assert!(parse("ikectl log").is_ok() && parse("ikectl log warn --for 1h").is_ok());
         assert!(parse("ikectl log debug --peer a@b --for 5m").is_ok());
         assert!(parse("ikectl log --peer a@b").is_err() && parse("ikectl log --for 5m").is_err());

@@ -80,7 +80,13 @@ fn check(args: &Args) -> ExitCode {
 fn metrics(args: &Args) -> Result<(), Trouble> {
     let deadline = Duration::from_secs(DEADLINE_SECONDS) + ROUND_TRIP;
     let mut replies = Vec::new();
-    for request in [Request::Status, Request::Gate, Request::Flood] {
+    let requests = [
+        Request::Status,
+        Request::Gate,
+        Request::Flood,
+        Request::Traffic,
+    ];
+    for request in requests {
         let reply = ask::ask(&args.socket, &request, deadline)?.reply;
         if let Outcome::Error(failure) = reply.outcome {
             return Err(Trouble::Refused(failure));
@@ -154,6 +160,7 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
         },
         Some(Command::Why { peer }) => Request::Why { peer: peer.clone() },
         Some(Command::Conn) => Request::ConnectionList,
+        Some(Command::Traffic) => Request::Traffic,
         Some(Command::Log {
             level,
             peer,

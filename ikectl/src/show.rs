@@ -46,6 +46,7 @@ pub(crate) fn text(reply: &Reply, one_sa: bool) -> String {
         Outcome::Flood(flood) => flood::screen(flood),
         Outcome::PeerFailures(failures) => why::screen(failures),
         Outcome::Log(log) => log::screen(log),
+        Outcome::Traffic(all) => connection::traffic(all),
         Outcome::Done(done) => done_line(done),
         Outcome::Error(failure) => printable(&failure.message) + "\n",
     }

@@ -22,6 +22,14 @@ pub struct OpId(pub u64);
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Owner(pub Arc<str>);
 
+impl Owner {
+    /// The name of its connection.
+    #[must_use]
+    pub fn connection(&self) -> &str {
+        self.0.split('/').next().unwrap_or_default()
+    }
+}
+
 /// One change of the kernel's state.
 #[derive(Debug)]
 pub enum KernelOp {

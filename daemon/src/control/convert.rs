@@ -18,7 +18,7 @@ use ike::{
 use ikectl_api as api;
 
 pub(super) use self::{
-    connection::connection,
+    connection::{connection, traffic},
     gate::{flood, gate, refused},
     why::failure_of_peer,
 };

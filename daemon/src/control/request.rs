@@ -98,6 +98,11 @@ pub enum ControlRequest {
         /// Answer at once.
         reply: oneshot::Sender<TicketReport>,
     },
+    /// What Child SAs have carried by connection.
+    Traffic {
+        /// Answer when the kernel's counters are there.
+        reply: oneshot::Sender<Vec<(String, Traffic)>>,
+    },
     /// How much is logged.
     Log {
         /// What of it.

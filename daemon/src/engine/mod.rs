@@ -14,7 +14,9 @@ mod inlets;
 mod lists;
 mod logins;
 mod lookups;
+mod merged;
 mod operator;
+mod parts;
 mod posted;
 mod reload;
 mod starts;
@@ -38,11 +40,12 @@ pub use self::reload::ReloadDone;
 use self::{
     environment::Environment,
     front::Front,
+    parts::{Common, Part},
     posted::Notices,
     reload::Desk,
     stores::SessionDesk,
     watching::Watching,
-    worker::{Common, Part, Worker, now},
+    worker::{Worker, now},
 };
 use crate::{
     config::{Config, Fixed},

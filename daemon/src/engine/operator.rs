@@ -34,6 +34,7 @@ use crate::{
     },
     gate::network_of,
     keeper::{ClientError, GateRefused, GateStatus},
+    kernel::Usage,
     tickets::{EpochTimes, Revocation, Revocations},
 };
 
@@ -150,6 +151,14 @@ impl Worker {
                 });
             }
             // Whoever asked may be gone.
+            ControlRequest::Traffic { reply } => {
+                let client = self.client.clone();
+                tokio::spawn(async move {
+                    let traffic = client.traffic().await.unwrap_or_default().into_iter();
+                    let shown = |(name, usage)| (name, traffic_of(usage));
+                    let _gone = reply.send(traffic.map(shown).collect());
+                });
+            }
             ControlRequest::Pools { reply } => drop(reply.send(self.leases.pools())),
             ControlRequest::Leases { reply } => drop(reply.send(self.leases.leases())),
             ControlRequest::Why { peer, reply } => {
@@ -311,12 +320,7 @@ impl Worker {
                 let mut traffic = Vec::with_capacity(view.children.len());
                 for child in &view.children {
                     let usage = client.usage(&child.owner).await.ok().flatten();
-                    traffic.push(usage.map(|usage| Traffic {
-                        in_bytes: usage.in_bytes,
-                        in_packets: usage.in_packets,
-                        out_bytes: usage.out_bytes,
-                        out_packets: usage.out_packets,
-                    }));
+                    traffic.push(usage.map(traffic_of));
                 }
                 reports.push(SaReport { view, traffic });
             }
@@ -490,6 +494,15 @@ fn gate_report(status: &GateStatus) -> GateReport {
         no_lanes: status.no_lanes.clone(),
         denied: status.networks.denied.clone(),
         fill: status.fill.clone(),
+    }
+}
+
+const fn traffic_of(usage: Usage) -> Traffic {
+    Traffic {
+        in_bytes: usage.in_bytes,
+        in_packets: usage.in_packets,
+        out_bytes: usage.out_bytes,
+        out_packets: usage.out_packets,
     }
 }
 

@@ -2,23 +2,14 @@
 //! operator's commands, and carries out what comes back. It shares no state with the others but what the
 //! gateway as a whole has one of (`docs/decisions/0006`).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc, time::Duration};
 
 use gate_abi::{networks::Rule, sip::SipKey};
 use ike::{
-    CommandRefused, Context, Endpoint, NodeKeys, Settings,
-    crypto::Secret,
-    defence::{cookie::CookieSecrets, openings::Openings, rules::Rules},
+    CommandRefused, Context, Endpoint, NodeKeys,
+    defence::{cookie::CookieSecrets, rules::Rules},
     io::{Command, Event, Input, Output, Path, Stamp, StoreId},
     kernel::Owner,
-    peer::Connection,
-    sa::presence::Presence,
     view::SaState,
 };
 use tokio::sync::mpsc;
@@ -34,7 +25,8 @@ use super::{
     logins::{self, Logins},
     lookups::{Found, LookUps},
     operator::Question,
-    posted::{Notices, Posted},
+    parts::{Common, Part},
+    posted::Posted,
     starts::Starts,
     stores::SessionDesk,
     waiting::Waiting,
@@ -42,12 +34,11 @@ use super::{
     ways::Ways,
 };
 use crate::{
-    config::{PrivateKey, RedirectConfig},
     control::UpDone,
-    keeper::{Client, KeeperEvent, STOP_SECONDS, SpiKeys, WorkerStart},
+    keeper::{Client, KeeperEvent, STOP_SECONDS},
     kernel::ORPHAN_LIFE,
     leases::Leases,
-    tickets::{EpochTimes, Epochs, Ledger},
+    tickets::{EpochTimes, Ledger},
     udp::{BATCH, MAX_DATAGRAM, UdpSocket},
 };
 
@@ -55,44 +46,6 @@ use crate::{
 const GOODBYE: Duration = Duration::from_secs(STOP_SECONDS - 1);
 /// Between two looks for references whose time is over.
 const PURGE_EVERY: Duration = Duration::from_mins(1);
-
-/// What all workers of an engine are made of.
-pub(super) struct Common {
-    pub(super) workers: u8,
-    /// Of all workers together.
-    pub(super) settings: Settings,
-    pub(super) connections: Vec<Arc<Connection>>,
-    pub(super) private_keys: Arc<BTreeMap<Arc<str>, PrivateKey>>,
-    /// Connections that are to be up.
-    pub(super) start_up: Vec<Arc<str>>,
-    /// Connections that packets bring up.
-    pub(super) start_trap: Vec<Arc<str>>,
-    pub(super) spi_keys: SpiKeys,
-    pub(super) qcd: Secret,
-    pub(super) boot_id: [u8; 16],
-    pub(super) epochs: Epochs,
-    pub(super) openings: Arc<Openings>,
-    pub(super) presence: Arc<Presence>,
-    /// What first messages are spread by where the kernel does not do it.
-    pub(super) spread: SipKey,
-    pub(super) notices: Option<Arc<Notices>>,
-    /// Networks that are judged beforehand, gate or none.
-    pub(super) rules: Arc<Rules>,
-    pub(super) leases: Leases,
-    pub(super) redirect: RedirectConfig,
-}
-
-/// What one worker has for itself.
-pub(super) struct Part {
-    pub(super) number: u8,
-    pub(super) start: WorkerStart,
-    pub(super) sessions: SessionDesk,
-    /// What became of changes to the references.
-    pub(super) stored: mpsc::UnboundedReceiver<(StoreId, bool)>,
-    pub(super) questions: mpsc::Receiver<Question>,
-    pub(super) handed_on: mpsc::Receiver<HandedOn>,
-    pub(super) hands_on: HandsOn,
-}
 
 pub(super) struct Worker {
     pub(super) number: u8,
@@ -424,7 +377,7 @@ impl Worker {
     /// A packet waits for a connection: it comes up, or resumes, where its home is. A client that sleeps is
     /// woken by what it sends.
     fn wanted(&mut self, owner: &Owner) {
-        let connection: Arc<str> = Arc::from(owner.0.split('/').next().unwrap_or_default());
+        let connection: Arc<str> = Arc::from(owner.connection());
         if self.stop_at.is_some() || !self.start_trap.contains(&connection) {
             return;
         }

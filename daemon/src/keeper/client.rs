@@ -197,6 +197,23 @@ impl Client {
         }
     }
 
+    /// What Child SAs have carried by connection; nothing if the kernel does not say.
+    pub async fn traffic(&self) -> Result<Vec<(String, Usage)>, ClientError> {
+        let mut all: Vec<(String, Usage)> = Vec::new();
+        loop {
+            let after = all.last().map_or(String::new(), |(name, _)| name.clone());
+            let Answer::Traffic { page, more } = self.request(Request::Traffic { after }).await?
+            else {
+                return Err(ClientError::Unexpected);
+            };
+            let empty = page.is_empty();
+            all.extend(page);
+            if !more || empty {
+                return Ok(all);
+            }
+        }
+    }
+
     /// What earlier engines left in the kernel: inner addresses in there are still in use.
     pub async fn orphans(&self) -> Result<Vec<Orphan>, ClientError> {
         let mut orphans = Vec::new();

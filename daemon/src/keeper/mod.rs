@@ -14,6 +14,7 @@ mod guard;
 mod holders;
 mod networks;
 mod options;
+mod pages;
 pub mod protocol;
 mod sandbox;
 mod sockets;
@@ -56,15 +57,13 @@ use self::{
     engine::{BackOff, Engine},
     guard::Guard,
     holders::Holders,
-    protocol::{
-        Answer, Ended, EpochKey, FromKeeper, Hello, Inlet, Operation, OrphanShape, Request,
-        ToKeeper,
-    },
+    pages::{orphan_page, traffic_page},
+    protocol::{Answer, Ended, EpochKey, FromKeeper, Hello, Inlet, Operation, Request, ToKeeper},
     sockets::Sockets,
     wall::{boot_clock, boot_id, since_epoch, wall_clock},
 };
 use crate::{
-    kernel::{Dataplane, Happened, NoOp, ORPHAN_LIFE, Orphan, Xfrm},
+    kernel::{Dataplane, Happened, NoOp, ORPHAN_LIFE, Xfrm},
     tickets::{Node, Notice, Ring},
     udp::UdpSocket,
 };
@@ -77,8 +76,6 @@ const GRANT: u32 = 4096;
 const TICK: Duration = Duration::from_millis(200);
 /// Sockets in one message.
 const SOCKETS_AT_A_TIME: usize = 128;
-/// Octets of orphans in one message, well within what a message holds.
-const ORPHAN_PAGE: usize = 32 << 10;
 
 /// Runs until a signal says otherwise. Must be called before any other thread exists, since it blocks
 /// signals for all that come after.
@@ -389,6 +386,7 @@ impl Keeper {
                 let used = owners.map(|owner| self.dataplane.account(&owner));
                 Answer::Account(used.collect())
             }
+            Request::Traffic { after } => traffic_page(self.dataplane.traffic(), &after),
             Request::NewEpoch { alone } => Answer::NewEpoch(self.new_epoch(alone)),
             Request::ReserveIndexes => Answer::Indexes(self.grant()),
             Request::Orphans { skip } => orphan_page(&self.dataplane.orphans(), skip as usize),
@@ -563,26 +561,6 @@ impl Keeper {
         info!("stopped");
         Ok(())
     }
-}
-
-fn orphan_page(orphans: &[Orphan], skip: usize) -> Answer {
-    let mut room = ORPHAN_PAGE;
-    let page: Vec<OrphanShape> = orphans
-        .iter()
-        .skip(skip)
-        .map_while(|orphan| {
-            let size = 72 + orphan.owner.0.len() + 5 * orphan.spis.len();
-            room = room.checked_sub(size + 48 * orphan.remote_ts.len())?;
-            Some(OrphanShape {
-                owner: orphan.owner.0.to_string(),
-                spis: orphan.spis.clone(),
-                remote_ts: orphan.remote_ts.clone(),
-                leased: orphan.leased.clone(),
-            })
-        })
-        .collect();
-    let more = skip + page.len() < orphans.len();
-    Answer::Orphans { page, more }
 }
 
 fn announce(notice: Notice) {

@@ -5,7 +5,7 @@
 //! |----------------------------|-----------------------------------------------------------------|
 //! | `Hello`                    | `Sockets`, with them as descriptors, as often as it takes; then `Hello`, with bitmaps and the board |
 //! | `Kernel`                   | `Done` with the same operation numbers                          |
-//! | `Usage`, `Account`, `Orphans` | the same word; orphans come in pages                         |
+//! | `Usage`, `Account`, `Traffic`, `Orphans` | the same word; the last two come in pages          |
 //! | `ReserveIndexes`           | `Indexes`; after the two below, if the epoch changed on the way |
 //! | `NewEpoch`                 | `Indexes`; `Epochs`, with all bitmaps beside it; then `NewEpoch` |
 //! | `GateStatus`               | `Gate`                                                          |
@@ -84,6 +84,11 @@ pub enum Request {
     Account {
         /// Owners, of at most [`ACCOUNT_OCTETS`] in all.
         owners: Vec<String>,
+    },
+    /// What Child SAs have carried by connection, from the first name behind this one on.
+    Traffic {
+        /// The last name of the page before, or nothing.
+        after: String,
     },
     /// Start a new ticket epoch now.
     NewEpoch {
@@ -220,6 +225,14 @@ pub enum Answer {
     Orphans {
         /// Some of them.
         page: Vec<OrphanShape>,
+        /// Whether to ask again.
+        more: bool,
+    },
+    /// To [`Request::Traffic`]: one page in the order of names, and whether there are more. Nothing if the kernel
+    /// does not say.
+    Traffic {
+        /// Some of them.
+        page: Vec<(String, Usage)>,
         /// Whether to ask again.
         more: bool,
     },

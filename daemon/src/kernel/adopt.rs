@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use ike::kernel::Owner;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -117,7 +118,9 @@ impl Xfrm {
                     let held = self.held.get(&reqid);
                     let mut states = held.iter().flat_map(|held| &held.states);
                     if let Some(state) = states.find(|state| state.id == id) {
-                        self.carried.add(reqid, state.inbound, carried);
+                        let owner = self.journal.owner(reqid);
+                        let of = (reqid, owner.map(Owner::connection));
+                        self.carried.add(of, state.inbound, carried);
                     }
                     self.gone(reqid, &[id]);
                 }

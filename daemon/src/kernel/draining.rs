@@ -64,6 +64,11 @@ impl Draining {
         own.map(|waiting| &waiting.state)
     }
 
+    /// All that wait.
+    pub(super) fn all(&self) -> impl Iterator<Item = &HeldState> {
+        self.0.iter().map(|waiting| &waiting.state)
+    }
+
     /// Takes all of one owner's.
     pub(super) fn of(&mut self, reqid: u32) -> Vec<Going> {
         let mut going = Vec::new();

@@ -25,11 +25,12 @@ mod wire;
 mod xfrm;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     io,
     net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -62,6 +63,10 @@ pub trait Dataplane {
     /// Of a session of the owner's that is over, and with that an account is given: the same without the states
     /// that the owner has now, which are another session's.
     fn account(&mut self, owner: &Owner) -> Usage;
+
+    /// What Child SAs have carried by connection, since the keeper's start and with what it found then; `None` if
+    /// the kernel does not say.
+    fn traffic(&mut self) -> Option<BTreeMap<Arc<str>, Usage>>;
 
     /// From now on nobody answers for what is there: it goes at `deadline` (time since boot) unless
     /// its owner installs anew.
@@ -233,6 +238,10 @@ impl Dataplane for NoOp {
 
     fn account(&mut self, _owner: &Owner) -> Usage {
         Usage::default()
+    }
+
+    fn traffic(&mut self) -> Option<BTreeMap<Arc<str>, Usage>> {
+        None
     }
 
     fn orphan_all(&mut self, _deadline: Duration) {

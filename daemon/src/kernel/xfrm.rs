@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     os::fd::BorrowedFd,
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -36,7 +37,7 @@ use super::{
     rest::Trap,
     sources::Sources,
     tunnel::{HeldState, Step, policies, states},
-    wire::{HASH_THRESHOLDS, Request, parse_spd, parse_state},
+    wire::{HASH_THRESHOLDS, Request, XFRM_MSG_GETSA, parse_spd, parse_state},
 };
 
 /// IPsec in the kernel, over netlink.
@@ -309,13 +310,14 @@ impl Xfrm {
         if requests.is_empty() {
             return;
         }
-        let carried = &mut self.carried;
+        let (carried, journal) = (&mut self.carried, &self.journal);
         let read = |at: usize, body: &[u8]| {
             let place = at.checked_sub(before).map(|place| place / 2);
             let of = place.and_then(|place| going.get(place));
             if let (Some(of), Some(record)) = (of, parse_state(body)) {
                 let counts = (record.bytes, record.packets);
-                carried.add(of.reqid, of.state.inbound, counts);
+                let connection = journal.owner(of.reqid).map(Owner::connection);
+                carried.add((of.reqid, connection), of.state.inbound, counts);
             }
         };
         let gone = |refusal: &Refusal| matches!(refusal.errno, Errno::ESRCH | Errno::ENOENT);
@@ -444,6 +446,26 @@ impl Dataplane for Xfrm {
         let held = self.held.get(&reqid);
         let goes_on = !drained.is_empty() || held.is_some_and(|held| !held.states.is_empty());
         self.carried.account(reqid, present, goes_on)
+    }
+
+    fn traffic(&mut self) -> Option<BTreeMap<Arc<str>, Usage>> {
+        let dump = Request::dump("listing SAs", XFRM_MSG_GETSA);
+        let states = self.netlink.dump(dump, parse_state);
+        let states = states.inspect_err(|error| warn!("{error}")).ok()?;
+        let held = self.held.values().flat_map(|held| &held.states);
+        let ours: HashMap<_, _> = held
+            .chain(self.draining.all())
+            .map(|state| (state.id, state.inbound))
+            .collect();
+        let mut present: BTreeMap<Arc<str>, Usage> = BTreeMap::new();
+        for state in states {
+            let owner = self.journal.owner(state.reqid);
+            if let (Some(inbound), Some(owner)) = (ours.get(&state.id), owner) {
+                let total = present.entry(owner.connection().into()).or_default();
+                total.add(*inbound, (state.bytes, state.packets));
+            }
+        }
+        Some(self.carried.totals(present).clone())
     }
 
     fn orphan_all(&mut self, deadline: Duration) {

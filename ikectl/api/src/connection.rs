@@ -76,3 +76,19 @@ pub struct ConnectionFailure {
     /// What to do.
     pub cure: String,
 }
+
+/// What the Child SAs of a connection have carried since the daemon's start, over all sessions and keys. It never
+/// falls while the daemon runs.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ConnectionTraffic {
+    /// The connection's name.
+    pub connection: String,
+    /// Octets received.
+    pub in_bytes: u64,
+    /// Packets received.
+    pub in_packets: u64,
+    /// Octets sent.
+    pub out_bytes: u64,
+    /// Packets sent.
+    pub out_packets: u64,
+}

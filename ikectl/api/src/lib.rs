@@ -11,7 +11,7 @@ mod sa;
 mod ticket;
 mod why;
 
-pub use connection::{Connection, ConnectionFailure, ConnectionState};
+pub use connection::{Connection, ConnectionFailure, ConnectionState, ConnectionTraffic};
 pub use gate::{
     AllowedNetwork, Flood, FloodLevel, Gate, GateAttachment, GateCounter, GateDenied, GateDrop,
     GateFill, GateLane, HalfOpenNetwork, RefusedNetwork, ReplyBudget,

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Connection, Flood, Gate, IkeSa, Lease, Log, PeerFailure, Pool, SaOrigin, Tickets};
+use crate::{
+    Connection, ConnectionTraffic, Flood, Gate, IkeSa, Lease, Log, PeerFailure, Pool, SaOrigin,
+    Tickets,
+};
 
 /// One reply: who answers, then exactly one outcome.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -51,6 +54,8 @@ pub enum Outcome {
     Flood(Flood),
     /// To `why`.
     PeerFailures(Vec<PeerFailure>),
+    /// To `traffic`.
+    Traffic(Vec<ConnectionTraffic>),
     /// To `log` and all that begins with it.
     Log(Log),
     /// To every command.

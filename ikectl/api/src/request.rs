@@ -139,6 +139,8 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peer: Option<String>,
     },
+    /// What Child SAs have carried, by connection.
+    Traffic,
     /// How much is logged, and whose messages.
     Log,
     /// Log more or less.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ikectl_api::{Connection, ConnectionState};
+use ikectl_api::{Connection, ConnectionState, ConnectionTraffic};
 
 use super::{UNKNOWN, ago, known};
 use crate::{ask::printable, table::Table};
@@ -41,4 +41,21 @@ pub(super) fn screen(connections: &[Connection]) -> String {
         }
     }
     text
+}
+
+pub(super) fn traffic(all: &[ConnectionTraffic]) -> String {
+    if all.is_empty() {
+        return "nothing has been carried\n".to_owned();
+    }
+    let mut table = Table::new(&["CONN", "IN", "PACKETS", "OUT", "PACKETS"]);
+    for one in all {
+        table.row(vec![
+            printable(&one.connection),
+            one.in_bytes.to_string(),
+            one.in_packets.to_string(),
+            one.out_bytes.to_string(),
+            one.out_packets.to_string(),
+        ]);
+    }
+    table.text()
 }

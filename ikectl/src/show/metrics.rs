@@ -3,7 +3,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use ikectl_api::{Flood, Gate, Outcome, Reply, Status};
+use ikectl_api::{ConnectionTraffic, Flood, Gate, Outcome, Reply, Status};
 
 use crate::ask::printable;
 
@@ -18,6 +18,7 @@ pub(crate) fn text(replies: &[Reply]) -> String {
             Outcome::Status(status) => page.status(status),
             Outcome::Gate(gate) => page.gate(gate),
             Outcome::Flood(flood) => page.flood(flood),
+            Outcome::Traffic(all) => page.traffic(all),
             _ => {}
         }
     }
@@ -134,6 +135,33 @@ impl Page {
         for one in &gate.budgets {
             let labels = [("budget", &*one.reply)];
             self.sample("gate_budget_per_cpu", &labels, one.per_cpu_per_second);
+        }
+    }
+
+    fn traffic(&mut self, all: &[ConnectionTraffic]) {
+        type Directions = fn(&ConnectionTraffic) -> [(&'static str, u64); 2];
+        let bytes: Directions = |one| [("in", one.in_bytes), ("out", one.out_bytes)];
+        let packets: Directions = |one| [("in", one.in_packets), ("out", one.out_packets)];
+        let families = [
+            (
+                "traffic_bytes_total",
+                "Octets that Child SAs have carried",
+                bytes,
+            ),
+            (
+                "traffic_packets_total",
+                "Packets that Child SAs have carried",
+                packets,
+            ),
+        ];
+        for (name, help, counts) in families {
+            self.family(name, "counter", help);
+            for one in all {
+                for (direction, count) in counts(one) {
+                    let labels = [("connection", &*one.connection), ("direction", direction)];
+                    self.sample(name, &labels, count);
+                }
+            }
         }
     }
 

@@ -408,3 +408,23 @@ a?[2J         3s
     let expected = "Level     debug until the daemon ends; configured is info\n";
     assert_eq!(text(&reply(log), false), expected);
 }
+
+#[test]
+fn traffic_is_a_table_and_a_metric() {
+    let all = r#""traffic":[{"connection":"rw","in_bytes":84,"in_packets":1,"out_bytes":0,"out_packets":0}]"#;
+    let expected = "CONN  IN  PACKETS  OUT  PACKETS\nrw    84  1        0    0\n";
+    assert_eq!(text(&reply(all), false), expected);
+    let page = metrics::text(&[reply(all)]);
+    let lines = [
+        "# TYPE rekindle_traffic_bytes_total counter",
+        "rekindle_traffic_bytes_total{connection=\"rw\",direction=\"in\"} 84",
+        "rekindle_traffic_packets_total{connection=\"rw\",direction=\"out\"} 0",
+    ];
+    for line in lines {
+        assert!(page.lines().any(|one| one == line), "{line} in {page}");
+    }
+    assert_eq!(
+        text(&reply(r#""traffic":[]"#), false),
+        "nothing has been carried\n"
+    );
+}

@@ -122,6 +122,14 @@ fn logged(lab: &mut Lab) -> Result<()> {
     let resumed: Vec<_> = up.iter().map(|line| line["resumed"].clone()).collect();
     ensure!(resumed == [json!(false), json!(true)], "{up:#?}");
 
+    let carried = gateway.ikectl("traffic")?;
+    ensure!(
+        carried[0]["connection"] == "rw"
+            && carried[0]["in_packets"] == 9
+            && carried[0]["out_packets"] == 9,
+        "over all sessions: {carried}"
+    );
+
     // The peer that was looked on at.
     let received = named(&gateway, "received")?;
     for part in [

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ikectl_api as api;
 
-use crate::control::request::{ConnectionReport, ConnectionStart, ConnectionState};
+use crate::control::request::{ConnectionReport, ConnectionStart, ConnectionState, Traffic};
 
 pub(in crate::control) fn connection(report: ConnectionReport) -> api::Connection {
     let why = report.last_failure.map(|last| api::ConnectionFailure {
@@ -36,5 +36,24 @@ pub(in crate::control) fn connection(report: ConnectionReport) -> api::Connectio
         next_attempt_seconds: report.next_in.as_ref().map(Duration::as_secs),
         // Of one that is up it says nothing any more.
         last_failure: why.filter(|_| state != api::ConnectionState::Up),
+    }
+}
+
+/// What Child SAs of a connection have carried.
+pub(in crate::control) fn traffic(
+    (connection, traffic): (String, Traffic),
+) -> api::ConnectionTraffic {
+    let Traffic {
+        in_bytes,
+        in_packets,
+        out_bytes,
+        out_packets,
+    } = traffic;
+    api::ConnectionTraffic {
+        connection,
+        in_bytes,
+        in_packets,
+        out_bytes,
+        out_packets,
     }
 }

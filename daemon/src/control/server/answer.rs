@@ -81,6 +81,11 @@ pub(super) async fn answer(request: Request, engine: &mpsc::Sender<ControlReques
                 let report = ask(engine, |reply| ControlRequest::Flood { reply }).await?;
                 Ok(Outcome::Flood(convert::flood(report)))
             }
+            Request::Traffic => {
+                let all = ask(engine, |reply| ControlRequest::Traffic { reply }).await?;
+                let all = all.into_iter().map(convert::traffic);
+                Ok(Outcome::Traffic(all.collect()))
+            }
             Request::Log => log::tell(engine, LogCommand::Show).await,
             Request::LogLevel { level, for_seconds } => {
                 log::level(engine, &level, for_seconds).await
