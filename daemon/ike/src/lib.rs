@@ -28,6 +28,7 @@ pub mod ticket;
 pub mod trust;
 pub mod view;
 pub mod watch;
+mod whose;
 pub mod wire;
 
 pub use endpoint::{CommandRefused, Context, Endpoint, MAX_WORKERS, NodeKeys, Settings};
@@ -35,3 +36,4 @@ pub use exchange::Told;
 pub use look_up::Way;
 pub use reload::Reloaded;
 pub use session::SessionRefused;
+pub use whose::Whose;

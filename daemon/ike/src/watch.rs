@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    Whose,
     counters::{Counter, Counters},
     endpoint::{Context, Endpoint},
     io::{Event, Output, Path},
@@ -35,30 +36,16 @@ pub const MAX_WATCHED: usize = 16;
 pub enum Watched {
     /// Everybody's.
     Everybody,
-    /// Those to and from an address, known or not.
-    Address(IpAddr),
-    /// Those of a connection, or of a peer by its identity as it is shown or configured. Before a peer has
-    /// proved that, only its address is known.
-    Named(Arc<str>),
+    /// Somebody's. Before a peer has proved who it is, only its address is known.
+    Somebody(Whose),
 }
 
 impl Watched {
-    /// An address, or else a name.
-    #[must_use]
-    pub fn from_text(text: &str) -> Self {
-        text.parse()
-            .map_or_else(|_| Self::Named(text.into()), Self::Address)
-    }
-
     fn is(&self, remote: IpAddr, sa: Option<&IkeSa>) -> bool {
+        let connection = || Some(&*sa?.connection()?.name);
         match self {
             Self::Everybody => true,
-            Self::Address(address) => *address == remote,
-            Self::Named(name) => sa.is_some_and(|sa| {
-                let connection = sa.connection();
-                let called = connection.is_some_and(|connection| *connection.name == **name);
-                called || peer_of(sa).is_some_and(|peer| is_called(peer, name))
-            }),
+            Self::Somebody(whose) => whose.is(remote, connection(), sa.and_then(peer_of)),
         }
     }
 }
@@ -159,11 +146,6 @@ impl Endpoint {
         };
         Some((words, whole))
     }
-}
-
-fn is_called(peer: &Identity, name: &str) -> bool {
-    let configured = Identity::from_text(name).is_some_and(|wanted| wanted.is(peer));
-    configured || peer.to_string() == name
 }
 
 fn peer_of(sa: &IkeSa) -> Option<&Identity> {

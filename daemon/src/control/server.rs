@@ -243,6 +243,14 @@ fn bad_request(message: String) -> Failure {
     }
 }
 
+/// How long a request is for.
+fn span(seconds: u64, most: u64) -> Result<Duration, Failure> {
+    if !(1..=most).contains(&seconds) {
+        return Err(bad_request(format!("for_seconds is 1 to {most}")));
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
 fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::{
-    keeper::{ACCOUNT_OCTETS, Client},
+    keeper::{ACCOUNT_OCTETS, Client, USAGE_OCTETS},
     kernel::Usage,
 };
 
@@ -104,9 +104,8 @@ impl Accounts {
         let mut octets = 0;
         let mut count = 0;
         for ended in &self.waiting {
-            octets += owners(std::slice::from_ref(ended))
-                .map(str::len)
-                .sum::<usize>();
+            let names = owners(std::slice::from_ref(ended));
+            octets += names.map(|name| name.len() + USAGE_OCTETS).sum::<usize>();
             if octets > ACCOUNT_OCTETS && count > 0 {
                 break;
             }
@@ -207,7 +206,7 @@ mod tests {
     fn sessions_wait_for_each_other_and_go_in_messages_that_hold_them() {
         let mut accounts = Accounts::new();
         assert!(accounts.is_empty() && accounts.some().is_none());
-        let long = "x".repeat(ACCOUNT_OCTETS / 2);
+        let long = "x".repeat(ACCOUNT_OCTETS / 2 - USAGE_OCTETS);
         for sa in 1..=5 {
             accounts.add(ended(sa, &[&long]), Duration::from_secs(sa));
         }

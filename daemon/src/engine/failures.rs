@@ -8,10 +8,10 @@ use std::{
 };
 
 use ike::{
+    Whose,
     defence::{allowance::Allowance, budget::network},
     failure::{Failure, Standing},
     io::Stamp,
-    wire::id::Identity,
 };
 use tracing::{info, warn};
 
@@ -93,9 +93,13 @@ impl Failures {
     /// Those of a peer, or of all: an address, an identity as it is shown or configured, or the name of a
     /// connection.
     pub(super) fn of(&self, peer: Option<&str>) -> Vec<FailureReport> {
-        let whose = peer.map(Whose::parse);
+        let whose = peer.map(Whose::from_text);
         let kept = self.strangers.kept.iter().chain(&self.peers.kept);
-        let wanted = kept.filter(|kept| whose.as_ref().is_none_or(|whose| whose.is(&kept.failure)));
+        let wanted = kept.filter(|kept| {
+            whose
+                .as_ref()
+                .is_none_or(|whose| is_of(&kept.failure, whose))
+        });
         let report = |kept: &Kept| FailureReport {
             failure: kept.failure.clone(),
             first: kept.first,
@@ -198,41 +202,19 @@ impl Shelf {
     }
 }
 
-/// Whose failures are wanted.
-struct Whose<'a> {
-    text: &'a str,
-    address: Option<std::net::IpAddr>,
-    identity: Option<Identity>,
-}
-
-impl<'a> Whose<'a> {
-    fn parse(text: &'a str) -> Self {
-        let with_port = || Some(text.parse::<std::net::SocketAddr>().ok()?.ip());
-        Self {
-            text,
-            address: text.parse().ok().or_else(with_port),
-            identity: Identity::from_text(text),
-        }
-    }
-
-    fn is(&self, failure: &Failure) -> bool {
-        let named = failure.connection.as_deref() == Some(self.text);
-        let there = self
-            .address
-            .is_some_and(|address| address == failure.from.ip());
-        let known = failure.peer.as_ref().is_some_and(|peer| {
-            let same = self.identity.as_ref().is_some_and(|wanted| wanted.is(peer));
-            same || peer.to_string() == self.text
-        });
-        named || there || known
-    }
+fn is_of(failure: &Failure, whose: &Whose) -> bool {
+    let connection = failure.connection.as_deref();
+    whose.is(failure.from.ip(), connection, failure.peer.as_ref())
 }
 
 #[cfg(test)]
 mod tests {
     use std::{net::SocketAddr, time::Duration};
 
-    use ike::{failure::Cause, wire::header::Exchange};
+    use ike::{
+        failure::Cause,
+        wire::{header::Exchange, id::Identity},
+    };
 
     use super::*;
 

@@ -344,7 +344,7 @@ async fn deliver<T>(mut reply: oneshot::Sender<T>, answer: impl Future<Output = 
 mod tests {
     use std::{path::Path, time::Duration};
 
-    use ike::watch::Watched;
+    use ike::{Whose, watch::Watched};
 
     use super::*;
     use crate::{
@@ -413,7 +413,7 @@ mod tests {
         front.answer(ControlRequest::Log { command, reply }).await;
         let report = done.await.expect("an answer").expect("room");
         assert_eq!(report.watched[0].0, "192.0.2.1");
-        let at = Watched::from_text("192.0.2.1");
+        let at = Watched::Somebody(Whose::from_text("192.0.2.1"));
         for told in told() {
             let Some(Question::Watch { whose }) = told else {
                 panic!("{told:?}");

@@ -152,6 +152,7 @@ pub(super) fn log(event: &Event) {
             event = "moved",
             connection = &**connection,
             from = %path.remote,
+            local = %path.local,
             "{connection}: now from {} to {}",
             path.local,
             path.remote
@@ -192,6 +193,7 @@ pub(super) fn log(event: &Event) {
             info!(
                 event = "ticket_received",
                 connection = &**connection,
+                octets,
                 seconds,
                 "{connection}: ticket of {octets} octets, good for {seconds} s"
             );
@@ -199,6 +201,7 @@ pub(super) fn log(event: &Event) {
         Event::TicketIssued { connection, octets } => debug!(
             event = "ticket_issued",
             connection = &**connection,
+            octets,
             "{connection}: issued a ticket of {octets} octets"
         ),
         // Anybody can cause these, as often as he likes: counted, and seen at debug only.
@@ -212,6 +215,7 @@ pub(super) fn log(event: &Event) {
         Event::KernelFailed { connection, text } => warn!(
             event = "kernel_failed",
             connection = &**connection,
+            reason = text,
             "{connection}: kernel: {text}"
         ),
         // These have lines of their own, see `failures` and `watching`.

@@ -8,12 +8,12 @@ use std::{
 
 use gate_abi::classify::{Reason, Verdict};
 use ike::{
-    CommandRefused, Context, Reloaded, Told,
+    CommandRefused, Context, Reloaded, Told, Whose,
     counters::Counter,
     io::Command,
     view::{Closed, SaState},
     watch::Watched,
-    wire::{id::Identity, redirect::GatewayId},
+    wire::redirect::GatewayId,
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -380,18 +380,14 @@ impl Worker {
             Some(list) => list.revoke(peer, wall, forget_at),
             None => Ok(()),
         };
-        let configured = Identity::from_text(peer);
-        // What cannot be read as text is known by how it is shown.
-        let is_meant = |id: &Identity| {
-            configured.as_ref().is_some_and(|meant| meant.is(id)) || id.to_string() == peer
-        };
+        let meant = Whose::from_text(peer);
         let cx = &mut Context {
             now: now(),
             env: &mut self.environment,
             ledger: &mut self.ledger,
             leases: &mut self.leases,
         };
-        let revoked = self.endpoint.revoke(is_meant, cx);
+        let revoked = self.endpoint.revoke(|id| meant.is_peer(id), cx);
         info!(
             revoked,
             "tickets of {peer:?} revoked on the operator's word"

@@ -10,6 +10,7 @@ use std::{
 };
 
 use ike::{
+    Whose,
     defence::allowance::Allowance,
     watch::{MAX_WATCHED, Overheard, Watched},
 };
@@ -108,7 +109,7 @@ impl Watching {
 pub(super) fn whose(report: &LogReport) -> Vec<Watched> {
     let everybody = (report.state.level == LogLevel::Trace).then_some(Watched::Everybody);
     let peers = report.watched.iter();
-    let peers = peers.map(|(peer, _)| Watched::from_text(peer));
+    let peers = peers.map(|(peer, _)| Watched::Somebody(Whose::from_text(peer)));
     everybody.into_iter().chain(peers).collect()
 }
 

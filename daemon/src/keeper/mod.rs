@@ -49,7 +49,7 @@ pub use self::{
     protocol::{
         ACCOUNT_OCTETS, BootInfo, BudgetStatus, FloodStatus, GateAttachment, GateCommand,
         GateCount, GateDrop, GateFill, GateRefused, GateStatus, LaneCount, ListedNetwork,
-        RefusedNetwork, SpiKeys,
+        RefusedNetwork, SpiKeys, USAGE_OCTETS,
     },
     sandbox::{Files, Sandbox},
 };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::protocol::{Answer, OrphanShape};
+use super::protocol::{Answer, OrphanShape, USAGE_OCTETS};
 use crate::kernel::{Orphan, Usage};
 
 /// Octets of orphans in one message, well within what a message holds.
@@ -33,11 +33,10 @@ pub(super) fn orphan_page(orphans: &[Orphan], skip: usize) -> Answer {
 pub(super) fn traffic_page(traffic: Option<BTreeMap<Arc<str>, Usage>>, after: &str) -> Answer {
     let traffic = traffic.unwrap_or_default();
     let mut room = TRAFFIC_PAGE;
-    let mut rest = traffic.iter().filter(|(name, _)| ***name > *after);
+    let rest = traffic.iter().filter(|(name, _)| ***name > *after);
     let page: Vec<_> = rest
-        .by_ref()
         .map_while(|(name, usage)| {
-            room = room.checked_sub(48 + name.len())?;
+            room = room.checked_sub(USAGE_OCTETS + name.len())?;
             Some((name.to_string(), *usage))
         })
         .collect();
@@ -64,7 +63,7 @@ mod tests {
             let Answer::Traffic { page, more } = traffic_page(Some(all.clone()), &after) else {
                 panic!("another answer");
             };
-            let octets: usize = page.iter().map(|(name, _)| name.len() + 48).sum();
+            let octets: usize = page.iter().map(|(name, _)| name.len() + USAGE_OCTETS).sum();
             assert!(octets <= TRAFFIC_PAGE && !page.is_empty());
             told.extend(page.into_iter().map(|(name, _)| name));
             pages += 1;

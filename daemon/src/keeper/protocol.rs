@@ -65,8 +65,11 @@ pub struct FromKeeper {
     pub answer: Answer,
 }
 
-/// Octets of owners' names in one [`Request::Account`], well within what a message holds.
-pub const ACCOUNT_OCTETS: usize = 16 << 10;
+/// Octets that a name and its [`Usage`] take at most beyond the name's own.
+pub const USAGE_OCTETS: usize = 48;
+/// Octets of owners' names in one [`Request::Account`], with [`USAGE_OCTETS`] of each, so that question and answer are
+/// well within what a message holds.
+pub const ACCOUNT_OCTETS: usize = 32 << 10;
 
 /// What an engine can ask for.
 #[derive(Debug, Deserialize, Serialize)]
@@ -82,7 +85,7 @@ pub enum Request {
     },
     /// What sessions have carried that are over, by owner; with that an account is given.
     Account {
-        /// Owners, of at most [`ACCOUNT_OCTETS`] in all.
+        /// Owners, of [`ACCOUNT_OCTETS`] in all unless it is one session's.
         owners: Vec<String>,
     },
     /// What Child SAs have carried by connection, from the first name behind this one on.

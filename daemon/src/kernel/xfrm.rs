@@ -143,8 +143,7 @@ impl Xfrm {
                 "the owner's name is empty, too long or not printable",
             ));
         }
-        let known = self.journal.reqid(owner);
-        if let Some(reqid) = known {
+        if let Some(reqid) = self.journal.reqid(owner) {
             return Ok(reqid);
         }
         let held = &self.held;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use ike::{
+    Whose,
     io::{Command, Event},
     watch::{MAX_WATCHED, Overheard, Watched},
 };
@@ -12,6 +13,10 @@ use crate::bed::{Node, Pair};
 
 const SOON: Duration = Duration::from_secs(1);
 const CLIENT: &str = "192.0.2.10";
+
+fn somebody(text: &str) -> Watched {
+    Watched::Somebody(Whose::from_text(text))
+}
 
 fn overheard(node: &Node) -> Vec<&Overheard> {
     fn told(event: &Event) -> Option<&Overheard> {
@@ -45,7 +50,7 @@ fn login(watched: Vec<Watched>) -> Pair {
 
 #[test]
 fn a_login_is_told_message_by_message() {
-    let pair = login(vec![Watched::from_text(CLIENT)]);
+    let pair = login(vec![somebody(CLIENT)]);
     let told = lines(&pair.gateway);
     let [init, answer, auth, done] = &told[..] else {
         panic!("two exchanges: {told:#?}");
@@ -78,7 +83,7 @@ fn a_login_is_told_message_by_message() {
 #[test]
 fn a_name_is_known_from_the_message_on_that_proves_it() {
     for name in ["rw", "client.example"] {
-        let mut pair = login(vec![Watched::from_text(name)]);
+        let mut pair = login(vec![somebody(name)]);
         let told = lines(&pair.gateway);
         assert!(
             matches!(&told[..], [asks, done]
@@ -99,11 +104,11 @@ fn a_name_is_known_from_the_message_on_that_proves_it() {
 #[test]
 fn nobody_else_is_told_of() {
     let others = ["203.0.113.9", "bob@example.net", "2001:db8::1"];
-    let pair = login(others.map(Watched::from_text).into());
+    let pair = login(others.map(somebody).into());
     assert_eq!(lines(&pair.gateway), Vec::<String>::new());
     let pair = login(Vec::new());
     assert_eq!(lines(&pair.gateway), Vec::<String>::new());
-    let many = std::iter::repeat_n(Watched::from_text("203.0.113.9"), MAX_WATCHED);
+    let many = std::iter::repeat_n(somebody("203.0.113.9"), MAX_WATCHED);
     let pair = login(many.chain([Watched::Everybody]).collect());
     assert_eq!(lines(&pair.gateway), Vec::<String>::new(), "one too many");
     let pair = login(vec![Watched::Everybody]);
@@ -112,7 +117,7 @@ fn nobody_else_is_told_of() {
 
 #[test]
 fn a_resumption_and_what_came_to_nothing_are_told_too() {
-    let mut pair = login(vec![Watched::from_text(CLIENT)]);
+    let mut pair = login(vec![somebody(CLIENT)]);
     pair.suspend();
     pair.run(SOON);
     let before = lines(&pair.gateway).len();

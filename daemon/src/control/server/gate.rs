@@ -6,7 +6,7 @@ use gate_abi::networks::{Prefix, Rule};
 use ikectl_api::{DENY_SECONDS, Done, Failure, MAX_DENY_SECONDS, Outcome};
 use tokio::sync::mpsc;
 
-use super::{answer::ask, bad_request};
+use super::{answer::ask, bad_request, span};
 use crate::{
     control::{convert, request::ControlRequest},
     gate::{FloodMode, network_from_text, network_to_text},
@@ -23,7 +23,7 @@ pub(super) async fn list(
     seconds: Option<u64>,
 ) -> Result<Outcome, Failure> {
     let network = read(network)?;
-    let lasting = span(seconds)?;
+    let lasting = span(seconds.unwrap_or(DENY_SECONDS), MAX_DENY_SECONDS)?;
     let command = GateCommand::List {
         rule,
         network,
@@ -59,7 +59,7 @@ pub(super) async fn level(
     level: &str,
     seconds: Option<u64>,
 ) -> Result<Outcome, Failure> {
-    let lasting = span(seconds)?;
+    let lasting = span(seconds.unwrap_or(DENY_SECONDS), MAX_DENY_SECONDS)?;
     let command = match (FloodMode::from_word(level), level) {
         (Some(mode), _) => GateCommand::Level { mode, lasting },
         (None, "configured") => GateCommand::ConfiguredLevel,
@@ -72,16 +72,6 @@ pub(super) async fn level(
         }
     };
     stand(engine, command).await
-}
-
-fn span(seconds: Option<u64>) -> Result<Duration, Failure> {
-    let seconds = seconds.unwrap_or(DENY_SECONDS);
-    if !(1..=MAX_DENY_SECONDS).contains(&seconds) {
-        return Err(bad_request(format!(
-            "for_seconds is 1 to {MAX_DENY_SECONDS}"
-        )));
-    }
-    Ok(Duration::from_secs(seconds))
 }
 
 /// What is about the gate as a whole.

@@ -1,11 +1,9 @@
 //! What an operator wants of the log.
 
-use std::time::Duration;
-
 use ikectl_api::{Failure, Log, MAX_WATCH_SECONDS, Outcome, WATCH_SECONDS, WatchedPeer};
 use tokio::sync::mpsc;
 
-use super::{answer::ask, bad_request};
+use super::{answer::ask, bad_request, span};
 use crate::{
     config::LogLevel,
     control::request::{ControlRequest, LogCommand, LogReport},
@@ -22,6 +20,7 @@ pub(super) async fn level(
     level: &str,
     seconds: Option<u64>,
 ) -> Result<Outcome, Failure> {
+    let span = |seconds| span(seconds, MAX_WATCH_SECONDS);
     let lasting = seconds.map(span).transpose()?;
     let known = LogLevel::ALL
         .into_iter()
@@ -51,7 +50,7 @@ pub(super) async fn watch(
             "peer is an address, an identity or a connection, of 1 to {MAX_PEER} octets"
         )));
     }
-    let lasting = span(seconds.unwrap_or(WATCH_SECONDS))?;
+    let lasting = span(seconds.unwrap_or(WATCH_SECONDS), MAX_WATCH_SECONDS)?;
     tell(engine, LogCommand::Watch { peer, lasting }).await
 }
 
@@ -60,15 +59,6 @@ pub(super) async fn tell(engine: &Engine, command: LogCommand) -> Result<Outcome
     let done = ask(engine, |reply| ControlRequest::Log { command, reply }).await?;
     done.map(|report| Outcome::Log(shown(report)))
         .map_err(bad_request)
-}
-
-fn span(seconds: u64) -> Result<Duration, Failure> {
-    if !(1..=MAX_WATCH_SECONDS).contains(&seconds) {
-        return Err(bad_request(format!(
-            "for_seconds is 1 to {MAX_WATCH_SECONDS}"
-        )));
-    }
-    Ok(Duration::from_secs(seconds))
 }
 
 fn shown(report: LogReport) -> Log {
