@@ -10,12 +10,12 @@ use crate::maps::{NAMED, STEERED};
 
 /// What becomes of a packet that passes.
 #[inline(always)]
-pub fn steer(context: &XdpContext, cpus: &CpuMap<1>, reason: u32) -> u32 {
+pub fn steer(context: &XdpContext, cpus: &CpuMap<1>, reason: u64) -> u32 {
     redirect(context, cpus, reason).unwrap_or(XDP_PASS)
 }
 
 #[inline(always)]
-fn redirect(context: &XdpContext, cpus: &CpuMap<1>, reason: u32) -> Option<u32> {
+fn redirect(context: &XdpContext, cpus: &CpuMap<1>, reason: u64) -> Option<u32> {
     // SAFETY: the helper has no arguments and no preconditions.
     let here = unsafe { bpf_get_smp_processor_id() };
     let cpu = NAMED.get(0)?.instead_of(here)?;

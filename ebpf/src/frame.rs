@@ -28,6 +28,19 @@ fn opaque(value: usize) -> usize {
     same
 }
 
+/// Where in the packet that begins at `data` something is. The verifier bounds registers, not values:
+/// the pointer that was checked must be the one that is used, so it may not be computed anew behind
+/// its check.
+#[inline(always)]
+fn place(data: usize, at: usize) -> usize {
+    let place;
+    // SAFETY: a sum.
+    unsafe {
+        asm!("{0} += {1}", inout(reg) at => place, in(reg) data, options(pure, nomem, nostack));
+    }
+    place
+}
+
 /// Zero, in a way that the verifier cannot see through: it knows the ranges of two equal lengths,
 /// not that they are equal.
 ///
@@ -38,23 +51,28 @@ pub fn unknown_zero(len: usize) -> usize {
     len - opaque(len)
 }
 
+/// What any octets are a value of.
+pub trait Plain {}
+impl<const N: usize> Plain for [u8; N] {}
+impl<const N: usize> Plain for [u32; N] {}
+
 /// Reads by helper, into aligned memory: any alignment, any number of buffers.
 #[inline(always)]
-fn copy<const N: usize>(context: &XdpContext, at: usize) -> Option<[u8; N]> {
-    let mut octets = MaybeUninit::<Aligned<[u8; N]>>::uninit();
-    // SAFETY: the helper writes N octets, or none and says so; the place holds N.
+fn copy<T: Plain>(context: &XdpContext, at: usize) -> Option<T> {
+    let mut octets = MaybeUninit::<Aligned<T>>::uninit();
+    // SAFETY: the helper writes as many octets as a T has, or none and says so; the place holds them.
     let error = unsafe {
         bpf_xdp_load_bytes(
             context.as_ptr().cast(),
             at as u32,
             octets.as_mut_ptr().cast(),
-            N as u32,
+            size_of::<T>() as u32,
         )
     };
     if error != 0 {
         return None;
     }
-    // SAFETY: the helper succeeded, so all N octets are written.
+    // SAFETY: the helper succeeded, so all of it is written.
     Some(unsafe { octets.assume_init() }.0)
 }
 

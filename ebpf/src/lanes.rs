@@ -1,6 +1,8 @@
 //! The program of a group of sockets: it judges a datagram once more, with the daemon's keys, and
 //! chooses the socket. It works on every interface, with the gate in front or without.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::bindings::{bpf_sock, sk_action::SK_PASS};
@@ -10,7 +12,7 @@ use aya_ebpf::programs::SkReuseportContext;
 use gate_abi::classify::{Datagram, Frame, steer};
 use gate_abi::lane::{Group, Lane, Place, group_key};
 
-use crate::frame::{Aligned, OFFSET_MASK, unknown_zero};
+use crate::frame::{Aligned, OFFSET_MASK, Plain, unknown_zero};
 use crate::maps::{GROUPS, LANE_COUNTS, LANES, Told};
 
 #[sk_reuseport]
@@ -137,6 +139,27 @@ impl<'a> Queued<'a> {
     }
 }
 
+impl Queued<'_> {
+    #[inline(always)]
+    fn read<T: Plain>(&self, at: usize) -> Option<T> {
+        let mut octets = MaybeUninit::<Aligned<T>>::uninit();
+        // SAFETY: the helper writes as many octets as a T has, or none and says so; the place holds them.
+        let error = unsafe {
+            bpf_skb_load_bytes(
+                self.context.as_ptr(),
+                at as u32,
+                octets.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+            )
+        };
+        if error != 0 {
+            return None;
+        }
+        // SAFETY: the helper succeeded, so all of it is written.
+        Some(unsafe { octets.assume_init() }.0)
+    }
+}
+
 impl Frame for Queued<'_> {
     #[inline(always)]
     fn octets(&self) -> usize {
@@ -145,22 +168,22 @@ impl Frame for Queued<'_> {
 
     #[inline(always)]
     fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        let mut octets = Aligned([0; N]);
-        // SAFETY: the helper writes N octets, which is what the place holds.
-        let error = unsafe {
-            bpf_skb_load_bytes(
-                self.context.as_ptr(),
-                at as u32,
-                octets.0.as_mut_ptr().cast(),
-                N as u32,
-            )
-        };
-        (error == 0).then_some(octets.0)
+        self.read(at)
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        self.read(at)
     }
 
     #[inline(always)]
     fn settle(&self, at: usize) -> usize {
         (at + self.zero) & OFFSET_MASK
+    }
+
+    #[inline(always)]
+    fn bound(&self, at: usize) -> usize {
+        at & OFFSET_MASK
     }
 
     #[inline(always)]

@@ -77,8 +77,8 @@ pub fn gate_l3(context: XdpContext) -> u32 {
         // No reply comes about here.
         Verdict::Drop(reason) | Verdict::Reply(reason) => (reason, XDP_DROP),
     };
-    let reason = frame.forget(u64::from(reason as u32));
-    told.count(reason as u32, frame.octets());
+    let reason = frame.forget(reason as u64);
+    told.count(reason, frame.octets());
     if action == XDP_DROP
         && let Some(now) = told.is_sample_due()
     {
@@ -99,24 +99,24 @@ fn whole<F: FrameMut>(context: &XdpContext, frame: &mut F, cpus: &CpuMap<1>) -> 
     if action == XDP_DROP
         && let Some(now) = told.is_sample_due()
     {
-        samples::take(context, now, u64::from(reason), frame.octets() as u64);
+        samples::take(context, now, reason, frame.octets() as u64);
     }
     action
 }
 
 /// What becomes of a frame, and why, by number.
 #[inline(always)]
-fn judge<F: FrameMut>(frame: &mut F, told: &Told) -> (u32, u32) {
+fn judge<F: FrameMut>(frame: &mut F, told: &Told) -> (u32, u64) {
     let judgement = classify(frame, told);
     let octets = frame.octets();
     let (reason, action) = match judgement.verdict {
-        Verdict::Pass(reason) => (reason as u32, XDP_PASS),
-        Verdict::Drop(reason) => (reason as u32, XDP_DROP),
+        Verdict::Pass(reason) => (reason as u64, XDP_PASS),
+        Verdict::Drop(reason) => (reason as u64, XDP_DROP),
         Verdict::Reply(reason) => {
             cold_path();
             // Whatever the reason, the answer is written in the same way.
-            let sent = frame.forget(u64::from(reason as u32)) as u32;
-            let unsent = frame.forget(u64::from(reason.unanswered() as u32)) as u32;
+            let sent = frame.forget(reason as u64);
+            let unsent = frame.forget(reason.unanswered() as u64);
             if judgement.reply.write(frame) {
                 (sent, XDP_TX)
             } else {
@@ -125,7 +125,7 @@ fn judge<F: FrameMut>(frame: &mut F, told: &Told) -> (u32, u32) {
         }
     };
     // From here on nothing depends on what is known of it.
-    let reason = frame.forget(u64::from(reason)) as u32;
+    let reason = frame.forget(reason);
     told.count(reason, octets);
     (action, reason)
 }
@@ -133,7 +133,7 @@ fn judge<F: FrameMut>(frame: &mut F, told: &Told) -> (u32, u32) {
 /// The loader insists on this symbol (`gate_abi::maps::ABI_SYMBOL`), so that a daemon and an
 /// object of another layout never meet.
 #[unsafe(no_mangle)]
-static GATE_ABI_7: Global<u32> = Global::new(gate_abi::maps::ABI_VERSION);
+static GATE_ABI_8: Global<u32> = Global::new(gate_abi::maps::ABI_VERSION);
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]

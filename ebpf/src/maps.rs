@@ -14,7 +14,7 @@ use gate_abi::cpus::{Named, STEERED_ENTRIES};
 use gate_abi::defence::{Budget, Level, Meter};
 use gate_abi::maps::{
     COOKIE_KEYS_ENTRIES, Clock, Config, KEYS_ENTRIES, KeySlot, LOCAL_ENTRIES, METERS_ENTRIES, Own,
-    SPI_KEYS_ENTRIES, TicketKeySlot, TicketKeys, WALL_SOUND,
+    SPI_KEYS_ENTRIES, TicketKeySlot, WALL_SOUND,
 };
 use gate_abi::networks::{MAX_NETWORKS, Rule};
 use gate_abi::sip::SipKey;
@@ -107,7 +107,7 @@ impl Told {
 
     /// Counts a packet for the reason of this number.
     #[inline(always)]
-    pub fn count(&self, reason: u32, octets: usize) {
+    pub fn count(&self, reason: u64, octets: usize) {
         // SAFETY: the pointer is to this CPU's own value, and a CPU runs one XDP program at a time.
         // Atomics would say the same without unsafe, but the back end cannot store one.
         unsafe {
@@ -171,8 +171,8 @@ impl Knowledge for Told {
     }
 
     #[inline(always)]
-    fn ticket_keys(&self, key_id: u8) -> Option<TicketKeys> {
-        KEYS.get(u32::from(key_id))?.keys()
+    fn ticket_keys(&self, key_id: u8) -> Option<&TicketKeySlot> {
+        KEYS.get(u32::from(key_id)).filter(|slot| slot.is_live())
     }
 
     #[inline(always)]

@@ -278,7 +278,7 @@ mod tests {
         classify::{Knowledge, Reason, Verdict, classify},
         defence::{Budget, Level, Meter},
         frames::{self, Around, Message},
-        maps::{OUR_ADDRESS, TicketKeys},
+        maps::{OUR_ADDRESS, TicketKeySlot, TicketKeys},
         networks::Rule,
         sip::SipKey,
     };
@@ -298,12 +298,13 @@ mod tests {
         fn level(&self) -> Level {
             Level::Calm
         }
-        fn ticket_keys(&self, key_id: u8) -> Option<TicketKeys> {
-            (key_id == KEY_ID).then_some(TicketKeys {
+        fn ticket_keys(&self, key_id: u8) -> Option<&TicketKeySlot> {
+            static LIVE: TicketKeySlot = TicketKeySlot::live(&TicketKeys {
                 tag: TAG_KEY,
                 mask: frames::MASK_KEY,
                 used_slot: None,
-            })
+            });
+            (key_id == KEY_ID).then_some(&LIVE)
         }
         fn spi_key(&self, _: u32) -> Option<SipKey> {
             None

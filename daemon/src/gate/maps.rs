@@ -28,7 +28,7 @@ use super::samples::Samples;
 
 /// The maps of a gate, whether made or found pinned.
 pub(super) struct Maps {
-    keys: Array<MapData, [u64; 6]>,
+    keys: Array<MapData, [u64; TicketKeySlot::WORDS]>,
     spi_keys: Array<MapData, [u64; 3]>,
     cookie_keys: Array<MapData, [u64; 3]>,
     local: HashMap<MapData, [u8; 16], u64>,
@@ -52,9 +52,6 @@ pub struct Fill {
     /// How many there can be.
     pub most: u64,
 }
-
-/// The word of a [`TicketKeySlot`] that says whether its keys are good.
-const LIVE_WORD: usize = 4;
 
 impl Maps {
     /// Takes the maps out of a loaded object.
@@ -90,7 +87,7 @@ impl Maps {
         for id in 0..=u8::MAX {
             let wanted = keys.iter().rfind(|(live, _)| *live == id);
             let wanted = wanted.map_or(TicketKeySlot::default(), |(_, keys)| {
-                TicketKeySlot::live(*keys)
+                TicketKeySlot::live(keys)
             });
             let dead = TicketKeySlot { live: 0, ..wanted };
             put(&mut self.keys, u32::from(id), dead.words(), wanted.words())?;
@@ -202,7 +199,7 @@ impl Maps {
     pub(super) fn fill(&self, boot_seconds: u64) -> Result<Vec<Fill>, MapError> {
         let mut ticket_keys = 0;
         for slot in self.keys.iter() {
-            ticket_keys += slot?[LIVE_WORD];
+            ticket_keys += slot?[TicketKeySlot::LIVE];
         }
         let of = |what, used, most: usize| Fill {
             what,

@@ -19,7 +19,7 @@ use crate::ike::{
     FLAG_INITIATOR, FLAG_RESPONSE, HEADER_LEN, IKE_SA_INIT, IKE_SESSION_RESUME, MAJOR_VERSION,
     PAYLOAD_NONE,
 };
-use crate::maps::{CHECK_LIVE_SPI, CHECK_OWN_SPI, MASQUERADES, SPI_KEYS_ENTRIES, TicketKeys};
+use crate::maps::{CHECK_LIVE_SPI, CHECK_OWN_SPI, MASQUERADES, SPI_KEYS_ENTRIES, TicketKeySlot};
 use crate::networks::Rule;
 use crate::reply::Reply;
 use crate::sip::SipKey;
@@ -32,11 +32,11 @@ pub use self::walk::MAX_WALK;
 
 /// Nanoseconds of silence after which the gate defends itself as best it can: nobody is there to say
 /// how bad it is.
-pub const ALONE_AFTER: u64 = SECOND;
+pub const ALONE_AFTER: i64 = SECOND.cast_signed();
 /// Nanoseconds of silence after which first messages are dropped: nobody would answer them.
-pub const SILENT_AFTER: u64 = 10 * SECOND;
+pub const SILENT_AFTER: i64 = 10 * SECOND.cast_signed();
 /// Nanoseconds of silence after which everything passes, so that a gate left behind blinds nobody.
-pub const ASLEEP_AFTER: u64 = 15 * 60 * SECOND;
+pub const ASLEEP_AFTER: i64 = 15 * 60 * SECOND.cast_signed();
 
 /// Octets that may be shorter than they claim to be.
 pub trait Frame {
@@ -48,20 +48,24 @@ pub trait Frame {
     /// The `N` octets at `at`, if there are so many.
     fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
 
-    /// The same for a header, of whole words, that begins a multiple of four octets from where the IP
-    /// header does: the one place whose alignment a verifier can know.
+    /// The `N` words at `at`, little-endian, if there are so many octets. What is read octet by octet, the
+    /// compiler puts together in ways of its own.
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]>;
+
+    /// The same for a header that begins a multiple of four octets from where the IP header does: the one
+    /// place whose alignment a verifier can know.
     #[inline(always)]
-    fn header<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        self.load(at)
+    fn header<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        self.words(at)
     }
 
-    /// The same for what mostly, but not always, begins like that.
+    /// Octets that mostly, but not always, begin like that.
     #[inline(always)]
     fn often_header<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.load(at)
     }
 
-    /// The same for what few packets need. In the kernel it is a call, which costs more time, and
+    /// Octets that few packets need. In the kernel it is a call, which costs more time, and
     /// leaves the verifier fewer paths to follow.
     #[inline(always)]
     fn copy<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
@@ -72,6 +76,13 @@ pub trait Frame {
     /// paths that differ in it alone meet again and are not followed one by one to the end.
     #[inline(always)]
     fn settle(&self, at: usize) -> usize {
+        at
+    }
+
+    /// The same for a place that no path knows for certain: bounds are all that the verifier has to forget,
+    /// which costs less.
+    #[inline(always)]
+    fn bound(&self, at: usize) -> usize {
         at
     }
 
@@ -89,8 +100,8 @@ pub trait Knowledge {
     fn flags(&self) -> u64;
     /// The level of defence.
     fn level(&self) -> Level;
-    /// The keys of a key id.
-    fn ticket_keys(&self, key_id: u8) -> Option<TicketKeys>;
+    /// The keys of a key id, where they lie: of most packets no more than one is asked for.
+    fn ticket_keys(&self, key_id: u8) -> Option<&TicketKeySlot>;
     /// `k_spi`, by slot.
     fn spi_key(&self, slot: u32) -> Option<SipKey>;
     /// `k_cookie`, by epoch.
@@ -145,6 +156,11 @@ impl<F: Frame + ?Sized> Frame for Bare<'_, F> {
     }
 
     #[inline(always)]
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        self.0.words(at)
+    }
+
+    #[inline(always)]
     fn copy<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.0.copy(at)
     }
@@ -152,6 +168,11 @@ impl<F: Frame + ?Sized> Frame for Bare<'_, F> {
     #[inline(always)]
     fn settle(&self, at: usize) -> usize {
         self.0.settle(at)
+    }
+
+    #[inline(always)]
+    fn bound(&self, at: usize) -> usize {
+        self.0.bound(at)
     }
 
     #[inline(always)]
@@ -167,6 +188,12 @@ impl Frame for [u8] {
 
     fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.get(at..)?.first_chunk().copied()
+    }
+
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        let (words, _) = self.get(at..)?.as_chunks();
+        let words: &[_; N] = words.first_chunk()?;
+        Some(words.map(u32::from_le_bytes))
     }
 }
 
@@ -197,23 +224,23 @@ pub fn classify<F: Frame + ?Sized, K: Knowledge>(frame: &F, known: &K) -> Judgem
         Err(verdict) => return unless_asleep(verdict, known).into(),
     };
     let located = locate::Located {
-        ip: frame.settle(located.ip),
+        ip: located.ip,
         ip_len: frame.settle(located.ip_len),
         message: Span {
-            at: frame.settle(located.message.at),
-            len: frame.settle(located.message.len),
+            at: frame.bound(located.message.at),
+            len: frame.bound(located.message.len),
         },
     };
-    match read_header(frame, located.message, known) {
-        Ok(header) => {
-            // The two exchanges go the same way from here on.
+    match open(frame, located.message) {
+        // The two exchanges go the same way from here on.
+        Ok(Opening::First(header)) => {
             let header = Header {
-                exchange: frame.settle(usize::from(header.exchange)) as u8,
-                next_payload: frame.settle(usize::from(header.next_payload)) as u8,
+                facts: frame.forget(header.facts),
                 ..header
             };
             first::judge(frame, &located, &header, known)
         }
+        Ok(Opening::Ours(spi)) => unless_asleep(own_spi(spi, known), known).into(),
         Err(verdict) => unless_asleep(verdict, known).into(),
     }
 }
@@ -227,19 +254,6 @@ pub struct Span {
     pub len: usize,
 }
 
-/// Reads the header of a first message; judges everything else.
-#[inline(always)]
-fn read_header<F: Frame + ?Sized, K: Knowledge>(
-    frame: &F,
-    message: Span,
-    known: &K,
-) -> Result<Header, Verdict> {
-    match open(frame, message)? {
-        Opening::First(header) => Ok(header),
-        Opening::Ours(spi) => Err(own_spi(spi, known)),
-    }
-}
-
 /// What a message claims to be by its header.
 enum Opening {
     /// A first message.
@@ -251,39 +265,48 @@ enum Opening {
 /// Reads a header whose shape is right.
 #[inline(always)]
 fn open<F: Frame + ?Sized>(frame: &F, message: Span) -> Result<Opening, Verdict> {
-    let Some(header) = frame.header::<HEADER_LEN>(message.at) else {
+    let Some([i0, i1, r0, r1, kind, message_id, length]) = frame.header(message.at) else {
         return Err(Verdict::Drop(Reason::Truncated));
     };
-    let header = Header::read(&header);
-    if message.len < HEADER_LEN {
-        return Err(Verdict::Drop(Reason::Truncated));
+    let header = Header {
+        spi_i: OurSpi(doubled(i0, i1).swap_bytes()),
+        facts: doubled(kind, message_id),
+    };
+    // All at once: what it is instead is found out where that is asked.
+    let is_first = message.len >= HEADER_LEN
+        && length.swap_bytes() as usize == message.len
+        && header.facts & FIRST_MASK == FIRST
+        && i0 | i1 != 0
+        && r0 | r1 == 0;
+    if !is_first {
+        return otherwise(&header, doubled(r0, r1), length.swap_bytes(), message);
     }
-    if header.version >> 4 != MAJOR_VERSION {
-        return Err(Verdict::Drop(Reason::Version));
-    }
-    if header.length as usize != message.len {
-        return Err(Verdict::Drop(Reason::Length));
-    }
-    if header.spi_i.0 == 0 {
-        return Err(Verdict::Drop(Reason::ZeroSpi));
-    }
-    if header.flags & FLAG_INITIATOR == 0 {
-        return Ok(Opening::Ours(header.spi_i));
-    }
-    if header.spi_r.0 != 0 {
-        return Ok(Opening::Ours(header.spi_r));
-    }
-    // RFC 7296, 2.2: the first message of either kind has message ID 0, retries with a cookie too.
-    // A response ends here: it is never answered.
-    if header.flags & FLAG_RESPONSE != 0 || header.message_id != 0 {
-        return Err(Verdict::Drop(Reason::NotFirst));
-    }
-    match header.exchange {
-        IKE_SA_INIT if header.next_payload != PAYLOAD_NONE => Ok(Opening::First(header)),
+    match header.exchange() {
+        IKE_SA_INIT if header.next_payload() != PAYLOAD_NONE => Ok(Opening::First(header)),
         IKE_SA_INIT => Err(Verdict::Drop(Reason::PayloadShape)),
         IKE_SESSION_RESUME => Ok(Opening::First(header)),
         _ => Err(Verdict::Drop(Reason::NotFirst)),
     }
+}
+
+/// Of a header that is not a first message's: whose it is, or what is wrong with it.
+#[inline(always)]
+fn otherwise(header: &Header, spi_r: u64, length: u32, message: Span) -> Result<Opening, Verdict> {
+    Err(Verdict::Drop(if message.len < HEADER_LEN {
+        Reason::Truncated
+    } else if header.version() >> 4 != MAJOR_VERSION {
+        Reason::Version
+    } else if length as usize != message.len {
+        Reason::Length
+    } else if header.spi_i.0 == 0 {
+        Reason::ZeroSpi
+    } else if header.flags() & FLAG_INITIATOR == 0 {
+        return Ok(Opening::Ours(header.spi_i));
+    } else if spi_r != 0 {
+        return Ok(Opening::Ours(OurSpi(spi_r.swap_bytes())));
+    } else {
+        Reason::NotFirst
+    }))
 }
 
 /// The gate outlives its daemon, but not for ever. The clock is read only where it can matter.
@@ -298,11 +321,11 @@ fn unless_asleep<K: Knowledge>(verdict: Verdict, known: &K) -> Verdict {
     verdict
 }
 
-/// Nanoseconds since the daemon was last heard of.
+/// Nanoseconds since the daemon was last heard of. A beat from another CPU may be a little ahead of the
+/// clock read here, so they may be fewer than none.
 #[inline(always)]
-fn silence<K: Knowledge>(now: u64, known: &K) -> u64 {
-    // A beat from another CPU may be a little ahead of the clock read here.
-    now.saturating_sub(known.last_beat())
+fn silence<K: Knowledge>(now: u64, known: &K) -> i64 {
+    now.wrapping_sub(known.last_beat()).cast_signed()
 }
 
 /// Of a packet for an SA of ours: whether there is one.
@@ -363,60 +386,52 @@ fn is_set<K: Knowledge>(bit: Bit, known: &K) -> bool {
     known.board(bit.word) & bit.mask != 0
 }
 
-/// The IKE header, read.
+/// A double word from its two words, all little-endian.
+#[inline(always)]
+const fn doubled(low: u32, high: u32) -> u64 {
+    low as u64 | (high as u64) << 32
+}
+
+/// What of [`Header::facts`] all first messages have alike: version, flags, and message ID 0 (RFC 7296,
+/// 2.2), retries with a cookie too. A response is none of them: it is never answered.
+const FIRST_MASK: u64 = u64::from_le_bytes([
+    0,
+    0xf0,
+    0,
+    FLAG_INITIATOR | FLAG_RESPONSE,
+    0xff,
+    0xff,
+    0xff,
+    0xff,
+]);
+const FIRST: u64 = u64::from_le_bytes([0, MAJOR_VERSION << 4, 0, FLAG_INITIATOR, 0, 0, 0, 0]);
+
+/// What of an IKE header is asked for more than once.
 struct Header {
     spi_i: OurSpi,
-    spi_r: OurSpi,
-    next_payload: u8,
-    version: u8,
-    exchange: u8,
-    flags: u8,
-    message_id: u32,
-    length: u32,
+    /// The four octets behind the SPIs and the message ID, as one little-endian word: taken apart, the
+    /// compiler would read them one by one.
+    facts: u64,
 }
 
 impl Header {
     #[inline(always)]
-    fn read(octets: &[u8; HEADER_LEN]) -> Self {
-        let [
-            i0,
-            i1,
-            i2,
-            i3,
-            i4,
-            i5,
-            i6,
-            i7,
-            r0,
-            r1,
-            r2,
-            r3,
-            r4,
-            r5,
-            r6,
-            r7,
-            next_payload,
-            version,
-            exchange,
-            flags,
-            m0,
-            m1,
-            m2,
-            m3,
-            l0,
-            l1,
-            l2,
-            l3,
-        ] = *octets;
-        Self {
-            spi_i: OurSpi::from_wire([i0, i1, i2, i3, i4, i5, i6, i7]),
-            spi_r: OurSpi::from_wire([r0, r1, r2, r3, r4, r5, r6, r7]),
-            next_payload,
-            version,
-            exchange,
-            flags,
-            message_id: u32::from_be_bytes([m0, m1, m2, m3]),
-            length: u32::from_be_bytes([l0, l1, l2, l3]),
-        }
+    const fn next_payload(&self) -> u8 {
+        self.facts as u8
+    }
+
+    #[inline(always)]
+    const fn version(&self) -> u8 {
+        (self.facts >> 8) as u8
+    }
+
+    #[inline(always)]
+    const fn exchange(&self) -> u8 {
+        (self.facts >> 16) as u8
+    }
+
+    #[inline(always)]
+    const fn flags(&self) -> u8 {
+        (self.facts >> 24) as u8
     }
 }

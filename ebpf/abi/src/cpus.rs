@@ -58,20 +58,20 @@ impl Named {
 /// or too odd to be told apart.
 #[inline(always)]
 #[must_use]
-pub const fn is_ike(reason: u32) -> bool {
-    reason == Reason::OwnSpi as u32
-        || reason == Reason::OwnSpiDead as u32
-        || reason == Reason::OwnSpiUnchecked as u32
-        || reason == Reason::Masqueraded as u32
-        || reason == Reason::SaInit as u32
-        || reason == Reason::SaInitWithCookie as u32
-        || reason == Reason::Repetition as u32
-        || reason == Reason::ResumeProven as u32
-        || reason == Reason::ResumeWithCookie as u32
-        || reason == Reason::ResumeUnchecked as u32
-        || reason == Reason::TicketNotFound as u32
-        || reason == Reason::Allowed as u32
-        || reason == Reason::LeftToDaemon as u32
+pub const fn is_ike(reason: u64) -> bool {
+    reason == Reason::OwnSpi as u64
+        || reason == Reason::OwnSpiDead as u64
+        || reason == Reason::OwnSpiUnchecked as u64
+        || reason == Reason::Masqueraded as u64
+        || reason == Reason::SaInit as u64
+        || reason == Reason::SaInitWithCookie as u64
+        || reason == Reason::Repetition as u64
+        || reason == Reason::ResumeProven as u64
+        || reason == Reason::ResumeWithCookie as u64
+        || reason == Reason::ResumeUnchecked as u64
+        || reason == Reason::TicketNotFound as u64
+        || reason == Reason::Allowed as u64
+        || reason == Reason::LeftToDaemon as u64
 }
 
 const _: () = assert!(size_of::<Named>() == size_of::<[u64; 1 + MAX_NAMED]>());
@@ -107,7 +107,7 @@ mod tests {
         for reason in Reason::ALL {
             let passes = matches!(reason.verdict(), Verdict::Pass(_));
             let wanted = passes && !others.contains(reason);
-            assert_eq!(is_ike(*reason as u32), wanted, "{reason:?}");
+            assert_eq!(is_ike(*reason as u64), wanted, "{reason:?}");
         }
     }
 }

@@ -9,12 +9,12 @@ use crate::cookie::{DIGEST_FACTOR, destination_digest};
 #[cfg(doc)]
 use crate::defence::Level;
 use crate::defence::{Budget, Limit, Meter, Spent};
-use crate::sip::SipKey;
+use crate::sip::{Schedule, SipKey};
 
 /// Raised whenever a map, a value or the meaning of one changes.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 /// A symbol that every object of this ABI version exports; loading insists on it.
-pub const ABI_SYMBOL: &str = "GATE_ABI_7";
+pub const ABI_SYMBOL: &str = "GATE_ABI_8";
 
 /// Program for interfaces whose frames lie in one buffer.
 pub const PROGRAM: &str = "gate";
@@ -119,12 +119,12 @@ pub struct TicketKeys {
     pub used_slot: Option<u32>,
 }
 
-/// A place for the keys of an epoch.
+/// A place for the keys of an epoch: one line of a cache.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TicketKeySlot {
     /// `k_tag`.
-    pub tag: SipKey,
+    pub tag: Schedule,
     /// `k_mask`.
     pub mask: SipKey,
     /// 1 if the keys are good, 0 if the slot is free.
@@ -134,11 +134,16 @@ pub struct TicketKeySlot {
 }
 
 impl TicketKeySlot {
+    /// How many words it has.
+    pub const WORDS: usize = Schedule::WORDS + 4;
+    /// The word that says whether the keys are good.
+    pub const LIVE: usize = Schedule::WORDS + 2;
+
     /// A slot that holds good keys.
     #[must_use]
-    pub const fn live(keys: TicketKeys) -> Self {
+    pub const fn live(keys: &TicketKeys) -> Self {
         Self {
-            tag: keys.tag,
+            tag: Schedule::new(&keys.tag),
             mask: keys.mask,
             live: 1,
             used: match keys.used_slot {
@@ -150,31 +155,32 @@ impl TicketKeySlot {
 
     /// The value as it is written to the map.
     #[must_use]
-    pub const fn words(&self) -> [u64; 6] {
+    pub const fn words(&self) -> [u64; Self::WORDS] {
         let Self {
             tag,
             mask,
             live,
             used,
         } = self;
-        [tag.k0, tag.k1, mask.k0, mask.k1, *live, *used]
+        let [v0, v1, v2, v3] = tag.words();
+        [v0, v1, v2, v3, mask.k0, mask.k1, *live, *used]
     }
 
-    /// The keys, if the slot holds good ones.
+    /// Whether it holds good keys.
     #[inline(always)]
     #[must_use]
-    pub const fn keys(&self) -> Option<TicketKeys> {
-        if self.live == 0 {
-            return None;
+    pub const fn is_live(&self) -> bool {
+        self.live != 0
+    }
+
+    /// Where the epoch's used bits are on the [`crate::board`], if they are there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn used_slot(&self) -> Option<u32> {
+        match self.used {
+            0 => None,
+            more => Some(more as u32 - 1),
         }
-        Some(TicketKeys {
-            tag: self.tag,
-            mask: self.mask,
-            used_slot: match self.used {
-                0 => None,
-                more => Some(more as u32 - 1),
-            },
-        })
     }
 }
 
@@ -342,10 +348,10 @@ const _: () = {
     assert!(core::mem::offset_of!(KeySlot, live) == 16);
     assert!(size_of::<Count>() == size_of::<[u64; 2]>() && align_of::<Count>() == 8);
     assert!(core::mem::offset_of!(Count, octets) == 8);
-    assert!(size_of::<TicketKeySlot>() == size_of::<[u64; 6]>());
-    assert!(core::mem::offset_of!(TicketKeySlot, mask) == 16);
-    assert!(core::mem::offset_of!(TicketKeySlot, live) == 32);
-    assert!(core::mem::offset_of!(TicketKeySlot, used) == 40);
+    assert!(size_of::<TicketKeySlot>() == size_of::<[u64; TicketKeySlot::WORDS]>());
+    assert!(core::mem::offset_of!(TicketKeySlot, mask) == 8 * Schedule::WORDS);
+    assert!(core::mem::offset_of!(TicketKeySlot, live) == 8 * TicketKeySlot::LIVE);
+    assert!(core::mem::offset_of!(TicketKeySlot, used) == 8 * TicketKeySlot::LIVE + 8);
     assert!(size_of::<Spent>() == size_of::<[u64; 2]>() && align_of::<Spent>() == 8);
     assert!(size_of::<Config>() == size_of::<[u64; Config::WORDS]>());
     assert!(core::mem::offset_of!(Config, level) == 8);

@@ -238,6 +238,10 @@ impl Frame for alloc::vec::Vec<u8> {
     fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self[..].load(at)
     }
+
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        self[..].words(at)
+    }
 }
 
 #[cfg(any(test, feature = "frames"))]

@@ -69,6 +69,23 @@ pub fn siphash24_split(key: &SipKey, word: u64, last: u64) -> u64 {
     state.finish()
 }
 
+/// SipHash-2-4 of exactly 24 octets, given as little-endian words.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+#[must_use]
+pub fn siphash24_scheduled(schedule: &Schedule, first: u64, second: u64, third: u64) -> u64 {
+    let Schedule(mut state) = *schedule;
+    state.v3 ^= first;
+    state.right();
+    state.across();
+    state.round();
+    state.v0 ^= first;
+    state.absorb(second);
+    state.absorb(third);
+    state.absorb(24 << 56);
+    state.finish()
+}
+
 /// SipHash-2-4 with 128 bits of output.
 #[must_use]
 pub fn siphash24_128(key: &SipKey, data: &[u8]) -> [u8; 16] {
@@ -104,7 +121,41 @@ fn absorb(mut state: State, data: &[u8]) -> State {
     state
 }
 
+/// A key after what of the first round does not depend on the message: what is asked of each packet is
+/// prepared once.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Schedule(State);
+
+impl Schedule {
+    /// How many words it has.
+    pub const WORDS: usize = 4;
+
+    /// Prepares a key.
+    #[must_use]
+    pub const fn new(key: &SipKey) -> Self {
+        let mut state = State::new(key);
+        state.left();
+        Self(state)
+    }
+
+    /// As it is written to a map.
+    #[must_use]
+    pub const fn words(&self) -> [u64; Self::WORDS] {
+        let State { v0, v1, v2, v3 } = self.0;
+        [v0, v1, v2, v3]
+    }
+}
+
+impl core::fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Schedule(..)")
+    }
+}
+
 /// The four words of a hash in progress.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct State {
     v0: u64,
     v1: u64,
@@ -145,17 +196,37 @@ impl State {
     #[inline(always)]
     fn rounds<const N: usize>(&mut self) {
         for _ in 0..N {
-            self.v0 = self.v0.wrapping_add(self.v1);
-            self.v1 = self.v1.rotate_left(13) ^ self.v0;
-            self.v0 = self.v0.rotate_left(32);
-            self.v2 = self.v2.wrapping_add(self.v3);
-            self.v3 = self.v3.rotate_left(16) ^ self.v2;
-            self.v0 = self.v0.wrapping_add(self.v3);
-            self.v3 = self.v3.rotate_left(21) ^ self.v0;
-            self.v2 = self.v2.wrapping_add(self.v1);
-            self.v1 = self.v1.rotate_left(17) ^ self.v2;
-            self.v2 = self.v2.rotate_left(32);
+            self.round();
         }
+    }
+
+    #[inline(always)]
+    const fn round(&mut self) {
+        self.left();
+        self.right();
+        self.across();
+    }
+
+    #[inline(always)]
+    const fn left(&mut self) {
+        self.v0 = self.v0.wrapping_add(self.v1);
+        self.v1 = self.v1.rotate_left(13) ^ self.v0;
+        self.v0 = self.v0.rotate_left(32);
+    }
+
+    #[inline(always)]
+    const fn right(&mut self) {
+        self.v2 = self.v2.wrapping_add(self.v3);
+        self.v3 = self.v3.rotate_left(16) ^ self.v2;
+    }
+
+    #[inline(always)]
+    const fn across(&mut self) {
+        self.v0 = self.v0.wrapping_add(self.v3);
+        self.v3 = self.v3.rotate_left(21) ^ self.v0;
+        self.v2 = self.v2.wrapping_add(self.v1);
+        self.v1 = self.v1.rotate_left(17) ^ self.v2;
+        self.v2 = self.v2.rotate_left(32);
     }
 }
 
@@ -202,5 +273,9 @@ mod tests {
         let (chunks, _) = octets.as_chunks::<8>();
         let words: [u64; 3] = core::array::from_fn(|i| u64::from_le_bytes(chunks[i]));
         assert_eq!(siphash24_words(&key, &words), siphash24(&key, &octets));
+        let [first, second, third] = words;
+        let schedule = Schedule::new(&key);
+        let scheduled = siphash24_scheduled(&schedule, first, second, third);
+        assert_eq!(scheduled, siphash24(&key, &octets));
     }
 }

@@ -4,7 +4,7 @@
 //! The tag covers a constant 24 octets, so a forgery costs the same whatever its length. The
 //! body behind the envelope is for user space alone.
 
-use crate::sip::{SipKey, siphash24, siphash24_split, siphash24_words, tags_match};
+use crate::sip::{Schedule, SipKey, siphash24, siphash24_scheduled, siphash24_split, tags_match};
 
 /// Octets of the envelope.
 pub const ENVELOPE_LEN: usize = 32;
@@ -124,7 +124,7 @@ impl Envelope {
             0,
             0,
         ];
-        let tag = expected_tag(&sealed, k_tag);
+        let tag = expected_tag(&sealed, &Schedule::new(k_tag));
         sealed[TAG_OFFSET..].copy_from_slice(&tag.to_le_bytes());
         sealed
     }
@@ -136,7 +136,7 @@ impl Envelope {
         k_mask: &SipKey,
     ) -> Result<Self, EnvelopeError> {
         let kind = shape(sealed)?;
-        if !tag_is_right(sealed, k_tag) {
+        if !tag_is_right(sealed, &Schedule::new(k_tag)) {
             return Err(EnvelopeError::Tag);
         }
         let (_, rest) = sealed.split_at(FLAGS_AT + 1);
@@ -214,8 +214,18 @@ pub const fn node_of(sealed: &[u8; ENVELOPE_LEN]) -> u8 {
     sealed[NODE_AT]
 }
 
-/// Judges what needs no key: kind, version and reserved flags.
+/// Whether kind, version and reserved flags are those of an envelope: what needs no key.
 #[inline(always)]
+#[must_use]
+pub const fn is_shaped(sealed: &[u8; ENVELOPE_LEN]) -> bool {
+    let [kind, _, _, flags, ..] = *sealed;
+    let same =
+        u32::from_le_bytes([kind, 0, 0, flags]) & !u32::from_le_bytes([0x30, 0, 0, NO_COOKIE]);
+    let kind = kind >> 4;
+    same == VERSION as u32 && (kind == Kind::ByValue as u8 || kind == Kind::ByReference as u8)
+}
+
+/// Judges the same, and says what is wrong.
 pub const fn shape(sealed: &[u8; ENVELOPE_LEN]) -> Result<Kind, EnvelopeError> {
     let kind = match sealed[KIND_AT] >> 4 {
         1 => Kind::ByValue,
@@ -234,24 +244,18 @@ pub const fn shape(sealed: &[u8; ENVELOPE_LEN]) -> Result<Kind, EnvelopeError> {
 /// Whether the envelope was sealed with this key.
 #[inline(always)]
 #[must_use]
-pub fn tag_is_right(sealed: &[u8; ENVELOPE_LEN], k_tag: &SipKey) -> bool {
+pub fn tag_is_right(sealed: &[u8; ENVELOPE_LEN], k_tag: &Schedule) -> bool {
     tags_match(tag_of(sealed), expected_tag(sealed, k_tag))
 }
 
 #[inline(always)]
-fn expected_tag(sealed: &[u8; ENVELOPE_LEN], k_tag: &SipKey) -> u64 {
+fn expected_tag(sealed: &[u8; ENVELOPE_LEN], k_tag: &Schedule) -> u64 {
     let (words, _) = sealed.as_chunks::<8>();
     let [a, b, c, _] = words else {
         return 0;
     };
-    siphash24_words(
-        k_tag,
-        &[
-            u64::from_le_bytes(*a),
-            u64::from_le_bytes(*b),
-            u64::from_le_bytes(*c),
-        ],
-    )
+    let [a, b, c] = [a, b, c].map(|word| u64::from_le_bytes(*word));
+    siphash24_scheduled(k_tag, a, b, c)
 }
 
 fn masked(index: u32, expiry_minutes: u32, nonce: &[u8; 12], k_mask: &SipKey) -> [u8; 8] {

@@ -37,8 +37,18 @@ impl Frame for Copied<'_> {
     }
 
     #[inline(always)]
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        copy(self.context, at)
+    }
+
+    #[inline(always)]
     fn settle(&self, at: usize) -> usize {
         (at + self.zero) & OFFSET_MASK
+    }
+
+    #[inline(always)]
+    fn bound(&self, at: usize) -> usize {
+        at & OFFSET_MASK
     }
 
     #[inline(always)]

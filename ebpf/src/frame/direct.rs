@@ -8,7 +8,9 @@ use aya_ebpf::programs::XdpContext;
 use gate_abi::classify::Frame;
 use gate_abi::reply::FrameMut;
 
-use super::{copy, cut, opaque, store, unknown_zero};
+#[cfg(not(feature = "direct"))]
+use super::opaque;
+use super::{copy, cut, place, store, unknown_zero};
 
 pub struct Direct<'a> {
     context: &'a XdpContext,
@@ -47,9 +49,7 @@ impl Frame for Direct<'_> {
         if N > MOST_OCTETS {
             return copy(self.context, at);
         }
-        // The verifier bounds registers, not values: the checked pointer must be the one that is
-        // used, so it may not be computed anew behind its check.
-        let start = opaque(self.data + at);
+        let start = place(self.data, at);
         if start + N > self.end {
             return None;
         }
@@ -58,21 +58,28 @@ impl Frame for Direct<'_> {
         Some(unsafe { (start as *const [u8; N]).read() })
     }
 
-    #[cfg(not(feature = "direct"))]
     #[inline(always)]
-    fn header<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        let start = opaque(self.data + at);
-        if start + N > self.end {
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        if N * WORD > MOST_OCTETS {
+            return copy(self.context, at);
+        }
+        let start = place(self.data, at);
+        if start + N * WORD > self.end {
             return None;
         }
-        let mut octets = [0; N];
-        let (words, _) = octets.as_chunks_mut::<WORD>();
-        for (number, word) in words.iter_mut().enumerate() {
-            // SAFETY: as for `load`; and the verifier has seen that it is aligned, or it would refuse this.
-            let read = unsafe { ((start + number * WORD) as *const u32).read() };
-            *word = read.to_ne_bytes();
+        // SAFETY: as for `load`.
+        Some(unsafe { (start as *const [u32; N]).read_unaligned() })
+    }
+
+    #[cfg(not(feature = "direct"))]
+    #[inline(always)]
+    fn header<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        let start = place(self.data, at);
+        if start + N * WORD > self.end {
+            return None;
         }
-        Some(octets)
+        // SAFETY: as for `load`; and the verifier has seen that it is aligned, or it would refuse this.
+        Some(unsafe { (start as *const [u32; N]).read() })
     }
 
     #[cfg(not(feature = "direct"))]
@@ -81,7 +88,18 @@ impl Frame for Direct<'_> {
         let aligned = at & (FARTHEST - (WORD - 1)) | ETHERNET_LEN % WORD;
         // Were the two compared, the optimiser would use the one of which less is known.
         if opaque(at ^ aligned) == 0 {
-            return self.header(aligned);
+            let start = place(self.data, aligned);
+            if start + N > self.end {
+                return None;
+            }
+            let mut octets = [0; N];
+            let (words, _) = octets.as_chunks_mut::<WORD>();
+            for (number, word) in words.iter_mut().enumerate() {
+                // SAFETY: as for `header`.
+                let read = unsafe { ((start + number * WORD) as *const u32).read() };
+                *word = read.to_ne_bytes();
+            }
+            return Some(octets);
         }
         cold_path();
         self.load(at)
@@ -99,6 +117,11 @@ impl Frame for Direct<'_> {
     }
 
     #[inline(always)]
+    fn bound(&self, at: usize) -> usize {
+        at & FARTHEST
+    }
+
+    #[inline(always)]
     fn forget(&self, word: u64) -> u64 {
         word.wrapping_add(self.zero as u64)
     }
@@ -110,7 +133,7 @@ impl FrameMut for Direct<'_> {
         if MOST_OCTETS < usize::MAX {
             return store(self.context, at, words);
         }
-        let start = opaque(self.data + at);
+        let start = place(self.data, at);
         if start + 4 * N > self.end {
             return false;
         }

@@ -6,7 +6,7 @@
 use gate_abi::{
     classify::{Knowledge, Reason, Verdict},
     defence::{Budget, Level, Meter},
-    maps::{CHECK_LOCAL, CHECK_OWN_SPI, OUR_ADDRESS, TICKET_KEYS_SET, TicketKeys},
+    maps::{CHECK_LOCAL, CHECK_OWN_SPI, OUR_ADDRESS, TICKET_KEYS_SET, TicketKeySlot, TicketKeys},
     networks::Rule,
     sip::SipKey,
 };
@@ -161,12 +161,13 @@ impl Knowledge for Told {
         Level::Calm
     }
 
-    fn ticket_keys(&self, key_id: u8) -> Option<TicketKeys> {
-        (key_id == KEY_ID).then_some(TicketKeys {
+    fn ticket_keys(&self, key_id: u8) -> Option<&TicketKeySlot> {
+        static LIVE: TicketKeySlot = TicketKeySlot::live(&TicketKeys {
             tag: TAG_KEY,
             mask: SipKey { k0: 8, k1: 9 },
             used_slot: None,
-        })
+        });
+        (key_id == KEY_ID).then_some(&LIVE)
     }
 
     fn spi_key(&self, slot: u32) -> Option<SipKey> {

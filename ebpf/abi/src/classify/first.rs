@@ -36,19 +36,23 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
     header: &Header,
     known: &K,
 ) -> Judgement {
-    let payloads = match walk(frame, located.message, header.next_payload) {
+    let payloads = match walk(frame, located.message, header.next_payload()) {
         Ok(payloads) => payloads,
         Err(verdict) => return unless_asleep(verdict, known).into(),
     };
     let now = known.roughly_now();
     let silence = silence(now, known);
-    if silence > ASLEEP_AFTER {
-        return Verdict::Pass(Reason::GateAsleep).into();
+    let alone = silence > ALONE_AFTER;
+    if alone {
+        cold_path();
+        if silence > ASLEEP_AFTER {
+            return Verdict::Pass(Reason::GateAsleep).into();
+        }
+        if silence > SILENT_AFTER {
+            return Verdict::Drop(Reason::DaemonSilent).into();
+        }
     }
-    if silence > SILENT_AFTER {
-        return Verdict::Drop(Reason::DaemonSilent).into();
-    }
-    let resume = header.exchange == IKE_SESSION_RESUME;
+    let resume = header.exchange() == IKE_SESSION_RESUME;
     let proof = if resume {
         prove(frame, &payloads, now, known)
     } else {
@@ -58,23 +62,19 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
             no_cookie: false,
         }
     };
-    let level = if silence > ALONE_AFTER {
-        Level::Attack
-    } else {
-        known.level()
-    };
     let proven = match proof.verdict {
         Verdict::Pass(reason) if known.flags() & COOKIES != 0 => reason,
         verdict => {
             let answer = Answer {
                 frame,
                 located,
-                exchange: header.exchange,
+                exchange: header.exchange(),
                 now,
             };
             return answer.complete(verdict, &NOTHING, || sides(frame, located), known);
         }
     };
+    let level = if alone { Level::Attack } else { known.level() };
     let attack = level == Level::Attack;
     // A ticket of ours is worth more than an address, as long as it is not shown again and again.
     let taken = !attack
@@ -116,7 +116,7 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
         ticket_tag: frame.forget(proof.ticket_tag),
         no_cookie: frame.forget(u64::from(proof.no_cookie)) != 0,
         resume: frame.forget(u64::from(resume)) != 0,
-        exchange: frame.settle(usize::from(header.exchange)) as u8,
+        exchange: frame.settle(usize::from(header.exchange())) as u8,
         spi_i: header.spi_i.0,
         now,
     };
@@ -177,7 +177,7 @@ pub(super) fn prove<F: Frame + ?Sized, K: Knowledge>(
     let Some(envelope) = frame.often_header::<{ ticket::ENVELOPE_LEN }>(payloads.ticket) else {
         return only(Verdict::Drop(Reason::Truncated));
     };
-    if ticket::shape(&envelope).is_err() {
+    if !ticket::is_shaped(&envelope) {
         return only(Verdict::Drop(Reason::EnvelopeShape));
     }
     let proof = |verdict| Proof {
@@ -203,7 +203,7 @@ pub(super) fn prove<F: Frame + ?Sized, K: Knowledge>(
         }
     }
     // What another node's tickets have opened, only that node knows.
-    if let Some(slot) = keys.used_slot
+    if let Some(slot) = keys.used_slot()
         && ticket::node_of(&envelope) == known.node()
         && let Some(bit) = board::used_bit(slot, hidden.index)
         && is_set(bit, known)

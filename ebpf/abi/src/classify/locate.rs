@@ -3,7 +3,7 @@
 
 use core::hint::cold_path;
 
-use super::{Frame, Knowledge, Reason, Span, Verdict, within};
+use super::{Frame, Knowledge, Reason, Span, Verdict, doubled, within};
 use crate::defence::Budget;
 use crate::ike::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_PPPOE, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN,
@@ -27,8 +27,13 @@ pub(super) const IPV6_LEN: usize = 40;
 pub(super) const UDP_LEN: usize = 8;
 /// SPI and sequence number. The kernel hands to the socket what is not longer than this.
 const ESP_HEADER_LEN: usize = 8;
-/// "More fragments" or any offset.
-const IPV4_FRAGMENT: u16 = 0x3fff;
+/// "More fragments" or any offset, in the second word as it is read.
+const IPV4_FRAGMENT: u32 = u32::from_le_bytes([0, 0, 0x3f, 0xff]);
+
+/// [`PORT_IKE`] and [`PORT_NAT_T`] as little-endian words have them: what is only compared need not be turned
+/// round.
+const IKE_READ: u16 = PORT_IKE.swap_bytes();
+const NAT_T_READ: u16 = PORT_NAT_T.swap_bytes();
 
 /// Where the parts of a datagram for us are.
 #[derive(Clone, Copy, Debug)]
@@ -57,12 +62,12 @@ pub(super) fn locate<F: Frame + ?Sized, K: Knowledge>(
     };
     match ethertype {
         ETHERTYPE_IPV4 => {
-            let ip = frame.header::<IPV4_LEN>(at).ok_or(NOT_IKE)?;
-            find_in_ipv4(frame, at, &ip, known)
+            let ip = frame.header(at).ok_or(NOT_IKE)?;
+            find_in_ipv4(frame, at, ip, known)
         }
         ETHERTYPE_IPV6 => {
-            let ip = frame.header::<IPV6_LEN>(at).ok_or(NOT_IKE)?;
-            find_in_ipv6(frame, at, &ip, known)
+            let ip = frame.header(at).ok_or(NOT_IKE)?;
+            find_in_ipv6(frame, at, ip, known)
         }
         _ => Err(NOT_IKE),
     }
@@ -116,49 +121,37 @@ fn behind_ethernet<F: Frame + ?Sized>(frame: &F) -> Result<(usize, u16), Verdict
 fn find_in_ipv4<F: Frame + ?Sized, K: Knowledge>(
     frame: &F,
     at: usize,
-    ip: &[u8; IPV4_LEN],
+    [head, fragment, carried, _, destination]: [u32; IPV4_LEN / 4],
     known: &K,
 ) -> Result<Located, Verdict> {
-    let [version, _, l0, l1, _, _, f0, f1, _, protocol, ..] = *ip;
-    let (words, _) = ip.as_chunks::<4>();
-    let Some(destination) = words.last() else {
-        return Err(Verdict::Pass(Reason::NotIke));
-    };
-    // Put together at once, or the compiler would read octet by octet.
-    let destination = mapped(u64::from(u32::from_le_bytes(*destination)));
-    match protocol {
+    let destination = mapped(u64::from(destination));
+    match (carried >> 8) as u8 {
         PROTOCOL_UDP => {}
         PROTOCOL_ESP => return Err(Verdict::Pass(Reason::Esp)),
         _ => return Err(Verdict::Pass(Reason::NotIke)),
     }
-    if u16::from_be_bytes([f0, f1]) & IPV4_FRAGMENT != 0 {
+    if fragment & IPV4_FRAGMENT != 0 {
         return Err(irregular(&destination, FRAGMENT, known));
     }
-    if version != 0x45 {
+    if head as u8 != 0x45 {
         return Err(irregular(&destination, OPTIONS, known));
     }
-    let total = usize::from(u16::from_be_bytes([l0, l1]));
-    let room = total.saturating_sub(IPV4_LEN);
-    find_in_udp(frame, (at, IPV4_LEN), room, &destination, known)
+    let total = usize::from(((head >> 16) as u16).swap_bytes());
+    find_in_udp(frame, (at, IPV4_LEN), total, &destination, known)
 }
 
 #[inline(always)]
 fn find_in_ipv6<F: Frame + ?Sized, K: Knowledge>(
     frame: &F,
     at: usize,
-    ip: &[u8; IPV6_LEN],
+    [_, head, _, _, _, _, d0, d1, d2, d3]: [u32; IPV6_LEN / 4],
     known: &K,
 ) -> Result<Located, Verdict> {
-    let [_, _, _, _, l0, l1, next, ..] = *ip;
-    let (words, _) = ip.as_chunks::<8>();
-    let [.., first, second] = *words else {
-        return Err(Verdict::Pass(Reason::NotIke));
-    };
-    let destination = joined(u64::from_le_bytes(first), u64::from_le_bytes(second));
-    match next {
+    let destination = joined(doubled(d0, d1), doubled(d2, d3));
+    match (head >> 16) as u8 {
         PROTOCOL_UDP => {
-            let len = usize::from(u16::from_be_bytes([l0, l1]));
-            find_in_udp(frame, (at, IPV6_LEN), len, &destination, known)
+            let total = IPV6_LEN + usize::from((head as u16).swap_bytes());
+            find_in_udp(frame, (at, IPV6_LEN), total, &destination, known)
         }
         PROTOCOL_ESP => Err(Verdict::Pass(Reason::Esp)),
         PROTOCOL_FRAGMENT => Err(irregular(&destination, FRAGMENT, known)),
@@ -171,7 +164,7 @@ fn find_in_ipv6<F: Frame + ?Sized, K: Knowledge>(
 fn find_in_udp<F: Frame + ?Sized, K: Knowledge>(
     frame: &F,
     (ip, ip_len): (usize, usize),
-    room: usize,
+    total: usize,
     destination: &[u8; 16],
     known: &K,
 ) -> Result<Located, Verdict> {
@@ -181,21 +174,19 @@ fn find_in_udp<F: Frame + ?Sized, K: Knowledge>(
         ip_len,
         message,
     };
-    let [_, _, p0, p1, l0, l1, ..] = frame
-        .header::<UDP_LEN>(at)
-        .ok_or(Verdict::Pass(Reason::NotIke))?;
-    let port = u16::from_be_bytes([p0, p1]);
-    if port != PORT_IKE && port != PORT_NAT_T {
-        return Err(Verdict::Pass(Reason::NotIke));
+    let [ports, udp]: [u32; UDP_LEN / 4] = frame.header(at).ok_or(NOT_IKE)?;
+    let port = (ports >> 16) as u16;
+    if port != IKE_READ && port != NAT_T_READ {
+        return Err(NOT_IKE);
     }
-    let len = usize::from(u16::from_be_bytes([l0, l1]));
+    let len = usize::from((udp as u16).swap_bytes());
     let payload = at + UDP_LEN;
     // Not an `Option`: older verifiers refuse a load of the value that `None` leaves undefined.
     let mut marker = 0;
     let mut marker_missing = false;
-    if port == PORT_NAT_T {
-        match frame.header::<MARKER_LEN>(payload) {
-            Some(octets) => marker = u32::from_be_bytes(octets),
+    if port == NAT_T_READ {
+        match frame.header(payload) {
+            Some([word]) => marker = word,
             None => marker_missing = true,
         }
     }
@@ -212,10 +203,10 @@ fn find_in_udp<F: Frame + ?Sized, K: Knowledge>(
             return Err(Verdict::Drop(Reason::Denied));
         }
     }
-    if len < UDP_LEN || len > room || at + len > frame.octets() {
+    if len < UDP_LEN || ip_len + len > total || at + len > frame.octets() {
         return Err(Verdict::Drop(Reason::Truncated));
     }
-    if port == PORT_IKE {
+    if port == IKE_READ {
         return Ok(located(Span {
             at: payload,
             len: len - UDP_LEN,

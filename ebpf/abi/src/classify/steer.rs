@@ -62,12 +62,12 @@ pub fn steer<D: Datagram + ?Sized, K: Knowledge>(datagram: &D, marked: bool, kno
         }
         Err(_) => return Place::Sink,
     };
-    let Ok(payloads) = walk(datagram, message, header.next_payload) else {
+    let Ok(payloads) = walk(datagram, message, header.next_payload()) else {
         return Place::Sink;
     };
     let now = known.now();
     let mut ticket_tag = 0;
-    if header.exchange == IKE_SESSION_RESUME {
+    if header.exchange() == IKE_SESSION_RESUME {
         match prove(datagram, &payloads, now, known).verdict {
             Verdict::Pass(Reason::ResumeProven) => return Place::Lane(Lane::Resume, None),
             Verdict::Drop(_) => return Place::Sink,
@@ -126,7 +126,7 @@ fn has_good_cookie<D: Datagram + ?Sized, K: Knowledge>(
         source,
         nonce_head,
         ticket_tag,
-        exchange: header.exchange,
+        exchange: header.exchange(),
         destination_digest: cookie::destination_digest(destination),
     };
     good_cookie(datagram, payloads, &input, now, known).is_some()

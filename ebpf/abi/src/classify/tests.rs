@@ -9,7 +9,7 @@ use crate::ike::{
     COOKIE, PAYLOAD_NOTIFY, PORT_IKE, PORT_NAT_T, PROTOCOL_ESP, TICKET_NACK, TICKET_OPAQUE,
 };
 use crate::maps::{
-    ALLOWS, CHECK_LOCAL, COOKIES, DENIES, NEVER_ANSWERED, OUR_ADDRESS, TICKET_KEYS_SET,
+    ALLOWS, CHECK_LOCAL, COOKIES, DENIES, NEVER_ANSWERED, OUR_ADDRESS, TICKET_KEYS_SET, TicketKeys,
 };
 use crate::networks::{Prefix, Rule};
 use crate::ticket;
@@ -57,7 +57,7 @@ struct Told {
     flags: u64,
     spi_key: Option<SipKey>,
     ticket_keys: bool,
-    silence: u64,
+    silence: i64,
     level: Level,
     cookie_keys: bool,
     /// Replies left of any budget.
@@ -99,12 +99,13 @@ impl Knowledge for Told {
     fn level(&self) -> Level {
         self.level
     }
-    fn ticket_keys(&self, key_id: u8) -> Option<TicketKeys> {
-        (self.ticket_keys && key_id == KEY_ID).then_some(TicketKeys {
+    fn ticket_keys(&self, key_id: u8) -> Option<&TicketKeySlot> {
+        static LIVE: TicketKeySlot = TicketKeySlot::live(&TicketKeys {
             tag: TAG_KEY,
             mask: MASK_KEY,
             used_slot: Some(USED_SLOT),
-        })
+        });
+        (self.ticket_keys && key_id == KEY_ID).then_some(&LIVE)
     }
     fn spi_key(&self, slot: u32) -> Option<SipKey> {
         self.spi_key.filter(|_| slot == 1)
@@ -130,7 +131,7 @@ impl Knowledge for Told {
         NOW
     }
     fn last_beat(&self) -> u64 {
-        NOW - self.silence
+        NOW.wrapping_add_signed(-self.silence)
     }
     fn wall_minus_boot(&self) -> Option<u64> {
         self.wall_minus_boot

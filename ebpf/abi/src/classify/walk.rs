@@ -56,11 +56,10 @@ pub(super) fn walk<F: Frame + ?Sized>(
             None if kind == PAYLOAD_NOTIFY => return Err(SHAPE),
             None => {
                 let head = frame.load::<GENERIC_HEADER_LEN>(at).ok_or(SHAPE)?;
-                u64::from(u32::from_le_bytes(head))
+                frame.forget(u64::from(u32::from_le_bytes(head)))
             }
         };
-        let [next, _, l0, l1, _, spi_size, t0, t1] = frame.forget(head).to_le_bytes();
-        let len = usize::from(u16::from_be_bytes([l0, l1]));
+        let len = usize::from(((head >> 16) as u16).swap_bytes());
         if len < GENERIC_HEADER_LEN || at + len > end {
             return Err(SHAPE);
         }
@@ -68,39 +67,40 @@ pub(super) fn walk<F: Frame + ?Sized>(
             if len < GENERIC_HEADER_LEN + MIN_NONCE {
                 return Err(SHAPE);
             }
-            nonce = frame.settle(at + GENERIC_HEADER_LEN);
+            nonce = frame.bound(at + GENERIC_HEADER_LEN);
         }
         if kind == PAYLOAD_NOTIFY {
             if len < NOTIFY_HEADER_LEN {
                 return Err(SHAPE);
             }
-            match u16::from_be_bytes([t0, t1]) {
+            let has_spi = (head >> 40) as u8 != 0;
+            match ((head >> 48) as u16).swap_bytes() {
                 TICKET_OPAQUE => {
                     if ticket != 0 {
                         return Err(Verdict::Drop(Reason::TwoTickets));
                     }
-                    if spi_size != 0 {
+                    if has_spi {
                         return Err(SHAPE);
                     }
                     if !TICKET_NOTIFY.contains(&len) {
                         return Err(Verdict::Drop(Reason::TicketLength));
                     }
-                    ticket = frame.settle(at + NOTIFY_HEADER_LEN);
+                    ticket = frame.bound(at + NOTIFY_HEADER_LEN);
                 }
                 COOKIE => {
                     if cookies != 0 {
                         return Err(Verdict::Drop(Reason::TwoCookies));
                     }
                     cookies = frame.settle(1);
-                    if len == NOTIFY_HEADER_LEN + COOKIE_LEN && spi_size == 0 {
-                        cookie = frame.settle(at + NOTIFY_HEADER_LEN);
+                    if len == NOTIFY_HEADER_LEN + COOKIE_LEN && !has_spi {
+                        cookie = frame.bound(at + NOTIFY_HEADER_LEN);
                     }
                 }
                 _ => {}
             }
         }
-        kind = next;
-        at = frame.settle(at + len);
+        kind = head as u8;
+        at = frame.bound(at + len);
     }
     let whole = kind == PAYLOAD_NONE;
     if whole && at != end {

@@ -10,7 +10,7 @@ use gate_abi::ike::{
 };
 use gate_abi::maps::{
     ALLOWS, CHECK_LIVE_SPI, CHECK_LOCAL, CHECK_OWN_SPI, COOKIES, DENIES, OUR_ADDRESS,
-    TICKET_KEYS_SET, TicketKeys,
+    TICKET_KEYS_SET, TicketKeySlot, TicketKeys,
 };
 use gate_abi::networks::{Prefix, Rule};
 use gate_abi::sip::SipKey;
@@ -64,8 +64,9 @@ impl Knowledge for Told<'_> {
     fn level(&self) -> Level {
         self.level
     }
-    fn ticket_keys(&self, key_id: u8) -> Option<TicketKeys> {
-        (key_id == KEY_ID).then_some(TICKET_KEYS)
+    fn ticket_keys(&self, key_id: u8) -> Option<&TicketKeySlot> {
+        static LIVE: TicketKeySlot = TicketKeySlot::live(&TICKET_KEYS);
+        (key_id == KEY_ID).then_some(&LIVE)
     }
     fn spi_key(&self, slot: u32) -> Option<SipKey> {
         (slot == 0).then_some(SipKey::from_octets(SPI_KEY))
@@ -92,7 +93,7 @@ impl Knowledge for Told<'_> {
         boot_clock().as_nanos() as u64
     }
     fn last_beat(&self) -> u64 {
-        u64::MAX
+        self.now()
     }
     fn wall_minus_boot(&self) -> Option<u64> {
         Some(0)

@@ -16,6 +16,9 @@ impl Frame for Received {
     fn load<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.0.load(at)
     }
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        self.0.words(at)
+    }
 }
 
 impl Datagram for Received {
