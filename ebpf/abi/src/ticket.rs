@@ -1,14 +1,16 @@
 //! The clear envelope at the head of every ticket: what names the ticket, when it ends, and the
 //! tag by which a forged one is told from a real one without opening the body.
 //!
-//! The tag covers a constant 24 octets, so a forgery costs the same whatever its length. The
-//! body behind the envelope is for user space alone.
+//! The tag covers the same 23 octets of every ticket, so a forgery costs the same whatever its length:
+//! all before it but the key id. Each key id has a key of its own, so what is changed there is a
+//! tag under another key; and 23 octets with their length are three words, where 24 would be four
+//! (`docs/decisions/0010-the-envelopes-tag.md`). The body behind the envelope is for user space alone.
 
 use crate::sip::{Schedule, SipKey, siphash24, siphash24_scheduled, siphash24_split, tags_match};
 
 /// Octets of the envelope.
 pub const ENVELOPE_LEN: usize = 32;
-/// Where the tag begins; everything before it is covered by it.
+/// Where the tag begins; everything before it is covered by it, but for the key id.
 pub const TAG_OFFSET: usize = 24;
 /// The one envelope version there is.
 pub const VERSION: u8 = 1;
@@ -21,6 +23,8 @@ pub const MIN_TICKET: usize = 48;
 /// Tickets by value are padded to one of these totals.
 pub const PADDED_TOTALS: [usize; 5] = [192, 256, 352, 640, 1036];
 
+/// Octets that the tag covers.
+const COVERED: u64 = TAG_OFFSET as u64 - 1;
 /// Octets of the nonce.
 const NONCE_LEN: u64 = 12;
 const KIND_AT: usize = 0;
@@ -254,8 +258,10 @@ fn expected_tag(sealed: &[u8; ENVELOPE_LEN], k_tag: &Schedule) -> u64 {
     let [a, b, c, _] = words else {
         return 0;
     };
-    let [a, b, c] = [a, b, c].map(|word| u64::from_le_bytes(*word));
-    siphash24_scheduled(k_tag, a, b, c)
+    let [head, b, c] = [a, b, c].map(|word| u64::from_le_bytes(*word));
+    // The two words behind the head; then of the head what stands behind the key id, and before it.
+    let last = head >> 16 | (head & 0xff) << 48 | COVERED << 56;
+    siphash24_scheduled(k_tag, b, c, last)
 }
 
 fn masked(index: u32, expiry_minutes: u32, nonce: &[u8; 12], k_mask: &SipKey) -> [u8; 8] {
@@ -299,14 +305,39 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_refused() {
-        let sealed = sample().seal(&TAG_KEY, &MASK_KEY);
+        // As of two epochs: each key id has a key of its own.
+        let key_of = |sealed: &_| SipKey {
+            k0: u64::from(key_id_of(sealed)),
+            k1: 2,
+        };
+        let envelope = sample();
+        let sealed = envelope.seal(
+            &SipKey {
+                k0: u64::from(envelope.key_id),
+                k1: 2,
+            },
+            &MASK_KEY,
+        );
+        assert!(Envelope::open(&sealed, &key_of(&sealed), &MASK_KEY).is_ok());
         for bit in 0..8 * ENVELOPE_LEN {
             let mut forged = sealed;
             forged[bit / 8] ^= 1 << (bit % 8);
             assert!(
-                Envelope::open(&forged, &TAG_KEY, &MASK_KEY).is_err(),
+                Envelope::open(&forged, &key_of(&forged), &MASK_KEY).is_err(),
                 "bit {bit}"
             );
+        }
+    }
+
+    #[test]
+    fn the_shape_is_right_where_nothing_is_wrong_with_it() {
+        let sealed = sample().seal(&TAG_KEY, &MASK_KEY);
+        for head in 0..=u8::MAX {
+            for flags in 0..=u8::MAX {
+                let mut other = sealed;
+                (other[0], other[3]) = (head, flags);
+                assert_eq!(is_shaped(&other), shape(&other).is_ok());
+            }
         }
     }
 
@@ -321,7 +352,7 @@ mod tests {
         assert_eq!(with(0, 0x31), EnvelopeError::Kind);
         assert_eq!(with(0, 0x12), EnvelopeError::Version);
         assert_eq!(with(3, 0x03), EnvelopeError::Flags);
-        assert_eq!(with(1, 78), EnvelopeError::Tag);
+        assert_eq!(with(2, 4), EnvelopeError::Tag);
         assert_eq!(
             Envelope::open(&sealed, &MASK_KEY, &TAG_KEY),
             Err(EnvelopeError::Tag)
@@ -358,9 +389,7 @@ mod tests {
         for (i, octet) in clear.iter().enumerate() {
             assert_eq!(sealed[16 + i], octet ^ mask[i]);
         }
-        assert_eq!(
-            sealed[24..],
-            siphash24(&TAG_KEY, &sealed[..24]).to_le_bytes()
-        );
+        let covered = [&sealed[8..24], &sealed[2..8], &sealed[..1]].concat();
+        assert_eq!(sealed[24..], siphash24(&TAG_KEY, &covered).to_le_bytes());
     }
 }
