@@ -11,7 +11,8 @@ use aya_ebpf::macros::btf_map;
 use gate_abi::board;
 use gate_abi::classify::Knowledge;
 use gate_abi::cpus::{Named, STEERED_ENTRIES};
-use gate_abi::defence::{Budget, Level, Meter};
+use gate_abi::cookie::epoch_at;
+use gate_abi::defence::{Budget, Level, Meter, SECOND};
 use gate_abi::maps::{
     COOKIE_KEYS_ENTRIES, Clock, Config, KEYS_ENTRIES, KeySlot, LOCAL_ENTRIES, METERS_ENTRIES, Own,
     SPI_KEYS_ENTRIES, TicketKeySlot, WALL_SOUND,
@@ -142,7 +143,10 @@ impl Told {
             let clock = &raw mut (*self.own).clock;
             let ticks = bpf_jiffies64();
             if (*clock).ticks != ticks {
-                (*clock).now = bpf_ktime_get_boot_ns();
+                let now = bpf_ktime_get_boot_ns();
+                (*clock).now = now;
+                (*clock).seconds = now / SECOND;
+                (*clock).cookie_epoch = u64::from(epoch_at(now / SECOND));
                 (*clock).told = 0;
                 (*clock).ticks = ticks;
             }
@@ -237,6 +241,18 @@ impl Knowledge for Told {
     fn roughly_now(&self) -> u64 {
         // SAFETY: the pointer is to this CPU's own value.
         unsafe { (*self.clock()).now }
+    }
+
+    #[inline(always)]
+    fn seconds(&self) -> u64 {
+        // SAFETY: the pointer is to this CPU's own value. Whoever asks has asked for the moment itself before.
+        unsafe { (*self.own).clock.seconds }
+    }
+
+    #[inline(always)]
+    fn cookie_epoch(&self) -> u8 {
+        // SAFETY: as above.
+        unsafe { (*self.own).clock.cookie_epoch as u8 }
     }
 
     #[inline(always)]

@@ -14,6 +14,7 @@ mod tests;
 mod walk;
 
 use crate::board::{self, Bit};
+use crate::cookie;
 use crate::defence::{Budget, Level, Meter, SECOND};
 use crate::ike::{
     FLAG_INITIATOR, FLAG_RESPONSE, HEADER_LEN, IKE_SA_INIT, IKE_SESSION_RESUME, MAJOR_VERSION,
@@ -118,6 +119,14 @@ pub trait Knowledge {
     /// little as can be.
     fn roughly_now(&self) -> u64 {
         self.now()
+    }
+    /// The same in seconds; to be asked behind [`Knowledge::roughly_now`].
+    fn seconds(&self) -> u64 {
+        self.roughly_now() / SECOND
+    }
+    /// The epoch of cookies that are made at that moment, likewise.
+    fn cookie_epoch(&self) -> u8 {
+        cookie::epoch_at(self.seconds())
     }
     /// When the daemon last said that it lives, on the same clock.
     fn last_beat(&self) -> u64;

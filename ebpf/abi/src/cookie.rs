@@ -137,6 +137,13 @@ pub const fn epoch_of_interval(interval: u64) -> u8 {
     interval as u8
 }
 
+/// The epoch of cookies that are made at a moment.
+#[inline(always)]
+#[must_use]
+pub const fn epoch_at(boot_seconds: u64) -> u8 {
+    epoch_of_interval(interval_at(boot_seconds))
+}
+
 /// Whether a cookie is no older than [`LIFE_SECONDS`]. Says nothing about who made it.
 #[inline(always)]
 #[must_use]

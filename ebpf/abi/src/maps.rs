@@ -212,7 +212,7 @@ impl Own {
     /// How many words it has.
     pub const WORDS: usize = Self::COUNTS_AT + 2 * Reason::COUNT;
     /// The word that what was spent of the first budget begins at.
-    const SPENT_AT: usize = 6;
+    const SPENT_AT: usize = 8;
     /// The word that the first count begins at.
     const COUNTS_AT: usize = Self::SPENT_AT + 2 * Budget::COUNT;
 
@@ -245,6 +245,10 @@ pub struct Clock {
     pub ticks: u64,
     /// In nanoseconds since boot.
     pub now: u64,
+    /// In seconds: to divide costs as much as a third of a SipHash.
+    pub seconds: u64,
+    /// The epoch of cookies that are made then.
+    pub cookie_epoch: u64,
     /// An address found in [`LOCAL`] since then, and what it is; nothing if that is 0.
     pub address: [u64; 2],
     /// See there.

@@ -43,6 +43,7 @@ pub const NACK_LEN: usize = HEADER_LEN + NOTIFY_HEADER_LEN;
 pub const COOKIE_REPLY_LEN: usize = NACK_LEN + COOKIE_LEN;
 
 const IPV4_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
 const UDP_LEN: usize = 8;
 const HOP_LIMIT: u8 = 64;
 /// From the last four octets of SPIr on, which are zero in a request as in its answer.
@@ -76,18 +77,15 @@ impl Reply {
         };
         let udp_len = UDP_LEN + payload + message_len;
 
-        // Its halves are no whole words where a copy would lie.
-        let [m0, m1, m2, m3, m4, m5, n0, n1, n2, n3, n4, n5] = frame.load::<12>(frame.settle(0))?;
-        let ethernet = [
-            u32::from_ne_bytes([n0, n1, n2, n3]),
-            u32::from_ne_bytes([n4, n5, m0, m1]),
-            u32::from_ne_bytes([m2, m3, m4, m5]),
-        ];
+        // A station is a word and a half.
+        let [a, b, c] = frame.words(frame.settle(0))?;
+        let turned = [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16];
+        let ethernet = turned.map(u32::to_le);
 
-        let [spi_a, spi_b] = words(frame.load::<8>(self.message)?);
-        let udp = frame.load::<UDP_LEN>(udp_at)?;
-        let [s0, s1, d0, d1, ..] = udp;
-        let ports = u32::from_ne_bytes([d0, d1, s0, s1]);
+        let spi: [u32; 2] = frame.header(self.message)?;
+        let [spi_a, spi_b] = spi.map(u32::to_le);
+        let [ports] = frame.header(udp_at)?;
+        let ports = ports.rotate_left(16).to_le();
         let [u0, u1] = (udp_len as u16).to_be_bytes();
         let mut sum = add(0, u32::from_ne_bytes([0, PROTOCOL_UDP, u0, u1]));
         for word in [ports, u32::from_ne_bytes([u0, u1, 0, 0]), spi_a, spi_b] {
@@ -99,7 +97,8 @@ impl Reply {
         }
 
         if self.ip_len == IPV4_LEN {
-            let [_, _, _, from, to] = words5(frame.load::<IPV4_LEN>(self.ip)?);
+            let header: [u32; IPV4_LEN / 4] = frame.header(self.ip)?;
+            let [_, _, _, from, to] = header.map(u32::to_le);
             sum = add(add(sum, from), to);
             let [t0, t1] = ((IPV4_LEN + udp_len) as u16).to_be_bytes();
             let mut header = [
@@ -118,7 +117,8 @@ impl Reply {
             header[2] = u32::from_ne_bytes([HOP_LIMIT, PROTOCOL_UDP, c0, c1]);
             stored(frame.store(self.ip, header))?;
         } else {
-            let [_, _, addresses @ ..] = words10(frame.load::<40>(self.ip)?);
+            let header: [u32; IPV6_LEN / 4] = frame.header(self.ip)?;
+            let [_, _, addresses @ ..] = header.map(u32::to_le);
             for word in addresses {
                 sum = add(sum, word);
             }
@@ -153,8 +153,9 @@ impl Reply {
         }
         // What stands before IP is an EtherType, or the protocol of PPP behind the length of all.
         let before = frame.settle(self.ip.wrapping_sub(4));
-        let [_, _, p0, p1] = frame.load::<4>(before)?;
-        if matches!(u16::from_be_bytes([p0, p1]), PPP_IPV4 | PPP_IPV6) {
+        let [word] = frame.header(before)?;
+        if matches!(((word >> 16) as u16).swap_bytes(), PPP_IPV4 | PPP_IPV6) {
+            let [_, _, p0, p1] = word.to_le_bytes();
             let [l0, l1] = ((2 + self.ip_len + udp_len) as u16).to_be_bytes();
             stored(frame.store(before, [u32::from_ne_bytes([l0, l1, p0, p1])]))?;
         }
@@ -195,38 +196,21 @@ const fn stored(done: bool) -> Option<()> {
     if done { Some(()) } else { None }
 }
 
-/// Adds the two halves of a word. One's complement does not care about the order of octets, so the
-/// machine's own will do (RFC 1071).
+/// Adds two halves at once: they may be told apart when all are added. One's complement does not care
+/// about the order of octets, so the machine's own will do (RFC 1071).
 #[inline(always)]
 const fn add(sum: u64, word: u32) -> u64 {
-    sum + (word & 0xffff) as u64 + (word >> 16) as u64
+    sum + word as u64
 }
 
+/// Of fewer than 2^16 words.
 #[inline(always)]
 const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     sum as u16
-}
-
-#[inline(always)]
-const fn words([l0, l1, l2, l3, h0, h1, h2, h3]: [u8; 8]) -> [u32; 2] {
-    [
-        u32::from_ne_bytes([l0, l1, l2, l3]),
-        u32::from_ne_bytes([h0, h1, h2, h3]),
-    ]
-}
-
-#[inline(always)]
-fn words5(octets: [u8; 20]) -> [u32; 5] {
-    let (chunks, _) = octets.as_chunks::<4>();
-    core::array::from_fn(|at| chunks.get(at).map_or(0, |word| u32::from_ne_bytes(*word)))
-}
-
-#[inline(always)]
-fn words10(octets: [u8; 40]) -> [u32; 10] {
-    let (chunks, _) = octets.as_chunks::<4>();
-    core::array::from_fn(|at| chunks.get(at).map_or(0, |word| u32::from_ne_bytes(*word)))
 }
 
 #[cfg(any(test, feature = "frames"))]

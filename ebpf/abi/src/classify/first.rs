@@ -98,7 +98,7 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
         return Verdict::Pass(Reason::Allowed).into();
     }
     // Nobody could ever satisfy us without a key.
-    if known.cookie_key(epoch_at(now / SECOND)).is_none() {
+    if known.cookie_key(known.cookie_epoch()).is_none() {
         return proof.verdict.into();
     }
     if matches!(proven, Reason::TicketNotFound) {
@@ -241,7 +241,7 @@ impl<F: Frame + ?Sized> Challenge<'_, F> {
             exchange: self.exchange,
             destination_digest: cookie::destination_digest(self.destination),
         };
-        if let Some(tag) = good_cookie(self.frame, payloads, &input, self.now, known) {
+        if let Some(tag) = good_cookie(self.frame, payloads, &input, known.seconds(), known) {
             return (self.within_meters(tag, known), NOTHING);
         }
         // Its answer may be lost, and the level have risen since: who has no cookie because none
@@ -266,7 +266,7 @@ impl<F: Frame + ?Sized> Challenge<'_, F> {
         let key = known.meter_key();
         let word = Admission::word(&key, input);
         let cell = Admission(known.board(word));
-        let seconds = self.now / SECOND;
+        let seconds = known.seconds();
         if !cell.is_open(seconds) {
             return false;
         }
@@ -305,7 +305,7 @@ pub(super) fn good_cookie<F: Frame + ?Sized, K: Knowledge>(
     frame: &F,
     payloads: &Payloads,
     input: &CookieInput,
-    now: u64,
+    seconds: u64,
     known: &K,
 ) -> Option<u64> {
     if payloads.cookie == 0 {
@@ -313,7 +313,7 @@ pub(super) fn good_cookie<F: Frame + ?Sized, K: Knowledge>(
     }
     let cookie = frame.copy::<COOKIE_LEN>(payloads.cookie)?;
     let key = known.cookie_key(cookie::epoch_of(&cookie))?;
-    let good = cookie::is_young(&cookie, now / SECOND) && cookie::check(&cookie, input, &key);
+    let good = cookie::is_young(&cookie, seconds) && cookie::check(&cookie, input, &key);
     good.then(|| cookie::tag_of_cookie(&cookie))
 }
 
@@ -377,8 +377,7 @@ impl<F: Frame + ?Sized> Answer<'_, F> {
         }
         let mut octets = [0; COOKIE_LEN];
         if with_cookie {
-            let seconds = self.now / SECOND;
-            let epoch = epoch_at(seconds);
+            let (seconds, epoch) = (known.seconds(), known.cookie_epoch());
             let Some(key) = known.cookie_key(epoch) else {
                 return unanswered.into();
             };
@@ -461,11 +460,6 @@ fn sides<F: Frame + ?Sized>(frame: &F, located: &Located) -> Option<Sides> {
         destination,
         port: ports as u16,
     })
-}
-
-#[inline(always)]
-const fn epoch_at(seconds: u64) -> u8 {
-    cookie::epoch_of_interval(cookie::interval_at(seconds))
 }
 
 const MINUTE: u64 = 60 * SECOND;

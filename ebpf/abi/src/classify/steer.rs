@@ -8,7 +8,7 @@ use super::{
     Frame, Header, Knowledge, Opening, Reason, Span, Verdict, check_is_right, may_be_live, open,
 };
 use crate::cookie::{self, CookieInput};
-use crate::defence::Meter;
+use crate::defence::{Meter, SECOND};
 use crate::ike::{IKE_SESSION_RESUME, MARKER_LEN};
 use crate::lane::{Lane, Place};
 use crate::sip::siphash24_words;
@@ -129,5 +129,5 @@ fn has_good_cookie<D: Datagram + ?Sized, K: Knowledge>(
         exchange: header.exchange(),
         destination_digest: cookie::destination_digest(destination),
     };
-    good_cookie(datagram, payloads, &input, now, known).is_some()
+    good_cookie(datagram, payloads, &input, now / SECOND, known).is_some()
 }
