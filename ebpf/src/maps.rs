@@ -10,8 +10,8 @@ use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
 use gate_abi::board;
 use gate_abi::classify::Knowledge;
+use gate_abi::cookie::{Begun, COOKIE_LEN, CookieInput, epoch_at, head_of};
 use gate_abi::cpus::{Named, STEERED_ENTRIES};
-use gate_abi::cookie::epoch_at;
 use gate_abi::defence::{Budget, Level, Meter, SECOND};
 use gate_abi::maps::{
     COOKIE_KEYS_ENTRIES, Clock, Config, KEYS_ENTRIES, KeySlot, LOCAL_ENTRIES, METERS_ENTRIES, Own,
@@ -146,12 +146,26 @@ impl Told {
                 let now = bpf_ktime_get_boot_ns();
                 (*clock).now = now;
                 (*clock).seconds = now / SECOND;
-                (*clock).cookie_epoch = u64::from(epoch_at(now / SECOND));
+                (*clock).begun.forget();
                 (*clock).told = 0;
                 (*clock).ticks = ticks;
             }
             clock
         }
+    }
+
+    /// What all cookies of this moment begin with at an address.
+    #[inline(always)]
+    fn begun(&self, destination_digest: u64) -> Option<&Begun> {
+        // SAFETY: the pointer is to this CPU's own value, as above.
+        let begun = unsafe { &mut (*self.own).clock.begun };
+        if !begun.is_at(destination_digest) {
+            let seconds = self.seconds();
+            let epoch = epoch_at(seconds);
+            let head = head_of(epoch, self.level() as u8, seconds as u16, [0; 4]);
+            *begun = Begun::new(head, destination_digest, &self.cookie_key(epoch)?);
+        }
+        Some(begun)
     }
 
     /// One field of what the daemon told.
@@ -201,21 +215,31 @@ impl Knowledge for Told {
                 return (*clock).told;
             }
         }
-        if !self.config().local.may_have(*address) {
+        let told = self.sender(address);
+        if told == 0 {
             return 0;
         }
-        let Some(found) = LOCAL.get_ptr(words) else {
-            return 0;
-        };
-        // SAFETY: the kernel keeps the value in place until the program ends; user space writes
-        // whole words.
-        let told = unsafe { *found };
         // SAFETY: the pointer is to this CPU's own value.
         unsafe {
             (*clock).address = words;
             (*clock).told = told;
         }
         told
+    }
+
+    #[inline(always)]
+    fn sender(&self, address: &[u8; 16]) -> u64 {
+        if !self.config().local.may_have(*address) {
+            return 0;
+        }
+        let whole = u128::from_ne_bytes(*address);
+        let words = [whole as u64, (whole >> 64) as u64];
+        let Some(found) = LOCAL.get_ptr(words) else {
+            return 0;
+        };
+        // SAFETY: the kernel keeps the value in place until the program ends; user space writes
+        // whole words.
+        unsafe { *found }
     }
 
     #[inline(always)]
@@ -250,9 +274,15 @@ impl Knowledge for Told {
     }
 
     #[inline(always)]
-    fn cookie_epoch(&self) -> u8 {
-        // SAFETY: as above.
-        unsafe { (*self.own).clock.cookie_epoch as u8 }
+    fn makes_cookies(&self) -> bool {
+        // SAFETY: the pointer is to this CPU's own value, as above.
+        let begun = unsafe { &(*self.own).clock.begun };
+        !begun.is_none() || self.cookie_key(epoch_at(self.seconds())).is_some()
+    }
+
+    #[inline(always)]
+    fn cookie_for(&self, input: &CookieInput) -> Option<[u8; COOKIE_LEN]> {
+        Some(self.begun(input.destination_digest)?.make(input))
     }
 
     #[inline(always)]

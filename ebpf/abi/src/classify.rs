@@ -14,7 +14,7 @@ mod tests;
 mod walk;
 
 use crate::board::{self, Bit};
-use crate::cookie;
+use crate::cookie::{self, Begun, COOKIE_LEN, CookieInput};
 use crate::defence::{Budget, Level, Meter, SECOND};
 use crate::ike::{
     FLAG_INITIATOR, FLAG_RESPONSE, HEADER_LEN, IKE_SA_INIT, IKE_SESSION_RESUME, MAJOR_VERSION,
@@ -73,6 +73,13 @@ pub trait Frame {
         self.load(at)
     }
 
+    /// Octets that packets need which are answered. In the kernel they are read where they lie if that is one
+    /// read, else by a call as well.
+    #[inline(always)]
+    fn fetch<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.copy(at)
+    }
+
     /// Returns `at`. In the kernel it also makes the verifier forget how `at` came about, so that
     /// paths that differ in it alone meet again and are not followed one by one to the end.
     #[inline(always)]
@@ -110,6 +117,10 @@ pub trait Knowledge {
     /// What an address, IPv4 mapped into IPv6, is to us: [`crate::maps::OUR_ADDRESS`],
     /// [`crate::maps::NEVER_ANSWERED`].
     fn address(&self, address: &[u8; 16]) -> u64;
+    /// The same of where a packet comes from, which is seldom where the last one did.
+    fn sender(&self, address: &[u8; 16]) -> u64 {
+        self.address(address)
+    }
     /// How an operator wants those at an address to be treated. Asked only if there are such rules, by the
     /// flags.
     fn rule(&self, address: &[u8; 16]) -> Option<Rule>;
@@ -124,9 +135,15 @@ pub trait Knowledge {
     fn seconds(&self) -> u64 {
         self.roughly_now() / SECOND
     }
-    /// The epoch of cookies that are made at that moment, likewise.
-    fn cookie_epoch(&self) -> u8 {
-        cookie::epoch_at(self.seconds())
+    /// Whether there is a key for the cookies of that moment.
+    fn makes_cookies(&self) -> bool {
+        self.cookie_key(cookie::epoch_at(self.seconds())).is_some()
+    }
+    /// The cookie that is made for a message at that moment.
+    fn cookie_for(&self, input: &CookieInput) -> Option<[u8; COOKIE_LEN]> {
+        let epoch = cookie::epoch_at(self.seconds());
+        let head = cookie::head_of(epoch, self.level() as u8, self.seconds() as u16, [0; 4]);
+        Some(Begun::new(head, input.destination_digest, &self.cookie_key(epoch)?).make(input))
     }
     /// When the daemon last said that it lives, on the same clock.
     fn last_beat(&self) -> u64;

@@ -5,7 +5,7 @@
 //! `[u64; N]` and neither side needs to know the other's padding.
 
 use crate::classify::Reason;
-use crate::cookie::{DIGEST_FACTOR, destination_digest};
+use crate::cookie::{Begun, DIGEST_FACTOR, destination_digest};
 #[cfg(doc)]
 use crate::defence::Level;
 use crate::defence::{Budget, Limit, Meter, Spent};
@@ -212,7 +212,7 @@ impl Own {
     /// How many words it has.
     pub const WORDS: usize = Self::COUNTS_AT + 2 * Reason::COUNT;
     /// The word that what was spent of the first budget begins at.
-    const SPENT_AT: usize = 8;
+    const SPENT_AT: usize = 7 + Begun::WORDS;
     /// The word that the first count begins at.
     const COUNTS_AT: usize = Self::SPENT_AT + 2 * Budget::COUNT;
 
@@ -247,8 +247,8 @@ pub struct Clock {
     pub now: u64,
     /// In seconds: to divide costs as much as a third of a SipHash.
     pub seconds: u64,
-    /// The epoch of cookies that are made then.
-    pub cookie_epoch: u64,
+    /// A cookie that is made then; there is none yet if it begins with 0.
+    pub begun: Begun,
     /// An address found in [`LOCAL`] since then, and what it is; nothing if that is 0.
     pub address: [u64; 2],
     /// See there.

@@ -20,9 +20,32 @@ pub trait FrameMut: Frame {
     fn cut(&mut self, len: usize) -> bool;
 }
 
+/// The two addresses that an Ethernet header begins with, as little-endian words.
+#[derive(Clone, Copy, Debug)]
+pub struct Stations(pub [u32; 3]);
+
+impl Stations {
+    /// Whether it goes to more than one, or claims to come from more than one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_any_a_group(&self) -> bool {
+        let [a, b, _] = self.0;
+        (a | b >> 16) & 1 != 0
+    }
+
+    /// The other way round, in the machine's order: each is a word and a half.
+    #[inline(always)]
+    fn turned(&self) -> [u32; 3] {
+        let [a, b, c] = self.0;
+        [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16].map(u32::to_le)
+    }
+}
+
 /// What to answer, and where the parts of the frame are that become the answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Reply {
+    /// Between whom the frame goes.
+    pub stations: Stations,
     /// Where the IP header begins.
     pub ip: usize,
     /// Octets of the IP header: that of IPv4 or of IPv6, without options.
@@ -52,6 +75,7 @@ const TAIL_AT: usize = 12;
 impl Reply {
     /// No answer at all; for verdicts that are none.
     pub const NONE: Self = Self {
+        stations: Stations([0; 3]),
         ip: 0,
         ip_len: 0,
         message: 0,
@@ -77,52 +101,45 @@ impl Reply {
         };
         let udp_len = UDP_LEN + payload + message_len;
 
-        // A station is a word and a half.
-        let [a, b, c] = frame.words(frame.settle(0))?;
-        let turned = [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16];
-        let ethernet = turned.map(u32::to_le);
-
         let spi: [u32; 2] = frame.header(self.message)?;
         let [spi_a, spi_b] = spi.map(u32::to_le);
-        let [ports] = frame.header(udp_at)?;
-        let ports = ports.rotate_left(16).to_le();
+        let tail = self.tail();
         let [u0, u1] = (udp_len as u16).to_be_bytes();
         let mut sum = add(0, u32::from_ne_bytes([0, PROTOCOL_UDP, u0, u1]));
-        for word in [ports, u32::from_ne_bytes([u0, u1, 0, 0]), spi_a, spi_b] {
+        for word in [u32::from_ne_bytes([u0, u1, 0, 0]), spi_a, spi_b] {
             sum = add(sum, word);
         }
-        let tail = self.tail();
         for word in tail {
             sum = add(sum, word);
         }
 
+        // Addresses and ports count alike from either side.
         if self.ip_len == IPV4_LEN {
-            let header: [u32; IPV4_LEN / 4] = frame.header(self.ip)?;
-            let [_, _, _, from, to] = header.map(u32::to_le);
-            sum = add(add(sum, from), to);
+            let before: [u32; (IPV4_LEN + UDP_LEN) / 4] = frame.header(self.ip)?;
+            let [_, _, _, from, to, ports, _] = before.map(u32::to_le);
+            for word in [from, to, ports] {
+                sum = add(sum, word);
+            }
             let [t0, t1] = ((IPV4_LEN + udp_len) as u16).to_be_bytes();
-            let mut header = [
-                u32::from_ne_bytes([0x45, 0, t0, t1]),
-                // Never fragmented.
-                u32::from_ne_bytes([0, 0, 0x40, 0]),
-                u32::from_ne_bytes([HOP_LIMIT, PROTOCOL_UDP, 0, 0]),
-                to,
-                from,
-            ];
+            let total = u32::from_ne_bytes([0x45, 0, t0, t1]);
+            // Never fragmented.
+            let fragment = u32::from_ne_bytes([0, 0, 0x40, 0]);
+            let carried = u32::from_ne_bytes([HOP_LIMIT, PROTOCOL_UDP, 0, 0]);
             let mut header_sum = 0;
-            for word in header {
+            for word in [total, fragment, carried, to, from] {
                 header_sum = add(header_sum, word);
             }
             let [c0, c1] = (!fold(header_sum)).to_ne_bytes();
-            header[2] = u32::from_ne_bytes([HOP_LIMIT, PROTOCOL_UDP, c0, c1]);
-            stored(frame.store(self.ip, header))?;
+            let carried = u32::from_ne_bytes([HOP_LIMIT, PROTOCOL_UDP, c0, c1]);
+            let ports = ports.rotate_left(16);
+            let udp = checked(u0, u1, sum);
+            stored(frame.store(self.ip, [total, fragment, carried, to, from, ports, udp]))?;
         } else {
-            let header: [u32; IPV6_LEN / 4] = frame.header(self.ip)?;
-            let [_, _, addresses @ ..] = header.map(u32::to_le);
-            for word in addresses {
+            let before: [u32; (IPV6_LEN + UDP_LEN) / 4] = frame.header(self.ip)?;
+            let [_, _, s0, s1, s2, s3, d0, d1, d2, d3, ports, _] = before.map(u32::to_le);
+            for word in [s0, s1, s2, s3, d0, d1, d2, d3, ports] {
                 sum = add(sum, word);
             }
-            let [s0, s1, s2, s3, d0, d1, d2, d3] = addresses;
             let header = [
                 u32::from_ne_bytes([0x60, 0, 0, 0]),
                 u32::from_ne_bytes([u0, u1, PROTOCOL_UDP, HOP_LIMIT]),
@@ -134,17 +151,11 @@ impl Reply {
                 s1,
                 s2,
                 s3,
+                ports.rotate_left(16),
+                checked(u0, u1, sum),
             ];
             stored(frame.store(self.ip, header))?;
         }
-
-        // Zero on the wire would mean that there is none (RFC 768).
-        let checksum = match !fold(sum) {
-            0 => 0xffff,
-            sum => sum,
-        };
-        let [c0, c1] = checksum.to_ne_bytes();
-        stored(frame.store(udp_at, [ports, u32::from_ne_bytes([u0, u1, c0, c1])]))?;
         if self.with_cookie {
             stored(frame.store(self.message + TAIL_AT, tail))?;
         } else {
@@ -160,7 +171,7 @@ impl Reply {
             stored(frame.store(before, [u32::from_ne_bytes([l0, l1, p0, p1])]))?;
         }
         let start = frame.settle(0);
-        stored(frame.store(start, ethernet))?;
+        stored(frame.store(start, self.stations.turned()))?;
         stored(frame.cut(udp_at + udp_len))
     }
 
@@ -203,14 +214,25 @@ const fn add(sum: u64, word: u32) -> u64 {
     sum + word as u64
 }
 
-/// Of fewer than 2^16 words.
+/// Of fewer than 2^15 words.
 #[inline(always)]
 const fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
     sum as u16
+}
+
+/// The second word of a UDP header, its length and what all comes to.
+#[inline(always)]
+const fn checked(u0: u8, u1: u8, sum: u64) -> u32 {
+    // Zero on the wire would mean that there is none (RFC 768).
+    let checksum = match !fold(sum) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    let [c0, c1] = checksum.to_ne_bytes();
+    u32::from_ne_bytes([u0, u1, c0, c1])
 }
 
 #[cfg(any(test, feature = "frames"))]

@@ -123,7 +123,7 @@ fn absorb(mut state: State, data: &[u8]) -> State {
 /// A key after what of the first round does not depend on the message: what is asked of each packet is
 /// prepared once.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Schedule(State);
 
 impl Schedule {
@@ -146,9 +146,10 @@ impl Schedule {
     }
 }
 
-impl core::fmt::Debug for Schedule {
+// What came of a key says as much as the key.
+impl core::fmt::Debug for State {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("Schedule(..)")
+        f.write_str("State(..)")
     }
 }
 

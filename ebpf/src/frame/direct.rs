@@ -110,6 +110,12 @@ impl Frame for Direct<'_> {
         copy(self.context, at)
     }
 
+    #[cfg(feature = "direct")]
+    #[inline(always)]
+    fn fetch<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.load(at)
+    }
+
     /// What is known of the place within a word stays known.
     #[inline(always)]
     fn settle(&self, at: usize) -> usize {

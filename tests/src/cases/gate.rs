@@ -92,7 +92,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Of each program: instructions that the verifier follows, octets of BPF code and of machine code.
-const VERIFIER_BUDGET: u32 = 200_000;
+const VERIFIER_BUDGET: u32 = 250_000;
 const BPF_BUDGET: u32 = 80_000;
 const MACHINE_BUDGET: u32 = 40_000;
 

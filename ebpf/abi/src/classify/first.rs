@@ -16,7 +16,7 @@ use crate::defence::{Level, Meter, SECOND, network_of};
 use crate::ike::IKE_SESSION_RESUME;
 use crate::maps::{ALLOWS, CHECK_LOCAL, COOKIES, TICKET_KEYS_SET};
 use crate::networks::Rule;
-use crate::reply::{COOKIE_REPLY_LEN, NACK_LEN, Reply};
+use crate::reply::{COOKIE_REPLY_LEN, NACK_LEN, Reply, Stations};
 use crate::sip::siphash24_words;
 use crate::ticket;
 
@@ -98,7 +98,7 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
         return Verdict::Pass(Reason::Allowed).into();
     }
     // Nobody could ever satisfy us without a key.
-    if known.cookie_key(known.cookie_epoch()).is_none() {
+    if !known.makes_cookies() {
         return proof.verdict.into();
     }
     if matches!(proven, Reason::TicketNotFound) {
@@ -229,7 +229,7 @@ struct Challenge<'a, F: ?Sized> {
 impl<F: Frame + ?Sized> Challenge<'_, F> {
     #[inline(always)]
     fn judge<K: Knowledge>(&self, payloads: &Payloads, known: &K) -> (Verdict, CookieInput) {
-        let nonce_head = self.frame.copy::<16>(payloads.nonce);
+        let nonce_head = self.frame.fetch::<16>(payloads.nonce);
         let (Some(nonce_head), true) = (nonce_head, payloads.nonce != 0) else {
             return (Verdict::Drop(Reason::NoNonce), NOTHING);
         };
@@ -246,7 +246,7 @@ impl<F: Frame + ?Sized> Challenge<'_, F> {
         }
         // Its answer may be lost, and the level have risen since: who has no cookie because none
         // was asked for is not asked now.
-        if self.is_repetition(&input, known) {
+        if is_repetition(&input, known) {
             return (Verdict::Pass(Reason::Repetition), NOTHING);
         }
         if self.no_cookie {
@@ -258,23 +258,6 @@ impl<F: Frame + ?Sized> Challenge<'_, F> {
             Reason::CookieSaInit
         };
         (Verdict::Reply(asked), input)
-    }
-
-    /// Whether the daemon has taken this message before; takes one of its passes.
-    #[inline(always)]
-    fn is_repetition<K: Knowledge>(&self, input: &CookieInput, known: &K) -> bool {
-        let key = known.meter_key();
-        let word = Admission::word(&key, input);
-        let cell = Admission(known.board(word));
-        let seconds = known.seconds();
-        if !cell.is_open(seconds) {
-            return false;
-        }
-        let Some(left) = cell.pass(board::admission_hash(&key, input), seconds) else {
-            return false;
-        };
-        known.set_board(word, left.0);
-        true
     }
 
     #[inline(always)]
@@ -297,6 +280,23 @@ impl<F: Frame + ?Sized> Challenge<'_, F> {
             Reason::SaInitWithCookie
         })
     }
+}
+
+/// Whether the daemon has taken this message before; takes one of its passes.
+#[inline(always)]
+fn is_repetition<K: Knowledge>(input: &CookieInput, known: &K) -> bool {
+    let key = known.meter_key();
+    let word = Admission::word(&key, input);
+    let cell = Admission(known.board(word));
+    let seconds = known.seconds();
+    if !cell.is_open(seconds) {
+        return false;
+    }
+    let Some(left) = cell.pass(board::admission_hash(&key, input), seconds) else {
+        return false;
+    };
+    known.set_board(word, left.0);
+    true
 }
 
 /// The tag of the message's cookie, if that is good: a wrong one counts as none.
@@ -375,18 +375,23 @@ impl<F: Frame + ?Sized> Answer<'_, F> {
         if F::BARE {
             return Verdict::Pass(Reason::LeftToDaemon).into();
         }
+        let Some(stations) = self.frame.words(self.frame.settle(0)).map(Stations) else {
+            return unanswered.into();
+        };
+        if stations.is_any_a_group() {
+            return unanswered.into();
+        }
         let mut octets = [0; COOKIE_LEN];
         if with_cookie {
-            let (seconds, epoch) = (known.seconds(), known.cookie_epoch());
-            let Some(key) = known.cookie_key(epoch) else {
+            let Some(made) = known.cookie_for(input) else {
                 return unanswered.into();
             };
-            let level = known.level() as u8;
-            octets = cookie::make(epoch, level, seconds as u16, [0; 4], input, &key);
+            octets = made;
         }
         Judgement {
             verdict,
             reply: Reply {
+                stations,
                 ip: self.located.ip,
                 ip_len: self.located.ip_len,
                 message: self.located.message.at,
@@ -404,20 +409,11 @@ impl<F: Frame + ?Sized> Answer<'_, F> {
         if known.flags() & CHECK_LOCAL == 0 {
             return false;
         }
-        if !F::BARE {
-            let Some([m0, _, _, _, _, _, n0, ..]) = self.frame.copy::<12>(0) else {
-                return false;
-            };
-            // To or from a group of stations.
-            if (m0 | n0) & 1 != 0 {
-                return false;
-            }
-        }
         if sides.port == 0 {
             return false;
         }
         is_unicast(sides.source, self.located.ip_len == IPV4_LEN)
-            && known.address(&sides.source) == 0
+            && known.sender(&sides.source) == 0
     }
 }
 
@@ -447,7 +443,7 @@ struct Sides {
 /// All in one copy: with an IKE header behind it, either family has so many octets.
 #[inline(always)]
 fn sides<F: Frame + ?Sized>(frame: &F, located: &Located) -> Option<Sides> {
-    let head = frame.copy::<{ IPV6_LEN + UDP_LEN }>(located.ip)?;
+    let head = frame.fetch::<{ IPV6_LEN + UDP_LEN }>(located.ip)?;
     let (words, _) = head.as_chunks::<8>();
     let word = |at: usize| words.get(at).map_or(0, |word| u64::from_le_bytes(*word));
     let (source, destination, ports) = if located.ip_len == IPV4_LEN {
