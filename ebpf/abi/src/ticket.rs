@@ -4,7 +4,7 @@
 //! The tag covers the same 23 octets of every ticket, so a forgery costs the same whatever its length:
 //! all before it but the key id. Each key id has a key of its own, so what is changed there is a
 //! tag under another key; and 23 octets with their length are three words, where 24 would be four
-//! (`docs/decisions/0010-the-envelopes-tag.md`). The body behind the envelope is for user space alone.
+//! (`docs/decisions/0010-what-the-tags-cover.md`). The body behind the envelope is for user space alone.
 
 use crate::sip::{Schedule, SipKey, siphash24, siphash24_scheduled, siphash24_split, tags_match};
 
