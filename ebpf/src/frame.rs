@@ -6,6 +6,7 @@ mod copied;
 mod direct;
 
 use core::arch::asm;
+use core::ffi::{c_long, c_void};
 use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext;
@@ -59,20 +60,27 @@ impl<const N: usize> Plain for [u32; N] {}
 /// Reads by helper, into aligned memory: any alignment, any number of buffers.
 #[inline(always)]
 fn copy<T: Plain>(context: &XdpContext, at: usize) -> Option<T> {
+    // SAFETY: the helper writes as many octets as it is told, or none and says so.
+    unsafe {
+        filled(|place, octets| {
+            bpf_xdp_load_bytes(context.as_ptr().cast(), at as u32, place, octets)
+        })
+    }
+}
+
+/// What a helper fills, in aligned memory; `None` if it could not.
+///
+/// # Safety
+///
+/// `fill` writes as many octets as its second argument says to where its first one points, or returns another number
+/// than 0.
+#[inline(always)]
+pub unsafe fn filled<T: Plain>(fill: impl FnOnce(*mut c_void, u32) -> c_long) -> Option<T> {
     let mut octets = MaybeUninit::<Aligned<T>>::uninit();
-    // SAFETY: the helper writes as many octets as a T has, or none and says so; the place holds them.
-    let error = unsafe {
-        bpf_xdp_load_bytes(
-            context.as_ptr().cast(),
-            at as u32,
-            octets.as_mut_ptr().cast(),
-            size_of::<T>() as u32,
-        )
-    };
-    if error != 0 {
+    if fill(octets.as_mut_ptr().cast(), size_of::<T>() as u32) != 0 {
         return None;
     }
-    // SAFETY: the helper succeeded, so all of it is written.
+    // SAFETY: by the caller's word all of it is written.
     Some(unsafe { octets.assume_init() }.0)
 }
 

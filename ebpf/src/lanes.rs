@@ -1,8 +1,6 @@
 //! The program of a group of sockets: it judges a datagram once more, with the daemon's keys, and
 //! chooses the socket. It works on every interface, with the gate in front or without.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::bindings::{bpf_sock, sk_action::SK_PASS};
@@ -12,7 +10,7 @@ use aya_ebpf::programs::SkReuseportContext;
 use gate_abi::classify::{Datagram, Frame, steer};
 use gate_abi::lane::{Group, Lane, Place, group_key};
 
-use crate::frame::{Aligned, OFFSET_MASK, Plain, unknown_zero};
+use crate::frame::{Aligned, OFFSET_MASK, Plain, filled, unknown_zero};
 use crate::maps::{GROUPS, LANE_COUNTS, LANES, Told};
 
 #[sk_reuseport]
@@ -142,21 +140,12 @@ impl<'a> Queued<'a> {
 impl Queued<'_> {
     #[inline(always)]
     fn read<T: Plain>(&self, at: usize) -> Option<T> {
-        let mut octets = MaybeUninit::<Aligned<T>>::uninit();
-        // SAFETY: the helper writes as many octets as a T has, or none and says so; the place holds them.
-        let error = unsafe {
-            bpf_skb_load_bytes(
-                self.context.as_ptr(),
-                at as u32,
-                octets.as_mut_ptr().cast(),
-                size_of::<T>() as u32,
-            )
-        };
-        if error != 0 {
-            return None;
+        // SAFETY: the helper writes as many octets as it is told, or none and says so.
+        unsafe {
+            filled(|place, octets| {
+                bpf_skb_load_bytes(self.context.as_ptr(), at as u32, place, octets)
+            })
         }
-        // SAFETY: the helper succeeded, so all of it is written.
-        Some(unsafe { octets.assume_init() }.0)
     }
 }
 

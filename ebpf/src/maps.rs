@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
 use gate_abi::board;
 use gate_abi::classify::Knowledge;
-use gate_abi::cookie::{Begun, COOKIE_LEN, CookieInput, epoch_at, head_of};
+use gate_abi::cookie::{Begun, COOKIE_LEN, CookieInput, epoch_at};
 use gate_abi::cpus::{Named, STEERED_ENTRIES};
 use gate_abi::defence::{Budget, Level, Meter, SECOND};
 use gate_abi::maps::{
@@ -160,10 +160,7 @@ impl Told {
         // SAFETY: the pointer is to this CPU's own value, as above.
         let begun = unsafe { &mut (*self.own).clock.begun };
         if !begun.is_at(destination_digest) {
-            let seconds = self.seconds();
-            let epoch = epoch_at(seconds);
-            let head = head_of(epoch, self.level() as u8, seconds as u16, [0; 4]);
-            *begun = Begun::new(head, destination_digest, &self.cookie_key(epoch)?);
+            *begun = self.begin(destination_digest)?;
         }
         Some(begun)
     }

@@ -139,11 +139,21 @@ pub trait Knowledge {
     fn makes_cookies(&self) -> bool {
         self.cookie_key(cookie::epoch_at(self.seconds())).is_some()
     }
+    /// What the cookies of that moment begin with at an address; `None` without a key.
+    #[inline(always)]
+    fn begin(&self, destination_digest: u64) -> Option<Begun> {
+        let seconds = self.seconds();
+        let epoch = cookie::epoch_at(seconds);
+        let head = cookie::head_of(epoch, self.level() as u8, seconds as u16, [0; 4]);
+        Some(Begun::new(
+            head,
+            destination_digest,
+            &self.cookie_key(epoch)?,
+        ))
+    }
     /// The cookie that is made for a message at that moment.
     fn cookie_for(&self, input: &CookieInput) -> Option<[u8; COOKIE_LEN]> {
-        let epoch = cookie::epoch_at(self.seconds());
-        let head = cookie::head_of(epoch, self.level() as u8, self.seconds() as u16, [0; 4]);
-        Some(Begun::new(head, input.destination_digest, &self.cookie_key(epoch)?).make(input))
+        Some(self.begin(input.destination_digest)?.make(input))
     }
     /// When the daemon last said that it lives, on the same clock.
     fn last_beat(&self) -> u64;
