@@ -61,8 +61,8 @@ pub(crate) fn run(places: &Places, arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// Keeps what a long run has found, what a resumption and the gate cost, what floods do, and what other
-/// daemons and Rekindle make of each other. Of the matrices each counts as one case, whose file says which
+/// Keeps what a long run has found, what a resumption and the gate cost, what floods do and what is served
+/// under the greatest, and what other daemons and Rekindle make of each other. Of the matrices each counts as one case, whose file says which
 /// row has failed.
 fn results(places: &Places, rows: &[Row]) -> Row {
     if !shell::is_root() {
@@ -74,6 +74,7 @@ fn results(places: &Places, rows: &[Row]) -> Row {
         let mut show = shell::progress(false);
         let resume = bench::resume(places, &mut show)?;
         let gate = bench::gate(places, &mut show)?;
+        let storm = bench::storm(places, &mut show)?;
         let (matrix, floods_good) = flood::matrix(places, &[], &mut show)?;
         let (peers, peers_good) = interop::matrix(places, &[], &mut show)?;
         interop::keep(places, &peers)?;
@@ -81,6 +82,7 @@ fn results(places: &Places, rows: &[Row]) -> Row {
             ("tests", report::json(rows)),
             ("bench-resume", resume),
             ("bench-gate", gate),
+            ("bench-storm", storm),
             ("flood", matrix),
         ] {
             let file = results::write(places, name, &members)?;

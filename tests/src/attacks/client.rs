@@ -1,8 +1,9 @@
 //! The legitimate clients: while a flood runs they log in, sleep, resume and log out, again and again,
 //! and keep count of what worked and how long it took.
 //!
-//! They begin by the clock and not when the last attempt is over. Else a gateway that serves nobody for
-//! seconds would look good: whoever waits for it makes few attempts.
+//! Where it is asked what share of them is served, they begin by the clock and not when the last attempt
+//! is over. Else a gateway that serves nobody for seconds would look good: whoever waits for it makes few
+//! attempts. Where it is asked how many are served, they begin as soon as they can.
 
 use std::{
     io,
@@ -117,7 +118,7 @@ impl<'a> Legitimate<'a> {
             }
             let served = match kind {
                 Cycle::Whole => self.cycle()?,
-                Cycle::Resume => self.come_back()?,
+                Cycle::Resume => self.come_back(PAUSE)?,
             };
             let begun = (start.elapsed().as_nanos() / PERIOD.as_nanos()) as u32 + 1;
             let missed = begun.saturating_sub(cycle + 1);
@@ -127,6 +128,14 @@ impl<'a> Legitimate<'a> {
                 self.attempts.made += kind.attempts() * missed;
             }
         }
+    }
+
+    /// Resumptions until told to stop, each as soon as it sleeps again.
+    pub(super) fn keep_coming_back(&mut self, stop: &AtomicBool) -> Result<()> {
+        while !stop.load(Ordering::Relaxed) {
+            self.come_back(Duration::ZERO)?;
+        }
+        Ok(())
     }
 
     /// One login, one resumption, and the goodbye. Whether both worked.
@@ -151,12 +160,12 @@ impl<'a> Legitimate<'a> {
         Ok(true)
     }
 
-    /// One resumption by the ticket that it sleeps on, and asleep again. Whether that worked; if not, it
-    /// begins anew with a login that does not count.
-    fn come_back(&mut self) -> Result<bool> {
+    /// One resumption by the ticket that it sleeps on, and asleep again after so long. Whether that
+    /// worked; if not, it begins anew with a login that does not count.
+    fn come_back(&mut self, pause: Duration) -> Result<bool> {
         self.begin()?;
         if self.attempt(true)? {
-            thread::sleep(PAUSE);
+            thread::sleep(pause);
             self.client.command(&suspend())?;
             let asleep = |event: &Event| matches!(event, Event::Suspended { .. }).then_some(());
             if self.wait_for(FAREWELL, asleep)?.is_some() {

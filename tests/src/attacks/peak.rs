@@ -3,6 +3,11 @@
 //!
 //! One processor sends. The gateway has the other and shares it with the clients; they come by an
 //! interface of their own, so what overflows the attacker's is not theirs.
+//!
+//! Two questions are asked. Of clients that come by the clock, what share is served in time? And when all
+//! of them come back at once and as soon as they are gone, as after a restart, how many does the gateway
+//! serve in a second? The first hardly notices lost datagrams: they are sent again half a second later,
+//! and that is in time.
 
 use std::{
     fmt,
@@ -34,6 +39,8 @@ use crate::{
 #[derive(Debug, Serialize)]
 pub struct Figure {
     name: &'static str,
+    #[serde(skip)]
+    demand: Demand,
     /// Packets that were made against the gateway in a second, and those of them that came to it.
     sent_per_second: f64,
     arrived_per_second: f64,
@@ -42,16 +49,18 @@ pub struct Figure {
     /// Resumptions that were begun, and the share of them that were served in time.
     resumptions: u32,
     served: f64,
+    served_per_second: f64,
     p50_ms: Option<f64>,
     p99_ms: Option<f64>,
     /// Of keeper and engine, in processors.
     daemon_cpu: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     at_least: Option<f64>,
-    /// How often the share is that of the run without the gate.
+    /// How often the served are those of the run without the gate: the share of those that come by the
+    /// clock, the number in a second of those that come as fast as they can.
     #[serde(skip_serializing_if = "Option::is_none")]
     times_without_gate: Option<f64>,
-    /// And that of the run with none of the kernel's programs: no lanes either.
+    /// And those of the run with none of the kernel's programs: no lanes either.
     #[serde(skip_serializing_if = "Option::is_none")]
     times_without_programs: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,7 +72,8 @@ impl fmt::Display for Figure {
         let time = |time: Option<f64>| time.map_or_else(|| "-".into(), |time| format!("{time:.1}"));
         write!(
             f,
-            "{:<22} {:>9.0} sent/s {:>9.0} arrived/s {:>7.0} read/s  {:>5.1} % of {:>3} served  p50 {} ms  p99 {} ms  \
+            "{:<22} {:>9.0} sent/s {:>9.0} arrived/s {:>7.0} read/s  {:>5.1} % of {:>5} served, \
+             {:>6.1}/s  p50 {} ms  p99 {} ms  \
              daemon {:.2} CPU",
             self.name,
             self.sent_per_second,
@@ -71,6 +81,7 @@ impl fmt::Display for Figure {
             self.read_per_second,
             self.served * 100.0,
             self.resumptions,
+            self.served_per_second,
             time(self.p50_ms),
             time(self.p99_ms),
             self.daemon_cpu,
@@ -81,31 +92,75 @@ impl fmt::Display for Figure {
         if let Some(times) = self.times_without_programs {
             write!(f, ", {times:.1} times without lanes either")?;
         }
-        match self.at_least {
-            Some(at_least) => write!(f, "  (at least {at_least})"),
-            None => Ok(()),
+        match (self.at_least, self.at_least_times) {
+            (Some(share), Some(times)) => write!(f, "  (at least {share}, and {times} times)"),
+            (Some(share), None) => write!(f, "  (at least {share})"),
+            (None, _) => Ok(()),
         }
     }
 }
 
 /// Runs them all.
 pub fn measure(lab: &Lab) -> Result<Vec<Figure>> {
-    let quiet = run(lab, "quiet", Front::Gate, None)?;
-    let mut forged = run(lab, "forged_gate", Front::Gate, Some(Kind::Forged))?;
-    let without = run(lab, "forged_user", Front::Lanes, Some(Kind::Forged))?;
-    let bare = run(lab, "forged_bare", Front::Nothing, Some(Kind::Forged))?;
-    let mut logins = run(lab, "sa_init_gate", Front::Gate, Some(Kind::Logins))?;
-    let logins_user = run(lab, "sa_init_user", Front::Lanes, Some(Kind::Logins))?;
-    let times = |other: &Figure| {
-        // Where nobody was served, the least that this many attempts can tell from nobody.
-        let least = 1.0 / f64::from(other.resumptions.max(1));
-        Some(to_thousandths(forged.served / other.served.max(least)))
-    };
-    (forged.times_without_gate, forged.times_without_programs) = (times(&without), times(&bare));
+    use Front::{Gate, Lanes, Nothing};
+    let paced = |name, front, flood| run(lab, name, front, flood, Demand::Paced);
+    let quiet = paced("quiet", Gate, None)?;
+    let mut forged = paced("forged_gate", Gate, Some(Kind::Forged))?;
+    let forged_user = paced("forged_user", Lanes, Some(Kind::Forged))?;
+    let forged_bare = paced("forged_bare", Nothing, Some(Kind::Forged))?;
     forged.at_least = Some(SERVED_UNDER_FORGED);
-    forged.at_least_times = Some(TIMES_WITHOUT_GATE);
+    forged.compare(&forged_user, &forged_bare);
+
+    let crowd = |name, front, flood| run(lab, name, front, flood, Demand::Crowd);
+    let crowd_quiet = crowd("crowd_quiet", Gate, None)?;
+    let mut crowd_forged = crowd("crowd_forged_gate", Gate, Some(Kind::Forged))?;
+    let crowd_user = crowd("crowd_forged_user", Lanes, Some(Kind::Forged))?;
+    let crowd_bare = crowd("crowd_forged_bare", Nothing, Some(Kind::Forged))?;
+    crowd_forged.compare(&crowd_user, &crowd_bare);
+    crowd_forged.at_least = Some(SERVED_UNDER_FORGED);
+    crowd_forged.at_least_times = Some(TIMES_WITHOUT_GATE);
+
+    let mut logins = paced("sa_init_gate", Gate, Some(Kind::Logins))?;
     logins.at_least = Some(SERVED_UNDER_LOGINS);
-    Ok(vec![quiet, forged, without, bare, logins, logins_user])
+    let logins_user = paced("sa_init_user", Lanes, Some(Kind::Logins))?;
+    Ok(vec![
+        quiet,
+        forged,
+        forged_user,
+        forged_bare,
+        crowd_quiet,
+        crowd_forged,
+        crowd_user,
+        crowd_bare,
+        logins,
+        logins_user,
+    ])
+}
+
+impl Figure {
+    /// Sets what is served here beside what is served with lanes alone, and with nothing.
+    fn compare(&mut self, lanes: &Self, nothing: &Self) {
+        let times = |other: &Self| Some(to_thousandths(self.answer() / other.answer()));
+        (self.times_without_gate, self.times_without_programs) = (times(lanes), times(nothing));
+    }
+
+    /// The answer to the question that this run asks; where nobody was served, the least that it can tell
+    /// from nobody.
+    fn answer(&self) -> f64 {
+        match self.demand {
+            Demand::Paced => self.served.max(1.0 / f64::from(self.resumptions.max(1))),
+            Demand::Crowd => self.served_per_second.max(1.0 / LASTS.as_secs_f64()),
+        }
+    }
+}
+
+/// How the clients come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Demand {
+    /// Each of them in every [`PERIOD`]: what share is served?
+    Paced,
+    /// Each as soon as it sleeps again: how many are served in a second?
+    Crowd,
 }
 
 /// What stands before the daemon.
@@ -127,7 +182,13 @@ enum Kind {
     Logins,
 }
 
-fn run(lab: &Lab, name: &'static str, front: Front, flood: Option<Kind>) -> Result<Figure> {
+fn run(
+    lab: &Lab,
+    name: &'static str,
+    front: Front,
+    flood: Option<Kind>,
+    demand: Demand,
+) -> Result<Figure> {
     let ground = Ground::lay(lab)?;
     let mode = if front == Front::Gate {
         Mode::Gate
@@ -163,7 +224,10 @@ fn run(lab: &Lab, name: &'static str, front: Front, flood: Option<Kind>) -> Resu
             let offset = PERIOD * number as u32 / u32::from(CLIENTS);
             running.push(scope.spawn(move || {
                 stay_on(OTHERS)?;
-                client.run(stop, Cycle::Resume, offset)
+                match demand {
+                    Demand::Paced => client.run(stop, Cycle::Resume, offset),
+                    Demand::Crowd => client.keep_coming_back(stop),
+                }
             }));
         }
         let fired = match flood {
@@ -187,13 +251,16 @@ fn run(lab: &Lab, name: &'static str, front: Front, flood: Option<Kind>) -> Resu
     let read = ground.gateway.udp_count("InDatagrams")? - read;
     let attempts = taken(&mut clients);
     gateway.stop()?;
+    let resumed = resumed(&attempts);
     Ok(Figure {
         name,
+        demand,
         sent_per_second: (real(fired.frames) / seconds).round(),
         arrived_per_second: (real(arrived) / seconds).round(),
         read_per_second: (real(read) / seconds).round(),
         resumptions: attempts.made,
-        served: to_thousandths(served(&attempts)),
+        served: to_thousandths(resumed / f64::from(attempts.made.max(1))),
+        served_per_second: to_thousandths(resumed / seconds),
         p50_ms: attempts.percentile(50).map(to_thousandths),
         p99_ms: attempts.percentile(99).map(to_thousandths),
         daemon_cpu: to_thousandths(spent.as_secs_f64() / seconds),
@@ -205,9 +272,8 @@ fn run(lab: &Lab, name: &'static str, front: Front, flood: Option<Kind>) -> Resu
 }
 
 /// Who had to log in anew was served, but not with what he asked for.
-fn served(attempts: &Attempts) -> f64 {
-    let resumed = attempts.up.len() as u32 - attempts.anew;
-    f64::from(resumed) / f64::from(attempts.made.max(1))
+fn resumed(attempts: &Attempts) -> f64 {
+    f64::from(attempts.up.len() as u32 - attempts.anew)
 }
 
 fn fire(generator: &mut Generator, scene: &Scene<'_>, kind: Kind) -> Result<Fired> {
