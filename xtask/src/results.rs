@@ -18,12 +18,18 @@ pub(crate) fn write(places: &Places, name: &str, members: &str) -> Result<PathBu
         command.args(words.split(' ')).current_dir(&places.root);
         shell::read(&mut command)
     };
-    // A tree with changes is not the commit it started from, and the name says so.
-    let commit = read("git", "describe --always --dirty --abbrev=12 --exclude=*")?;
+    let commit = read("git", "describe --always --abbrev=12 --exclude=*")?;
+    // A tree with changes is not the commit it started from, and the name says so. What an earlier
+    // part of the same run has written changes nothing that is measured.
+    let changes = read(
+        "git",
+        "status --porcelain --untracked-files=no -- . :!docs/results :!docs/interop.md",
+    )?;
+    let dirty = if changes.is_empty() { "" } else { "-dirty" };
     let date = read("date", "-u +%Y-%m-%d")?;
     let text = format!(
         "{{\"commit\":{},\"date\":{},\n{members}}}\n",
-        quoted(commit.trim()),
+        quoted(&format!("{}{dirty}", commit.trim())),
         quoted(date.trim())
     );
     let folder = places.root.join("docs/results");
