@@ -173,10 +173,12 @@ fn collect(places: &Places, arguments: &Arguments, staging: &Findings) -> Result
         }
         files.push(to);
     }
-    // With it the machine goes back on its own.
-    let script = staging.file("change.sh");
-    fs::write(&script, CHANGE)?;
-    files.push(script);
+    // With the script the machine goes back on its own.
+    for (name, text) in [("change.sh", CHANGE), ("rekindled.service", SERVICE)] {
+        let file = staging.file(name);
+        fs::write(&file, text)?;
+        files.push(file);
+    }
     Ok(files)
 }
 
@@ -190,6 +192,7 @@ fn needed(files: &[PathBuf]) -> Result<u64> {
 }
 
 const CHANGE: &str = include_str!("deploy/change.sh");
+const SERVICE: &str = include_str!("deploy/rekindled.service");
 const ASK: &str = include_str!("deploy/ask.sh");
 /// A daemon that is not well by then is not going to be.
 const START: Duration = Duration::from_secs(20);

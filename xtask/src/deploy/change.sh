@@ -7,6 +7,9 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin
 lib=$prefix/lib/rekindle
 # Whoever takes it away decides what becomes of the new version; nobody else can then.
 pending=$lib/pending.$name
+unit=/etc/systemd/system/rekindled.service
+# Outlives `next`, and is there when the former version comes back.
+service=$lib/rekindled.service
 files='sbin/rekindled bin/ikectl lib/rekindle/gate-direct.o lib/rekindle/gate-portable.o'
 
 # The keepers that run from this prefix; a file that was replaced is marked as deleted.
@@ -22,6 +25,19 @@ by_systemd() {
     [ -d /run/systemd/system ]
 }
 
+# Whether systemd has it under its hands: what has crashed or been killed is started again by it.
+unit_runs() {
+    by_systemd && case $(systemctl show --property ActiveState --value rekindled) in
+    active | activating | reloading) true ;;
+    *) false ;;
+    esac
+}
+
+# Another description is somebody's own unit.
+unit_is_ours() {
+    grep -q '^Description=IKEv2 gateway$' "$unit"
+}
+
 # Without a DELETE to anybody: the kernel goes on protecting, and sessions outlive the change.
 stop() {
     "$prefix/bin/ikectl" --socket "$socket" --quiet shutdown 2>/dev/null || true
@@ -29,37 +45,25 @@ stop() {
         [ -n "$(daemons)" ] || break
         sleep 1
     done
-    if [ -n "$(daemons)" ]; then
-        # It does not listen. Sessions outlive this too.
+    # The restart of the unit, which start() asks for, ends what does not listen.
+    if [ -n "$(daemons)" ] && ! unit_runs; then
+        # Sessions outlive this too.
         kill -9 $(daemons) 2>/dev/null || true
         sleep 1
     fi
-    # What has crashed or been killed would be started again, under our hands.
-    ! by_systemd || systemctl stop rekindled 2>/dev/null || true
 }
 
 start() {
     if by_systemd; then
-        unit=/etc/systemd/system/rekindled.service
-        [ -f "$unit" ] || cat >"$unit" <<END
-[Unit]
-Description=IKEv2 gateway
-After=network-online.target
-Wants=network-online.target
-
-[Service]
-ExecStart=$prefix/sbin/rekindled --config $config
-ExecReload=$prefix/bin/ikectl --socket $socket --quiet reload
-Restart=on-failure
-
-[Install]
-WantedBy=multi-user.target
-END
+        if [ ! -f "$unit" ] || unit_is_ours; then
+            sed -e "s|/usr/|$prefix/|g" -e "s|/etc/rekindle/rekindle.toml|$config|" \
+                -e "s|/run/rekindle/control.sock|$socket|" "$service" >"$unit"
+        fi
         systemctl daemon-reload
         systemctl enable --quiet rekindled
         # One that has crashed too often would not be started at all.
         systemctl reset-failed rekindled 2>/dev/null || true
-        systemctl start rekindled
+        systemctl restart rekindled
         return
     fi
     mkdir -p /var/log
@@ -86,7 +90,13 @@ restore() {
             rm -f "$prefix/$file"
         fi
     done
-    [ ! -x "$prefix/sbin/rekindled" ] || start
+    if [ -x "$prefix/sbin/rekindled" ]; then
+        start
+    elif by_systemd; then
+        systemctl disable --quiet --now rekindled 2>/dev/null || true
+        ! unit_is_ours || rm "$unit"
+        systemctl daemon-reload
+    fi
 }
 
 decided() {
@@ -107,6 +117,7 @@ install)
     : >"$pending"
     # The new version may cut the way on which we came.
     cp "$lib/next/change.sh" "$lib/guard.sh"
+    cp "$lib/next/rekindled.service" "$service"
     setsid sh "$lib/guard.sh" guard "$prefix" "$config" "$socket" "$name" "$seconds" \
         </dev/null >/dev/null 2>&1 &
     stop
