@@ -26,10 +26,7 @@ use crate::{
         mobike::Mobike,
         nat::Nat,
     },
-    ticket::{
-        Refused,
-        state::{AuthMethod, CertificateFacts},
-    },
+    ticket::state::{AuthMethod, CertificateFacts},
     trust::{self, Culprit, Hashes},
     view::{Closed, Unproven},
     wire::{
@@ -197,17 +194,10 @@ impl Endpoint {
                 let same = id_i == state.id_i && id_r.is_none_or(|id_r| id_r == state.id_r);
                 let no_cert = chain.one(PayloadKind::CERT).is_none();
                 let of_ticket = |why| Denied::new(refused, Cause::Ticket(why));
-                let config = self.config_of(&state.connection);
-                let config = config.ok_or_else(|| of_ticket(Refused::Policy))?;
+                let config = self.allowed(state, cx).map_err(of_ticket)?;
                 let (compat, message) = (config.compat, &asked.first.request);
                 let expected =
                     resumption_mic(ripe.suite, compat, &ripe.keys.sk_pi, &octets, message);
-                // Between the two messages, that is.
-                let facts = state.certificate.as_ref();
-                let listed = trust::is_revoked(config, facts, cx.now.wall);
-                if listed || state.is_revoked(&*cx.ledger) {
-                    return Err(of_ticket(Refused::Revoked));
-                }
                 if !(same && no_cert && resumption_holds(&claim, &expected)) {
                     return Err(Denied::new(refused, Cause::TicketProof));
                 }

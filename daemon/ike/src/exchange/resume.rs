@@ -21,6 +21,7 @@ use crate::{
     endpoint::{CommandRefused, Context, Endpoint},
     failure::{Cause, Failure, Standing},
     io::{Event, Path},
+    peer::Connection,
     sa::{
         first::FirstExchange,
         ike_sa::{HalfOpen, IkeSa, ResumeSent, Ripeness, State},
@@ -29,7 +30,7 @@ use crate::{
         table::FirstKey,
         window::{Datagrams, Outstanding},
     },
-    ticket::{Opened, Reference, Refused, SessionRecord},
+    ticket::{Opened, Reference, Refused, SessionRecord, state::TicketState},
     trust::{self, Hashes},
     view::Closed,
     wire::{
@@ -297,7 +298,17 @@ impl Endpoint {
             return Err(Refused::Used);
         }
         let opened = self.keyring.open(ticket, cx.now.wall, kept)?;
-        let state = &opened.state;
+        self.allowed(&opened.state, cx)?;
+        Ok(opened)
+    }
+
+    /// Holds a ticket's session against today's policy, and returns the connection it belongs to. Asked
+    /// anew when the client proves itself: a reload or a list may have come in between.
+    pub(super) fn allowed(
+        &self,
+        state: &TicketState,
+        cx: &Context<'_>,
+    ) -> Result<&Arc<Connection>, Refused> {
         if state.is_revoked(&*cx.ledger) {
             return Err(Refused::Revoked);
         }
@@ -313,9 +324,9 @@ impl Endpoint {
             return Err(Refused::Expired);
         }
         let unchanged = config.digest.starts_with(&state.digest);
-        let allowed = config.ike_suites.contains(&state.suite);
-        if config.resume.enabled && unchanged && allowed && config.local.id == state.id_r {
-            Ok(opened)
+        let suites = config.ike_suites.contains(&state.suite);
+        if config.resume.enabled && unchanged && suites && config.local.id == state.id_r {
+            Ok(config)
         } else {
             Err(Refused::Policy)
         }

@@ -330,3 +330,28 @@ fn settings_that_change_in_any_order_under_loss_end_in_one_sa() {
         }
     }
 }
+
+#[test]
+fn a_ticket_is_held_against_the_settings_of_the_moment_of_proof() {
+    fn without() -> Vec<Connection> {
+        let mut side = gateway_side();
+        side[0].resume.enabled = false;
+        side
+    }
+    fn other_identity() -> Vec<Connection> {
+        let mut side = gateway_side();
+        side[0].digest[0] ^= 1;
+        side
+    }
+    for other in [without, other_identity] {
+        let mut pair = Pair::established(9);
+        pair.suspend();
+        pair.up();
+        // The ticket is accepted, its owner not proven yet.
+        pair.run(Duration::from_millis(15));
+        assert_eq!(pair.gateway_reloads(other()), changed("rw"));
+        pair.run(Duration::from_secs(10));
+        assert!(pair.keys_agree(), "{:?}", pair.client.events);
+        assert_eq!(resumed(&pair), [false]);
+    }
+}
