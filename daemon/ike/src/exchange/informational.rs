@@ -100,7 +100,7 @@ impl Endpoint {
             return self.stray(sa);
         }
         if arrival == Arrival::Repeated || live.answers_later(header.message_id) {
-            return self.repeated(sa, path, header, message, cx);
+            return self.repeated(sa, path, header, message);
         }
         let Received { plain, known_by } = match live.protection.open(header, message, cx.now.boot)
         {
@@ -207,21 +207,14 @@ impl Endpoint {
     }
 
     /// A request that we have answered, or whose answer waits for the kernel.
-    fn repeated(
-        &mut self,
-        mut sa: IkeSa,
-        path: Path,
-        header: &Header,
-        message: &[u8],
-        cx: &Context<'_>,
-    ) {
+    fn repeated(&mut self, mut sa: IkeSa, path: Path, header: &Header, message: &[u8]) {
         let State::Up(live) = &mut sa.state else {
             return self.stray(sa);
         };
         match live.protection.asks_again(header, message) {
             Err(error) => self.counters.add(Counter::of(error)),
             Ok(asks) => {
-                live.heard = cx.now.boot;
+                // No sign of life: anybody may have kept it.
                 self.counters.add(Counter::Repeated);
                 if asks && !live.answers_later(header.message_id) {
                     let response = live.window.last_response.clone();

@@ -12,7 +12,7 @@ use ike::{
     view::Closed,
 };
 
-use crate::bed::{Node, Pair};
+use crate::bed::{GATEWAY, InFlight, Node, Pair};
 
 const SOON: Duration = Duration::from_secs(1);
 
@@ -244,4 +244,29 @@ fn new_spi_keys_count_from_the_next_sa_on_and_disturb_none() {
     pair.run(SOON);
     assert!(pair.keys_agree());
     assert!(of_gateway(&pair).check_is_right(&key(5)));
+}
+
+#[test]
+fn a_repeated_request_of_a_gateway_that_is_gone_is_no_sign_of_life() {
+    let mut pair = Pair::established(12);
+    pair.run(Duration::from_secs(40));
+    let is_request = |sent: &&InFlight| sent.message[18] == 37 && sent.message[19] & 0x20 == 0;
+    let mut asked = pair.sent.iter().rev();
+    let request = asked.find(|sent| is_request(sent) && sent.from.ip().to_string() == GATEWAY);
+    let request = request.expect("a liveness check").clone();
+    pair.gone.insert(request.from.ip());
+    for _ in 0..60 {
+        pair.run(Duration::from_secs(5));
+        pair.deliver(request.from, request.to, &request.message);
+    }
+    let is_timeout = |event: &Event| {
+        matches!(
+            event,
+            Event::Closed {
+                reason: Closed::Timeout,
+                ..
+            }
+        )
+    };
+    assert!(pair.client.events.iter().any(is_timeout));
 }
