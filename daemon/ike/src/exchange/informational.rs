@@ -263,10 +263,12 @@ impl Endpoint {
         live.path_answers(&mut sa.path, (came, purpose.as_ref()), &chain);
         match (purpose, delete_next) {
             (Some(Purpose::Delete(reason)), _) => self.close(sa, reason, cx),
-            (_, Some(reason)) => self.begin_delete(sa, reason, cx),
-            (Some(Purpose::Rekey(rekeying)), None) => {
+            (Some(Purpose::Rekey(rekeying)), reason) => {
+                // What is to be deleted is the new SA then: it has the Child SAs.
+                live.delete_next = reason;
                 self.rekey_response(sa, *rekeying, &chain, cx);
             }
+            (_, Some(reason)) => self.begin_delete(sa, reason, cx),
             (Some(Purpose::ChildRekey(rekeying)), None) => {
                 self.child_rekey_response(sa, *rekeying, &chain, cx);
             }
@@ -324,6 +326,9 @@ impl Endpoint {
         if !live.pending.is_empty() {
             // What the kernel says comes first.
             return self.check_in(sa);
+        }
+        if let Some(reason) = live.delete_next.take() {
+            return self.begin_delete(sa, reason, cx);
         }
         match live.has_moved() {
             true if live.client => return self.send_update(sa, cx),
@@ -439,7 +444,7 @@ impl Live {
         let work = match &self.outstanding {
             Some((_, out)) => Some(out.deadline()),
             None if !self.pending.is_empty() => None,
-            None if self.has_moved() => Some(Duration::ZERO),
+            None if self.delete_next.is_some() || self.has_moved() => Some(Duration::ZERO),
             None => {
                 let redirect = self.redirect_next.as_ref().map(|_| Duration::ZERO);
                 let plans = [

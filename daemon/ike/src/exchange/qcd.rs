@@ -7,7 +7,7 @@ use crate::{
     crypto::{Prf, prf::prf, secret::equal},
     endpoint::{Context, Endpoint},
     io::Path,
-    sa::ike_sa::{IkeSa, State},
+    sa::ike_sa::{IkeSa, Purpose, State},
     view::Closed,
     wire::{
         encrypted,
@@ -61,6 +61,23 @@ impl Endpoint {
             ..*header
         };
         self.send(path, encrypted::clear(&answer, chain));
+    }
+
+    /// Maker: gives the peer the token for an SA that our rekey has made. In the rekey itself we did not
+    /// know both SPIs yet (RFC 6290, 4.3). Not to a peer that makes none.
+    pub(super) fn tell_token(&mut self, id: u64, cx: &Context<'_>) {
+        let Some(sa) = self.table.check_out(id) else {
+            return;
+        };
+        match &sa.state {
+            State::Up(live) if !live.token.is_empty() && live.delete_next.is_none() => {
+                let mut chain = ChainWriter::new();
+                let token = self.token_of((sa.spi_i, sa.spi_r));
+                chain.notify(NotifyKind::QCD_TOKEN, &token);
+                self.send_request(sa, Purpose::Liveness, chain, cx);
+            }
+            _ => self.check_in(sa),
+        }
     }
 
     // RFC 5723: N50

@@ -73,12 +73,13 @@ impl Endpoint {
             return self.check_in(sa);
         };
         let idle = live.outstanding.is_none() && live.is_settled();
-        let again = if idle {
+        let later = if idle {
             Refusal::Final
         } else {
             Refusal::NotYet
         };
-        live.rekey_at = Some(cx.now.boot + again.wait(cx.env));
+        live.rekey_at = Some(cx.now.boot + later.wait(cx.env));
+        let again = group.is_some();
         let group = group.unwrap_or(live.suite.group);
         let Some(key_share) = cx.env.new_key_share(group).filter(|_| idle) else {
             return self.check_in(sa);
@@ -98,6 +99,7 @@ impl Endpoint {
             ni,
             key_share,
             spi,
+            again,
             rival: None,
         });
         self.send_request(sa, Purpose::Rekey(rekeying), chain, cx);
@@ -214,6 +216,7 @@ impl Endpoint {
             ni,
             key_share,
             spi,
+            again,
             rival,
         } = rekeying;
         if let Some(data) = notify_data(chain, NotifyKind::INVALID_KE_PAYLOAD) {
@@ -222,8 +225,10 @@ impl Endpoint {
                 .ok()
                 .map(u16::from_be_bytes)
                 .and_then(Group::from_number);
+            // Nor is an SA rekeyed that is about to be deleted.
+            let over = again || live.delete_next.is_some();
             let ours = |group: &Group| live.connection.ike_suites.iter().any(|s| s.group == *group);
-            let group = group.filter(|group| ours(group) && *group != key_share.group());
+            let group = group.filter(|group| !over && ours(group) && *group != key_share.group());
             return match (group, rival) {
                 (Some(_), None) => self.begin_rekey(sa, group, cx),
                 (_, rival) => self.rekey_refused(sa, rival, chain, cx),
@@ -283,8 +288,10 @@ impl Endpoint {
         if made.client {
             self.take_ticket(made, ticket::received(chain), path, cx);
         }
+        let made = new.id;
         self.succeeds(&sa, new);
         self.begin_delete(sa, Closed::Rekeyed, cx);
+        self.tell_token(made, cx);
     }
 
     /// Initiator: the peer does not want to, or cannot. If it has begun itself, its new SA takes over.
@@ -304,6 +311,9 @@ impl Endpoint {
         };
         let refusal = Refusal::of(chain);
         live.rekey_at = Some(cx.now.boot + refusal.wait(cx.env));
+        if live.delete_next.is_some() {
+            return self.check_in(sa);
+        }
         if refusal == Refusal::NoMore {
             return self.renew(sa, cx);
         }

@@ -409,6 +409,7 @@ impl Live {
             mobike.update_pending |= old.update_pending;
             mobike.unchecked = old.unchecked.take();
         }
+        self.delete_next = old.delete_next.take();
         self.hurry_child_rekey(cx);
     }
 

@@ -441,6 +441,8 @@ pub(crate) struct Rekeying {
     pub key_share: Box<dyn KeyShare>,
     /// Our SPI of the SA to come.
     pub spi: Spi,
+    /// The peer wanted this group: one that wants another yet is not asked for ever.
+    pub again: bool,
     /// What the peer has made of a rekey of its own, meanwhile.
     pub rival: Option<Rival>,
 }

@@ -270,3 +270,13 @@ fn a_repeated_request_of_a_gateway_that_is_gone_is_no_sign_of_life() {
     };
     assert!(pair.client.events.iter().any(is_timeout));
 }
+
+#[test]
+fn who_has_begun_a_rekey_is_believed_too() {
+    let mut pair = Pair::established(13);
+    pair.command(&Command::Rekey("home".into())).expect("is up");
+    pair.run(SOON);
+    pair.suspend();
+    pair.run(Duration::from_secs(32));
+    assert!(crashed(&pair.gateway), "{:?}", pair.gateway.events);
+}

@@ -9,10 +9,17 @@ use ike::{
     io::{Command, Event},
     peer::Connection,
     view::Closed,
+    wire::{
+        header::{Exchange, Header},
+        notify::NotifyKind,
+        payload::PayloadKind,
+    },
 };
 
 use crate::bed::{Node, Pair, Weather};
+use crate::conformance::notify;
 use crate::sides::{client_side, gateway_side, suite};
+use crate::tap::Tap;
 
 const SOON: Duration = Duration::from_secs(1);
 
@@ -219,4 +226,77 @@ fn only_an_established_sa_can_be_rekeyed() {
     let mut pair = Pair::new(9);
     let rekey = Command::Rekey("home".into());
     assert_eq!(pair.command(&rekey), Err(CommandRefused::NotUp));
+}
+
+#[test]
+fn an_end_during_a_rekey_is_an_end_of_the_new_sa() {
+    for by_client in [true, false] {
+        let mut pair = Pair::established(14);
+        if by_client {
+            pair.command(&Command::Rekey("home".into())).expect("is up");
+            pair.command(&Command::Down("home".into())).expect("is up");
+        } else {
+            rekey_by_gateway(&mut pair);
+            pair.gateway_does(&Command::Down("rw".into()));
+        }
+        pair.run(SOON);
+        let left = [pair.client.established(), pair.gateway.established()];
+        assert!(left.iter().all(Vec::is_empty), "{left:?}");
+        assert!(pair.client.kernel.installed.is_empty());
+        assert!(pair.gateway.kernel.installed.is_empty());
+    }
+}
+
+#[test]
+fn an_end_during_a_rekey_that_is_refused_is_an_end() {
+    let mut pair = Pair::new(15);
+    pair.up();
+    pair.run(SOON);
+    let tap = Tap::on(&pair);
+    pair.command(&Command::Rekey("home".into())).expect("is up");
+    pair.command(&Command::Down("home".into())).expect("is up");
+    answer_rekey(&mut pair, &tap, NotifyKind::NO_ADDITIONAL_SAS, &[]);
+    pair.tick();
+    let [delete] = &pair.flying[..] else {
+        panic!("one request: {:?}", pair.flying);
+    };
+    let (header, _) = Header::parse(&delete.message).expect("a header");
+    assert_eq!(header.exchange, Exchange::Informational);
+    assert_eq!(tap.read(&delete.message)[0].0, PayloadKind::DELETE);
+}
+
+/// The answer to the rekey that flies, from somebody with the keys.
+fn answer_rekey(pair: &mut Pair, tap: &Tap, kind: NotifyKind, data: &[u8]) {
+    let request = pair.flying.pop().expect("a request");
+    let (asked, _) = Header::parse(&request.message).expect("a header");
+    assert_eq!(asked.exchange, Exchange::CreateChildSa);
+    let header = Header {
+        from_initiator: false,
+        response: true,
+        ..asked
+    };
+    let answer = tap.forge(&header, vec![notify(kind.0, data)]);
+    pair.deliver(request.to, request.from, &answer);
+}
+
+#[test]
+fn a_peer_that_wants_yet_another_group_is_not_asked_for_ever() {
+    fn two_groups() -> Vec<Connection> {
+        let mut side = client_side();
+        side[0].ike_suites = vec![
+            suite(Encryption::AesGcm256, Prf::HmacSha256, Group::X25519),
+            suite(Encryption::AesGcm256, Prf::HmacSha256, Group::P384),
+        ];
+        side
+    }
+    let mut pair = Pair::with(16, two_groups, gateway_side, Settings::default());
+    pair.up();
+    pair.run(SOON);
+    let tap = Tap::on(&pair);
+    pair.command(&Command::Rekey("home".into())).expect("is up");
+    let wanted = |group: Group| group.number().to_be_bytes();
+    let kind = NotifyKind::INVALID_KE_PAYLOAD;
+    answer_rekey(&mut pair, &tap, kind, &wanted(Group::P384));
+    answer_rekey(&mut pair, &tap, kind, &wanted(Group::X25519));
+    assert!(pair.flying.is_empty(), "nothing is asked a third time");
 }

@@ -87,7 +87,7 @@ fn refusal(pair: &Pair) -> Option<&'static str> {
 }
 
 /// A notification about the IKE SA.
-fn notify(kind: u16, data: &[u8]) -> (PayloadKind, Vec<u8>) {
+pub(crate) fn notify(kind: u16, data: &[u8]) -> (PayloadKind, Vec<u8>) {
     let mut body = vec![0, 0];
     body.extend_from_slice(&kind.to_be_bytes());
     body.extend_from_slice(data);
