@@ -273,7 +273,7 @@ impl Endpoint {
                 self.child_rekey_response(sa, *rekeying, &chain, cx);
             }
             (Some(Purpose::Ticket), None) => {
-                self.take_ticket(live, ticket::received(&chain), path, cx);
+                self.renew_ticket(live, ticket::received(&chain), path, cx);
                 self.check_in(sa);
             }
             (Some(Purpose::DeleteChild { spi_in, unheard }), None) => {

@@ -38,6 +38,13 @@ pub(crate) enum TicketAnswer {
     None,
 }
 
+impl TicketAnswer {
+    /// When to ask for the one that has not come.
+    fn ask_again_at(&self, cx: &Context<'_>) -> Option<Duration> {
+        matches!(self, Self::Later).then(|| cx.now.boot + ASK_AGAIN)
+    }
+}
+
 /// A ticket that may be given out once what it names is kept.
 #[derive(Debug)]
 pub(crate) struct Offer {
@@ -186,6 +193,23 @@ impl Endpoint {
         Some((offer, record))
     }
 
+    /// Client: takes in what the gateway says to a request for another ticket. If that is none, the one in
+    /// hand stays good.
+    pub(super) fn renew_ticket(
+        &mut self,
+        live: &mut Live,
+        answer: TicketAnswer,
+        path: Path,
+        cx: &Context<'_>,
+    ) {
+        match answer {
+            TicketAnswer::Ticket(..) => self.take_ticket(live, answer, path, cx),
+            TicketAnswer::Later | TicketAnswer::None => {
+                live.ask_ticket_at = answer.ask_again_at(cx);
+            }
+        }
+    }
+
     // RFC 5723: N3, N7, N11, L5
     /// Client: takes the gateway's answer in. A ticket replaces any older one, which is used,
     /// overtaken or void; without one, the next request is planned.
@@ -199,12 +223,8 @@ impl Endpoint {
         let connection = Arc::clone(&live.connection);
         let (ticket, lifetime) = match answer {
             TicketAnswer::Ticket(ticket, lifetime) => (ticket, lifetime),
-            TicketAnswer::Later => {
-                live.ask_ticket_at = Some(cx.now.boot + ASK_AGAIN);
-                return self.set_record(&connection, None);
-            }
-            TicketAnswer::None => {
-                live.ask_ticket_at = None;
+            TicketAnswer::Later | TicketAnswer::None => {
+                live.ask_ticket_at = answer.ask_again_at(cx);
                 return self.set_record(&connection, None);
             }
         };

@@ -316,3 +316,16 @@ fn tickets_by_reference_are_short_kept_and_released() {
     pair.run(Duration::from_secs(5));
     assert!(pair.keys_agree() && !resumed(&pair));
 }
+
+#[test]
+fn a_ticket_stays_good_when_the_gateway_has_no_newer_one() {
+    let mut pair = Pair::established(31);
+    pair.gateway.ledger.exhausted = true;
+    let held = pair.client.endpoint.held_tickets(pair.now);
+    // After three quarters of its lifetime the client asks for the next, and is put off.
+    pair.run(held[0].left.expect("of a known lifetime") * 4 / 5);
+    pair.suspend();
+    pair.up();
+    pair.run(Duration::from_secs(1));
+    assert!(pair.client.established()[0].resumed);
+}
