@@ -184,17 +184,17 @@ impl Keyring {
     pub fn seal(&self, label: Label, nonce: [u8; 12], state: &TicketState) -> Option<Vec<u8>> {
         let epoch = self.epoch(label.name.key_id)?;
         let head = self.envelope(epoch, Kind::ByValue, label, nonce)?;
-        let mut ticket = head.to_vec();
         let plain = state.encode();
         let least = ENVELOPE_LEN + plain.len() + TAG_LEN;
         let total = PADDED_TOTALS.into_iter().find(|total| *total >= least)?;
-        let mut body = plain.expose().to_vec();
+        // Whole from the start: one that grows leaves what is in it behind, unwiped.
+        let mut body = Vec::with_capacity(total - ENVELOPE_LEN);
+        body.extend_from_slice(plain.expose());
         body.resize(total - ENVELOPE_LEN - TAG_LEN, 0);
         epoch
             .aead
-            .seal_with(nonce, ticket.get(..TAG_OFFSET)?, &mut body);
-        ticket.append(&mut body);
-        Some(ticket)
+            .seal_with(nonce, head.get(..TAG_OFFSET)?, &mut body);
+        Some([&head[..], &body].concat())
     }
 
     // RFC 5723: N37

@@ -11,6 +11,8 @@ use crate::{
 };
 
 const LAYOUT: u8 = 1;
+/// Octets in front of the first string.
+const FIXED: usize = 56;
 
 /// How the peer proved itself when it last did so in full.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -97,16 +99,6 @@ impl TicketState {
     /// The plain body of a ticket.
     #[must_use]
     pub fn encode(&self) -> Secret {
-        let mut out = Vec::with_capacity(256);
-        out.push(LAYOUT);
-        out.push(self.auth.number());
-        out.extend_from_slice(&encode_suite(self.suite));
-        out.extend_from_slice(&self.digest);
-        out.extend_from_slice(&self.old_spis.0);
-        out.extend_from_slice(&self.old_spis.1);
-        out.extend_from_slice(&self.issued.to_be_bytes());
-        out.extend_from_slice(&self.full_auth.to_be_bytes());
-        out.extend_from_slice(&self.resume_count.to_be_bytes());
         let facts = self.certificate.as_ref().map_or_else(Vec::new, |facts| {
             let mut octets = facts.fingerprint.to_vec();
             octets.extend_from_slice(&facts.not_after.to_be_bytes());
@@ -121,10 +113,23 @@ impl TicketState {
             &id_r,
             &facts,
         ];
+        let octets: usize = strings.iter().map(|string| 2 + string.len()).sum();
+        // Whole from the start: one that grows leaves what is in it behind, unwiped.
+        let mut out = Vec::with_capacity(FIXED + octets);
+        out.push(LAYOUT);
+        out.push(self.auth.number());
+        out.extend_from_slice(&encode_suite(self.suite));
+        out.extend_from_slice(&self.digest);
+        out.extend_from_slice(&self.old_spis.0);
+        out.extend_from_slice(&self.old_spis.1);
+        out.extend_from_slice(&self.issued.to_be_bytes());
+        out.extend_from_slice(&self.full_auth.to_be_bytes());
+        out.extend_from_slice(&self.resume_count.to_be_bytes());
         for string in strings {
             out.extend_from_slice(&(string.len() as u16).to_be_bytes());
             out.extend_from_slice(string);
         }
+        debug_assert_eq!(out.len(), FIXED + octets);
         Secret::new(out)
     }
 
