@@ -345,15 +345,13 @@ impl Endpoint {
     /// Ends an established SA but keeps its last answer for a retransmission.
     pub(crate) fn close_lingering(
         &mut self,
-        mut sa: IkeSa,
+        sa: IkeSa,
         reason: Closed,
         lingering: Lingering,
         cx: &mut Context<'_>,
     ) {
-        let state = std::mem::replace(&mut sa.state, State::Lingering(Box::new(lingering)));
         let id = sa.id;
-        self.end_lease(id);
-        self.check_in(sa);
+        let state = self.linger(sa, lingering);
         if let State::Up(live) = state {
             self.closed(id, *live, reason, cx);
         }

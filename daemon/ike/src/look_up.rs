@@ -73,7 +73,7 @@ impl Endpoint {
         if held.config.remote_hosts.is_empty() {
             return self.dial(slot, None).map(drop);
         }
-        if self.table.len() >= self.settings.max_sas {
+        if self.table.standing() >= self.settings.max_sas {
             return Err(CommandRefused::Full);
         }
         Ok(())

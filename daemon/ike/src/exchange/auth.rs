@@ -25,7 +25,7 @@ impl Endpoint {
     /// Answers a request that ends the SA, and keeps the answer for its retransmission.
     pub(crate) fn last_word(
         &mut self,
-        mut sa: IkeSa,
+        sa: IkeSa,
         mut protection: Protection,
         header: &Header,
         request: &[u8],
@@ -34,15 +34,25 @@ impl Endpoint {
     ) {
         let header = sa.header(header.exchange, true, header.message_id);
         let response = protection.seal(&header, chain);
-        self.end_lease(sa.id);
         self.send_all(sa.path, &response);
-        let until = cx.now.boot + LINGER;
-        sa.state = State::Lingering(Box::new(Lingering {
+        let last = Lingering {
             request: request.to_vec(),
             response,
-            until,
-        }));
+            until: cx.now.boot + LINGER,
+        };
+        self.linger(sa, last);
+    }
+
+    /// Keeps the last answer of an SA that is over, and returns what the SA was. Of too many the oldest
+    /// is forgotten: who fails to log in again and again takes no SA's place.
+    pub(crate) fn linger(&mut self, mut sa: IkeSa, last: Lingering) -> State {
+        let state = std::mem::replace(&mut sa.state, State::Lingering(Box::new(last)));
+        self.end_lease(sa.id);
         self.check_in(sa);
+        if let Some(oldest) = self.table.superfluous() {
+            self.forget(&oldest);
+        }
+        state
     }
 }
 

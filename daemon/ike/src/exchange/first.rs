@@ -35,7 +35,7 @@ impl Endpoint {
     ) -> Result<(Arc<Connection>, Path), CommandRefused> {
         let held = self.slots.get(slot).ok_or(CommandRefused::NoConnection)?;
         let config = Arc::clone(&held.config);
-        if self.table.len() >= self.settings.max_sas {
+        if self.table.standing() >= self.settings.max_sas {
             return Err(CommandRefused::Full);
         }
         let local = config.local_addr.or(held.dial_from);
@@ -116,7 +116,7 @@ impl Endpoint {
         // Who is never asked for a cookie cannot show that another should give way to him.
         let asked = self.settings.cookie_from <= self.settings.max_half_open;
         let full = room == Room::Full && !asked;
-        if full || self.table.len() >= self.settings.max_sas {
+        if full || self.table.standing() >= self.settings.max_sas {
             self.counters.add(Counter::Full);
             self.failed(Standing::Stranger, cx.now.boot, || {
                 Failure::of_stranger(path.remote, header.exchange, Cause::Full)

@@ -11,7 +11,10 @@ use std::{
 
 use gate_abi::sip::{SipKey, siphash24_128};
 
-use super::{ike_sa::IkeSa, presence::Presence};
+use super::{
+    ike_sa::{IkeSa, State},
+    presence::Presence,
+};
 use crate::{
     io::{Path, StoreId},
     kernel::{OpId, Owner},
@@ -38,6 +41,9 @@ impl FirstKey {
     }
 }
 
+/// SAs that are over and kept for a repetition of their last answer. They count beside the others.
+const MAX_LINGERING: usize = 4096;
+
 #[derive(Debug)]
 pub(crate) struct SaTable {
     sas: BTreeMap<u64, IkeSa>,
@@ -52,6 +58,8 @@ pub(crate) struct SaTable {
     tickets: BTreeSet<(TicketName, u64)>,
     attempts: BTreeSet<(Arc<str>, u64)>,
     esp_spis: HashSet<u32>,
+    /// Those that are over, but for the repetition of their last answer.
+    lingering: BTreeSet<u64>,
     pub(crate) presence: Arc<Presence>,
     /// Who of the peers there is a number of ours.
     present: HashMap<u64, Owner>,
@@ -77,6 +85,7 @@ impl SaTable {
             tickets: BTreeSet::new(),
             attempts: BTreeSet::new(),
             esp_spis: HashSet::new(),
+            lingering: BTreeSet::new(),
             presence: Arc::default(),
             present: HashMap::new(),
             half_open_octets: 0,
@@ -146,6 +155,9 @@ impl SaTable {
         }
         self.esp_spis.extend(sa.child_spis());
         self.half_open_octets += sa.half_open_octets();
+        if matches!(sa.state, State::Lingering(_)) {
+            self.lingering.insert(sa.id);
+        }
         self.note_presence(sa.id, sa.kept_peer(), sa.path.remote);
         self.sas.insert(sa.id, sa);
         new
@@ -170,6 +182,7 @@ impl SaTable {
             self.esp_spis.remove(&spi);
         }
         self.half_open_octets -= sa.half_open_octets();
+        self.lingering.remove(&id);
         Some(sa)
     }
 
@@ -253,6 +266,20 @@ impl SaTable {
         self.sas.len()
     }
 
+    /// SAs that are, or may become, good for something.
+    pub(crate) fn standing(&self) -> usize {
+        self.sas.len() - self.lingering.len()
+    }
+
+    /// Takes out the oldest of those that are over, if there are more of these than are kept.
+    pub(crate) fn superfluous(&mut self) -> Option<IkeSa> {
+        if self.lingering.len() <= MAX_LINGERING {
+            return None;
+        }
+        let oldest = *self.lingering.first()?;
+        self.check_out(oldest)
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.deadlines.first().map(|(at, _)| *at)
     }
@@ -268,4 +295,50 @@ impl SaTable {
 
 fn ids<'a, T: 'a>(found: impl Iterator<Item = &'a (T, u64)>) -> Vec<u64> {
     found.map(|(_, id)| *id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sa::{ike_sa::Lingering, window::Datagrams};
+
+    fn over(table: &mut SaTable) -> IkeSa {
+        let id = table.next_id();
+        let last = Lingering {
+            request: Vec::new(),
+            response: Datagrams::none(),
+            until: Duration::from_secs(30),
+        };
+        let at = "192.0.2.1:500".parse().expect("address");
+        IkeSa {
+            id,
+            spi_i: [1; 8],
+            spi_r: id.to_be_bytes(),
+            initiator: false,
+            path: Path {
+                local: at,
+                remote: at,
+            },
+            started: Duration::ZERO,
+            state: State::Lingering(Box::new(last)),
+        }
+    }
+
+    #[test]
+    fn of_too_many_that_are_over_the_oldest_goes() {
+        let mut table = SaTable::new(0, 1);
+        for _ in 0..MAX_LINGERING {
+            let sa = over(&mut table);
+            table.check_in(sa);
+            assert!(table.superfluous().is_none());
+        }
+        assert_eq!((table.len(), table.standing()), (MAX_LINGERING, 0));
+        let sa = over(&mut table);
+        table.check_in(sa);
+        let oldest = table.superfluous().expect("one too many");
+        assert_eq!(oldest.id, 1);
+        table.forget(&oldest);
+        assert!(table.superfluous().is_none() && table.by_spi(oldest.spi_r).is_none());
+        assert_eq!(table.len(), MAX_LINGERING);
+    }
 }

@@ -3,7 +3,12 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use ike::{Settings, counters::Counter};
+use ike::{
+    Settings,
+    counters::Counter,
+    crypto::Secret,
+    peer::{Connection, Credential},
+};
 
 use crate::bed::{InFlight, Pair, Rng};
 use crate::sides::{client_side, gateway_side};
@@ -215,4 +220,28 @@ fn when_all_slots_are_taken_the_network_with_most_gives_way_to_a_client_with_a_c
     assert!(pair.keys_agree(), "{:?}", pair.client.events);
     assert_eq!(evicted(&pair), 1);
     assert_eq!(pair.gateway.endpoint.half_open(), SLOTS - 1);
+}
+
+#[test]
+fn who_fails_to_log_in_again_and_again_takes_nobodys_place() {
+    fn impostor() -> Vec<Connection> {
+        let mut side = client_side();
+        let guess = Secret::from(&b"a guess"[..]);
+        side[0].local.credential = Credential::PreShared(guess);
+        side
+    }
+    let settings = Settings {
+        max_sas: 3,
+        ..Settings::default()
+    };
+    let mut pair = Pair::with(7, impostor, gateway_side, settings);
+    for _ in 0..3 {
+        pair.up();
+        pair.run(SOON);
+        assert!(!pair.gateway.is_up());
+    }
+    pair.client_reloads(client_side());
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.keys_agree(), "{:?}", pair.client.events);
 }
