@@ -5,7 +5,7 @@ mod crowd;
 mod floor;
 mod gate;
 mod live;
-mod resume;
+pub(crate) mod resume;
 mod wire;
 
 use std::{env, fmt, fs, path::Path, process::ExitCode, time::Duration};

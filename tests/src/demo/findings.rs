@@ -72,6 +72,10 @@ pub(super) struct Cost {
     pub(super) full: f64,
     /// Microseconds of a resumed login.
     pub(super) resume: f64,
+    /// The same, each one of so many at the same time: what wakes the daemon, wakes it for many.
+    pub(super) at_once: u16,
+    pub(super) full_at_once: f64,
+    pub(super) resume_at_once: f64,
 }
 
 pub(super) fn write<T: Serialize>(file: &Path, found: &T) -> Result<()> {

@@ -41,21 +41,27 @@ fn table(story: &Story, cost: Option<&Cost>) -> String {
     let trips = |login: &Login| (login.messages / 2).to_string();
     let octets = |login: &Login| grouped(login.octets);
     let cpu = |microseconds: f64| format!("{microseconds:.0} us");
+    let among = cost.map_or(0, |cost| cost.at_once);
     let rows = [
         (
-            "round trips",
+            "round trips".to_owned(),
             story.full.as_ref().map(trips),
             story.quiet.as_ref().map(trips),
         ),
         (
-            "octets of UDP payload, both ways",
+            "octets of UDP payload, both ways".to_owned(),
             story.full.as_ref().map(octets),
             story.quiet.as_ref().map(octets),
         ),
         (
-            "CPU time of the gateway",
+            "CPU time of the gateway, alone".to_owned(),
             cost.map(|cost| cpu(cost.full)),
             cost.map(|cost| cpu(cost.resume)),
+        ),
+        (
+            format!("CPU time of the gateway, {among} at once"),
+            cost.map(|cost| cpu(cost.full_at_once)),
+            cost.map(|cost| cpu(cost.resume_at_once)),
         ),
     ];
     let mut text = format!(
@@ -73,7 +79,7 @@ fn table(story: &Story, cost: Option<&Cost>) -> String {
         };
         let _infallible = writeln!(
             text,
-            "  CPU: {} of {} logins of each kind on {whose}, without data plane",
+            "  CPU: {} of {} logins of each kind, and of crowds, on {whose}, without data plane",
             cost.average, cost.logins
         );
     }
@@ -212,6 +218,9 @@ mod tests {
             average: "median".to_owned(),
             full: 1000.0,
             resume: 100.0,
+            at_once: 64,
+            full_at_once: 100.0,
+            resume_at_once: 40.0,
         };
         (story, cost)
     }
