@@ -21,6 +21,10 @@ use std::{
 
 use ike::crypto::Secret;
 use memmap2::{MmapOptions, MmapRaw};
+use nix::{
+    errno::Errno,
+    fcntl::{FallocateFlags, fallocate, posix_fallocate},
+};
 use ring::digest::{Context, SHA256, digest};
 
 use super::durable::{self, replace};
@@ -125,11 +129,12 @@ impl UsedFile {
         folder.join(format!("used-{key_id:02x}"))
     }
 
-    /// Makes an empty one, durable under its name.
+    /// Makes an empty one, durable under its name, with all of its blocks: who sets a bit in a page for
+    /// which the disk has none gets SIGBUS.
     pub(super) fn create(folder: &Path, key_id: u8, root: &Secret) -> io::Result<Self> {
         let path = Self::path(folder, key_id);
         replace(&path, |file| {
-            file.set_len(LENGTH)?;
+            posix_fallocate(&*file, 0, LENGTH.cast_signed()).map_err(without_room)?;
             file.write_all(&name(key_id, root))
         })?;
         Ok(Self {
@@ -147,10 +152,14 @@ impl UsedFile {
         if file.metadata()?.len() == LENGTH {
             file.read_exact_at(&mut named, 0)?;
         }
-        if named == name(key_id, root) {
-            Ok(Self { file })
-        } else {
-            Err(io::ErrorKind::InvalidData.into())
+        if named != name(key_id, root) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        // It may have come without some of its blocks, from a copy for example. Not posix_fallocate: where
+        // the file system cannot do this, that would write octets in which bits may be set meanwhile.
+        match fallocate(&file, FallocateFlags::empty(), 0, LENGTH.cast_signed()) {
+            Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(Self { file }),
+            Err(errno) => Err(without_room(errno)),
         }
     }
 
@@ -181,6 +190,12 @@ impl UsedFile {
     }
 }
 
+fn without_room(errno: Errno) -> io::Error {
+    let error = io::Error::from(errno);
+    let text = format!("no room for the {LENGTH} octets of a bitmap: {error}");
+    io::Error::new(error.kind(), text)
+}
+
 fn name(key_id: u8, root: &Secret) -> [u8; NAMED] {
     let mut input = zeroize::Zeroizing::new(b"rekindle used".to_vec());
     input.reserve_exact(root.len());
@@ -198,6 +213,8 @@ const fn bit(index: u32) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn root(octet: u8) -> Secret {
@@ -250,6 +267,26 @@ mod tests {
             .filter(|index| board.is_used(2, *index))
             .collect();
         assert_eq!(used, [0, 77, INDEXES - 1]);
+    }
+
+    #[test]
+    fn a_bitmap_has_all_of_its_blocks_from_the_start() {
+        let folder = tempfile::tempdir().expect("folder");
+        let lacks = |file: &UsedFile| {
+            let blocks = file.file.metadata().expect("metadata").blocks();
+            LENGTH.saturating_sub(blocks * 512)
+        };
+        let file = UsedFile::create(folder.path(), 7, &root(1)).expect("create");
+        assert_eq!(lacks(&file), 0);
+        let bits = UsedBits::map(file.file.try_clone().expect("clone").into(), None).expect("map");
+        bits.set(77);
+        // Cut and made as long again, as it comes from a copy that leaves out what is zero.
+        file.file.set_len(2 * HEADER as u64).expect("cut");
+        file.file.set_len(LENGTH).expect("length");
+        assert!(lacks(&file) > 0);
+        let file = UsedFile::open(folder.path(), 7, &root(1)).expect("open");
+        assert_eq!(lacks(&file), 0);
+        assert!(bits.is_set(77) && !bits.is_set(78));
     }
 
     #[test]
