@@ -60,7 +60,8 @@ impl UsedBits {
         Ok(Self {
             file,
             map,
-            changed: AtomicBool::new(false),
+            // An engine that was killed may have left bits that it had no time to sync.
+            changed: AtomicBool::new(true),
             copy,
         })
     }
@@ -95,7 +96,8 @@ impl UsedBits {
         first
     }
 
-    /// Makes the bits set so far survive a power cut. Does nothing if none was set since.
+    /// Makes the bits set so far survive a power cut, whoever has set them. Does nothing if none was set
+    /// since.
     pub fn sync(&self) -> io::Result<()> {
         if !self.changed.swap(false, Ordering::AcqRel) {
             return Ok(());

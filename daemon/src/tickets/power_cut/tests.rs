@@ -210,3 +210,19 @@ fn a_damaged_key_file_is_an_error_and_stays_as_it_is() {
         open().expect("good again");
     }
 }
+
+#[test]
+fn what_a_killed_engine_has_set_is_synced_by_the_next() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut ring, _) = Ring::open(folder.path(), options(), BOOT, 0).expect("open");
+    watch(folder.path());
+    let range = ring.grant(10, 0).expect("grant");
+    let killed = bits(&ring, range.key_id);
+    killed.set(1);
+    drop(killed);
+    bits(&ring, range.key_id).sync().expect("sync");
+    let last = images().last().expect("some").reboot(Names::Ahead);
+    let name = format!("used-{:02x}", range.key_id);
+    let octets = std::fs::read(last.path().join(name)).expect("read");
+    assert_eq!(octets[4096], 0b10);
+}
