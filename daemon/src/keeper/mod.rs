@@ -74,6 +74,8 @@ pub const STOP_SECONDS: u64 = 5;
 const GRANT: u32 = 4096;
 /// Heartbeat of the gate; everything else that is due waits for the next one.
 const TICK: Duration = Duration::from_millis(200);
+/// Keys that could not be rotated for the disk's sake are tried again after so long.
+const ROTATE_AGAIN: Duration = Duration::from_secs(10);
 /// Sockets in one message.
 const SOCKETS_AT_A_TIME: usize = 128;
 
@@ -97,6 +99,7 @@ struct Keeper {
     back_off: BackOff,
     start_engine_at: Duration,
     next_tick: Duration,
+    next_rotation: Duration,
     engines: u32,
     stopping: Option<Stopping>,
     /// Held for as long as the keeper lives.
@@ -187,6 +190,7 @@ impl Keeper {
             back_off: BackOff::new(),
             start_engine_at: now,
             next_tick: now,
+            next_rotation: now,
             engines: 0,
             stopping: None,
             _lock: lock,
@@ -284,19 +288,8 @@ impl Keeper {
                 "orphans have not been resumed in time and are gone"
             );
         }
-        let wall = wall_clock();
-        match self.ring.rotate(wall) {
-            Ok(true) => self.publish_epochs(),
-            Ok(false) => {}
-            Err(error) => error!("ticket ring: {error}"),
-        }
-        match self.node.rotate(&self.options.state_dir, wall) {
-            Ok(true) => {
-                self.guard.set_keys(&self.ring, &self.node);
-                self.tell(0, Answer::SpiKeys(SpiKeys(*self.node.spi_keys())));
-            }
-            Ok(false) => {}
-            Err(error) => error!("SPI keys: {error}"),
+        if now >= self.next_rotation {
+            self.rotate(now);
         }
         if self.engine.is_none() && self.stopping.is_none() && now >= self.start_engine_at {
             match Engine::start(&self.options.engine, now) {
@@ -308,6 +301,29 @@ impl Keeper {
                     error!("the engine cannot be started: {error}");
                     self.start_engine_at = now + self.back_off.after(Duration::ZERO);
                 }
+            }
+        }
+    }
+
+    fn rotate(&mut self, now: Duration) {
+        let wall = wall_clock();
+        match self.ring.rotate(wall) {
+            Ok(true) => self.publish_epochs(),
+            Ok(false) => {}
+            Err(error) => {
+                error!("ticket ring: {error}");
+                self.next_rotation = now + ROTATE_AGAIN;
+            }
+        }
+        match self.node.rotate(&self.options.state_dir, wall) {
+            Ok(true) => {
+                self.guard.set_keys(&self.ring, &self.node);
+                self.tell(0, Answer::SpiKeys(SpiKeys(*self.node.spi_keys())));
+            }
+            Ok(false) => {}
+            Err(error) => {
+                error!("SPI keys: {error}");
+                self.next_rotation = now + ROTATE_AGAIN;
             }
         }
     }

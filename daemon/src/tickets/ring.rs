@@ -119,6 +119,8 @@ pub struct Ring {
     /// Id of the epoch made last, alive or not. The next one gets another: else its bitmap could take
     /// the place of one that the ring on disk still names.
     last_id: Option<u8>,
+    /// The set of epochs is another than the ring on disk has, or than [`Self::rotate`] has told of.
+    changed: bool,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -181,6 +183,7 @@ impl Ring {
             options,
             promised: None,
             last_id: state.epochs.last().map(|epoch| epoch.key_id),
+            changed: false,
             files: Vec::new(),
             state: State {
                 boot_id,
@@ -232,18 +235,18 @@ impl Ring {
         }
         ring.advance(now)?;
         // Also when nothing else changed: from now on the stop is not clean.
-        ring.save()?;
-        ring.sweep()?;
+        ring.settle()?;
         Ok((ring, notices))
     }
 
     /// Starts a new epoch when the present one has issued for long enough or is full, and erases
-    /// those whose last ticket has expired. `true` if the set of epochs changed.
+    /// those whose last ticket has expired. `true` if the set of epochs changed, now or in a turn that
+    /// failed: what could not be saved is saved by the next one.
     pub fn rotate(&mut self, now: u64) -> Result<bool, RingError> {
-        let changed = self.advance(now)?;
+        self.advance(now)?;
+        let changed = self.changed;
         if changed {
-            self.save()?;
-            self.sweep()?;
+            self.settle()?;
         }
         Ok(changed)
     }
@@ -251,7 +254,8 @@ impl Ring {
     /// Gives out up to `count` fresh indexes of the newest epoch, which never come again.
     pub fn grant(&mut self, count: u32, now: u64) -> Result<IndexRange, RingError> {
         if self.promised.is_none_or(|range| range.first == range.end) {
-            self.rotate(now)?;
+            // Whoever rotates next tells of what changes here.
+            self.advance(now)?;
             let issuing = |epoch: &&mut Epoch| epoch.issues(now);
             let Some(epoch) = self.state.epochs.last_mut().filter(issuing) else {
                 return Err(RingError::TooManyEpochs);
@@ -276,8 +280,7 @@ impl Ring {
     pub fn force_epoch(&mut self, now: u64) -> Result<(), RingError> {
         self.retire(now);
         self.add_epoch(now)?;
-        self.save()?;
-        self.sweep()
+        self.settle()
     }
 
     /// Retires every epoch and starts a new one: no ticket issued so far opens anything any more.
@@ -285,14 +288,14 @@ impl Ring {
         if self.state.epochs.len() >= MAX_EPOCHS {
             self.state.epochs.remove(0);
             self.files.remove(0);
+            self.changed = true;
         }
         // While the old ones are still there, so that it gets none of their ids.
         self.add_epoch(now)?;
         let old = self.state.epochs.len().saturating_sub(1);
         self.state.epochs.drain(..old);
         self.files.drain(..old);
-        self.save()?;
-        self.sweep()
+        self.settle()
     }
 
     /// The times of every live epoch, oldest first.
@@ -320,25 +323,24 @@ impl Ring {
         self.save()
     }
 
-    fn advance(&mut self, now: u64) -> Result<bool, RingError> {
-        let retired = self.retire(now);
+    fn advance(&mut self, now: u64) -> Result<(), RingError> {
+        self.retire(now);
         let issuing = self
             .state
             .epochs
             .last()
             .is_some_and(|epoch| epoch.issues(now));
         if issuing {
-            return Ok(retired);
+            return Ok(());
         }
         match self.add_epoch(now) {
-            Ok(()) => Ok(true),
             // The old ones still open tickets; only new tickets have to wait.
-            Err(RingError::TooManyEpochs) => Ok(retired),
-            Err(error) => Err(error),
+            Err(RingError::TooManyEpochs) => Ok(()),
+            result => result,
         }
     }
 
-    fn retire(&mut self, now: u64) -> bool {
+    fn retire(&mut self, now: u64) {
         let before = self.state.epochs.len();
         let mut files = std::mem::take(&mut self.files).into_iter();
         self.state.epochs.retain(|epoch| {
@@ -349,7 +351,7 @@ impl Ring {
             }
             keep
         });
-        self.state.epochs.len() != before
+        self.changed |= self.state.epochs.len() != before;
     }
 
     fn add_epoch(&mut self, now: u64) -> Result<(), RingError> {
@@ -381,6 +383,7 @@ impl Ring {
         self.last_id = Some(key_id);
         self.state.epochs.push(epoch);
         self.files.push(file);
+        self.changed = true;
         // What the old epoch had left is not given out any more.
         self.promised = None;
         Ok(())
@@ -397,6 +400,14 @@ impl Ring {
         let mut sum = [0; 32];
         sum.copy_from_slice(digest(&SHA256, &sums).as_ref());
         Ok(sum)
+    }
+
+    /// Makes the set of epochs durable, and removes what belongs to none.
+    fn settle(&mut self) -> Result<(), RingError> {
+        self.save()?;
+        self.sweep()?;
+        self.changed = false;
+        Ok(())
     }
 
     fn save(&self) -> Result<(), RingError> {

@@ -211,6 +211,37 @@ fn a_crash_between_bitmap_and_ring_leaves_no_trace() {
 }
 
 #[test]
+fn an_epoch_that_could_not_be_saved_is_saved_and_told_of_by_the_next_turn() {
+    let folder = tempfile::tempdir().expect("folder");
+    let in_the_way = folder.path().join("ring.new");
+    let fails = |turn: &mut dyn FnMut() -> bool| {
+        fs::create_dir(&in_the_way).expect("obstacle");
+        assert!(turn());
+        fs::remove_dir(&in_the_way).expect("obstacle");
+    };
+    let (mut ring, _) = open(folder.path(), BOOT, 0);
+    fails(&mut || ring.rotate(DAY).is_err());
+    assert!(ring.rotate(DAY).expect("rotate"));
+    assert!(!ring.rotate(DAY).expect("rotate"));
+    let saved = ids(&ring);
+    assert_eq!(saved.len(), 2);
+    assert_eq!(ids(&open(folder.path(), BOOT, DAY).0), saved);
+
+    // By the one who wants indexes of it.
+    fails(&mut || ring.grant(1, 2 * DAY).is_err());
+    let range = ring.grant(1, 2 * DAY).expect("grant");
+    assert!(!saved.contains(&range.key_id));
+    assert!(ring.rotate(2 * DAY).expect("rotate"));
+
+    // By an operator.
+    fails(&mut || ring.revoke_all(2 * DAY).is_err());
+    assert!(ring.rotate(2 * DAY).expect("rotate"));
+    let newest = ids(&ring);
+    assert_eq!(newest.len(), 1);
+    assert_eq!(ids(&open(folder.path(), BOOT, 2 * DAY).0), newest);
+}
+
+#[test]
 fn an_epoch_without_its_bitmap_is_retired() {
     let folder = tempfile::tempdir().expect("folder");
     let (ring, _) = open(folder.path(), BOOT, 0);
