@@ -32,6 +32,8 @@ const FIRST_LINE: &str = "rekindle-reqids 1\n";
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
+    /// Octets of the whole lines in it.
+    length: u64,
     by_owner: HashMap<Owner, u32>,
     by_reqid: BTreeMap<u32, Owner>,
     next: u32,
@@ -50,7 +52,7 @@ impl Journal {
             .skip(1)
             .filter_map(parse_line)
             .collect();
-        let file = rewrite(&path, &pairs).map_err(|source| DataplaneError::Journal {
+        let (file, length) = rewrite(&path, &pairs).map_err(|source| DataplaneError::Journal {
             path: path.clone(),
             source,
         })?;
@@ -61,6 +63,7 @@ impl Journal {
         Ok(Self {
             path,
             file,
+            length,
             by_owner: pairs
                 .iter()
                 .map(|(reqid, owner)| (owner.clone(), *reqid))
@@ -113,12 +116,15 @@ impl Journal {
         }
         let reqid = self.next;
         self.next += 1;
-        self.file
-            .write_all(line(reqid, owner).as_bytes())
+        let line = line(reqid, owner);
+        // What a write has left that failed half-way would become a part of this line.
+        let cut = self.file.set_len(self.length);
+        cut.and_then(|()| self.file.write_all(line.as_bytes()))
             .map_err(|source| DataplaneError::Journal {
                 path: self.path.clone(),
                 source,
             })?;
+        self.length += line.len() as u64;
         self.by_owner.insert(owner.clone(), reqid);
         self.by_reqid.insert(reqid, owner.clone());
         Ok(reqid)
@@ -128,7 +134,7 @@ impl Journal {
     pub(super) fn retain(&mut self, keep: &HashSet<u32>) -> Result<(), DataplaneError> {
         self.by_reqid.retain(|reqid, _| keep.contains(reqid));
         self.by_owner.retain(|_, reqid| keep.contains(reqid));
-        self.file =
+        (self.file, self.length) =
             rewrite(&self.path, &self.by_reqid).map_err(|source| DataplaneError::Journal {
                 path: self.path.clone(),
                 source,
@@ -152,8 +158,8 @@ fn line(reqid: u32, owner: &Owner) -> String {
     format!("{reqid:08x} {}\n", owner.0)
 }
 
-/// Replaces the file as a whole: a crash leaves the old one or the new one.
-fn rewrite(path: &Path, pairs: &BTreeMap<u32, Owner>) -> io::Result<File> {
+/// Replaces the file as a whole: a crash leaves the old one or the new one. Returns it with its length.
+fn rewrite(path: &Path, pairs: &BTreeMap<u32, Owner>) -> io::Result<(File, u64)> {
     let fresh = path.with_extension("new");
     let mut text = String::from(FIRST_LINE);
     text.extend(pairs.iter().map(|(reqid, owner)| line(*reqid, owner)));
@@ -173,7 +179,7 @@ fn rewrite(path: &Path, pairs: &BTreeMap<u32, Owner>) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         File::open(folder)?.sync_all()?;
     }
-    Ok(file)
+    Ok((file, text.len() as u64))
 }
 
 #[cfg(test)]
@@ -222,6 +228,23 @@ mod tests {
         let journal = Journal::open(path).expect("reopen");
         assert_eq!(journal.by_reqid.len(), 2);
         assert!(journal.reqid(&owner("third")).is_some());
+    }
+
+    #[test]
+    fn a_line_that_a_full_disk_cut_short_costs_only_itself() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("reqids");
+        let mut journal = Journal::open(path.clone()).expect("open");
+        let a = journal.assign(&owner("first"), |_| true).expect("assign");
+        // As a write leaves it that had room for a part of the line.
+        let mut torn = OpenOptions::new().append(true).open(&path).expect("open");
+        torn.write_all(b"52000001 sec").expect("write");
+        let b = journal.assign(&owner("third"), |_| true).expect("assign");
+        drop(journal);
+        let journal = Journal::open(path).expect("reopen");
+        assert_eq!(journal.owner(a), Some(&owner("first")));
+        assert_eq!(journal.owner(b), Some(&owner("third")));
+        assert_eq!(journal.by_reqid.len(), 2);
     }
 
     #[test]
