@@ -39,6 +39,9 @@ impl Xfrm {
                 continue;
             }
             if self.journal.owner(policy.reqid).is_none() {
+                if REQIDS.contains(&policy.reqid) {
+                    self.abandoned.insert(policy.key, policy);
+                }
                 strangers.insert(policy.reqid);
                 continue;
             }
@@ -81,13 +84,15 @@ impl Xfrm {
                     inbound: !outwards.contains(&towards_peer),
                 });
         }
-        let unknown = strangers.range(REQIDS).count();
-        if unknown > 0 {
+        strangers.retain(|reqid| REQIDS.contains(reqid));
+        if !strangers.is_empty() {
             warn!(
-                unknown,
-                "reqids of our range that the journal does not know: left alone until a login needs them"
+                unknown = strangers.len(),
+                "reqids of our range that the journal does not know: left alone until a login needs \
+                 what they hold"
             );
         }
+        self.journal.avoid(strangers);
         if !self.held.is_empty() {
             let states: usize = self.held.values().map(|held| held.states.len()).sum();
             info!(

@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -36,6 +36,8 @@ pub(super) struct Journal {
     length: u64,
     by_owner: HashMap<Owner, u32>,
     by_reqid: BTreeMap<u32, Owner>,
+    /// Of our range, but some owner's that the journal does not know.
+    strange: BTreeSet<u32>,
     next: u32,
 }
 
@@ -69,6 +71,7 @@ impl Journal {
                 .map(|(reqid, owner)| (owner.clone(), *reqid))
                 .collect(),
             by_reqid: pairs,
+            strange: BTreeSet::new(),
             next,
         })
     }
@@ -81,6 +84,11 @@ impl Journal {
     /// The reqid of an owner that has one.
     pub(super) fn reqid(&self, owner: &Owner) -> Option<u32> {
         self.by_owner.get(owner).copied()
+    }
+
+    /// Gives these to no owner: the kernel has something under them, of whom the journal does not say.
+    pub(super) fn avoid(&mut self, reqids: BTreeSet<u32>) {
+        self.strange = reqids;
     }
 
     /// The owner's reqid, written down before it is returned. `live` are the reqids that the kernel
@@ -105,8 +113,9 @@ impl Journal {
                 return Err(DataplaneError::OwnersExhausted(MAX_OWNERS));
             }
         }
-        // The table is far smaller than the range, so this ends.
-        while !REQIDS.contains(&self.next) || self.by_reqid.contains_key(&self.next) {
+        // The tables are far smaller than the range, so this ends.
+        let taken = |reqid| self.by_reqid.contains_key(&reqid) || self.strange.contains(&reqid);
+        while !REQIDS.contains(&self.next) || taken(self.next) {
             let next = self.next.wrapping_add(1);
             self.next = if REQIDS.contains(&next) {
                 next
@@ -245,6 +254,17 @@ mod tests {
         assert_eq!(journal.owner(a), Some(&owner("first")));
         assert_eq!(journal.owner(b), Some(&owner("third")));
         assert_eq!(journal.by_reqid.len(), 2);
+    }
+
+    #[test]
+    fn an_owner_gets_no_reqid_that_the_kernel_has_from_an_unknown_one() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut journal = Journal::open(folder.path().join("reqids")).expect("open");
+        journal.avoid(BTreeSet::from([REQIDS.start, REQIDS.start + 2]));
+        for free in [REQIDS.start + 1, REQIDS.start + 3] {
+            let name = owner(&free.to_string());
+            assert_eq!(journal.assign(&name, |_| true).expect("assign"), free);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What stands in the slots of a flow that no Child SA carries: a block policy; or, where packets are to bring
 //! the connection up, outwards one that leads to no state, at which the kernel drops the packet and reports it.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use ike::{
     kernel::{Carriage, KernelFailed, Mode, Owner},
@@ -137,13 +137,8 @@ impl Xfrm {
             .collect();
         let steps = policies.iter().map(|policy| self.step(policy)).collect();
         self.all_or_nothing(steps)?;
-        for policy in policies {
-            let slot = self.slots.entry(policy.key).or_insert_with(|| Slot {
-                reqid,
-                content: policy.content,
-                blockers: BTreeSet::new(),
-            });
-            slot.content = policy.content;
+        for policy in &policies {
+            self.take(policy);
         }
         for key in &keys {
             if let Some(slot) = self.slots.get_mut(key) {

@@ -48,8 +48,9 @@ pub struct Xfrm {
     pub(super) journal: Journal,
     pub(super) held: BTreeMap<u32, Held>,
     pub(super) slots: HashMap<PolicyKey, Slot>,
-    /// Policies of our reqid range whose owner the journal does not name any more.
-    abandoned: HashSet<PolicyKey>,
+    /// Policies of our reqid range whose owner the journal does not name any more. Whoever needs the slot
+    /// takes it.
+    pub(super) abandoned: HashMap<PolicyKey, Policy>,
     pub(super) draining: Draining,
     pub(super) carried: Carried,
     pub(super) neighbours: Neighbours,
@@ -100,7 +101,7 @@ impl Xfrm {
             journal: Journal::open(folder.join("reqids"))?,
             held: BTreeMap::new(),
             slots: HashMap::new(),
-            abandoned: HashSet::new(),
+            abandoned: HashMap::new(),
             draining: Draining::default(),
             carried: Carried::default(),
             neighbours: Neighbours::default(),
@@ -235,14 +236,8 @@ impl Xfrm {
     /// Notes policies that stand now. Returns what blocks the owner's flows that they leave out.
     fn lead_now(&mut self, reqid: u32, policies: Vec<Policy>) -> Vec<Request> {
         let kept: HashSet<PolicyKey> = policies.iter().map(|policy| policy.key).collect();
-        for policy in policies {
-            let slot = self.slots.entry(policy.key).or_insert_with(|| Slot {
-                reqid,
-                content: policy.content,
-                blockers: BTreeSet::new(),
-            });
-            (slot.reqid, slot.content) = (reqid, policy.content);
-            slot.blockers.insert(reqid);
+        for policy in &policies {
+            self.take(policy);
         }
         let held = self.held.entry(reqid).or_default();
         held.orphaned_until = None;
@@ -254,18 +249,27 @@ impl Xfrm {
     /// What fills a slot, and what brings it back to what it holds now.
     pub(super) fn step(&self, policy: &Policy) -> Step {
         let key = policy.key;
-        if let Some(slot) = self.slots.get(&key) {
-            let before = Policy {
-                key,
-                reqid: slot.reqid,
-                content: slot.content,
-            };
-            (Request::put_policy(policy), Request::put_policy(&before))
-        } else if self.abandoned.contains(&key) {
-            (Request::put_policy(policy), Request::delete_policy(&key))
-        } else {
-            (Request::add_policy(policy), Request::delete_policy(&key))
+        let ours = self.slots.get(&key).map(|slot| Policy {
+            key,
+            reqid: slot.reqid,
+            content: slot.content,
+        });
+        match ours.or_else(|| self.abandoned.get(&key).copied()) {
+            Some(before) => (Request::put_policy(policy), Request::put_policy(&before)),
+            None => (Request::add_policy(policy), Request::delete_policy(&key)),
         }
+    }
+
+    /// What stands in the slot is the owner's now.
+    pub(super) fn take(&mut self, policy: &Policy) {
+        self.abandoned.remove(&policy.key);
+        let slot = self.slots.entry(policy.key).or_insert_with(|| Slot {
+            reqid: policy.reqid,
+            content: policy.content,
+            blockers: BTreeSet::new(),
+        });
+        (slot.reqid, slot.content) = (policy.reqid, policy.content);
+        slot.blockers.insert(policy.reqid);
     }
 
     /// Carries out the first halves; if one fails, the second halves of those that did not, backwards.

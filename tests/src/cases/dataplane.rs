@@ -1,7 +1,7 @@
 //! The keeper's data plane against a real kernel, without any IKE: what an owner has in the kernel
 //! after each change, and after a crash between two.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow, ensure};
 use ike::{
@@ -29,6 +29,12 @@ pub const UNDO: Case = Case {
 pub const REPLACE: Case = Case {
     name: "a_second_install_replaces_the_orphans_of_the_first",
     run: replace,
+};
+
+/// On kernels with ESP.
+pub const FORGOTTEN: Case = Case {
+    name: "policies_whose_owner_the_journal_forgot_are_taken_over",
+    run: forgotten,
 };
 
 /// On kernels with ESP.
@@ -143,6 +149,49 @@ fn replace(lab: &mut Lab) -> Result<()> {
         },
     )?;
     ensure!(ns.ip("xfrm policy")?.is_empty());
+    Ok(())
+}
+
+fn forgotten(lab: &mut Lab) -> Result<()> {
+    let ns = Namespace::new("forgotten")?;
+    let mut xfrm = open(&ns, lab.work())?;
+    apply(&mut xfrm, &install("carol", 0x1001, 0x2001))?;
+    drop(xfrm);
+    fs::remove_file(lab.work().join("reqids"))?;
+
+    let mut xfrm = open(&ns, lab.work())?;
+    ensure!(xfrm.orphans().is_empty(), "{:?}", xfrm.orphans());
+    // Who is refused by the kernel has taken nothing over.
+    let before = policies(&ns)?;
+    let refused = xfrm.apply(&install("carol", 0x1001, 0x2001));
+    ensure!(refused.is_err(), "one SPI twice");
+    let after = policies(&ns)?;
+    ensure!(after == before, "{before:#?} {after:#?}");
+
+    apply(&mut xfrm, &install("carol", 0x1002, 0x2002))?;
+    let led = policies(&ns)?.join("\n");
+    ensure!(led.matches("tmpl").count() == 3, "{led}");
+    ensure!(led.contains("spi 0x00002002"), "{led}");
+    // Under a number that is not that of the states which are left.
+    let states = ns.ip("xfrm state")?;
+    let reqid = |spi: &str| {
+        let one = states.split("\nsrc ").find(|one| one.contains(spi))?;
+        one.split("reqid ").nth(1)?.split_whitespace().next()
+    };
+    let (old, new) = (reqid("0x00002001"), reqid("0x00002002"));
+    ensure!(old.is_some() && new.is_some() && old != new, "{states}");
+
+    let release = KernelOp::Release {
+        owner: owner("carol"),
+    };
+    apply(&mut xfrm, &release)?;
+    ensure!(ns.ip("xfrm policy")?.is_empty());
+    // The slots are nobody's now, and somebody else may take them.
+    ns.ip(&format!(
+        "xfrm policy add dir out {FOREIGN} action block priority 7"
+    ))?;
+    let refused = xfrm.apply(&install("carol", 0x1003, 0x2003));
+    ensure!(refused.is_err(), "a policy of somebody else's was replaced");
     Ok(())
 }
 
