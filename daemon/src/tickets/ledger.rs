@@ -92,6 +92,8 @@ pub struct Ledger {
     references: Option<ReferenceQueue>,
     /// Without it nothing is revoked.
     revocations: Option<Revocations>,
+    /// When the first of the epochs is over.
+    honoured_until: Option<u64>,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -114,11 +116,13 @@ impl Ledger {
             bits: Vec::new(),
             references: None,
             revocations: None,
+            honoured_until: None,
         }
     }
 
     /// Refuses what is revoked here.
-    pub fn set_revocations(&mut self, revocations: Revocations) {
+    pub fn set_revocations(&mut self, mut revocations: Revocations) {
+        revocations.set_honoured(self.honoured_until);
         self.revocations = Some(revocations);
     }
 
@@ -157,6 +161,11 @@ impl Ledger {
         let newest = |bits: &[(u8, Arc<UsedBits>)]| bits.last().map(|(key_id, _)| *key_id);
         let rotated = newest(&self.bits) != newest(&epochs.bits);
         self.bits.clone_from(&epochs.bits);
+        let ends = epochs.times.iter().map(|(_, times)| times.accept_until);
+        self.honoured_until = ends.min();
+        if let Some(revocations) = &mut self.revocations {
+            revocations.set_honoured(self.honoured_until);
+        }
         if rotated {
             // Now, and not at the first login, which would get no ticket.
             self.ask_for_indexes();
@@ -304,7 +313,33 @@ mod tests {
                 )
             })
             .collect();
-        Epochs::map(epochs, None).expect("map")
+        let mut epochs = Epochs::map(epochs, None).expect("map");
+        let ids = epochs.roots.iter().map(|root| root.key_id);
+        epochs.times = ids.zip(ring.times()).collect();
+        epochs
+    }
+
+    // RFC 5723: L9, A21
+    #[test]
+    fn a_revocation_stays_as_long_as_an_epoch_that_it_concerns() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut ring = ring(folder.path());
+        let mut ledger = Ledger::new(Arc::default(), || true);
+        ledger.set_epochs(&epochs(&ring));
+        ledger.set_revocations(Revocations::open(folder.path(), 0));
+        let last = ring.times().last().expect("an epoch").accept_until;
+        let revoked = ledger
+            .revocations_mut()
+            .map(|list| list.revoke("a@b", 0, last));
+        revoked.expect("a list").expect("revoke");
+        let peer = Identity::from_text("a@b").expect("an identity");
+        // To the clock of this machine all of this is long ago. The keeper does not believe it.
+        ledger.purge();
+        assert_eq!(ledger.revoked_until(&peer), Some(0));
+        ring.rotate(last).expect("rotate");
+        ledger.set_epochs(&epochs(&ring));
+        ledger.purge();
+        assert_eq!(ledger.revoked_until(&peer), None);
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub struct Revocations {
     /// Where to look: every login asks. By identity, and by what is shown of one that has no other text.
     by_id: HashMap<Identity, u64>,
     by_text: HashMap<String, u64>,
+    /// When the first of the epochs that are honoured is over.
+    honoured_until: Option<u64>,
     /// Since when, and why, nobody knows what the file says.
     unreadable: Option<(u64, String)>,
 }
@@ -90,6 +92,7 @@ impl Revocations {
             entries: Vec::new(),
             by_id: HashMap::new(),
             by_text: HashMap::new(),
+            honoured_until: None,
             unreadable: None,
         };
         match durable::read_up_to::<Vec<Revocation>>(MAX_FILE, &opened.path, MAGIC) {
@@ -114,6 +117,7 @@ impl Revocations {
             entries: self.entries.clone(),
             by_id: self.by_id.clone(),
             by_text: self.by_text.clone(),
+            honoured_until: self.honoured_until,
             unreadable: self.unreadable.clone(),
         }
     }
@@ -138,7 +142,7 @@ impl Revocations {
         if peer.len() > MAX_PEER {
             return Err(RevocationError::TooLong);
         }
-        self.entries.retain(|entry| now < entry.forget_at);
+        self.forget(now);
         let full = self.entries.len() >= MAX_REVOCATIONS;
         match self.entries.iter_mut().find(|entry| entry.peer == peer) {
             // Never back, whatever the clock does.
@@ -172,12 +176,25 @@ impl Revocations {
     /// Forgets what concerns no ticket any more. `now` is Unix time.
     pub fn expire(&mut self, now: u64) -> Result<(), RevocationError> {
         let before = self.entries.len();
-        self.entries.retain(|entry| now < entry.forget_at);
+        self.forget(now);
         if self.entries.len() == before {
             return Ok(());
         }
         self.index();
         self.save().map_err(RevocationError::Volatile)
+    }
+
+    /// Tells when the first of the epochs that are honoured is over. Until it is, a revocation that
+    /// concerns its tickets is kept: the clock may have leapt, and be set right.
+    pub(super) const fn set_honoured(&mut self, until: Option<u64>) {
+        self.honoured_until = until;
+    }
+
+    fn forget(&mut self, now: u64) {
+        let honoured = self.honoured_until;
+        self.entries.retain(|Revocation { forget_at, .. }| {
+            now < *forget_at || honoured.is_some_and(|until| until <= *forget_at)
+        });
     }
 
     /// Every entry, oldest first.
