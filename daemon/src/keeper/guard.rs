@@ -20,7 +20,7 @@ use super::{
     networks::Lists,
     options::KeeperError,
     protocol::{GateCommand, GateRefused, Networks},
-    wall::{WallClock, since_epoch},
+    wall::since_epoch,
 };
 use crate::{
     gate::{
@@ -89,7 +89,6 @@ pub(super) struct Guard {
     cookies: Option<CookieSecrets>,
     /// Of the cookie keys that the gate has.
     interval: Option<u64>,
-    wall: WallClock,
     level: LevelChoice,
     /// What the gate had counted at the last look and the one before.
     samples: [Sample; 2],
@@ -120,7 +119,6 @@ impl Guard {
             refreshed: None,
             cookies: None,
             interval: None,
-            wall: WallClock::default(),
             level: LevelChoice::new(flood, boot_clock()),
             samples: Default::default(),
             lists: Lists::new(&[]),
@@ -284,15 +282,15 @@ impl Guard {
         self.interval = None;
     }
 
-    /// To be called several times a second, with both clocks.
-    pub(super) fn tick(&mut self, now: Duration, wall: Duration) {
+    /// To be called several times a second, with the wall clock's offset while that is believed.
+    pub(super) fn tick(&mut self, now: Duration, offset: Option<u64>) {
         if self.lists.expire(now) {
             self.tell_rules(now);
         }
         if self.gate.is_none() {
             return;
         }
-        let told = self.tell_clocks(now, wall);
+        let told = self.tell_clocks(now, offset);
         if let Err(error) = told {
             self.complain(&error.to_string());
         }
@@ -350,11 +348,10 @@ impl Guard {
         }
     }
 
-    fn tell_clocks(&mut self, now: Duration, wall: Duration) -> Result<(), GateError> {
+    fn tell_clocks(&mut self, now: Duration, offset: Option<u64>) -> Result<(), GateError> {
         let Some(gate) = &mut self.gate else {
             return Ok(());
         };
-        let offset = self.wall.offset(now, wall);
         gate.set_wall_minus_boot(offset)?;
         let interval = cookie::interval_at(now.as_secs());
         if self.interval != Some(interval)

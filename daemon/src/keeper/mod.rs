@@ -60,7 +60,7 @@ use self::{
     pages::{orphan_page, traffic_page},
     protocol::{Answer, Ended, EpochKey, FromKeeper, Hello, Inlet, Operation, Request, ToKeeper},
     sockets::Sockets,
-    wall::{boot_clock, boot_id, since_epoch, wall_clock},
+    wall::{WallClock, boot_clock, boot_id, since_epoch},
 };
 use crate::{
     kernel::{Dataplane, Happened, NoOp, ORPHAN_LIFE, Xfrm},
@@ -93,6 +93,7 @@ struct Keeper {
     ring: Ring,
     node: Node,
     guard: Guard,
+    wall: WallClock,
     signals: SignalFd,
     boot_id: [u8; 16],
     engine: Option<Engine>,
@@ -142,12 +143,14 @@ impl Keeper {
         folder::make(&options.run_dir, 0o755)?;
         let lock = folder::lock(&options.state_dir)?;
         let boot_id = boot_id();
-        let (now, wall) = (boot_clock(), wall_clock());
-        let (ring, notices) = Ring::open(&options.state_dir, options.ring.clone(), boot_id, wall)?;
+        let (now, mut wall) = (boot_clock(), WallClock::default());
+        let offset = wall.offset(now, since_epoch());
+        let unix = wall.believed(now);
+        let (ring, notices) = Ring::open(&options.state_dir, options.ring.clone(), boot_id, unix)?;
         for notice in notices {
             announce(notice);
         }
-        let node = Node::open(&options.state_dir, options.node, wall)?;
+        let node = Node::open(&options.state_dir, options.node, unix)?;
         let dataplane: Box<dyn Dataplane> = match options.dataplane {
             DataplaneKind::Xfrm => Box::new(Xfrm::open(
                 &options.state_dir,
@@ -175,7 +178,7 @@ impl Keeper {
         let sockets = Sockets::open(listen, ipsec, workers, guard.lanes(), around)?;
         // Only now: a keeper that cannot have the ports is not to guard them.
         guard.attach(&options.steer_cpus);
-        guard.tick(now, since_epoch());
+        guard.tick(now, offset);
         Ok(Self {
             options,
             dataplane,
@@ -184,6 +187,7 @@ impl Keeper {
             ring,
             node,
             guard,
+            wall,
             signals,
             boot_id,
             engine: None,
@@ -277,7 +281,8 @@ impl Keeper {
     }
 
     fn timers(&mut self, now: Duration) {
-        self.guard.tick(now, since_epoch());
+        let offset = self.wall.offset(now, since_epoch());
+        self.guard.tick(now, offset);
         self.publish_networks();
         self.dataplane.drain(now);
         self.dataplane.mend(now);
@@ -306,8 +311,8 @@ impl Keeper {
     }
 
     fn rotate(&mut self, now: Duration) {
-        let wall = wall_clock();
-        match self.ring.rotate(wall) {
+        let unix = self.wall.believed(now);
+        match self.ring.rotate(unix) {
             Ok(true) => self.publish_epochs(),
             Ok(false) => {}
             Err(error) => {
@@ -315,7 +320,7 @@ impl Keeper {
                 self.next_rotation = now + ROTATE_AGAIN;
             }
         }
-        match self.node.rotate(&self.options.state_dir, wall) {
+        match self.node.rotate(&self.options.state_dir, unix) {
             Ok(true) => {
                 self.guard.set_keys(&self.ring, &self.node);
                 self.tell(0, Answer::SpiKeys(SpiKeys(*self.node.spi_keys())));
@@ -444,10 +449,11 @@ impl Keeper {
     }
 
     fn new_epoch(&mut self, alone: bool) -> Result<u8, String> {
+        let unix = self.wall.believed(boot_clock());
         let made = if alone {
-            self.ring.revoke_all(wall_clock())
+            self.ring.revoke_all(unix)
         } else {
-            self.ring.force_epoch(wall_clock())
+            self.ring.force_epoch(unix)
         };
         // Whatever became of the disk: what the ring has forgotten is not honoured any more.
         self.publish_epochs();
@@ -461,7 +467,7 @@ impl Keeper {
 
     fn grant(&mut self) -> Option<crate::tickets::IndexRange> {
         let newest = self.ring.epochs().last().map(|(key_id, ..)| key_id);
-        match self.ring.grant(GRANT, wall_clock()) {
+        match self.ring.grant(GRANT, self.wall.believed(boot_clock())) {
             Ok(range) => {
                 if Some(range.key_id) != newest {
                     self.publish_epochs();
@@ -521,7 +527,7 @@ impl Keeper {
     /// Tells of the live epochs. Indexes of the newest come first and wait with the engine until it
     /// knows the epoch: no login in between goes without a ticket.
     fn publish_epochs(&mut self) {
-        match self.ring.grant(GRANT, wall_clock()) {
+        match self.ring.grant(GRANT, self.wall.believed(boot_clock())) {
             Ok(range) => self.tell(0, Answer::Indexes(Some(range))),
             Err(error) => error!("ticket ring: {error}"),
         }

@@ -1,5 +1,5 @@
-//! The clocks, and whether the wall clock can be believed. The gate turns expired tickets away by it, and a clock that
-//! leaps would have it turn away all of them.
+//! The clocks, and whether the wall clock can be believed. The gate turns expired tickets away by it and the ring erases
+//! their keys: a clock that leaps would have all of them turned away, and be without their keys when it is set right.
 
 use std::{
     fs,
@@ -18,6 +18,8 @@ const SOUND_AFTER: Duration = Duration::from_mins(10);
 pub(super) struct WallClock {
     /// The last offset, in nanoseconds; wraps.
     last: Option<u64>,
+    /// The last one that was not in doubt.
+    believed: u64,
     /// Until when, on the boot clock, it is in doubt.
     doubted_until: Duration,
 }
@@ -35,7 +37,16 @@ impl WallClock {
         if leapt {
             self.doubted_until = boot.saturating_add(SOUND_AFTER);
         }
-        (boot >= self.doubted_until).then_some(offset)
+        if boot < self.doubted_until {
+            return None;
+        }
+        self.believed = offset;
+        Some(offset)
+    }
+
+    /// The wall's time in seconds; while in doubt, by how it went before.
+    pub(super) fn believed(&self, boot: Duration) -> u64 {
+        Duration::from_nanos(nanoseconds(boot).wrapping_add(self.believed)).as_secs()
     }
 }
 
@@ -49,10 +60,6 @@ pub(super) fn boot_clock() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map(Duration::from)
         .unwrap_or_default()
-}
-
-pub(super) fn wall_clock() -> u64 {
-    since_epoch().as_secs()
 }
 
 pub(super) fn since_epoch() -> Duration {
@@ -101,6 +108,24 @@ mod tests {
             assert_eq!(clock.offset(seconds(101), seconds(leap)), None);
             assert_eq!(clock.offset(seconds(700), seconds(leap + 599)), None);
             assert!(clock.offset(seconds(701), seconds(leap + 600)).is_some());
+        }
+    }
+
+    #[test]
+    fn while_in_doubt_it_is_believed_to_go_on_as_before() {
+        for leap in [1_900_000_000_u64, 1_799_990_000, 0] {
+            let mut clock = WallClock::default();
+            clock.offset(seconds(100), seconds(1_800_000_000));
+            clock.offset(seconds(101), seconds(leap));
+            clock.offset(seconds(102), seconds(leap + 1));
+            assert_eq!(clock.believed(seconds(110)), 1_800_000_010);
+            // Set right: what was to be doubted is over.
+            clock.offset(seconds(500), seconds(1_800_000_400));
+            assert_eq!(clock.believed(seconds(600)), 1_800_000_500);
+            // Or it was right.
+            clock.offset(seconds(700), seconds(leap));
+            clock.offset(seconds(1300), seconds(leap + 600));
+            assert_eq!(clock.believed(seconds(1300)), leap + 600);
         }
     }
 

@@ -25,6 +25,8 @@ use super::{
 
 /// How long an epoch issues tickets.
 const ISSUE_SECONDS: u64 = 24 * 3600;
+/// A clock that was set back by less is no reason for another epoch.
+const SET_BACK_SECONDS: u64 = 3600;
 /// Epochs that can be alive at once.
 pub const MAX_EPOCHS: usize = 16;
 /// Indexes promised with one write to disk.
@@ -156,7 +158,9 @@ impl Epoch {
 
     // RFC 5723: N46, N51
     const fn issues(&self, now: u64) -> bool {
-        now < self.issue_until && self.reserved < INDEXES
+        // One of a time to come would issue until then: the clock was wrong when it was made.
+        let made_by_now = self.issue_until <= now.saturating_add(ISSUE_SECONDS + SET_BACK_SECONDS);
+        now < self.issue_until && made_by_now && self.reserved < INDEXES
     }
 }
 

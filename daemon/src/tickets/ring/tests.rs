@@ -108,6 +108,23 @@ fn epochs_issue_for_a_day_and_open_until_their_last_ticket_is_over() {
     assert_eq!(ids(&open(folder.path(), BOOT, DAY + 7200).0), [second]);
 }
 
+// RFC 5723: N46, N51
+#[test]
+fn an_epoch_of_a_time_to_come_issues_no_more() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut ring, _) = open(folder.path(), BOOT, 900 * DAY);
+    let wrong = ids(&ring)[0];
+    // Set right by a little, then by much.
+    assert!(!ring.rotate(900 * DAY - 600).expect("rotate"));
+    assert!(ring.rotate(DAY).expect("rotate"));
+    assert_ne!(ring.grant(1, DAY).expect("grant").key_id, wrong);
+    // Its tickets are good for as long as they say.
+    assert_eq!(ids(&ring)[0], wrong);
+    assert!(!ring.rotate(DAY + 1).expect("rotate"));
+    assert!(ring.rotate(2 * DAY).expect("rotate"));
+    assert_ne!(ring.grant(1, 2 * DAY).expect("grant").key_id, wrong);
+}
+
 #[test]
 fn what_an_old_epoch_had_left_is_not_issued_after_rotation() {
     let folder = tempfile::tempdir().expect("folder");
