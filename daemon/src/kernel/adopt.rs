@@ -46,7 +46,7 @@ impl Xfrm {
                 continue;
             }
             let held = self.held.entry(policy.reqid).or_default();
-            held.keys.insert(policy.key);
+            held.wanted.insert(policy.key, policy.content);
             if let Some(trap) = Trap::of(&policy) {
                 held.trap = Some(trap);
             }

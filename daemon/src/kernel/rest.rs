@@ -14,7 +14,7 @@ use super::{
     inner::Flow,
     policy::{Content, Direction, Policy, PolicyKey, slots},
     wire::Request,
-    xfrm::{Held, Slot, Xfrm},
+    xfrm::{Slot, Xfrm},
 };
 
 /// Between whom the Child SA would be that a packet asks for.
@@ -47,13 +47,7 @@ impl Trap {
     }
 }
 
-impl Held {
-    /// What belongs into a slot of this owner's while nothing is carried.
-    fn rest(&self, key: &PolicyKey) -> Content {
-        rest(self.trap, key)
-    }
-}
-
+/// What belongs into a slot of an owner's while nothing is carried.
 fn rest(trap: Option<Trap>, key: &PolicyKey) -> Content {
     match trap {
         Some(trap) if key.direction == Direction::Out => Content::Ipsec {
@@ -63,6 +57,14 @@ fn rest(trap: Option<Trap>, key: &PolicyKey) -> Content {
             mode: trap.mode,
         },
         _ => Content::Block,
+    }
+}
+
+/// Whether this is traffic's way. Inbound, a policy that carries names no SPI either.
+const fn carries(key: &PolicyKey, content: Content) -> bool {
+    match content {
+        Content::Block | Content::Pass => false,
+        Content::Ipsec { spi, .. } => !matches!(key.direction, Direction::Out) || spi != 0,
     }
 }
 
@@ -114,15 +116,8 @@ impl Xfrm {
         trap: Option<Trap>,
     ) -> Result<(), KernelFailed> {
         self.spare_neighbours(keys.iter())?;
-        // Inbound, a policy that carries traffic names no SPI either.
-        let rests = |key: &PolicyKey, slot: &Slot| {
-            let out = key.direction == Direction::Out;
-            let carries = match slot.content {
-                Content::Block | Content::Pass => false,
-                Content::Ipsec { spi, .. } => !out || spi != 0,
-            };
-            slot.reqid == reqid && !carries
-        };
+        let rests =
+            |key: &PolicyKey, slot: &Slot| slot.reqid == reqid && !carries(key, slot.content);
         let policies: Vec<Policy> = keys
             .iter()
             .map(|key| Policy {
@@ -147,7 +142,12 @@ impl Xfrm {
         }
         let held = self.held.entry(reqid).or_default();
         held.trap = trap;
-        held.keys.extend(keys);
+        for key in keys {
+            let content = held.wanted.entry(key).or_insert(Content::Block);
+            if !carries(&key, *content) {
+                *content = rest(trap, &key);
+            }
+        }
         held.blocks_wanted = true;
         // Whoever asks for a block answers for it; states are answered for by an install.
         if held.states.is_empty() {
@@ -156,64 +156,66 @@ impl Xfrm {
         Ok(())
     }
 
-    /// Turns the owner's IPsec policies that `which` names into what blocks their flow, or waits for it.
+    /// Turns the owner's IPsec policies that `which` names into what blocks their flow, or waits for it;
+    /// or into those of another owner who still has a way for it.
     pub(super) fn block_slots(
         &mut self,
         reqid: u32,
         which: impl Fn(&PolicyKey) -> bool,
     ) -> Vec<Request> {
-        let Some(held) = self.held.get(&reqid) else {
+        let Some(held) = self.held.get_mut(&reqid) else {
             return Vec::new();
         };
-        let mut requests = Vec::new();
-        for key in held.keys.iter().filter(|key| which(key)) {
-            if let Some(slot) = self.slots.get_mut(key)
-                && slot.reqid == reqid
-                && slot.content != held.rest(key)
-            {
-                slot.content = held.rest(key);
-                requests.push(Request::put_policy(&Policy {
-                    key: *key,
-                    reqid,
-                    content: slot.content,
-                }));
-            }
+        let mut keys = Vec::new();
+        for (key, content) in held.wanted.iter_mut().filter(|(key, _)| which(key)) {
+            *content = rest(held.trap, key);
+            keys.push(*key);
         }
-        requests
+        let requests = keys.into_iter().map(|key| self.refill(reqid, key));
+        requests.flatten().collect()
     }
 
-    /// Takes everything of one owner away, but no block that another owner wants too.
+    /// Takes everything of one owner away, but nothing that another owner wants too.
     pub(super) fn release(&mut self, reqid: u32) {
         self.inner.release(reqid);
         self.sources.release(reqid);
         let mut going = self.draining.of(reqid);
         let held = self.held.remove(&reqid).unwrap_or_default();
         let mut requests = Vec::new();
-        for key in held.keys {
-            let Some(slot) = self.slots.get_mut(&key) else {
-                continue;
-            };
-            slot.blockers.remove(&reqid);
-            match slot.blockers.first() {
-                None => {
-                    self.slots.remove(&key);
-                    requests.push(Request::delete_policy(&key));
-                }
-                Some(heir) if slot.reqid == reqid => {
-                    let trap = self.held.get(heir).and_then(|held| held.trap);
-                    (slot.reqid, slot.content) = (*heir, rest(trap, &key));
-                    requests.push(Request::put_policy(&Policy {
-                        key,
-                        reqid: slot.reqid,
-                        content: slot.content,
-                    }));
-                }
-                Some(_) => {}
+        for key in held.wanted.into_keys() {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.blockers.remove(&reqid);
             }
+            requests.extend(self.refill(reqid, key));
         }
         requests.extend(self.forget_neighbours());
         let states = held.states.into_iter();
         going.extend(states.map(|state| Going { reqid, state }));
         self.retire(requests, &going);
+    }
+
+    /// Fills a slot anew in which the owner's policy stands, after what it wants there has changed.
+    fn refill(&mut self, reqid: u32, key: PolicyKey) -> Option<Request> {
+        let slot = self.slots.get(&key).filter(|slot| slot.reqid == reqid)?;
+        let policies = slot.blockers.iter().filter_map(|one| {
+            let content = *self.held.get(one)?.wanted.get(&key)?;
+            Some(Policy {
+                key,
+                reqid: *one,
+                content,
+            })
+        });
+        // Who has a way before who has none, and the owner before others.
+        let first = |policy: &Policy| (!carries(&key, policy.content), policy.reqid != reqid);
+        let Some(next) = policies.min_by_key(first) else {
+            self.slots.remove(&key);
+            return Some(Request::delete_policy(&key));
+        };
+        let slot = self.slots.get_mut(&key)?;
+        if (slot.reqid, slot.content) == (next.reqid, next.content) {
+            return None;
+        }
+        (slot.reqid, slot.content) = (next.reqid, next.content);
+        Some(Request::put_policy(&next))
     }
 }

@@ -62,8 +62,8 @@ pub struct Xfrm {
 #[derive(Debug, Default)]
 pub(super) struct Held {
     pub(super) states: Vec<HeldState>,
-    /// The slots in which it wants at least a block.
-    pub(super) keys: HashSet<PolicyKey>,
+    /// What it wants in which slots, a block at least. Where owners share a slot, one has its way.
+    pub(super) wanted: HashMap<PolicyKey, Content>,
     /// Its packets are to bring the connection up.
     pub(super) trap: Option<Trap>,
     /// Whether the present engine has asked for the blocks.
@@ -242,7 +242,8 @@ impl Xfrm {
         let held = self.held.entry(reqid).or_default();
         held.orphaned_until = None;
         held.blocks_wanted = true;
-        held.keys.extend(&kept);
+        let wanted = policies.iter().map(|policy| (policy.key, policy.content));
+        held.wanted.extend(wanted);
         self.block_slots(reqid, |key| !kept.contains(key))
     }
 
@@ -487,8 +488,8 @@ impl Dataplane for Xfrm {
         orphaned
             .filter_map(|(reqid, held)| {
                 let remote_ts = held
-                    .keys
-                    .iter()
+                    .wanted
+                    .keys()
                     .filter(|key| key.direction == Direction::Out)
                     .map(|key| {
                         let network = key.selector.destination;

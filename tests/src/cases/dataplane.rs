@@ -38,6 +38,12 @@ pub const FORGOTTEN: Case = Case {
 };
 
 /// On kernels with ESP.
+pub const SHARED: Case = Case {
+    name: "a_flow_of_two_owners_is_carried_as_long_as_either_has_a_tunnel",
+    run: shared,
+};
+
+/// On kernels with ESP.
 pub const REKEY: Case = Case {
     name: "new_states_stand_beside_the_old_ones_until_they_lead",
     run: rekey,
@@ -192,6 +198,58 @@ fn forgotten(lab: &mut Lab) -> Result<()> {
     ))?;
     let refused = xfrm.apply(&install("carol", 0x1003, 0x2003));
     ensure!(refused.is_err(), "a policy of somebody else's was replaced");
+    Ok(())
+}
+
+fn shared(lab: &mut Lab) -> Result<()> {
+    let ns = Namespace::new("shared")?;
+    let mut xfrm = open(&ns, lab.work())?;
+    let leads_to = |spi: u32| -> Result<()> {
+        let policies = ns.ip("xfrm policy")?;
+        let carries = policies.matches("tmpl").count() == 3;
+        let spi = format!("spi {spi:#010x}");
+        ensure!(carries && policies.contains(&spi), "{spi}: {policies}");
+        Ok(())
+    };
+    let release = |peer: &str| KernelOp::Release { owner: owner(peer) };
+    apply(&mut xfrm, &install("carol", 0x1001, 0x2001))?;
+    apply(&mut xfrm, &install("dave", 0x1002, 0x2002))?;
+    leads_to(0x2002)?;
+    apply(&mut xfrm, &release("dave"))?;
+    leads_to(0x2001)?;
+
+    // Carol moves while the policies are those of dave, who stays, but without a tunnel.
+    apply(&mut xfrm, &install("dave", 0x1003, 0x2003))?;
+    let path = io::Path {
+        local: ([192, 0, 2, 9], 4500).into(),
+        remote: ([192, 0, 2, 2], 4500).into(),
+    };
+    let moves = KernelOp::Move {
+        owner: owner("carol"),
+        path,
+        udp_encap: false,
+    };
+    apply(&mut xfrm, &moves)?;
+    leads_to(0x2003)?;
+    let gone = KernelOp::Remove {
+        owner: owner("dave"),
+        inbound: 0x1003,
+        outbound: 0x2003,
+    };
+    apply(&mut xfrm, &gone)?;
+    leads_to(0x2001)?;
+    let policies = ns.ip("xfrm policy")?;
+    ensure!(policies.contains("tmpl src 192.0.2.9 "), "{policies}");
+
+    // Without any the flow is blocked until nobody wants that either.
+    apply(&mut xfrm, &remove(0x1001, 0x2001))?;
+    for peer in ["carol", "dave"] {
+        let policies = ns.ip("xfrm policy")?;
+        ensure!(policies.matches("action block").count() == 3, "{policies}");
+        apply(&mut xfrm, &release(peer))?;
+    }
+    ensure!(ns.ip("xfrm policy")?.is_empty());
+    ensure!(ns.ip("xfrm state")?.is_empty());
     Ok(())
 }
 

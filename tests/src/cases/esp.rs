@@ -22,6 +22,7 @@ pub const CASES: &[Case] = &[
     },
     dataplane::UNDO,
     dataplane::REPLACE,
+    dataplane::SHARED,
     dataplane::FORGOTTEN,
     dataplane::REKEY,
     dataplane::MOVE,

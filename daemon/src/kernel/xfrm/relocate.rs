@@ -71,29 +71,37 @@ impl Xfrm {
             states.push(HeldState { id: new, ..old });
         }
         let policies = self.policies_between(reqid, outwards);
-        steps.extend(policies.iter().map(|policy| self.step(policy)));
+        let stands = |policy: &&Policy| {
+            let slot = self.slots.get(&policy.key);
+            slot.is_some_and(|slot| slot.reqid == reqid)
+        };
+        let standing = policies.iter().filter(stands);
+        steps.extend(standing.map(|policy| self.step(policy)));
         self.all_or_nothing(steps)?;
-        for policy in policies {
-            if let Some(slot) = self.slots.get_mut(&policy.key) {
+        for policy in &policies {
+            let slot = self.slots.get_mut(&policy.key);
+            if let Some(slot) = slot.filter(|slot| slot.reqid == reqid) {
                 slot.content = policy.content;
             }
         }
         if let Some(held) = self.held.get_mut(&reqid) {
             held.states = states;
+            let moved = policies.iter().map(|policy| (policy.key, policy.content));
+            held.wanted.extend(moved);
         }
         self.clean_up(leaving);
         self.sources.relocate(reqid, theirs);
         self.inner.relocate(reqid, theirs)
     }
 
-    /// The owner's IPsec policies with these ends, as they are in the outbound direction.
+    /// The owner's IPsec policies with these ends, as they are in the outbound direction; those too in whose
+    /// slots another owner's stand.
     fn policies_between(&self, reqid: u32, outwards: Ends) -> Vec<Policy> {
         let Some(held) = self.held.get(&reqid) else {
             return Vec::new();
         };
-        let moved = |key: &super::PolicyKey| {
-            let slot = self.slots.get(key).filter(|slot| slot.reqid == reqid)?;
-            let Content::Ipsec { spi, mode, .. } = slot.content else {
+        let moved = |(key, before): (&super::PolicyKey, &Content)| {
+            let Content::Ipsec { spi, mode, .. } = *before else {
                 return None;
             };
             let (source, destination) = match key.direction {
@@ -106,12 +114,12 @@ impl Xfrm {
                 spi,
                 mode,
             };
-            (content != slot.content).then_some(Policy {
+            (content != *before).then_some(Policy {
                 key: *key,
                 reqid,
                 content,
             })
         };
-        held.keys.iter().filter_map(moved).collect()
+        held.wanted.iter().filter_map(moved).collect()
     }
 }
