@@ -117,10 +117,10 @@ pub(super) fn discard_leftovers(options: &GateOptions) -> Result<(), GateError> 
 fn discard(options: &GateOptions) -> io::Result<()> {
     for entry in fs::read_dir(options.pin_dir.join(LINKS))? {
         let entry = entry?;
-        let used = |name: &String| entry.file_name() == name.as_str();
+        let used = |name: &String| entry.file_name() == pin_of(name).as_str();
         if !options.interfaces.iter().any(used) {
             fs::remove_file(entry.path())?;
-            wait_until_free(&entry.file_name().to_string_lossy());
+            wait_until_free(&interface_of(&entry.file_name().to_string_lossy()));
         }
     }
     let current = format!("v{ABI_VERSION}");
@@ -150,6 +150,17 @@ pub(super) fn remove_pins(pin_dir: &Path) -> Result<(), GateError> {
     Ok(())
 }
 
+/// What the pin of an interface's link is called: a BPF file system has no names with dots, which those
+/// of VLAN interfaces have.
+fn pin_of(interface: &str) -> String {
+    interface.replace('%', "%25").replace('.', "%2e")
+}
+
+/// The interface that [`pin_of`] made a name for.
+fn interface_of(pin: &str) -> String {
+    pin.replace("%2e", ".").replace("%25", "%")
+}
+
 /// The pinned links, by interface.
 #[derive(Default)]
 pub(super) struct Links(BTreeMap<String, PinnedLink>);
@@ -162,7 +173,7 @@ impl Links {
         interface: &str,
         options: &GateOptions,
     ) -> Attachment {
-        let pin = options.pin_dir.join(LINKS).join(interface);
+        let pin = options.pin_dir.join(LINKS).join(pin_of(interface));
         let index = index_of(interface);
         let (mode, reason) = match attach(objects, interface, &pin, options.mode) {
             Ok((link, mode, reason)) => {
@@ -350,5 +361,24 @@ fn plain(error: &ProgramError) -> String {
         Some(Errno::EBUSY) => "another XDP program holds the interface".to_owned(),
         Some(errno) => format!("{}: {}", call.call, errno.desc()),
         None => first_line(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_interface_has_a_pin_of_its_own_that_says_which() {
+        let names = ["eth0", "eth0.100", "a%b", "a%2eb", "a%25b", "%.%.", "a.b"];
+        let mut pins: Vec<_> = names.map(pin_of).into();
+        assert!(pins.iter().all(|pin| !pin.contains('.')), "{pins:?}");
+        assert_eq!(
+            pins.iter().map(|pin| interface_of(pin)).collect::<Vec<_>>(),
+            names
+        );
+        pins.sort_unstable();
+        pins.dedup();
+        assert_eq!((pins.len(), pin_of("eth0").as_str()), (names.len(), "eth0"));
     }
 }

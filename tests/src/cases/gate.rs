@@ -3,6 +3,7 @@
 pub(crate) mod corpus;
 mod cpus;
 pub(crate) mod devices;
+mod interfaces;
 mod lanes;
 mod samples;
 mod verdicts;
@@ -83,11 +84,15 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "an_interface_already_taken_is_named_with_its_program",
-        run: taken,
+        run: interfaces::taken,
     },
     Case {
         name: "an_interface_that_comes_later_or_again_gets_the_gate",
-        run: come_and_go,
+        run: interfaces::come_and_go,
+    },
+    Case {
+        name: "an_interface_with_a_dot_in_its_name_gets_the_gate",
+        run: interfaces::dotted,
     },
 ];
 
@@ -271,59 +276,6 @@ fn restart(lab: &mut Lab) -> Result<()> {
     let got = cable.received()?.len();
     ensure!(got == forged.len(), "the gate still stands: {got} arrived");
     gate.detach()?;
-    Ok(())
-}
-
-fn come_and_go(lab: &mut Lab) -> Result<()> {
-    let site = Namespace::new("inside")?;
-    let options = options(lab, "come-and-go", &[])?;
-    let mut gate = site.within(|| Gate::attach(&options))??;
-    let mut look = |expected: &[(&str, Attached)]| -> Result<()> {
-        let names = ["first", "second"].map(str::to_owned).to_vec();
-        let changed = site.within(|| gate.stand_guard(names))??;
-        let seen: Vec<_> = changed
-            .iter()
-            .map(|one| (one.interface.as_str(), one.mode))
-            .collect();
-        ensure!(seen == expected, "{changed:?}");
-        let again = ["first", "second"].map(str::to_owned).to_vec();
-        let nothing = site.within(|| gate.stand_guard(again))??;
-        ensure!(nothing.is_empty(), "{nothing:?}");
-        Ok(())
-    };
-    site.ip("link add first type veth peer name first0")?;
-    look(&[("first", Attached::Native), ("second", Attached::None)])?;
-    site.ip("link add second type veth peer name second0")?;
-    look(&[("second", Attached::Native)])?;
-    site.ip("link del first")?;
-    look(&[("first", Attached::None)])?;
-    site.ip("link add first type veth peer name first0")?;
-    look(&[("first", Attached::Native)])?;
-    let changed = site.within(|| gate.stand_guard(vec!["second".to_owned()]))??;
-    ensure!(changed.is_empty() && gate.attachments().len() == 1);
-    ensure!(!options.pin_dir.join("links/first").exists());
-    gate.detach()?;
-    Ok(())
-}
-
-fn taken(lab: &mut Lab) -> Result<()> {
-    let cable = Cable::lay(1500)?;
-    let first = cable.attach(&options(lab, "first", &["inside"])?)?;
-    let (_, program) = link(&lab.bpf().join("gate-first/links/inside"))?;
-    let second = cable.attach(&options(lab, "second", &["inside", "nothere"])?)?;
-    let [busy, missing] = second.attachments() else {
-        bail!("{:?}", second.attachments());
-    };
-    ensure!(
-        busy.mode == Attached::None && missing.mode == Attached::None,
-        "{busy:?} {missing:?}"
-    );
-    ensure!(
-        busy.reason.contains(&program.to_string()),
-        "{busy:?} does not name {program}"
-    );
-    second.detach()?;
-    first.detach()?;
     Ok(())
 }
 
