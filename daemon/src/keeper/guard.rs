@@ -7,7 +7,6 @@ use std::{collections::BTreeSet, net::IpAddr, os::fd::BorrowedFd, path::Path, ti
 
 use gate_abi::{
     board,
-    classify::Reason,
     cookie::{self, epoch_of_interval},
     lane::LaneCounts,
     maps::TicketKeys,
@@ -35,10 +34,6 @@ const REFRESH: Duration = Duration::from_secs(5);
 
 const SWITCHED_OFF: &str = "switched off in the configuration";
 const TAKEN_OFF: &str = "taken off by the operator";
-
-/// First messages that have proved nothing, whatever became of them. Resumptions are not among them:
-/// a ticket of ours is a proof.
-const UNPROVEN: [Reason; 3] = [Reason::SaInit, Reason::CookieSaInit, Reason::CookieNeeded];
 
 /// Which epoch has which slot of used bits on the gate's board.
 #[derive(Default)]
@@ -321,7 +316,7 @@ impl Guard {
         };
         let unproven = counted
             .iter()
-            .filter(|one| UNPROVEN.contains(&one.reason))
+            .filter(|one| one.reason.is_unproven())
             .map(|one| one.packets)
             .sum();
         let lanes = self.gate.as_ref().and_then(Gate::lane_counts);

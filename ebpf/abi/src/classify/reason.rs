@@ -201,4 +201,72 @@ impl Reason {
             _ => Self::CookieNeeded,
         }
     }
+
+    /// Whether it is of a first message that has proved nothing, whatever became of that: the level of
+    /// defence follows how many they are. What is one at a lower level is one at a higher, or the level would
+    /// end while they still come.
+    #[must_use]
+    pub const fn is_unproven(self) -> bool {
+        match self {
+            Self::SaInit
+            | Self::CookieSaInit
+            | Self::CookieNeeded
+            | Self::NoNonce
+            | Self::ResumeUnchecked
+            | Self::TicketNotFound
+            | Self::TicketTooDeep
+            | Self::Allowed
+            | Self::LeftToDaemon => true,
+            // No first messages.
+            Self::NotIke
+            | Self::NotLocal
+            | Self::Esp
+            | Self::Fragment
+            | Self::FragmentOver
+            | Self::Options
+            | Self::OptionsOver
+            | Self::Keepalive
+            | Self::NotFirst
+            | Self::OwnSpi
+            | Self::OwnSpiDead
+            | Self::OwnSpiUnchecked
+            | Self::DeadSpi
+            | Self::ForeignSpi
+            | Self::Masqueraded
+            // With a ticket of ours or a good cookie; what is repeated was counted when it first came.
+            | Self::ResumeProven
+            | Self::ResumeWithCookie
+            | Self::CookieResume
+            | Self::NackExpired
+            | Self::Expired
+            | Self::NackUsed
+            | Self::Used
+            | Self::NackNoCookie
+            | Self::NoCookieTicket
+            | Self::TicketOverused
+            | Self::SaInitWithCookie
+            | Self::CookieOverused
+            | Self::NetworkOverused
+            | Self::Repetition
+            // Turned away at every level alike.
+            | Self::Truncated
+            | Self::Version
+            | Self::Length
+            | Self::ZeroSpi
+            | Self::PayloadShape
+            | Self::NoTicket
+            | Self::TwoTickets
+            | Self::TwoCookies
+            | Self::TicketLength
+            | Self::EnvelopeShape
+            | Self::NackUnknownKeyId
+            | Self::UnknownKeyId
+            | Self::NackTagWrong
+            | Self::TagWrong
+            | Self::Denied
+            // Nobody is there to choose a level.
+            | Self::DaemonSilent
+            | Self::GateAsleep => false,
+        }
+    }
 }

@@ -17,6 +17,7 @@ use crate::ticket;
 mod bare;
 mod elsewhere;
 mod lanes;
+mod levels;
 mod replies;
 mod state;
 
