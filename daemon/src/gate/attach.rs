@@ -34,6 +34,13 @@ pub struct Attachment {
     pub reason: String,
 }
 
+impl Attachment {
+    /// Whether the interface is there, and would not have the gate.
+    pub(super) fn was_refused(&self) -> bool {
+        self.mode == Attached::None && self.index != 0
+    }
+}
+
 /// The modes that the kernel can have given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attached {

@@ -90,7 +90,12 @@ pub struct Gate {
     maps: Maps,
     links: attach::Links,
     attachments: Vec<Attachment>,
+    /// When interfaces that would not have it are next asked again.
+    retry_at: Duration,
 }
+
+/// Interfaces that would not have the gate are asked again after so long: whoever holds one may let go.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// Why there is no gate, or why it did not take what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -169,7 +174,7 @@ impl Gate {
     /// An interface that will not have it is no error: [`Gate::attachments`] says why.
     pub fn attach(options: &GateOptions) -> Result<Self, GateError> {
         let mut gate = Self::load(options)?;
-        gate.stand_guard(options.interfaces.clone())?;
+        gate.stand_guard(options.interfaces.clone(), boot_clock())?;
         Ok(gate)
     }
 
@@ -195,28 +200,44 @@ impl Gate {
             maps,
             links: attach::Links::default(),
             attachments: Vec::new(),
+            retry_at: Duration::ZERO,
         })
     }
 
     /// Attaches the gate to these interfaces, and takes it off all others. To be called again now
-    /// and then: one that was made anew, or has come only now, gets the gate then. Returns what has
-    /// changed.
-    pub fn stand_guard(&mut self, interfaces: Vec<String>) -> Result<Vec<Attachment>, GateError> {
+    /// and then: one that was made anew, has come only now, or would not have the gate half a minute ago,
+    /// gets it then. Returns what has changed.
+    pub fn stand_guard(
+        &mut self,
+        interfaces: Vec<String>,
+        now: Duration,
+    ) -> Result<Vec<Attachment>, GateError> {
         let wanted = match self.options.mode {
             Mode::Off => Vec::new(),
             Mode::Auto | Mode::Native | Mode::Generic => interfaces,
         };
+        let retries = now >= self.retry_at;
+        if retries {
+            self.retry_at = now + RETRY_AFTER;
+        }
         let before = mem::take(&mut self.attachments);
         let mut changed = Vec::new();
         for interface in &wanted {
             let known = before.iter().find(|known| known.interface == *interface);
             let attachment = match known {
-                Some(known) if known.index == attach::index_of(interface) => known.clone(),
+                Some(known)
+                    if known.index == attach::index_of(interface)
+                        && !(retries && known.was_refused()) =>
+                {
+                    known.clone()
+                }
                 _ => {
                     let new = self
                         .links
                         .attach(&mut self.objects, interface, &self.options);
-                    changed.push(new.clone());
+                    if known != Some(&new) {
+                        changed.push(new.clone());
+                    }
                     new
                 }
             };

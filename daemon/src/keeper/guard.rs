@@ -188,7 +188,7 @@ impl Guard {
         let Some(gate) = &mut self.gate else {
             return Ok(());
         };
-        let changed = gate.stand_guard(interfaces)?;
+        let changed = gate.stand_guard(interfaces, boot_clock())?;
         for attachment in &changed {
             info!(
                 interface = attachment.interface,

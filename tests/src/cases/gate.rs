@@ -83,7 +83,7 @@ pub const CASES: &[Case] = &[
         run: misfits,
     },
     Case {
-        name: "an_interface_already_taken_is_named_with_its_program",
+        name: "an_interface_already_taken_is_named_with_its_program_and_asked_again",
         run: interfaces::taken,
     },
     Case {

@@ -1,7 +1,9 @@
 //! Interfaces that come and go, that somebody else holds, and whose names make poor file names.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail, ensure};
-use rekindled::gate::{Attached, Gate, GateOptions};
+use rekindled::gate::{Attached, Gate, GateOptions, boot_clock};
 
 use super::{Cable, link, options};
 use crate::{netns::Namespace, suite::Lab};
@@ -12,14 +14,14 @@ pub(super) fn come_and_go(lab: &mut Lab) -> Result<()> {
     let mut gate = site.within(|| Gate::attach(&options))??;
     let mut look = |expected: &[(&str, Attached)]| -> Result<()> {
         let names = ["first", "second"].map(str::to_owned).to_vec();
-        let changed = site.within(|| gate.stand_guard(names))??;
+        let changed = site.within(|| gate.stand_guard(names, boot_clock()))??;
         let seen: Vec<_> = changed
             .iter()
             .map(|one| (one.interface.as_str(), one.mode))
             .collect();
         ensure!(seen == expected, "{changed:?}");
         let again = ["first", "second"].map(str::to_owned).to_vec();
-        let nothing = site.within(|| gate.stand_guard(again))??;
+        let nothing = site.within(|| gate.stand_guard(again, boot_clock()))??;
         ensure!(nothing.is_empty(), "{nothing:?}");
         Ok(())
     };
@@ -31,7 +33,7 @@ pub(super) fn come_and_go(lab: &mut Lab) -> Result<()> {
     look(&[("first", Attached::None)])?;
     site.ip("link add first type veth peer name first0")?;
     look(&[("first", Attached::Native)])?;
-    let changed = site.within(|| gate.stand_guard(vec!["second".to_owned()]))??;
+    let changed = site.within(|| gate.stand_guard(vec!["second".to_owned()], boot_clock()))??;
     ensure!(changed.is_empty() && gate.attachments().len() == 1);
     ensure!(!options.pin_dir.join("links/first").exists());
     gate.detach()?;
@@ -42,7 +44,7 @@ pub(super) fn taken(lab: &mut Lab) -> Result<()> {
     let cable = Cable::lay(1500)?;
     let first = cable.attach(&options(lab, "first", &["inside"])?)?;
     let (_, program) = link(&lab.bpf().join("gate-first/links/inside"))?;
-    let second = cable.attach(&options(lab, "second", &["inside", "nothere"])?)?;
+    let mut second = cable.attach(&options(lab, "second", &["inside", "nothere"])?)?;
     let [busy, missing] = second.attachments() else {
         bail!("{:?}", second.attachments());
     };
@@ -54,8 +56,27 @@ pub(super) fn taken(lab: &mut Lab) -> Result<()> {
         busy.reason.contains(&program.to_string()),
         "{busy:?} does not name {program}"
     );
-    second.detach()?;
+
+    // It is asked again now and then, and said so only when something has changed.
+    let mut after = |seconds| -> Result<_> {
+        let now = boot_clock() + Duration::from_secs(seconds);
+        let names = ["inside", "nothere"].map(str::to_owned).to_vec();
+        Ok(cable.inside.within(|| second.stand_guard(names, now))??)
+    };
+    let still = after(60)?;
+    ensure!(still.is_empty(), "{still:?}");
     first.detach()?;
+    let soon = after(80)?;
+    ensure!(soon.is_empty(), "{soon:?}");
+    let later = after(100)?;
+    let [free] = later.as_slice() else {
+        bail!("{later:?}");
+    };
+    ensure!(
+        free.interface == "inside" && free.mode == Attached::Native,
+        "{free:?}"
+    );
+    second.detach()?;
     Ok(())
 }
 
