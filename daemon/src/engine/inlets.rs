@@ -91,6 +91,7 @@ impl Inlets {
         let lanes = |a: &AsyncFd<UdpSocket>, b: &AsyncFd<UdpSocket>| {
             a.get_ref().share() == b.get_ref().share()
         };
+        let mut nobody_waits = true;
         for lane in self.sockets.chunk_by(lanes) {
             let mut left = lane
                 .first()
@@ -103,10 +104,18 @@ impl Inlets {
                 }
                 let received = read(socket, left, buffer, &mut each)?;
                 left = left.saturating_sub(received.messages);
-                if received.messages > 0 && is_unproven(socket.get_ref().share()) {
+                if !is_unproven(socket.get_ref().share()) {
+                    continue;
+                }
+                nobody_waits &= received.messages == 0 && received.drained;
+                if received.messages > 0 {
                     self.delay = smoothed(self.delay, &received);
                 }
             }
+        }
+        // How long the last one waited says nothing any more, and may be all that is ever heard of them.
+        if nobody_waits {
+            self.delay = Duration::ZERO;
         }
         Ok(())
     }
@@ -237,6 +246,20 @@ mod tests {
             let seen = inlets.delay() >= Duration::from_millis(25);
             assert_eq!(seen, counts, "{share:?} {:?}", inlets.delay());
         }
+    }
+
+    #[tokio::test]
+    async fn once_nothing_unproven_is_left_nothing_waits() {
+        let unproven = full(Share::Lane(Lane::Unproven), FOR_UNPROVEN);
+        let existing = full(Share::Lane(Lane::Existing), 2 * FOR_EXISTING);
+        let mut inlets = Inlets::new(vec![unproven, existing]).expect("inlets");
+        // As a flood leaves it.
+        inlets.delay = Duration::from_secs(1);
+        one_turn(&mut inlets).await;
+        assert!(inlets.delay() >= Duration::from_millis(750));
+        // The next turn is for the peers of SAs alone.
+        one_turn(&mut inlets).await;
+        assert_eq!(inlets.delay(), Duration::ZERO);
     }
 
     #[tokio::test]
