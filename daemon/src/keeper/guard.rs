@@ -3,7 +3,9 @@
 
 mod status;
 
-use std::{collections::BTreeSet, net::IpAddr, os::fd::BorrowedFd, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet, fs::File, net::IpAddr, os::fd::BorrowedFd, path::Path, time::Duration,
+};
 
 use gate_abi::{
     board,
@@ -45,11 +47,20 @@ impl UsedSlots {
         Some(slot as u32)
     }
 
-    /// A free slot, if there is one.
-    fn give(&mut self, key_id: u8) -> Option<u32> {
-        let slot = self.0.iter().position(Option::is_none)?;
+    /// Gives an epoch a free slot with its used bits. Without a slot, or without those, it goes without:
+    /// more of its tickets reach the daemon.
+    fn give(&mut self, key_id: u8, bitmap: &File, board: &Board) {
+        let Some(slot) = self.0.iter().position(Option::is_none) else {
+            return;
+        };
+        // A slot with the bits of another epoch would refuse genuine tickets.
+        let Ok(bits) = UsedBits::read(bitmap) else {
+            return;
+        };
         self.0[slot] = Some(key_id);
-        Some(slot as u32)
+        board.clear_used(slot as u32);
+        let (words, _) = bits.as_chunks();
+        board.add_used(slot as u32, words.iter().copied());
     }
 
     fn retain(&mut self, is_live: impl Fn(&u8) -> bool) {
@@ -242,16 +253,9 @@ impl Guard {
         with_slots(&mut keys, slots);
         gate.set_ticket_keys(&keys)?;
         for (key_id, _, bitmap) in ring.epochs() {
-            if slots.of(key_id).is_some() {
-                continue;
+            if slots.of(key_id).is_none() {
+                slots.give(key_id, bitmap, gate.board());
             }
-            // Without its bits an epoch goes without a slot: more of its tickets reach the daemon.
-            let (Some(slot), Ok(bits)) = (slots.give(key_id), UsedBits::read(bitmap)) else {
-                continue;
-            };
-            gate.board().clear_used(slot);
-            let (words, _) = bits.as_chunks();
-            gate.board().add_used(slot, words.iter().copied());
         }
         with_slots(&mut keys, slots);
         gate.set_ticket_keys(&keys)?;
@@ -517,4 +521,32 @@ fn broadcast_addresses() -> Vec<IpAddr> {
     all.filter(|entry| entry.flags.contains(InterfaceFlags::IFF_BROADCAST))
         .filter_map(|entry| Some(IpAddr::V4(entry.broadcast?.as_sockaddr_in()?.ip())))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn an_epoch_whose_bits_cannot_be_read_has_no_slot() {
+        let memory = tempfile::tempfile().expect("file");
+        memory.set_len((board::WORDS * 8) as u64).expect("length");
+        let board = Board::map(&memory).expect("map");
+        let mut slots = UsedSlots::default();
+        board.set_used(0, 7);
+        // Cut short, as by a disk that is full.
+        let mut bitmap = tempfile::tempfile().expect("file");
+        bitmap.write_all(&[0xff; 5000]).expect("write");
+        slots.give(3, &bitmap, &board);
+        assert_eq!(slots.of(3), None);
+        // The slot goes to one whose bits are there, without those of another.
+        bitmap.set_len(3 << 20).expect("length");
+        slots.give(4, &bitmap, &board);
+        assert_eq!(slots.of(4), Some(0));
+        // Behind a header of 4,096 octets, the rest of what was written.
+        let last = 8 * (5000 - 4096) - 1;
+        assert!(board.is_used(0, last) && !board.is_used(0, last + 1));
+    }
 }
