@@ -31,6 +31,7 @@ pub mod soak;
 pub mod sources;
 pub mod storm;
 pub mod suspend;
+pub mod transit;
 pub mod tunnel;
 pub mod underway;
 pub mod volume;

@@ -454,7 +454,7 @@ impl Guard {
         let present: BTreeSet<IpAddr> = if self.listen.is_empty() {
             local_addresses()
                 .into_iter()
-                .map(|(_, address)| address)
+                .map(|(_, _, address)| address)
                 .collect()
         } else {
             self.listen.iter().copied().collect()
@@ -478,8 +478,9 @@ impl Guard {
         let ours = |address: &IpAddr| self.listen.is_empty() || self.listen.contains(address);
         let names: BTreeSet<String> = local_addresses()
             .into_iter()
-            .filter(|(_, address)| ours(address))
-            .map(|(name, _)| name)
+            .filter(|(flags, ..)| !flags.contains(InterfaceFlags::IFF_LOOPBACK))
+            .filter(|(_, _, address)| ours(address))
+            .map(|(_, name, _)| name)
             .collect();
         names.into_iter().collect()
     }
@@ -493,24 +494,23 @@ impl Guard {
     }
 }
 
-/// Addresses of this host with their interfaces, loopback left out.
-fn local_addresses() -> Vec<(String, IpAddr)> {
+/// Addresses of this host with their interfaces. Those that a service has on the loopback device are reached from
+/// everywhere; those that are loopback from nowhere.
+fn local_addresses() -> Vec<(InterfaceFlags, String, IpAddr)> {
     let Ok(all) = getifaddrs() else {
         return Vec::new();
     };
-    all.filter(|entry| {
-        entry.flags.contains(InterfaceFlags::IFF_UP)
-            && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK)
-    })
-    .filter_map(|entry| {
-        let storage = entry.address?;
-        let address = match storage.as_sockaddr_in() {
-            Some(v4) => IpAddr::V4(v4.ip()),
-            None => IpAddr::V6(storage.as_sockaddr_in6()?.ip()),
-        };
-        Some((entry.interface_name, address))
-    })
-    .collect()
+    all.filter(|entry| entry.flags.contains(InterfaceFlags::IFF_UP))
+        .filter_map(|entry| {
+            let storage = entry.address?;
+            let address = match storage.as_sockaddr_in() {
+                Some(v4) => IpAddr::V4(v4.ip()),
+                None => IpAddr::V6(storage.as_sockaddr_in6()?.ip()),
+            };
+            Some((entry.flags, entry.interface_name, address))
+        })
+        .filter(|(_, _, address)| !address.is_loopback())
+        .collect()
 }
 
 /// What no single host answers to on our networks: the gate never sends there.

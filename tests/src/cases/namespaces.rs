@@ -2,7 +2,7 @@
 
 use super::{
     challenge, connections, dataplane, denied, flood, lanes, mangled, names, reload, soak, storm,
-    why, workers,
+    transit, why, workers,
 };
 use crate::suite::Case;
 
@@ -25,6 +25,7 @@ pub const CASES: &[Case] = &[
     denied::ALLOWED,
     denied::ALLOWED_BY_THE_ENGINE,
     denied::DETACHED,
+    transit::SERVICE,
     mangled::SURVIVES,
     why::TOLD,
     why::CONSTRAINED,
