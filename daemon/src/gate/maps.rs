@@ -66,14 +66,17 @@ impl Maps {
         let networks = take(NETWORKS)?;
         let [own, samples] = [take(abi::OWN)?, take(SAMPLES)?];
         let samples: RingBuf<MapData> = typed(samples)?;
+        let config: Array<MapData, [u64; Config::WORDS]> = typed(config)?;
+        // Where the gate stands already it goes by this, and is told of no change that there is not.
+        let told = Config::from_words(&config.get(&0, 0)?);
         Ok(Self {
             keys: typed(keys)?,
             spi_keys: typed(spi_keys)?,
             cookie_keys: typed(cookie_keys)?,
             local: typed(local)?,
             networks: typed(networks)?,
-            config: typed(config)?,
-            told: Config::default(),
+            config,
+            told,
             board_data,
             board,
             counters: Counters(typed(own)?),

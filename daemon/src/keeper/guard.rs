@@ -143,6 +143,8 @@ impl Guard {
                 guard.interfaces = options.interfaces;
                 guard.gate = Some(gate);
                 guard.tell_level();
+                // Before there are keys to judge by: what only passes through is nobody's to drop.
+                guard.refresh_addresses();
             }
             Err(error) => guard.complain(&error.to_string()),
         }

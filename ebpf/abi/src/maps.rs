@@ -345,6 +345,32 @@ impl Config {
         }
         words
     }
+
+    /// Reads what [`Self::words`] has written.
+    #[must_use]
+    pub fn from_words(words: &[u64; Self::WORDS]) -> Self {
+        let mut words = words.iter().copied();
+        let mut next = || words.next().unwrap_or_default();
+        // In the order of the fields.
+        Self {
+            flags: next(),
+            level: next(),
+            wall_minus_boot: next(),
+            node: next(),
+            last_beat: next(),
+            sample_interval: next(),
+            budgets: core::array::from_fn(|_| next()),
+            limits: core::array::from_fn(|_| Limit {
+                interval: next(),
+                burst: next(),
+            }),
+            meter_key: SipKey {
+                k0: next(),
+                k1: next(),
+            },
+            local: Filter(core::array::from_fn(|_| next())),
+        }
+    }
 }
 
 const _: () = {
@@ -370,3 +396,14 @@ const _: () = {
     assert!(size_of::<Own>() == size_of::<[u64; Own::WORDS]>());
     assert!(core::mem::offset_of!(Own, counts) == 8 * Own::COUNTS_AT);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_gate_was_told_is_read_as_it_was_written() {
+        let words: [u64; Config::WORDS] = core::array::from_fn(|at| at as u64 + 1);
+        assert_eq!(Config::from_words(&words).words(), words);
+    }
+}

@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::MapInfo;
+use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::{Ebpf, EbpfLoader};
 use gate_abi::maps as abi;
@@ -224,6 +224,14 @@ fn restart(lab: &mut Lab) -> Result<()> {
         cable.received()?.is_empty(),
         "the gate did not outlive its daemon"
     );
+    // The next daemon's gate goes on with what it was told, until it is told something else.
+    drop(Gate::load(&options)?);
+    let maps = options.pin_dir.join(format!("v{}", abi::ABI_VERSION));
+    let config = Map::Array(MapData::from_pin(maps.join(abi::CONFIG))?);
+    let config: Array<_, [u64; abi::Config::WORDS]> = config.try_into()?;
+    let told = abi::Config::from_words(&config.get(&0, 0)?);
+    let kept = abi::CHECK_LOCAL | abi::CHECK_OWN_SPI | abi::TICKET_KEYS_SET;
+    ensure!(told.flags & kept == kept, "{told:?}");
 
     let done = AtomicBool::new(false);
     let (gate, sent) = thread::scope(|scope| -> Result<_> {

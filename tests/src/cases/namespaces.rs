@@ -26,6 +26,7 @@ pub const CASES: &[Case] = &[
     denied::ALLOWED_BY_THE_ENGINE,
     denied::DETACHED,
     transit::SERVICE,
+    transit::THROUGH,
     mangled::SURVIVES,
     why::TOLD,
     why::CONSTRAINED,
