@@ -154,10 +154,24 @@ fn find_in_ipv6<F: Frame + ?Sized, K: Knowledge>(
             find_in_udp(frame, (at, IPV6_LEN), total, &destination, known)
         }
         PROTOCOL_ESP => Err(Verdict::Pass(Reason::Esp)),
-        PROTOCOL_FRAGMENT => Err(irregular(&destination, FRAGMENT, known)),
+        PROTOCOL_FRAGMENT => {
+            // Every fragment says what it is one of.
+            let of = frame.copy::<1>(frame.settle(at + IPV6_LEN));
+            Err(match of {
+                Some([PROTOCOL_ESP]) => Verdict::Pass(Reason::Esp),
+                Some([of]) if may_hide_udp(of) => irregular(&destination, FRAGMENT, known),
+                _ => NOT_IKE,
+            })
+        }
         other if EXTENSION_HEADERS.contains(&other) => Err(irregular(&destination, OPTIONS, known)),
-        _ => Err(Verdict::Pass(Reason::NotIke)),
+        _ => Err(NOT_IKE),
     }
+}
+
+/// Whether UDP may be in a fragment that says it is of this.
+#[inline(always)]
+fn may_hide_udp(of: u8) -> bool {
+    of == PROTOCOL_UDP || of == PROTOCOL_FRAGMENT || EXTENSION_HEADERS.contains(&of)
 }
 
 #[inline(always)]

@@ -220,6 +220,32 @@ fn fragments_and_options_towards_us_come_out_of_a_budget() {
 }
 
 #[test]
+fn a_fragment_of_ipv6_is_judged_by_what_it_is_one_of() {
+    let v6 = Around {
+        source: LOCAL_V6,
+        destination: LOCAL_V6,
+        ..Around::default()
+    };
+    let fragment = |of: u8| v6.packet(44, &[of, 0, 0, 1, 9, 9, 9, 9, 1, 2, 3, 4]);
+    // UDP, destination options and another fragment header.
+    for of in [17, 60, 44] {
+        let verdict = classify(&fragment(of), &budget(0));
+        assert_eq!(verdict, Verdict::Drop(Reason::FragmentOver), "{of}");
+    }
+    for (of, reason) in [
+        (50, Reason::Esp),
+        (6, Reason::NotIke),
+        (58, Reason::NotIke),
+        (59, Reason::NotIke),
+    ] {
+        let verdict = classify(&fragment(of), &budget(0));
+        assert_eq!(verdict, Verdict::Pass(reason), "{of}");
+    }
+    let cut = v6.packet(44, &[]);
+    assert_eq!(classify(&cut, &budget(0)), Verdict::Pass(Reason::NotIke));
+}
+
+#[test]
 fn nobody_is_heard_from_a_network_that_is_denied() {
     let from = |source: Address| {
         let destination = match source {
