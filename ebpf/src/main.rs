@@ -133,7 +133,7 @@ fn judge<F: FrameMut>(frame: &mut F, told: &Told) -> (u32, u64) {
 /// The loader insists on this symbol (`gate_abi::maps::ABI_SYMBOL`), so that a daemon and an
 /// object of another layout never meet.
 #[unsafe(no_mangle)]
-static GATE_ABI_8: Global<u32> = Global::new(gate_abi::maps::ABI_VERSION);
+static GATE_ABI_9: Global<u32> = Global::new(gate_abi::maps::ABI_VERSION);
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]

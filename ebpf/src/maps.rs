@@ -355,7 +355,15 @@ impl Knowledge for Told {
 
     #[inline(always)]
     fn charge(&self, meter: Meter, hash: u64, now: u64) -> bool {
-        let [network, shown, proven, ticket, ticket_network, own_spi] = self.config().limits;
+        let [
+            network,
+            shown,
+            proven,
+            ticket,
+            ticket_network,
+            own_spi,
+            spi_alone,
+        ] = self.config().limits;
         let limit = match meter {
             Meter::SoftNetwork => network,
             Meter::Cookie => shown,
@@ -363,6 +371,7 @@ impl Knowledge for Told {
             Meter::Ticket => ticket,
             Meter::TicketNetwork => ticket_network,
             Meter::OwnSpi => own_spi,
+            Meter::OwnSpiAlone => spi_alone,
         };
         let Some(cell) = METERS.get_ptr_mut(meter.cell(hash)) else {
             return true;

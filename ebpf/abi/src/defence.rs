@@ -155,19 +155,22 @@ pub enum Meter {
     /// Messages for an SA of ours, by our SPI and their source. Over it they wait among those that have
     /// proved nothing: whoever has seen an SPI can send as many as he likes.
     OwnSpi = 5,
+    /// The same, by our SPI alone: sources can be forged.
+    OwnSpiAlone = 6,
 }
 
 impl Meter {
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
     /// All of them, in the order of the maps.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::SoftNetwork,
         Self::Cookie,
         Self::ProvenNetwork,
         Self::Ticket,
         Self::TicketNetwork,
         Self::OwnSpi,
+        Self::OwnSpiAlone,
     ];
     /// Cells of each; a power of two.
     pub const CELLS: usize = 1 << 16;
@@ -196,6 +199,11 @@ impl Meter {
             // A message in 64 fragments comes at once, and its answer may be lost.
             Self::OwnSpi => Limit {
                 interval: SECOND / 64,
+                burst: 2 * SECOND,
+            },
+            // A peer moves, and few have more than some addresses to move between.
+            Self::OwnSpiAlone => Limit {
+                interval: SECOND / 256,
                 burst: 2 * SECOND,
             },
         }
@@ -291,7 +299,7 @@ mod tests {
         assert_eq!(cells(Meter::Cookie), [0x1_0000, 0x1_ffff]);
         assert_eq!(cells(Meter::ProvenNetwork), [0x2_0000, 0x2_ffff]);
         assert_eq!(
-            cells(Meter::OwnSpi)[1] as usize,
+            cells(Meter::OwnSpiAlone)[1] as usize,
             Meter::COUNT * Meter::CELLS - 1
         );
     }

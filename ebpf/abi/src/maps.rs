@@ -12,9 +12,9 @@ use crate::defence::{Budget, Limit, Meter, Spent};
 use crate::sip::{Schedule, SipKey};
 
 /// Raised whenever a map, a value or the meaning of one changes.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 /// A symbol that every object of this ABI version exports; loading insists on it.
-pub const ABI_SYMBOL: &str = "GATE_ABI_8";
+pub const ABI_SYMBOL: &str = "GATE_ABI_9";
 
 /// Program for interfaces whose frames lie in one buffer.
 pub const PROGRAM: &str = "gate";

@@ -82,7 +82,8 @@ pub fn steer<D: Datagram + ?Sized, K: Knowledge>(datagram: &D, marked: bool, kno
     UNPROVEN
 }
 
-/// Whether this source may send one more message for this SA ahead of others.
+/// Whether this source may send one more message for this SA ahead of others. What one source sends beyond its
+/// own share takes nothing of what all have together.
 #[inline(always)]
 fn is_within<D: Datagram + ?Sized, K: Knowledge>(datagram: &D, spi: OurSpi, known: &K) -> bool {
     let Some((source, _)) = datagram.addresses() else {
@@ -90,8 +91,9 @@ fn is_within<D: Datagram + ?Sized, K: Knowledge>(datagram: &D, spi: OurSpi, know
     };
     let source = u128::from_le_bytes(source);
     let words = [spi.0, source as u64, (source >> 64) as u64];
-    let hash = siphash24_words(&known.meter_key(), &words);
-    known.charge(Meter::OwnSpi, hash, known.now())
+    let (key, now) = (known.meter_key(), known.now());
+    known.charge(Meter::OwnSpi, siphash24_words(&key, &words), now)
+        && known.charge(Meter::OwnSpiAlone, siphash24_words(&key, &[spi.0]), now)
 }
 
 #[inline(always)]

@@ -110,17 +110,20 @@ fn who_sends_too_much_for_one_sa_waits_among_the_unproven() {
         message_id: 9,
         ..Message::sa_init()
     };
-    let mut within = [true; Meter::COUNT];
-    within[Meter::OwnSpi as usize] = false;
-    let over = Told {
-        within,
-        ..Told::default()
-    };
-    let expected = Place::Lane(Lane::Unproven, Some(3));
-    assert_eq!(place(&message.octets(), &over), expected);
-    // First messages have meters of their own.
-    let resume = Place::Lane(Lane::Resume, None);
-    assert_eq!(place(&genuine().octets(), &over), resume);
+    // One source, or all of them together.
+    for meter in [Meter::OwnSpi, Meter::OwnSpiAlone] {
+        let mut within = [true; Meter::COUNT];
+        within[meter as usize] = false;
+        let over = Told {
+            within,
+            ..Told::default()
+        };
+        let expected = Place::Lane(Lane::Unproven, Some(3));
+        assert_eq!(place(&message.octets(), &over), expected);
+        // First messages have meters of their own.
+        let resume = Place::Lane(Lane::Resume, None);
+        assert_eq!(place(&genuine().octets(), &over), resume);
+    }
 }
 
 #[test]
