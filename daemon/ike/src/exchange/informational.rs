@@ -105,10 +105,8 @@ impl Endpoint {
         let Received { plain, known_by } = match live.protection.open(header, message, cx.now.boot)
         {
             Ok(Some(received)) => received,
-            Ok(None) => {
-                live.heard = cx.now.boot;
-                return self.check_in(sa);
-            }
+            // A part of a message is no sign of life: given up, it can be sent again.
+            Ok(None) => return self.check_in(sa),
             Err(error) => {
                 self.not_opened(live, path, header, error, cx.now.boot);
                 return self.check_in(sa);
@@ -243,10 +241,7 @@ impl Endpoint {
         }
         let plain = match live.protection.open(header, message, cx.now.boot) {
             Ok(Some(received)) => received.plain,
-            Ok(None) => {
-                live.heard = cx.now.boot;
-                return self.check_in(sa);
-            }
+            Ok(None) => return self.check_in(sa),
             Err(error) => {
                 self.not_opened(live, path, header, error, cx.now.boot);
                 return self.check_in(sa);

@@ -419,3 +419,34 @@ fn spoiled_fragments_do_not_stop_a_login() {
         assert!(pair.keys_agree(), "seed {seed}: {:?}", pair.client.events);
     }
 }
+
+#[test]
+fn a_repeated_fragment_of_a_gateway_that_is_gone_is_no_sign_of_life() {
+    fn patient() -> Vec<Connection> {
+        let mut side = small_client();
+        // Longer than the rest of a message is waited for.
+        side[0].liveness = Duration::from_mins(1);
+        side
+    }
+    let mut pair = Pair::with(9, patient, small_gateway, Settings::default());
+    pair.up();
+    pair.run(SOON);
+    let (header, _) = Header::parse(&pair.sent[1].message).expect("header");
+    let header = Header {
+        next: PayloadKind::NONE,
+        exchange: Exchange::Informational,
+        from_initiator: false,
+        response: false,
+        message_id: 0,
+        ..header
+    };
+    let payloads: Payloads = vec![(PayloadKind::VENDOR_ID, vec![7; 2000])];
+    let fragments = Tap::on(&pair).forge_fragments(&header, payloads, 1200);
+    let (from, to) = (pair.sent[1].from, pair.sent[1].to);
+    pair.gone.insert(from.ip());
+    for _ in 0..60 {
+        pair.run(Duration::from_secs(5));
+        pair.deliver(from, to, &fragments[0]);
+    }
+    assert!(pair.client.established().is_empty());
+}
