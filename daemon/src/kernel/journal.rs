@@ -54,10 +54,12 @@ impl Journal {
             .skip(1)
             .filter_map(parse_line)
             .collect();
-        let (file, length) = rewrite(&path, &pairs).map_err(|source| DataplaneError::Journal {
+        let failed = |source| DataplaneError::Journal {
             path: path.clone(),
             source,
-        })?;
+        };
+        let (file, length) = rewrite(&path, &pairs).map_err(failed)?;
+        settle(&path).map_err(failed)?;
         let next = pairs
             .keys()
             .next_back()
@@ -143,12 +145,13 @@ impl Journal {
     pub(super) fn retain(&mut self, keep: &HashSet<u32>) -> Result<(), DataplaneError> {
         self.by_reqid.retain(|reqid, _| keep.contains(reqid));
         self.by_owner.retain(|_, reqid| keep.contains(reqid));
-        (self.file, self.length) =
-            rewrite(&self.path, &self.by_reqid).map_err(|source| DataplaneError::Journal {
-                path: self.path.clone(),
-                source,
-            })?;
-        Ok(())
+        let failed = |source| DataplaneError::Journal {
+            path: self.path.clone(),
+            source,
+        };
+        // In use at once: the one before has no name any more.
+        (self.file, self.length) = rewrite(&self.path, &self.by_reqid).map_err(failed)?;
+        settle(&self.path).map_err(failed)
     }
 }
 
@@ -185,10 +188,13 @@ fn rewrite(path: &Path, pairs: &BTreeMap<u32, Owner>) -> io::Result<(File, u64)>
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;
-    if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
-    }
     Ok((file, text.len() as u64))
+}
+
+/// Makes the new file the one that a power cut leaves.
+fn settle(path: &Path) -> io::Result<()> {
+    path.parent()
+        .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 #[cfg(test)]
