@@ -164,7 +164,7 @@ impl Endpoint {
     ) -> Result<(), CommandRefused> {
         let (config, _) = self.dial(slot, None)?;
         match self.take_record(&config, cx.now) {
-            Some(record) => self.start_resume(slot, record, cx),
+            Some(record) => self.start_resume(slot, record, false, cx),
             None => self.start_full(slot, None, cx),
         }
     }

@@ -321,6 +321,7 @@ impl Endpoint {
             fragments,
             childless,
             resumed: None,
+            doubtful: false,
         };
         self.send_auth(sa, opening, cx);
     }

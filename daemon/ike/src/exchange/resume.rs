@@ -70,11 +70,12 @@ const MAX_REQUEST: usize = 2048;
 
 impl Endpoint {
     // RFC 5723: N19, L1, T5, T7, T8
-    /// Client: presents the ticket of the session record.
+    /// Client: presents the ticket of the session record, for the first time or once more.
     pub(crate) fn start_resume(
         &mut self,
         slot: usize,
         record: SessionRecord,
+        again: bool,
         cx: &mut Context<'_>,
     ) -> Result<(), CommandRefused> {
         let (connection, configured) = self.dial(slot, None)?;
@@ -92,6 +93,7 @@ impl Endpoint {
             ni,
             cookie: Vec::new(),
             rounds: 0,
+            again,
             race_at: Some(cx.now.boot + chance_between(RACE_AFTER, cx.env)),
             give_up_at: None,
             refused: None,
@@ -362,6 +364,8 @@ impl Endpoint {
                 record,
                 out,
                 refused,
+                cookie,
+                again,
                 ..
             } = *sent;
             let answered = (Exchange::IkeSessionResume, refused);
@@ -386,6 +390,7 @@ impl Endpoint {
                 fragments,
                 childless: false,
                 resumed: Some(record),
+                doubtful: !(cookie.is_empty() || again),
             };
             return self.send_auth(sa, opening, cx);
         }

@@ -104,6 +104,8 @@ pub(crate) struct ResumeSent {
     pub ni: Vec<u8>,
     pub cookie: Vec<u8>,
     pub rounds: u8,
+    /// Whether the ticket is presented once more.
+    pub again: bool,
     /// When a full exchange starts beside this one; `None` once it has.
     pub race_at: Option<Duration>,
     /// After a TICKET_NACK or a REDIRECT: how long a genuine answer may still come.
@@ -127,6 +129,8 @@ pub(crate) struct AuthSent {
     pub child: Option<(Arc<str>, u32)>,
     /// The record whose ticket was accepted; not used up before IKE_AUTH succeeds (RFC 5723, 4.3.1).
     pub resumed: Option<SessionRecord>,
+    /// Whether a COOKIE came in between: the answer may be to a request before the last.
+    pub doubtful: bool,
     pub out: Outstanding,
 }
 

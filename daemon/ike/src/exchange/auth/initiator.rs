@@ -35,6 +35,10 @@ use crate::{
 };
 
 /// What a first exchange came to, on the initiator's side.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what the peer said and did, each by itself"
+)]
 pub(crate) struct Opening {
     pub connection: Arc<Connection>,
     pub first: FirstExchange,
@@ -51,6 +55,8 @@ pub(crate) struct Opening {
     pub childless: bool,
     /// The record whose ticket was accepted.
     pub resumed: Option<SessionRecord>,
+    /// Whether the answer may be to a request before the last.
+    pub doubtful: bool,
 }
 
 impl Endpoint {
@@ -64,6 +70,7 @@ impl Endpoint {
             keys,
             nat,
             resumed,
+            doubtful,
             peer_hashes,
             bare_key,
             fragments,
@@ -143,6 +150,7 @@ impl Endpoint {
             nat,
             child,
             resumed,
+            doubtful,
             out,
         }));
         self.check_in(sa);
@@ -185,8 +193,12 @@ impl Endpoint {
                     connection,
                     protection,
                     resumed,
+                    doubtful,
                     ..
                 } = *sent;
+                if doubtful && reason == Closed::AuthenticationFailed && !believed {
+                    return self.resume_again(&sa, &connection, resumed, cx);
+                }
                 // The gateway holds SK_d and still says no: the ticket goes, a full exchange follows.
                 let mut was_resumption = resumed.is_some();
                 let mut reason = reason;
@@ -204,6 +216,26 @@ impl Endpoint {
                 self.forget(&sa);
                 self.attempt_over(&connection, reason, was_resumption, cx);
             }
+        }
+    }
+
+    // RFC 5723: N21
+    /// Client: a COOKIE that anybody sent makes the last request another than the gateway has answered,
+    /// and the proof is of the last. So the ticket is not to blame yet.
+    fn resume_again(
+        &mut self,
+        sa: &IkeSa,
+        connection: &Arc<Connection>,
+        record: Option<SessionRecord>,
+        cx: &mut Context<'_>,
+    ) {
+        self.forget(sa);
+        let slot = self.slot_of(&connection.name);
+        let again = slot
+            .zip(record)
+            .map(|(slot, record)| self.start_resume(slot, record, true, cx));
+        if !matches!(again, Some(Ok(()))) {
+            self.attempt_over(connection, Closed::AuthenticationFailed, true, cx);
         }
     }
 

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
-use super::{SOON, asleep, forget, notify, resumed, up};
-use crate::{bed::Pair, tap::reclear};
+use ike::wire::notify::NotifyKind;
+
+use super::{SOON, asleep, exchange, forget, is_response, kinds, notify, resumed, up};
+use crate::{
+    bed::{InFlight, Pair},
+    tap::{clear, reclear},
+};
 
 /// A forged answer to the client's first message.
 fn answer(pair: &mut Pair, kind: u16, data: &[u8]) {
@@ -51,7 +56,8 @@ fn c_error_spoof() {
 // RFC 5723: N21, L14
 #[test]
 fn c_cookie_spoof() {
-    // A false cookie costs a round trip: the request with it is another request.
+    // A false cookie costs some round trips: the request with it is another request, and the proof is of
+    // that one while the gateway has answered the first.
     for seed in 0..20 {
         let mut pair = asleep(seed);
         pair.up();
@@ -60,7 +66,34 @@ fn c_cookie_spoof() {
         assert!(pair.keys_agree(), "seed {seed}: {:?}", pair.client.events);
         assert_eq!(pair.client.established().len(), 1);
         assert_eq!(pair.gateway.established().len(), 1);
+        assert!(resumed(&pair), "seed {seed}: the ticket was not to blame");
     }
+}
+
+// RFC 5723: N21, L14
+#[test]
+fn c_cookie_spoof_twice() {
+    // The ticket is presented once more, not for ever.
+    let mut pair = asleep(1);
+    pair.up();
+    let mut presented = 0;
+    for _ in 0..100 {
+        let fresh = |sent: &&InFlight| exchange(sent) == 38 && !is_response(sent);
+        let request = pair.flying.iter().find(fresh).cloned();
+        if let Some(request) = request.filter(|sent| !brings_a_cookie(sent)) {
+            presented += 1;
+            pair.sent.insert(0, request);
+            answer(&mut pair, 16390, b"not a cookie of yours");
+        }
+        pair.run(Duration::from_millis(10));
+    }
+    assert_eq!(presented, 2);
+    assert!(pair.keys_agree(), "{:?}", pair.client.events);
+    assert!(!resumed(&pair));
+}
+
+fn brings_a_cookie(sent: &InFlight) -> bool {
+    kinds(&clear(&sent.message)).contains(&NotifyKind::COOKIE)
 }
 
 // RFC 5723: N50
@@ -83,7 +116,7 @@ fn c_untrusted_loss_is_not_believed() {
             assert!(
                 pair.sent
                     .iter()
-                    .all(|sent| !matches!(super::exchange(sent), 34 | 38))
+                    .all(|sent| !matches!(exchange(sent), 34 | 38))
             );
             assert!(pair.client.events.is_empty() && pair.gateway.events.is_empty());
         }
