@@ -334,13 +334,16 @@ impl Keeper {
     }
 
     fn signals(&mut self) -> Result<(), KeeperError> {
+        let mut pending = Vec::new();
         while let Some(signal) = self.signals.read_signal()? {
-            match Signal::try_from(signal.ssi_signo.cast_signed())? {
-                Signal::SIGTERM | Signal::SIGINT => self.stop(true),
-                Signal::SIGQUIT => self.stop(false),
-                // The engine's end is looked for on every turn; nothing can be reloaded yet.
-                _ => {}
-            }
+            pending.push(Signal::try_from(signal.ssi_signo.cast_signed())?);
+        }
+        // Of two that wait SIGQUIT is read first, though it may have been sent last.
+        let goodbye = [Signal::SIGTERM, Signal::SIGINT]
+            .iter()
+            .any(|one| pending.contains(one));
+        if goodbye || pending.contains(&Signal::SIGQUIT) {
+            self.stop(goodbye);
         }
         Ok(())
     }
