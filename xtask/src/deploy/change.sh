@@ -8,8 +8,6 @@ lib=$prefix/lib/rekindle
 # Whoever takes it away decides what becomes of the new version; nobody else can then.
 pending=$lib/pending.$name
 unit=/etc/systemd/system/rekindled.service
-# Outlives `next`, and is there when the former version comes back.
-service=$lib/rekindled.service
 files='sbin/rekindled bin/ikectl lib/rekindle/gate-direct.o lib/rekindle/gate-portable.o'
 
 # The keepers that run from this prefix; a file that was replaced is marked as deleted.
@@ -35,7 +33,23 @@ unit_runs() {
 
 # Another description is somebody's own unit.
 unit_is_ours() {
-    grep -q '^Description=IKEv2 gateway$' "$unit"
+    grep -qs '^Description=IKEv2 gateway$' "$unit"
+}
+
+# What a replacement of sed is to be taken for, letter by letter.
+letters() {
+    printf '%s' "$1" | sed 's/[&|\\]/\\&/g'
+}
+
+write_unit() {
+    by_systemd || return 0
+    [ ! -f "$unit" ] || cp -p "$unit" "$lib/previous/"
+    if [ ! -f "$unit" ] || unit_is_ours; then
+        sed -e "s|/usr/|$(letters "$prefix")/|g" \
+            -e "s|/etc/rekindle/rekindle.toml|$(letters "$config")|" \
+            -e "s|/run/rekindle/control.sock|$(letters "$socket")|" \
+            "$lib/next/rekindled.service" >"$unit"
+    fi
 }
 
 # Without a DELETE to anybody: the kernel goes on protecting, and sessions outlive the change.
@@ -55,10 +69,6 @@ stop() {
 
 start() {
     if by_systemd; then
-        if [ ! -f "$unit" ] || unit_is_ours; then
-            sed -e "s|/usr/|$prefix/|g" -e "s|/etc/rekindle/rekindle.toml|$config|" \
-                -e "s|/run/rekindle/control.sock|$socket|" "$service" >"$unit"
-        fi
         systemctl daemon-reload
         systemctl enable --quiet rekindled
         # One that has crashed too often would not be started at all.
@@ -90,6 +100,8 @@ restore() {
             rm -f "$prefix/$file"
         fi
     done
+    former=$lib/previous/rekindled.service
+    [ ! -f "$former" ] || place "$former" "$unit"
     if [ -x "$prefix/sbin/rekindled" ]; then
         start
     elif by_systemd; then
@@ -117,7 +129,6 @@ install)
     : >"$pending"
     # The new version may cut the way on which we came.
     cp "$lib/next/change.sh" "$lib/guard.sh"
-    cp "$lib/next/rekindled.service" "$service"
     setsid sh "$lib/guard.sh" guard "$prefix" "$config" "$socket" "$name" "$seconds" \
         </dev/null >/dev/null 2>&1 &
     stop
@@ -125,6 +136,7 @@ install)
         staged=$lib/next/$(basename "$file")
         [ ! -f "$staged" ] || place "$staged" "$prefix/$file"
     done
+    write_unit
     rm -rf "$lib/next"
     start
     ;;
