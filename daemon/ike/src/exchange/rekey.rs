@@ -285,7 +285,8 @@ impl Endpoint {
         made.token = super::qcd::token_in(chain).unwrap_or_default();
         made.inherit(live, cx);
         live.moved_until = Some(cx.now.boot + MOVED_PATIENCE);
-        if made.client {
+        // Not that of an SA that is to go at once: what the client has by then may be a newer one's.
+        if made.client && made.delete_next.is_none() {
             self.take_ticket(made, ticket::received(chain), path, cx);
         }
         let made = new.id;

@@ -18,7 +18,7 @@ use ike::{
 };
 
 use crate::{
-    bed::{Pair, Weather},
+    bed::{InFlight, Pair, Weather},
     collisions::traffic,
     sides::{client_side, gateway_side},
     tap::{Tap, clear},
@@ -275,4 +275,27 @@ fn a_new_login_beside_an_sa_says_nothing_of_a_first_contact() {
             .iter()
             .any(|(kind, body)| *kind == PayloadKind::NOTIFY && body[2..4] == said)
     );
+}
+
+#[test]
+fn the_ticket_of_a_rekey_that_comes_to_nothing_is_not_taken() {
+    let is = |flight: &InFlight, exchange: u8, response: bool| {
+        flight.message[18] == exchange && (flight.message[19] & 0x20 != 0) == response
+    };
+    let mut pair = up(11, reauth_client, gateway_side);
+    while !pair.flying.iter().any(|flight| is(flight, 34, false)) {
+        pair.run(Duration::from_millis(10));
+    }
+    pair.command(&Command::Rekey("home".into())).expect("is up");
+    // Its answer is lost until the new login stands.
+    while logins(&pair) < 2 {
+        pair.flying.retain(|flight| !is(flight, 36, true));
+        pair.run(Duration::from_millis(1));
+    }
+    pair.run(Duration::from_secs(10));
+    assert!(pair.keys_agree());
+    pair.suspend();
+    pair.up();
+    pair.run(SOON);
+    assert!(pair.client.established()[0].resumed && pair.keys_agree());
 }
