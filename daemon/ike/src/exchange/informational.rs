@@ -253,6 +253,10 @@ impl Endpoint {
         let purpose = live.outstanding.take().map(|(purpose, _)| purpose);
         let Ok(chain) = Chain::parse(plain.first, &plain.octets) else {
             self.counters.add(Counter::BadPayloads);
+            if let Some(Purpose::Delete(reason)) = purpose {
+                return self.close(sa, reason, cx);
+            }
+            live.delete_next = delete_next;
             return self.check_in(sa);
         };
         live.path_answers(&mut sa.path, (came, purpose.as_ref()), &chain);
