@@ -15,6 +15,8 @@ pub struct Settings {
     pub natt_port: u16,
     /// IKE SAs in all.
     pub max_sas: usize,
+    /// SAs beside those that are over, and kept for a repetition of their last answer.
+    pub max_lingering: usize,
     /// Half-open SAs in all; each is a slot of about 1 KB.
     pub max_half_open: usize,
     /// Octets of fragments that half-open SAs wait with, in all.
@@ -34,6 +36,7 @@ impl Default for Settings {
             ike_port: 500,
             natt_port: 4500,
             max_sas: 100_000,
+            max_lingering: 4096,
             max_half_open: 8192,
             // A thousand messages of the longest kind.
             max_half_open_octets: 16 << 20,
@@ -53,6 +56,7 @@ impl Settings {
             worker,
             workers,
             max_sas: part(self.max_sas),
+            max_lingering: part(self.max_lingering),
             max_half_open: part(self.max_half_open),
             max_half_open_octets: part(self.max_half_open_octets),
             cookie_from: part(self.cookie_from),
@@ -81,6 +85,7 @@ mod tests {
         let parts: Vec<_> = (0..4).map(|worker| whole.part_of(worker, 4)).collect();
         let sum = |bound: fn(&Settings) -> usize| parts.iter().map(bound).sum::<usize>();
         assert_eq!(sum(|part| part.max_sas), whole.max_sas);
+        assert_eq!(sum(|part| part.max_lingering), whole.max_lingering);
         assert_eq!(sum(|part| part.max_half_open), whole.max_half_open);
         assert_eq!(sum(|part| part.cookie_from), whole.cookie_from);
         assert_eq!(parts[0].cookie_from_network, whole.cookie_from_network / 4);

@@ -49,7 +49,7 @@ impl Endpoint {
         let state = std::mem::replace(&mut sa.state, State::Lingering(Box::new(last)));
         self.end_lease(sa.id);
         self.check_in(sa);
-        if let Some(oldest) = self.table.superfluous() {
+        if let Some(oldest) = self.table.superfluous(self.settings.max_lingering) {
             self.forget(&oldest);
         }
         state

@@ -41,9 +41,6 @@ impl FirstKey {
     }
 }
 
-/// SAs that are over and kept for a repetition of their last answer. They count beside the others.
-const MAX_LINGERING: usize = 4096;
-
 #[derive(Debug)]
 pub(crate) struct SaTable {
     sas: BTreeMap<u64, IkeSa>,
@@ -58,8 +55,8 @@ pub(crate) struct SaTable {
     tickets: BTreeSet<(TicketName, u64)>,
     attempts: BTreeSet<(Arc<str>, u64)>,
     esp_spis: HashSet<u32>,
-    /// Those that are over, but for the repetition of their last answer.
-    lingering: BTreeSet<u64>,
+    /// Those that are over, but for the repetition of their last answer, by when that ends.
+    lingering: BTreeSet<(Duration, u64)>,
     pub(crate) presence: Arc<Presence>,
     /// Who of the peers there is a number of ours.
     present: HashMap<u64, Owner>,
@@ -155,8 +152,8 @@ impl SaTable {
         }
         self.esp_spis.extend(sa.child_spis());
         self.half_open_octets += sa.half_open_octets();
-        if matches!(sa.state, State::Lingering(_)) {
-            self.lingering.insert(sa.id);
+        if let State::Lingering(last) = &sa.state {
+            self.lingering.insert((last.until, sa.id));
         }
         self.note_presence(sa.id, sa.kept_peer(), sa.path.remote);
         self.sas.insert(sa.id, sa);
@@ -182,7 +179,9 @@ impl SaTable {
             self.esp_spis.remove(&spi);
         }
         self.half_open_octets -= sa.half_open_octets();
-        self.lingering.remove(&id);
+        if let State::Lingering(last) = &sa.state {
+            self.lingering.remove(&(last.until, id));
+        }
         Some(sa)
     }
 
@@ -271,12 +270,12 @@ impl SaTable {
         self.sas.len() - self.lingering.len()
     }
 
-    /// Takes out the oldest of those that are over, if there are more of these than are kept.
-    pub(crate) fn superfluous(&mut self) -> Option<IkeSa> {
-        if self.lingering.len() <= MAX_LINGERING {
+    /// Takes out the one that has been over longest, if there are more than so many of these.
+    pub(crate) fn superfluous(&mut self, most: usize) -> Option<IkeSa> {
+        if self.lingering.len() <= most {
             return None;
         }
-        let oldest = *self.lingering.first()?;
+        let (_, oldest) = *self.lingering.first()?;
         self.check_out(oldest)
     }
 
@@ -302,15 +301,14 @@ mod tests {
     use super::*;
     use crate::sa::{ike_sa::Lingering, window::Datagrams};
 
-    fn over(table: &mut SaTable) -> IkeSa {
-        let id = table.next_id();
+    fn over(table: &mut SaTable, id: u64, until: u64) {
         let last = Lingering {
             request: Vec::new(),
             response: Datagrams::none(),
-            until: Duration::from_secs(30),
+            until: Duration::from_secs(until),
         };
         let at = "192.0.2.1:500".parse().expect("address");
-        IkeSa {
+        table.check_in(IkeSa {
             id,
             spi_i: [1; 8],
             spi_r: id.to_be_bytes(),
@@ -321,24 +319,23 @@ mod tests {
             },
             started: Duration::ZERO,
             state: State::Lingering(Box::new(last)),
-        }
+        });
     }
 
     #[test]
-    fn of_too_many_that_are_over_the_oldest_goes() {
+    fn of_too_many_that_are_over_the_one_that_was_first_goes() {
         let mut table = SaTable::new(0, 1);
-        for _ in 0..MAX_LINGERING {
-            let sa = over(&mut table);
-            table.check_in(sa);
-            assert!(table.superfluous().is_none());
+        for (id, until) in [(7, 30), (8, 31), (9, 32)] {
+            over(&mut table, id, until);
+            assert!(table.superfluous(3).is_none());
         }
-        assert_eq!((table.len(), table.standing()), (MAX_LINGERING, 0));
-        let sa = over(&mut table);
-        table.check_in(sa);
-        let oldest = table.superfluous().expect("one too many");
-        assert_eq!(oldest.id, 1);
+        assert_eq!((table.len(), table.standing()), (3, 0));
+        // An SA of long ago that has ended only now.
+        over(&mut table, 2, 33);
+        let oldest = table.superfluous(3).expect("one too many");
+        assert_eq!(oldest.id, 7);
         table.forget(&oldest);
-        assert!(table.superfluous().is_none() && table.by_spi(oldest.spi_r).is_none());
-        assert_eq!(table.len(), MAX_LINGERING);
+        assert!(table.superfluous(3).is_none() && table.by_spi(oldest.spi_r).is_none());
+        assert_eq!((table.len(), table.standing()), (3, 0));
     }
 }
