@@ -2,7 +2,7 @@
 //! keeper and engine, read before and after each of many logins, one at a time; and of crowds that come
 //! at once, as after an outage.
 //!
-//! There is no data plane, so the kernel's work on states and policies is not in it; nor is the
+//! There is no gate and no data plane, so the kernel's work on states and policies is not in it; nor is the
 //! receiving half of the stack, which runs on whoever sent.
 
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub(super) fn measure(lab: &Lab, logins: usize) -> Result<Cost> {
 fn alone(lab: &Lab, logins: usize) -> Result<[Vec<Duration>; 2]> {
     let (client_ns, gateway_ns) = two_sites()?;
     let setting = |node| Setting {
-        gate: "auto",
+        gate: "off",
         dataplane: "none",
         node,
     };

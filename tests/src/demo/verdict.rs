@@ -41,7 +41,7 @@ fn table(story: &Story, cost: Option<&Cost>) -> String {
     let trips = |login: &Login| (login.messages / 2).to_string();
     let octets = |login: &Login| grouped(login.octets);
     let cpu = |microseconds: f64| format!("{microseconds:.0} us");
-    let among = cost.map_or(0, |cost| cost.at_once);
+    let among = cost.map_or_else(|| "many".to_owned(), |cost| cost.at_once.to_string());
     let rows = [
         (
             "round trips".to_owned(),
@@ -79,7 +79,7 @@ fn table(story: &Story, cost: Option<&Cost>) -> String {
         };
         let _infallible = writeln!(
             text,
-            "  CPU: {} of {} logins of each kind, and of crowds, on {whose}, without data plane",
+            "  CPU: {} of {} logins of each kind, and of crowds, on {whose}, without data plane and gate",
             cost.average, cost.logins
         );
     }
