@@ -23,7 +23,7 @@ use rekindled::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: rekindled [--check] [--config FILE]";
+const USAGE: &str = "usage: rekindled [--check] [--config FILE] | --version";
 const DEFAULT_CONFIG: &str = "/etc/rekindle/rekindle.toml";
 /// Where packages put the gate's objects.
 const OBJECTS: &str = "/usr/lib/rekindle";
@@ -41,6 +41,14 @@ fn main() -> ExitCode {
     let file = match arguments.as_slice() {
         [] => PathBuf::from(DEFAULT_CONFIG),
         [flag, file] if flag == "--config" => file.into(),
+        [flag] if flag == "--version" || flag == "-V" => {
+            println!("rekindled {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        [flag] if flag == "--help" || flag == "-h" => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -56,10 +64,21 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("rekindled: {error:#}");
+            eprintln!("rekindled: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and what it came from, each said once.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Reads the configuration with all that it names, and starts nothing.

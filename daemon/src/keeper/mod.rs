@@ -151,18 +151,6 @@ impl Keeper {
             announce(notice);
         }
         let node = Node::open(&options.state_dir, options.node, unix)?;
-        let dataplane: Box<dyn Dataplane> = match options.dataplane {
-            DataplaneKind::Xfrm => Box::new(Xfrm::open(
-                &options.state_dir,
-                now + ORPHAN_LIFE,
-                &options.vip_interface,
-                &options.xfrm_interfaces,
-            )?),
-            DataplaneKind::None => {
-                warn!("no data plane: SAs are negotiated, packets are not protected");
-                Box::<NoOp>::default()
-            }
-        };
         let addresses: Vec<IpAddr> = options
             .listen
             .iter()
@@ -176,7 +164,19 @@ impl Keeper {
         let around = ipsec && !options.xfrm_interfaces.is_empty();
         let (listen, workers) = (&options.listen, options.workers);
         let sockets = Sockets::open(listen, ipsec, workers, guard.lanes(), around)?;
-        // Only now: a keeper that cannot have the ports is not to guard them.
+        // Only now: a keeper that cannot have the ports is not to take over what their owner has.
+        let dataplane: Box<dyn Dataplane> = match options.dataplane {
+            DataplaneKind::Xfrm => Box::new(Xfrm::open(
+                &options.state_dir,
+                now + ORPHAN_LIFE,
+                &options.vip_interface,
+                &options.xfrm_interfaces,
+            )?),
+            DataplaneKind::None => {
+                warn!("no data plane: SAs are negotiated, packets are not protected");
+                Box::<NoOp>::default()
+            }
+        };
         guard.attach(&options.steer_cpus);
         guard.tick(now, offset);
         Ok(Self {

@@ -1,7 +1,7 @@
 //! Inner addresses on real packets: leased by the gateway, put on an interface by the client, and the
 //! same ones after a resumption, a crash of the gateway and a crash of the client.
 
-use std::time::Duration;
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -99,6 +99,22 @@ pub fn has_address(namespace: &Namespace, interface: &str, address: &str) -> Res
     Ok(shown.contains(&format!(" {address}/")))
 }
 
+fn second_daemon(lab: &Lab, namespace: &Namespace, first: &Path) -> Result<()> {
+    let text = fs::read_to_string(first.join("rekindle.toml"))?;
+    let folder = lab.work().join("second");
+    fs::create_dir_all(&folder)?;
+    let (first, second) = (first.display().to_string(), folder.display().to_string());
+    let file = folder.join("rekindle.toml");
+    fs::write(&file, text.replace(&first, &second))?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+    let mut command = namespace.command(lab.binary("rekindled")?);
+    let output = command.arg("--config").arg(&file).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let refused = !output.status.success() && said.matches("in use").count() == 1;
+    ensure!(refused, "{}: {said}", output.status);
+    Ok(())
+}
+
 fn sticky(lab: &mut Lab) -> Result<()> {
     let (client_ns, gateway_ns) = remote_site()?;
     let mut gateway = Site::prepare(lab, &gateway_ns, REAL, &gateway_connection())?;
@@ -130,6 +146,11 @@ fn sticky(lab: &mut Lab) -> Result<()> {
     };
 
     came_up(&client, false)?;
+    // A second daemon with folders of its own finds the ports taken, and takes nothing away.
+    second_daemon(lab, &client_ns, client.folder())?;
+    for address in [INNER4, INNER6] {
+        ensure!(has_address(&client_ns, "lo", address)?, "{address} is gone");
+    }
     for (family, to) in [("-4", OFFICE), ("-6", OFFICE6)] {
         let way = client_ns.ip(&format!("{family} route get {to}"))?;
         ensure!(way.contains("advmss 1300"), "{way}");
