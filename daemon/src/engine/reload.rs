@@ -8,7 +8,7 @@ use std::{
 
 use ike::{Context, Reloaded, io::Command, peer::Connection};
 use tokio::sync::Mutex;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     dispatch::home_of,
@@ -75,6 +75,23 @@ impl Desk {
     /// Reads everything and has `tell` say it to the workers; `is_elsewhere` knows of a connection whether its
     /// peer has called another worker. The error is for people; then nothing has changed.
     pub(super) async fn reload<E, T>(
+        &self,
+        is_elsewhere: impl Fn(Arc<str>) -> E,
+        tell: impl FnOnce(Arc<Settings>) -> T,
+    ) -> Result<ReloadDone, String>
+    where
+        E: Future<Output = bool>,
+        T: Future<Output = Option<Reloaded>>,
+    {
+        let done = self.reread(is_elsewhere, tell).await;
+        if let Err(why) = &done {
+            // Whoever asked may not look, as systemd.
+            warn!("the configuration was not read anew: {why}");
+        }
+        done
+    }
+
+    async fn reread<E, T>(
         &self,
         is_elsewhere: impl Fn(Arc<str>) -> E,
         tell: impl FnOnce(Arc<Settings>) -> T,

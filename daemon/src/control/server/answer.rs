@@ -285,7 +285,7 @@ async fn reload(engine: &mpsc::Sender<ControlRequest>) -> Result<Outcome, Failur
             code: ErrorCode::Failed,
             message: what
                 .lines()
-                .map(|line| line.escape_debug().to_string())
+                .map(|line| line.replace(char::is_control, " "))
                 .collect::<Vec<_>>()
                 .join("; "),
             cure: Some("nothing has changed; put that right, or restart the daemon".to_owned()),
