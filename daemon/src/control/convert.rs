@@ -202,7 +202,7 @@ pub(super) fn failure(connection: &str, error: &CommandError) -> api::Failure {
         CommandError::UnknownConnection => (
             api::ErrorCode::NotFound,
             "is not configured".to_owned(),
-            Some("ikectl status counts the connections the daemon has read"),
+            Some("ikectl conn lists those that the daemon has read"),
         ),
         CommandError::NoPeerAddress => (
             api::ErrorCode::Failed,

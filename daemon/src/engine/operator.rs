@@ -28,15 +28,18 @@ use super::{
 };
 use crate::{
     control::{
-        ChildCommand, CommandError, ControlRequest, EpochReport, FloodReport, GateReport,
-        GateVerdict, RevocationReport, RevokeDone, SaReport, StatusReport, TicketReport, Traffic,
-        UpDone,
+        ChildCommand, CommandError, ConnectionState, ControlRequest, EpochReport, FloodReport,
+        GateReport, GateVerdict, RevocationReport, RevokeDone, SaReport, StatusReport,
+        TicketReport, Traffic, UpDone,
     },
     gate::network_of,
     keeper::{ClientError, GateRefused, GateStatus},
     kernel::Usage,
     tickets::{EpochTimes, Revocation, Revocations},
 };
+
+/// Connections of one worker that are named among what needs attention.
+const MAX_LOST: usize = 8;
 
 /// What a worker is asked.
 #[derive(Debug)]
@@ -247,7 +250,6 @@ impl Worker {
         connection: Option<&str>,
         gateway: &GatewayId,
     ) -> Result<Told, CommandError> {
-        info!("clients are told to go to {gateway} on the operator's word");
         let cx = &mut Context {
             now: now(),
             env: &mut self.environment,
@@ -256,8 +258,10 @@ impl Worker {
         };
         let told = self
             .endpoint
-            .redirect(connection, gateway, self.patience, cx);
-        told.map_err(error_of)
+            .redirect(connection, gateway, self.patience, cx)
+            .map_err(error_of)?;
+        info!("clients are told to go to {gateway} on the operator's word");
+        Ok(told)
     }
 
     fn status(&self, reply: oneshot::Sender<StatusReport>) {
@@ -287,6 +291,10 @@ impl Worker {
         let outdated =
             outdated.map(|issuer| format!("the revocation list of '{issuer}' is outdated"));
         report.attention.extend(outdated);
+        let lost = self.connections(now).into_iter();
+        let lost = lost.filter(|one| one.state == ConnectionState::Waiting);
+        let lost = lost.map(|one| format!("{0} is to be up and is not: ikectl why {0}", one.name));
+        report.attention.extend(lost.take(MAX_LOST));
         let client = self.client.clone();
         tokio::spawn(async move {
             let status = client.gate_status().await.unwrap_or_default();
