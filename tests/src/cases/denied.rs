@@ -169,7 +169,7 @@ fn allowed(lab: &mut Lab) -> Result<()> {
     let listed = gateway.ikectl("flood")?["allowed"].clone();
     ensure!(listed[0]["network"] == NETWORK, "{listed}");
     let before = challenges(&gateway)?;
-    logins(&gateway, ["allowed", "allowed"])?;
+    logins(&gateway, ["allowed", "resume_proven"])?;
     ensure!(challenges(&gateway)? == before, "somebody was asked");
 
     // It outlives the keeper, and so does the gate's level not: that is chosen anew.
@@ -177,7 +177,7 @@ fn allowed(lab: &mut Lab) -> Result<()> {
     gateway.start(lab)?;
     gateway.ikectl("flood level attack --for 1h")?;
     let before = challenges(&gateway)?;
-    logins(&gateway, ["allowed", "allowed"])?;
+    logins(&gateway, ["allowed", "resume_proven"])?;
     ensure!(challenges(&gateway)? == before, "somebody was asked");
 
     for wrong in [

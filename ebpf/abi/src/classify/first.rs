@@ -95,7 +95,9 @@ pub(super) fn judge<F: Frame + ?Sized, K: Knowledge>(
         return proof.verdict.into();
     }
     if known.flags() & ALLOWS != 0 && is_welcome(&sides, &proof, attack, now, known) {
-        return Verdict::Pass(Reason::Allowed).into();
+        // A resumption keeps the reason that says what its ticket has proved.
+        let allowed = Verdict::Pass(Reason::Allowed);
+        return if resume { proof.verdict } else { allowed }.into();
     }
     // Nobody could ever satisfy us without a key.
     if !known.makes_cookies() {
@@ -231,7 +233,12 @@ impl<F: Frame + ?Sized> Challenge<'_, F> {
     fn judge<K: Knowledge>(&self, payloads: &Payloads, known: &K) -> (Verdict, CookieInput) {
         let nonce_head = self.frame.fetch::<16>(payloads.nonce);
         let (Some(nonce_head), true) = (nonce_head, payloads.nonce != 0) else {
-            return (Verdict::Drop(Reason::NoNonce), NOTHING);
+            let needed = if self.resume {
+                Reason::ResumeCookieNeeded
+            } else {
+                Reason::NoNonce
+            };
+            return (Verdict::Drop(needed), NOTHING);
         };
         let input = CookieInput {
             spi_i: self.spi_i.to_be_bytes(),
@@ -373,7 +380,11 @@ impl<F: Frame + ?Sized> Answer<'_, F> {
         }
         // Nothing can be sent from here, so the daemon is to say it.
         if F::BARE {
-            return Verdict::Pass(Reason::LeftToDaemon).into();
+            return Verdict::Pass(match reason {
+                Reason::CookieSaInit => Reason::SaInit,
+                _ => Reason::LeftToDaemon,
+            })
+            .into();
         }
         let Some(stations) = self.frame.words(self.frame.settle(0)).map(Stations) else {
             return unanswered.into();

@@ -95,9 +95,9 @@ reasons! {
     ResumeUnchecked = "resume_unchecked",
     /// Pass: IKE_SESSION_RESUME without a ticket among its first payloads.
     TicketNotFound = "ticket_not_found",
-    /// Pass: a first message from a network that is allowed, which would have needed a cookie.
+    /// Pass: IKE_SA_INIT from a network that is allowed, which would have needed a cookie.
     Allowed = "allowed",
-    /// Pass: a first message to be answered, on a device of layer 3, where the gate cannot send.
+    /// Pass: IKE_SESSION_RESUME to be answered, on a device of layer 3, where the gate cannot send.
     LeftToDaemon = "left_to_daemon",
     /// Pass: the daemon has been silent for so long that the gate judges no more.
     GateAsleep = "gate_asleep",
@@ -155,9 +155,10 @@ reasons! {
     Expired = "expired",
     /// Drop: a genuine ticket that has opened a session before, beyond what is answered.
     Used = "used",
-    /// Drop: a genuine ticket that would need a cookie and cannot, beyond what is answered.
-    NoCookieTicket = "no_cookie_ticket",
-    /// Drop: a first message that would need a cookie, beyond what is answered.
+    /// Drop: IKE_SESSION_RESUME with a ticket of ours that would need a cookie, beyond what is
+    /// answered, or without a nonce to bind it to.
+    ResumeCookieNeeded = "resume_cookie_needed",
+    /// Drop: IKE_SA_INIT that would need a cookie, beyond what is answered.
     CookieNeeded = "cookie_needed",
     /// Drop: a good cookie that was shown too often.
     CookieOverused = "cookie_overused",
@@ -165,7 +166,7 @@ reasons! {
     TicketOverused = "ticket_overused",
     /// Drop: good cookies of one network in too great a number.
     NetworkOverused = "network_overused",
-    /// Drop: a cookie would be needed, and there is no nonce to bind it to.
+    /// Drop: IKE_SA_INIT that would need a cookie, without a nonce to bind it to.
     NoNonce = "no_nonce",
     /// Drop: a cookie would be needed, and the ticket to bind it to is not among the first payloads.
     TicketTooDeep = "ticket_too_deep",
@@ -197,14 +198,15 @@ impl Reason {
             Self::NackTagWrong => Self::TagWrong,
             Self::NackExpired => Self::Expired,
             Self::NackUsed => Self::Used,
-            Self::NackNoCookie => Self::NoCookieTicket,
+            Self::CookieResume | Self::NackNoCookie => Self::ResumeCookieNeeded,
             _ => Self::CookieNeeded,
         }
     }
 
-    /// Whether it is of a first message that has proved nothing, whatever became of that: the level of
-    /// defence follows how many they are. What is one at a lower level is one at a higher, or the level would
-    /// end while they still come.
+    /// Whether it is of a first message that has proved nothing, whatever became of that: the level
+    /// of defence follows how many they are. What is one at a lower level is one at a higher, or the
+    /// level would end while they still come; what is none stays none, or those who come back by
+    /// their tickets would hold the level up.
     #[must_use]
     pub const fn is_unproven(self) -> bool {
         match self {
@@ -212,11 +214,9 @@ impl Reason {
             | Self::CookieSaInit
             | Self::CookieNeeded
             | Self::NoNonce
-            | Self::ResumeUnchecked
             | Self::TicketNotFound
             | Self::TicketTooDeep
-            | Self::Allowed
-            | Self::LeftToDaemon => true,
+            | Self::Allowed => true,
             // No first messages.
             Self::NotIke
             | Self::NotLocal
@@ -233,7 +233,8 @@ impl Reason {
             | Self::DeadSpi
             | Self::ForeignSpi
             | Self::Masqueraded
-            // With a ticket of ours or a good cookie; what is repeated was counted when it first came.
+            // With a ticket of ours or a good cookie; what is repeated was counted when it first
+            // came.
             | Self::ResumeProven
             | Self::ResumeWithCookie
             | Self::CookieResume
@@ -242,12 +243,15 @@ impl Reason {
             | Self::NackUsed
             | Self::Used
             | Self::NackNoCookie
-            | Self::NoCookieTicket
+            | Self::ResumeCookieNeeded
             | Self::TicketOverused
             | Self::SaInitWithCookie
             | Self::CookieOverused
             | Self::NetworkOverused
             | Self::Repetition
+            // With a ticket that the daemon is to judge, or to answer in the gate's place.
+            | Self::ResumeUnchecked
+            | Self::LeftToDaemon
             // Turned away at every level alike.
             | Self::Truncated
             | Self::Version

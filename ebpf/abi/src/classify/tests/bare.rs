@@ -44,9 +44,10 @@ fn what_would_be_answered_there_is_left_to_the_daemon_within_the_budget() {
         ..Around::default()
     };
     let forged = Message::resume(&ticket(KEY_ID, 5, &SPI_KEY, 256));
-    for (message, over) in [
-        (forged, Reason::TagWrong),
-        (Message::sa_init(), Reason::CookieNeeded),
+    for (message, left, over) in [
+        (forged, Reason::LeftToDaemon, Reason::TagWrong),
+        (genuine(), Reason::LeftToDaemon, Reason::ResumeCookieNeeded),
+        (Message::sa_init(), Reason::SaInit, Reason::CookieNeeded),
     ] {
         let told = Told {
             level: Level::Attack,
@@ -54,7 +55,7 @@ fn what_would_be_answered_there_is_left_to_the_daemon_within_the_budget() {
             ..Told::default()
         };
         let frame = client.ike(&message.octets());
-        assert_eq!(bare(&frame, &told), Verdict::Pass(Reason::LeftToDaemon));
+        assert_eq!(bare(&frame, &told), Verdict::Pass(left));
         assert_eq!(bare(&frame, &told), Verdict::Drop(over));
     }
 }

@@ -82,7 +82,7 @@ fn a_gate_without_daemon_first_closes_and_then_sleeps() {
     // Nobody is there to say how bad it is; nobody has a reply left to give either.
     assert_eq!(
         after(SILENT_AFTER, &frame),
-        Verdict::Drop(Reason::CookieNeeded)
+        Verdict::Drop(Reason::ResumeCookieNeeded)
     );
     assert_eq!(
         after(SILENT_AFTER + 1, &frame),

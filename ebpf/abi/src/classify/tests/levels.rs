@@ -1,28 +1,38 @@
 //! What the level of defence follows: it must not be led by what it does itself.
 
+use super::state::{INDEX, resume};
 use super::*;
 use crate::maps::ALLOWS;
 
 /// The reason for a message at each level, whatever else there is to know.
 fn reasons(message: &Message) -> Vec<Reason> {
+    reasons_if(message, |_| {})
+}
+
+/// The same if this is known too.
+fn reasons_if(message: &Message, learn: impl Fn(&mut Told)) -> Vec<Reason> {
     let mut all = Vec::new();
     let octets = message.octets();
+    let flags = Told::default().flags | ALLOWS;
     for level in Level::ALL {
-        for (within, cookie_keys, replies) in [
-            (true, true, u64::MAX),
-            (false, true, u64::MAX),
-            (false, true, 0),
-            (false, false, 0),
+        for (within, cookie_keys, replies, flags) in [
+            (true, true, u64::MAX, flags),
+            (false, true, u64::MAX, flags),
+            (false, true, u64::MAX, flags & !CHECK_LOCAL),
+            (false, true, u64::MAX, flags & !TICKET_KEYS_SET),
+            (false, true, 0, flags),
+            (false, false, 0, flags),
         ] {
             for source in [[198, 51, 100, 7], [203, 0, 113, 200]] {
-                let told = Told {
-                    flags: Told::default().flags | ALLOWS,
+                let mut told = Told {
+                    flags,
                     level,
                     cookie_keys,
                     replies: Cell::new(replies),
                     within: [within; Meter::COUNT],
                     ..Told::default()
                 };
+                learn(&mut told);
                 let around = Around {
                     source: Address::V4(source),
                     ..Around::default()
@@ -65,21 +75,50 @@ fn what_has_proved_nothing_counts_at_every_level() {
         Reason::TicketNotFound,
         Reason::TicketTooDeep,
         Reason::Allowed,
-        Reason::LeftToDaemon,
     ] {
         assert!(seen.contains(&reason), "{reason:?} did not come about");
     }
 }
 
 #[test]
-fn what_is_turned_away_at_every_level_asks_for_none() {
-    let forged = Message::resume(&ticket(KEY_ID, 5, &SPI_KEY, 256));
-    let unknown = Message::resume(&ticket(KEY_ID + 1, 5, &TAG_KEY, 256));
-    for message in [forged, unknown] {
-        let mut counted = reasons(&message);
-        counted.retain(|reason| reason.is_unproven());
-        // Where nothing can be answered, the daemon has to do it.
-        counted.retain(|reason| *reason != Reason::LeftToDaemon);
+fn a_ticket_counts_at_no_level_whatever_it_is_worth() {
+    let forged = Message::resume(&ticket(KEY_ID, INDEX, &SPI_KEY, 256));
+    let unknown = Message::resume(&ticket(KEY_ID + 1, INDEX, &TAG_KEY, 256));
+    let mut no_nonce = genuine();
+    no_nonce.payloads.retain(|(kind, _)| *kind != NONCE);
+    let over = |told: &mut Told| told.wall_minus_boot = Some(u64::MAX / 2);
+    let used = |told: &mut Told| told.set(board::used_bit(USED_SLOT, INDEX).expect("a bit"));
+    let mut seen = Vec::new();
+    for reasons in [
+        reasons(&genuine()),
+        reasons(&genuine().cookie(&[7; COOKIE_LEN])),
+        reasons(&resume(1, ticket::NO_COOKIE, INDEX)),
+        reasons(&no_nonce),
+        reasons_if(&genuine(), over),
+        reasons_if(&genuine(), used),
+        reasons(&forged),
+        reasons(&unknown),
+    ] {
+        let counted: Vec<_> = reasons.iter().filter(|one| one.is_unproven()).collect();
         assert!(counted.is_empty(), "{counted:?}");
+        seen.extend(reasons);
+    }
+    for reason in [
+        Reason::ResumeProven,
+        Reason::ResumeUnchecked,
+        Reason::LeftToDaemon,
+        Reason::CookieResume,
+        Reason::ResumeCookieNeeded,
+        Reason::NackNoCookie,
+        Reason::NackExpired,
+        Reason::Expired,
+        Reason::NackUsed,
+        Reason::Used,
+        Reason::NackTagWrong,
+        Reason::TagWrong,
+        Reason::NackUnknownKeyId,
+        Reason::UnknownKeyId,
+    ] {
+        assert!(seen.contains(&reason), "{reason:?} did not come about");
     }
 }

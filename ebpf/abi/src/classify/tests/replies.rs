@@ -219,7 +219,7 @@ fn a_refusal_goes_back_within_its_budget_and_no_further() {
                 no_cookie.clone(),
                 attack(),
                 Reason::NackNoCookie,
-                Reason::NoCookieTicket,
+                Reason::ResumeCookieNeeded,
             ),
         ];
         for (message, told, replies, drops) in cases {
@@ -462,6 +462,12 @@ fn what_a_cookie_cannot_be_bound_to_is_dropped_where_one_is_needed() {
     assert_eq!(
         message_verdict_at(&no_nonce, &attack()),
         Verdict::Drop(Reason::NoNonce)
+    );
+    let mut no_nonce = genuine();
+    no_nonce.payloads.retain(|(kind, _)| *kind != NONCE);
+    assert_eq!(
+        message_verdict_at(&no_nonce, &attack()),
+        Verdict::Drop(Reason::ResumeCookieNeeded)
     );
     let short_nonce = Message::sa_init().with(NONCE, &[0; 15]);
     assert_eq!(

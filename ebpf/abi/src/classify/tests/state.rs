@@ -8,7 +8,7 @@ use crate::maps::{CHECK_LIVE_SPI, MASQUERADES};
 use crate::ticket::{ENVELOPE_LEN, Envelope, Kind, NO_COOKIE};
 
 /// The number of the ticket that [`genuine`] shows.
-const INDEX: u32 = 5;
+pub(super) const INDEX: u32 = 5;
 
 fn at(message: &Message, told: &Told) -> Verdict {
     classify(&Around::default().ike(&message.octets()), told)
@@ -22,7 +22,7 @@ fn budget(replies: u64) -> Told {
 }
 
 /// A resumption whose ticket says this of itself.
-fn resume(node: u8, flags: u8, index: u32) -> Message {
+pub(super) fn resume(node: u8, flags: u8, index: u32) -> Message {
     let envelope = Envelope {
         kind: Kind::ByValue,
         key_id: KEY_ID,
@@ -70,7 +70,10 @@ fn a_hot_ticket_whose_client_knows_no_cookie_is_refused() {
     };
     let message = resume(1, NO_COOKIE, INDEX);
     assert_eq!(at(&message, &hot), Verdict::Reply(Reason::NackNoCookie));
-    assert_eq!(at(&message, &hot), Verdict::Drop(Reason::NoCookieTicket));
+    assert_eq!(
+        at(&message, &hot),
+        Verdict::Drop(Reason::ResumeCookieNeeded)
+    );
 }
 
 #[test]
@@ -106,12 +109,15 @@ fn a_proven_address_has_its_own_share_of_a_ticket() {
 
 #[test]
 fn a_message_that_was_taken_without_cookie_may_be_repeated_when_the_level_has_risen() {
-    for message in [Message::sa_init(), genuine()] {
+    for (message, needed) in [
+        (Message::sa_init(), Reason::CookieNeeded),
+        (genuine(), Reason::ResumeCookieNeeded),
+    ] {
         let attack = Told {
             level: Level::Attack,
             ..Told::default()
         };
-        let needed = Verdict::Drop(Reason::CookieNeeded);
+        let needed = Verdict::Drop(needed);
         assert_eq!(at(&message, &attack), needed);
         let admitted = CookieInput {
             spi_i: message.spi_i.to_be_bytes(),
@@ -308,11 +314,14 @@ fn who_is_allowed_is_asked_for_no_cookie_as_often_as_who_has_one() {
     };
     let judged = |message: &Message, told: &Told| classify(&around.ike(&message.octets()), told);
     let allowed = Verdict::Pass(Reason::Allowed);
-    for message in [genuine(), Message::sa_init()] {
+    for (message, welcome) in [
+        (genuine(), Verdict::Pass(Reason::ResumeProven)),
+        (Message::sa_init(), allowed),
+    ] {
         // The narrower rule counts; and while nobody is asked, it is as for all.
         let calm = judged(&message, &told(Level::Calm, ALLOWS));
         assert!(matches!(calm, Verdict::Pass(reason) if reason != Reason::Allowed));
-        assert_eq!(judged(&message, &told(Level::Attack, ALLOWS)), allowed);
+        assert_eq!(judged(&message, &told(Level::Attack, ALLOWS)), welcome);
         let asked = judged(&message, &told(Level::Attack, 0));
         assert!(matches!(asked, Verdict::Reply(_)), "{asked:?}");
         let mut many = told(Level::Attack, ALLOWS);
