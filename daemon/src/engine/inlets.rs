@@ -113,7 +113,7 @@ impl Inlets {
                 }
             }
         }
-        // How long the last one waited says nothing any more, and may be all that is ever heard of them.
+        // How long the last one waited says nothing any more, and may be all that is ever heard.
         if nobody_waits {
             self.delay = Duration::ZERO;
         }

@@ -157,8 +157,8 @@ pub(super) fn remove_pins(pin_dir: &Path) -> Result<(), GateError> {
     Ok(())
 }
 
-/// What the pin of an interface's link is called: a BPF file system has no names with dots, which those
-/// of VLAN interfaces have.
+/// What the pin of an interface's link is called: a BPF file system has no names with dots, which
+/// those of VLAN interfaces have.
 fn pin_of(interface: &str) -> String {
     interface.replace('%', "%25").replace('.', "%2e")
 }

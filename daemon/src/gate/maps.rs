@@ -67,7 +67,7 @@ impl Maps {
         let [own, samples] = [take(abi::OWN)?, take(SAMPLES)?];
         let samples: RingBuf<MapData> = typed(samples)?;
         let config: Array<MapData, [u64; Config::WORDS]> = typed(config)?;
-        // Where the gate stands already it goes by this, and is told of no change that there is not.
+        // Where the gate stands already it goes by this, and is told of changes alone.
         let told = Config::from_words(&config.get(&0, 0)?);
         Ok(Self {
             keys: typed(keys)?,

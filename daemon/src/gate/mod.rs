@@ -94,7 +94,7 @@ pub struct Gate {
     retry_at: Duration,
 }
 
-/// Interfaces that would not have the gate are asked again after so long: whoever holds one may let go.
+/// Interfaces that would not have the gate are asked again after so long: who holds one may let go.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// Why there is no gate, or why it did not take what it was told.
@@ -205,8 +205,8 @@ impl Gate {
     }
 
     /// Attaches the gate to these interfaces, and takes it off all others. To be called again now
-    /// and then: one that was made anew, has come only now, or would not have the gate half a minute ago,
-    /// gets it then. Returns what has changed.
+    /// and then: one that was made anew, has come only now, or would not have the gate half a
+    /// minute ago, gets it then. Returns what has changed.
     pub fn stand_guard(
         &mut self,
         interfaces: Vec<String>,

@@ -47,8 +47,8 @@ impl UsedSlots {
         Some(slot as u32)
     }
 
-    /// Gives an epoch a free slot with its used bits. Without a slot, or without those, it goes without:
-    /// more of its tickets reach the daemon.
+    /// Gives an epoch a free slot with its used bits. Without a slot, or without those, it goes
+    /// without: more of its tickets reach the daemon.
     fn give(&mut self, key_id: u8, bitmap: &File, board: &Board) {
         let Some(slot) = self.0.iter().position(Option::is_none) else {
             return;
@@ -496,8 +496,8 @@ impl Guard {
     }
 }
 
-/// Addresses of this host with their interfaces. Those that a service has on the loopback device are reached from
-/// everywhere; those that are loopback from nowhere.
+/// Addresses of this host with their interfaces. Those that a service has on the loopback device
+/// are reached from everywhere; those that are loopback from nowhere.
 fn local_addresses() -> Vec<(InterfaceFlags, String, IpAddr)> {
     let Ok(all) = getifaddrs() else {
         return Vec::new();

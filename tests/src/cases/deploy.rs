@@ -193,7 +193,8 @@ impl<'a> Office<'a> {
         let settings = format!(
             "IdentityFile {w}/user\nUserKnownHostsFile {w}/known\nStrictHostKeyChecking yes\n\
              BatchMode yes\n\
-             ServerAliveInterval 3\nServerAliveCountMax 5\nConnectTimeout 15\nControlMaster auto\nControlPath {w}/m\nControlPersist 60\n",
+             ServerAliveInterval 3\nServerAliveCountMax 5\nConnectTimeout 15\n\
+             ControlMaster auto\nControlPath {w}/m\nControlPersist 60\n",
             w = work.display()
         );
         fs::write(&client, settings)?;

@@ -1,5 +1,5 @@
-//! A gateway that is a router too: what is for one of its addresses is judged, wherever that is, and what
-//! only passes through is not.
+//! A gateway that is a router too: what is for one of its addresses is judged, wherever that is,
+//! and what only passes through is not.
 
 use std::{
     net::UdpSocket,

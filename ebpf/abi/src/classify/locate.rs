@@ -155,9 +155,9 @@ fn find_in_ipv6<F: Frame + ?Sized, K: Knowledge>(
         }
         PROTOCOL_ESP => Err(Verdict::Pass(Reason::Esp)),
         PROTOCOL_FRAGMENT => {
-            // Each fragment says what it is one of, but only the first is believed when they are put
-            // together (RFC 8200, 4.5). Others may lie their way past the budget: without a first
-            // one that says UDP, and is charged for it, no UDP comes of them.
+            // Each fragment says what it is one of, but only the first is believed when they are
+            // put together (RFC 8200, 4.5). Others may lie their way past the budget: without a
+            // first one that says UDP, and is charged for it, no UDP comes of them.
             let of = frame.copy::<1>(frame.settle(at + IPV6_LEN));
             Err(match of {
                 Some([PROTOCOL_ESP]) => Verdict::Pass(Reason::Esp),

@@ -204,9 +204,9 @@ impl Reason {
     }
 
     /// Whether it is of a first message that has proved nothing, whatever became of that: the level
-    /// of defence follows how many they are. What is one at a lower level is one at a higher, or the
-    /// level would end while they still come; what is none stays none, or those who come back by
-    /// their tickets would hold the level up.
+    /// of defence follows how many they are. What is one at a lower level is one at a higher, or
+    /// the level would end while they still come; what is none stays none, or those who come back
+    /// by their tickets would hold the level up.
     #[must_use]
     pub const fn is_unproven(self) -> bool {
         match self {

@@ -82,8 +82,8 @@ pub fn steer<D: Datagram + ?Sized, K: Knowledge>(datagram: &D, marked: bool, kno
     UNPROVEN
 }
 
-/// Whether this source may send one more message for this SA ahead of others. What one source sends beyond its
-/// own share takes nothing of what all have together.
+/// Whether this source may send one more message for this SA ahead of others. What one source sends
+/// beyond its own share takes nothing of what all have together.
 #[inline(always)]
 fn is_within<D: Datagram + ?Sized, K: Knowledge>(datagram: &D, spi: OurSpi, known: &K) -> bool {
     let Some((source, _)) = datagram.addresses() else {
