@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::{CommandFactory as _, FromArgMatches as _};
-use ikectl_api::{DEADLINE_SECONDS, MAX_UP_SECONDS, Outcome, Request, UP_SECONDS};
+use ikectl_api::{DEADLINE_SECONDS, DOWN_SECONDS, MAX_UP_SECONDS, Outcome, Request, UP_SECONDS};
 
 use crate::{
     args::{Args, Command, FloodCommand, GateCommand, PoolCommand, SaCommand, TicketCommand},
@@ -125,6 +125,7 @@ fn request(command: Option<&Command>) -> (Request, Duration) {
             }
         }
         Some(Command::Down { connection }) => {
+            seconds = DOWN_SECONDS;
             let (connection, child) = connection_and_child(connection);
             Request::Down { connection, child }
         }

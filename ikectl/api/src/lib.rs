@@ -32,10 +32,12 @@ pub const SCHEMA: u32 = 1;
 pub const MAX_REQUEST: usize = 4096;
 /// Longest reply line in octets, newline included.
 pub const MAX_REPLY: usize = 64 << 20;
-/// How long the daemon may take for any method but `up`.
+/// How long the daemon may take for any method but `up` and `down`.
 pub const DEADLINE_SECONDS: u64 = 5;
 /// How long `up` takes at most when the request does not say.
 pub const UP_SECONDS: u64 = 30;
+/// The same for a connection that is taken down: a peer that is silent is asked for that long.
+pub const DOWN_SECONDS: u64 = 40;
 /// The most that a request may give `up`.
 pub const MAX_UP_SECONDS: u64 = 3600;
 /// How long a network is denied when the request does not say.

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use gate_abi::networks::Rule;
 use ike::wire::redirect::GatewayId;
 use ikectl_api::{
-    DEADLINE_SECONDS, Done, ErrorCode, Failure, MAX_UP_SECONDS, Outcome, Request, UP_SECONDS,
+    DEADLINE_SECONDS, DOWN_SECONDS, Done, ErrorCode, Failure, MAX_UP_SECONDS, Outcome, Request,
+    UP_SECONDS,
 };
 use tokio::{
     sync::{
@@ -30,6 +31,7 @@ pub(super) async fn answer(request: Request, engine: &mpsc::Sender<ControlReques
         Request::Up {
             timeout_seconds, ..
         } => timeout_seconds.unwrap_or(UP_SECONDS).min(MAX_UP_SECONDS),
+        Request::Down { .. } => DOWN_SECONDS,
         _ => DEADLINE_SECONDS,
     };
     let asked = async {
