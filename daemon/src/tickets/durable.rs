@@ -131,7 +131,7 @@ pub(super) fn write_up_to<T: Serialize>(
     Ok(())
 }
 
-/// Writes a file beside `path`, makes it durable, then gives it the name.
+/// Writes a file beside `path`, makes it durable, then gives it the name. A failure leaves nothing.
 pub(super) fn replace(
     path: &Path,
     fill: impl FnOnce(&mut File) -> io::Result<()>,
@@ -143,9 +143,14 @@ pub(super) fn replace(
         .create_new(true)
         .mode(0o600)
         .open(&fresh)?;
-    fill(&mut file)?;
-    sync(&file)?;
-    fs::rename(&fresh, path)?;
+    let named = fill(&mut file)
+        .and_then(|()| sync(&file))
+        .and_then(|()| fs::rename(&fresh, path));
+    if let Err(error) = named {
+        // The blocks that it got may be all that a full disk has left.
+        let _ = fs::remove_file(&fresh);
+        return Err(error);
+    }
     sync_folder(path)
 }
 
@@ -245,6 +250,20 @@ mod tests {
         assert_eq!(read::<u32>(&path, MAGIC).expect("read"), Some(1));
         write(&path, MAGIC, &2_u32).expect("write again");
         assert_eq!(read::<u32>(&path, MAGIC).expect("read"), Some(2));
+    }
+
+    #[test]
+    fn what_could_not_be_written_takes_no_room() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("file");
+        write(&path, MAGIC, &1_u32).expect("write");
+        let full = replace(&path, |file| {
+            file.write_all(&[7; 4096])?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        assert_eq!(full.expect_err("full").kind(), io::ErrorKind::StorageFull);
+        assert!(!fresh_name(&path).exists());
+        assert_eq!(read::<u32>(&path, MAGIC).expect("read"), Some(1));
     }
 
     #[test]
