@@ -9,6 +9,7 @@
 mod channel;
 mod client;
 mod engine;
+mod epochs;
 mod folder;
 mod guard;
 mod holders;
@@ -55,27 +56,24 @@ pub use self::{
 };
 use self::{
     engine::{BackOff, Engine},
+    epochs::announce,
     guard::Guard,
     holders::Holders,
     pages::{orphan_page, traffic_page},
-    protocol::{Answer, Ended, EpochKey, FromKeeper, Hello, Inlet, Operation, Request, ToKeeper},
+    protocol::{Answer, Ended, FromKeeper, Hello, Inlet, Operation, Request, ToKeeper},
     sockets::Sockets,
     wall::{WallClock, boot_clock, boot_id, since_epoch},
 };
 use crate::{
     kernel::{Dataplane, Happened, NoOp, ORPHAN_LIFE, Xfrm},
-    tickets::{Node, Notice, Ring},
+    tickets::{Node, Ring},
     udp::UdpSocket,
 };
 
 /// How long an engine has to end after [`Answer::Stop`].
 pub const STOP_SECONDS: u64 = 5;
-/// Indexes given to an engine at a time.
-const GRANT: u32 = 4096;
 /// Heartbeat of the gate; everything else that is due waits for the next one.
 const TICK: Duration = Duration::from_millis(200);
-/// Keys that could not be rotated for the disk's sake are tried again after so long.
-const ROTATE_AGAIN: Duration = Duration::from_secs(10);
 /// Sockets in one message.
 const SOCKETS_AT_A_TIME: usize = 128;
 
@@ -101,6 +99,8 @@ struct Keeper {
     start_engine_at: Duration,
     next_tick: Duration,
     next_rotation: Duration,
+    /// What fails again is not told of again before.
+    next_complaint: Duration,
     engines: u32,
     stopping: Option<Stopping>,
     /// Held for as long as the keeper lives.
@@ -195,6 +195,7 @@ impl Keeper {
             start_engine_at: now,
             next_tick: now,
             next_rotation: now,
+            next_complaint: now,
             engines: 0,
             stopping: None,
             _lock: lock,
@@ -306,29 +307,6 @@ impl Keeper {
                     error!("the engine cannot be started: {error}");
                     self.start_engine_at = now + self.back_off.after(Duration::ZERO);
                 }
-            }
-        }
-    }
-
-    fn rotate(&mut self, now: Duration) {
-        let unix = self.wall.believed(now);
-        match self.ring.rotate(unix) {
-            Ok(true) => self.publish_epochs(),
-            Ok(false) => {}
-            Err(error) => {
-                error!("ticket ring: {error}");
-                self.next_rotation = now + ROTATE_AGAIN;
-            }
-        }
-        match self.node.rotate(&self.options.state_dir, unix) {
-            Ok(true) => {
-                self.guard.set_keys(&self.ring, &self.node);
-                self.tell(0, Answer::SpiKeys(SpiKeys(*self.node.spi_keys())));
-            }
-            Ok(false) => {}
-            Err(error) => {
-                error!("SPI keys: {error}");
-                self.next_rotation = now + ROTATE_AGAIN;
             }
         }
     }
@@ -451,39 +429,6 @@ impl Keeper {
         ended
     }
 
-    fn new_epoch(&mut self, alone: bool) -> Result<u8, String> {
-        let unix = self.wall.believed(boot_clock());
-        let made = if alone {
-            self.ring.revoke_all(unix)
-        } else {
-            self.ring.force_epoch(unix)
-        };
-        // Whatever became of the disk: what the ring has forgotten is not honoured any more.
-        self.publish_epochs();
-        made.map_err(|error| {
-            error!("ticket ring: {error}");
-            error.to_string()
-        })?;
-        let newest = self.ring.epochs().last();
-        newest.map(|(key_id, ..)| key_id).ok_or_else(String::new)
-    }
-
-    fn grant(&mut self) -> Option<crate::tickets::IndexRange> {
-        let newest = self.ring.epochs().last().map(|(key_id, ..)| key_id);
-        match self.ring.grant(GRANT, self.wall.believed(boot_clock())) {
-            Ok(range) => {
-                if Some(range.key_id) != newest {
-                    self.publish_epochs();
-                }
-                Some(range)
-            }
-            Err(error) => {
-                error!("ticket ring: {error}");
-                None
-            }
-        }
-    }
-
     fn hello(&mut self, id: u64) {
         let Some(engine) = &mut self.engine else {
             return;
@@ -527,27 +472,6 @@ impl Keeper {
         self.check(sent);
     }
 
-    /// Tells of the live epochs. Indexes of the newest come first and wait with the engine until it
-    /// knows the epoch: no login in between goes without a ticket.
-    fn publish_epochs(&mut self) {
-        match self.ring.grant(GRANT, self.wall.believed(boot_clock())) {
-            Ok(range) => self.tell(0, Answer::Indexes(Some(range))),
-            Err(error) => error!("ticket ring: {error}"),
-        }
-        self.guard.set_keys(&self.ring, &self.node);
-        let answer = Answer::Epochs(self.epoch_keys());
-        let bitmaps: Vec<BorrowedFd<'_>> = self
-            .ring
-            .epochs()
-            .map(|(_, _, file)| file.as_fd())
-            .collect();
-        let sent = self
-            .engine
-            .as_mut()
-            .map(|engine| engine.channel.send(&FromKeeper { id: 0, answer }, &bitmaps));
-        self.check(sent);
-    }
-
     fn tell(&mut self, id: u64, answer: Answer) {
         let sent = self
             .engine
@@ -564,19 +488,6 @@ impl Keeper {
         }
     }
 
-    fn epoch_keys(&self) -> Vec<EpochKey> {
-        self.ring
-            .epochs()
-            .zip(self.ring.times())
-            .map(|((key_id, root, _), times)| EpochKey {
-                key_id,
-                root,
-                times,
-                used_slot: self.guard.used_slot(key_id),
-            })
-            .collect()
-    }
-
     fn close(mut self, goodbye: bool) -> Result<(), KeeperError> {
         if goodbye {
             self.dataplane.clear();
@@ -585,16 +496,5 @@ impl Keeper {
         self.ring.close()?;
         info!("stopped");
         Ok(())
-    }
-}
-
-fn announce(notice: Notice) {
-    match notice {
-        Notice::Fresh => info!("no ticket ring found: a fresh one was made"),
-        Notice::PowerLoss => warn!(
-            "the machine went down without warning: tickets used in its last second may be \
-             accepted once more"
-        ),
-        Notice::Retired(key_id, why) => warn!(key_id, why, "a ticket epoch was retired early"),
     }
 }

@@ -118,11 +118,13 @@ pub struct Ring {
     files: Vec<UsedFile>,
     /// What the newest epoch has promised on disk and not yet given out.
     promised: Option<IndexRange>,
-    /// Id of the epoch made last, alive or not. The next one gets another: else its bitmap could take
-    /// the place of one that the ring on disk still names.
-    last_id: Option<u8>,
-    /// The set of epochs is another than the ring on disk has, or than [`Self::rotate`] has told of.
-    changed: bool,
+    /// The next epoch's, unless one that is alive has it. Never that of the one made last, alive or not:
+    /// else a bitmap could take the place of one that the ring on disk still names.
+    next_id: u8,
+    /// The set of epochs is another than the ring on disk has.
+    unsettled: bool,
+    /// It is another than [`Self::rotate`] has told of.
+    untold: bool,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -182,12 +184,18 @@ impl Ring {
                 epochs: Vec::new(),
             }
         });
+        let mut first = [0];
+        draw(&mut first)?;
+        let last = state.epochs.last();
+        let next_id = last.map_or(first[0], |epoch| epoch.key_id.wrapping_add(1));
         let mut ring = Self {
             folder: folder.into(),
             options,
             promised: None,
-            last_id: state.epochs.last().map(|epoch| epoch.key_id),
-            changed: false,
+            next_id,
+            // Also when nothing else changes: from now on the stop is not clean.
+            unsettled: true,
+            untold: false,
             files: Vec::new(),
             state: State {
                 boot_id,
@@ -237,22 +245,26 @@ impl Ring {
             let accept_until = ring.options.accept_until(epoch.issue_until);
             epoch.accept_until = epoch.accept_until.max(accept_until);
         }
-        ring.advance(now)?;
-        // Also when nothing else changed: from now on the stop is not clean.
-        ring.settle()?;
+        match ring.advance(now) {
+            // There is no room for the next one. The first turn will say so.
+            Err(RingError::Bitmap { .. }) if !ring.unsettled => {}
+            done => done?,
+        }
+        ring.untold = false;
         Ok((ring, notices))
     }
 
     /// Starts a new epoch when the present one has issued for long enough or is full, and erases
     /// those whose last ticket has expired. `true` if the set of epochs changed, now or in a turn that
-    /// failed: what could not be saved is saved by the next one.
+    /// failed: what could not be saved is saved by the next one. What has expired goes also when there
+    /// is no room for a new one; then this fails in the turns that have nothing else to tell of.
     pub fn rotate(&mut self, now: u64) -> Result<bool, RingError> {
-        self.advance(now)?;
-        let changed = self.changed;
-        if changed {
-            self.settle()?;
+        let advanced = self.advance(now);
+        if self.unsettled || !self.untold {
+            return advanced.map(|()| false);
         }
-        Ok(changed)
+        self.untold = false;
+        Ok(true)
     }
 
     /// Gives out up to `count` fresh indexes of the newest epoch, which never come again.
@@ -283,23 +295,24 @@ impl Ring {
     /// Starts a new epoch now, whatever the present one could still issue.
     pub fn force_epoch(&mut self, now: u64) -> Result<(), RingError> {
         self.retire(now);
-        self.add_epoch(now)?;
-        self.settle()
+        self.renew(now)?;
+        self.untold = false;
+        Ok(())
     }
 
-    /// Retires every epoch and starts a new one: no ticket issued so far opens anything any more.
+    /// Retires every epoch and starts a new one: no ticket issued so far opens anything any more, also
+    /// when this fails.
     pub fn revoke_all(&mut self, now: u64) -> Result<(), RingError> {
-        if self.state.epochs.len() >= MAX_EPOCHS {
-            self.state.epochs.remove(0);
-            self.files.remove(0);
-            self.changed = true;
-        }
-        // While the old ones are still there, so that it gets none of their ids.
-        self.add_epoch(now)?;
-        let old = self.state.epochs.len().saturating_sub(1);
-        self.state.epochs.drain(..old);
-        self.files.drain(..old);
-        self.settle()
+        // While the old ones are still there, so that the new one gets none of their ids.
+        self.next_id = self.free_id();
+        self.state.epochs.clear();
+        self.files.clear();
+        self.promised = None;
+        self.unsettled = true;
+        self.untold = true;
+        self.renew(now)?;
+        self.untold = false;
+        Ok(())
     }
 
     /// The times of every live epoch, oldest first.
@@ -335,13 +348,20 @@ impl Ring {
             .last()
             .is_some_and(|epoch| epoch.issues(now));
         if issuing {
-            return Ok(());
+            return self.settle();
         }
-        match self.add_epoch(now) {
+        match self.renew(now) {
             // The old ones still open tickets; only new tickets have to wait.
             Err(RingError::TooManyEpochs) => Ok(()),
             result => result,
         }
+    }
+
+    /// Adds an epoch, once what has gone is gone from the disk: the new bitmap may need that room.
+    fn renew(&mut self, now: u64) -> Result<(), RingError> {
+        self.settle()?;
+        self.add_epoch(now)?;
+        self.settle()
     }
 
     fn retire(&mut self, now: u64) {
@@ -355,7 +375,12 @@ impl Ring {
             }
             keep
         });
-        self.changed |= self.state.epochs.len() != before;
+        let changed = self.state.epochs.len() != before;
+        self.unsettled |= changed;
+        self.untold |= changed;
+        let epochs = &self.state.epochs;
+        self.promised
+            .take_if(|range| epochs.iter().all(|epoch| epoch.key_id != range.key_id));
     }
 
     fn add_epoch(&mut self, now: u64) -> Result<(), RingError> {
@@ -363,16 +388,8 @@ impl Ring {
             return Err(RingError::TooManyEpochs);
         }
         let mut root = [0; 32];
-        let mut first = [0];
-        let random = SystemRandom::new();
-        random.fill(&mut root).map_err(|_| RingError::Random)?;
-        random.fill(&mut first).map_err(|_| RingError::Random)?;
-        let alive: Vec<u8> = self.state.epochs.iter().map(|epoch| epoch.key_id).collect();
-        let mut key_id = self.last_id.map_or(first[0], |last| last.wrapping_add(1));
-        // Ends, since fewer are alive than there are ids.
-        while alive.contains(&key_id) {
-            key_id = key_id.wrapping_add(1);
-        }
+        draw(&mut root)?;
+        let key_id = self.free_id();
         let issue_until = now.saturating_add(ISSUE_SECONDS);
         let epoch = Epoch {
             key_id,
@@ -384,13 +401,24 @@ impl Ring {
         root.zeroize();
         let file = UsedFile::create(&self.folder, key_id, &epoch.root())
             .map_err(|source| self.bitmap(key_id, source))?;
-        self.last_id = Some(key_id);
+        self.next_id = key_id.wrapping_add(1);
         self.state.epochs.push(epoch);
         self.files.push(file);
-        self.changed = true;
+        self.unsettled = true;
+        self.untold = true;
         // What the old epoch had left is not given out any more.
         self.promised = None;
         Ok(())
+    }
+
+    fn free_id(&self) -> u8 {
+        let alive: Vec<u8> = self.state.epochs.iter().map(|epoch| epoch.key_id).collect();
+        let mut key_id = self.next_id;
+        // Ends, since fewer are alive than there are ids.
+        while alive.contains(&key_id) {
+            key_id = key_id.wrapping_add(1);
+        }
+        key_id
     }
 
     fn checksum(&self) -> Result<[u8; 32], RingError> {
@@ -406,11 +434,13 @@ impl Ring {
         Ok(sum)
     }
 
-    /// Makes the set of epochs durable, and removes what belongs to none.
+    /// Makes the set of epochs durable if it is not, and removes what belongs to none.
     fn settle(&mut self) -> Result<(), RingError> {
-        self.save()?;
-        self.sweep()?;
-        self.changed = false;
+        if self.unsettled {
+            self.save()?;
+            self.sweep()?;
+            self.unsettled = false;
+        }
         Ok(())
     }
 
@@ -431,7 +461,7 @@ impl Ring {
                 .into_iter()
                 .skip(usize::from(named))
             {
-                if !named && path.exists() {
+                if !named && path.is_file() {
                     durable::remove(&path).map_err(|source| RingError::Bitmap { path, source })?;
                 }
             }
@@ -445,6 +475,11 @@ impl Ring {
             source,
         }
     }
+}
+
+fn draw(octets: &mut [u8]) -> Result<(), RingError> {
+    let drawn = SystemRandom::new().fill(octets);
+    drawn.map_err(|_| RingError::Random)
 }
 
 #[cfg(test)]

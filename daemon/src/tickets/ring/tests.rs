@@ -258,6 +258,61 @@ fn an_epoch_that_could_not_be_saved_is_saved_and_told_of_by_the_next_turn() {
     assert_eq!(ids(&open(folder.path(), BOOT, 2 * DAY).0), newest);
 }
 
+/// In the way of the next bitmap, as a disk without room for it is.
+fn obstacle(ring: &Ring) -> PathBuf {
+    let path = fresh_name(&UsedFile::path(&ring.folder, ring.free_id()));
+    fs::create_dir(&path).expect("obstacle");
+    path
+}
+
+// RFC 5723: L9, A21
+#[test]
+fn what_is_revoked_is_gone_also_without_room_for_a_new_epoch() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut ring, _) = open(folder.path(), BOOT, 0);
+    ring.force_epoch(0).expect("epoch");
+    let old = ids(&ring);
+    let in_the_way = obstacle(&ring);
+    ring.revoke_all(1).expect_err("no room");
+    assert!(ids(&ring).is_empty(), "an old key opens old tickets");
+    ring.grant(1, 1).expect_err("no epoch");
+    for key_id in &old {
+        assert!(!UsedFile::path(folder.path(), *key_id).exists());
+    }
+    let saved = durable::read::<State>(&folder.path().join("ring"), MAGIC);
+    assert!(saved.expect("readable").expect("a ring").epochs.is_empty());
+    fs::remove_dir(in_the_way).expect("obstacle");
+    assert!(ring.rotate(2).expect("rotate"));
+    let range = ring.grant(1, 2).expect("grant");
+    assert!(ids(&ring) == [range.key_id] && !old.contains(&range.key_id));
+}
+
+#[test]
+fn without_room_for_a_new_epoch_old_ones_still_go_and_open_until_then() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut ring, _) = open(folder.path(), BOOT, 0);
+    ring.rotate(DAY).expect("rotate");
+    let [first, second] = ids(&ring)[..] else {
+        panic!("two epochs")
+    };
+    let in_the_way = obstacle(&ring);
+    // The first is over, and the second has issued for long enough.
+    assert!(ring.rotate(2 * DAY).expect("told of"));
+    assert_eq!(ids(&ring), [second]);
+    assert!(!UsedFile::path(folder.path(), first).exists());
+    ring.rotate(2 * DAY).expect_err("no room");
+    ring.grant(1, 2 * DAY).expect_err("no room");
+    drop(ring);
+    let (mut ring, notices) = open(folder.path(), BOOT, 2 * DAY);
+    assert_eq!((ids(&ring), notices), (vec![second], vec![]));
+    ring.force_epoch(3 * DAY).expect_err("no room");
+    assert!(ids(&ring).is_empty());
+    assert!(!UsedFile::path(folder.path(), second).exists());
+    fs::remove_dir(in_the_way).expect("obstacle");
+    assert!(ring.rotate(3 * DAY).expect("rotate"));
+    assert_eq!(ring.grant(1, 3 * DAY).expect("grant").first, 0);
+}
+
 #[test]
 fn an_epoch_without_its_bitmap_is_retired() {
     let folder = tempfile::tempdir().expect("folder");

@@ -1,0 +1,133 @@
+//! The keeper's part in keys and indexes: it turns the ring of ticket epochs and the SPI keys, and
+//! tells the engine and the gate of them.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
+
+use tracing::{error, info, warn};
+
+use super::{
+    Keeper,
+    protocol::{Answer, EpochKey, FromKeeper, SpiKeys},
+    wall::boot_clock,
+};
+use crate::tickets::{IndexRange, Notice, RingError};
+
+/// Indexes given to an engine at a time.
+const GRANT: u32 = 4096;
+/// Keys that could not be rotated for the disk's sake are tried again after so long.
+const ROTATE_AGAIN: Duration = Duration::from_secs(10);
+
+impl Keeper {
+    pub(super) fn rotate(&mut self, now: Duration) {
+        let unix = self.wall.believed(now);
+        match self.ring.rotate(unix) {
+            Ok(true) => self.publish_epochs(),
+            Ok(false) => {}
+            Err(error) => {
+                self.complain(&error);
+                self.next_rotation = now + ROTATE_AGAIN;
+            }
+        }
+        match self.node.rotate(&self.options.state_dir, unix) {
+            Ok(true) => {
+                self.guard.set_keys(&self.ring, &self.node);
+                self.tell(0, Answer::SpiKeys(SpiKeys(*self.node.spi_keys())));
+            }
+            Ok(false) => {}
+            Err(error) => {
+                error!("SPI keys: {error}");
+                self.next_rotation = now + ROTATE_AGAIN;
+            }
+        }
+    }
+
+    pub(super) fn new_epoch(&mut self, alone: bool) -> Result<u8, String> {
+        let unix = self.wall.believed(boot_clock());
+        let made = if alone {
+            self.ring.revoke_all(unix)
+        } else {
+            self.ring.force_epoch(unix)
+        };
+        // Whatever became of the disk: what the ring has forgotten is not honoured any more.
+        self.publish_epochs();
+        made.map_err(|error| {
+            error!("ticket ring: {error}");
+            error.to_string()
+        })?;
+        let newest = self.ring.epochs().last();
+        newest.map(|(key_id, ..)| key_id).ok_or_else(String::new)
+    }
+
+    pub(super) fn grant(&mut self) -> Option<IndexRange> {
+        let newest = self.ring.epochs().last().map(|(key_id, ..)| key_id);
+        match self.ring.grant(GRANT, self.wall.believed(boot_clock())) {
+            Ok(range) => {
+                if Some(range.key_id) != newest {
+                    self.publish_epochs();
+                }
+                Some(range)
+            }
+            Err(error) => {
+                self.complain(&error);
+                None
+            }
+        }
+    }
+
+    /// Tells of the live epochs. Indexes of the newest come first and wait with the engine until it
+    /// knows the epoch: no login in between goes without a ticket.
+    fn publish_epochs(&mut self) {
+        match self.ring.grant(GRANT, self.wall.believed(boot_clock())) {
+            Ok(range) => self.tell(0, Answer::Indexes(Some(range))),
+            Err(error) => self.complain(&error),
+        }
+        self.guard.set_keys(&self.ring, &self.node);
+        let answer = Answer::Epochs(self.epoch_keys());
+        let bitmaps: Vec<BorrowedFd<'_>> = self
+            .ring
+            .epochs()
+            .map(|(_, _, file)| file.as_fd())
+            .collect();
+        let sent = self
+            .engine
+            .as_mut()
+            .map(|engine| engine.channel.send(&FromKeeper { id: 0, answer }, &bitmaps));
+        self.check(sent);
+    }
+
+    /// Every login may ask for indexes that there are not.
+    fn complain(&mut self, error: &RingError) {
+        let now = boot_clock();
+        if now >= self.next_complaint {
+            error!("ticket ring: {error}");
+            self.next_complaint = now + ROTATE_AGAIN;
+        }
+    }
+
+    pub(super) fn epoch_keys(&self) -> Vec<EpochKey> {
+        self.ring
+            .epochs()
+            .zip(self.ring.times())
+            .map(|((key_id, root, _), times)| EpochKey {
+                key_id,
+                root,
+                times,
+                used_slot: self.guard.used_slot(key_id),
+            })
+            .collect()
+    }
+}
+
+pub(super) fn announce(notice: Notice) {
+    match notice {
+        Notice::Fresh => info!("no ticket ring found: a fresh one was made"),
+        Notice::PowerLoss => warn!(
+            "the machine went down without warning: tickets used in its last second may be \
+             accepted once more"
+        ),
+        Notice::Retired(key_id, why) => warn!(key_id, why, "a ticket epoch was retired early"),
+    }
+}
