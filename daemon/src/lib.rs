@@ -10,3 +10,4 @@ pub mod leases;
 pub mod log;
 pub mod tickets;
 pub mod udp;
+mod wall;

@@ -11,9 +11,11 @@ use tracing::{error, info, warn};
 use super::{
     Keeper,
     protocol::{Answer, EpochKey, FromKeeper, SpiKeys},
+};
+use crate::{
+    tickets::{IndexRange, Notice, RingError},
     wall::boot_clock,
 };
-use crate::tickets::{IndexRange, Notice, RingError};
 
 /// Indexes given to an engine at a time.
 const GRANT: u32 = 4096;
@@ -22,8 +24,7 @@ const ROTATE_AGAIN: Duration = Duration::from_secs(10);
 
 impl Keeper {
     pub(super) fn rotate(&mut self, now: Duration) {
-        let unix = self.wall.believed(now);
-        match self.ring.rotate(unix) {
+        match self.ring.rotate(self.wall.between(now)) {
             Ok(true) => self.publish_epochs(),
             Ok(false) => {}
             Err(error) => {
@@ -31,6 +32,7 @@ impl Keeper {
                 self.next_rotation = now + ROTATE_AGAIN;
             }
         }
+        let unix = self.wall.believed(now);
         match self.node.rotate(&self.options.state_dir, unix) {
             Ok(true) => {
                 self.guard.set_keys(&self.ring, &self.node);
@@ -45,7 +47,7 @@ impl Keeper {
     }
 
     pub(super) fn new_epoch(&mut self, alone: bool) -> Result<u8, String> {
-        let unix = self.wall.believed(boot_clock());
+        let unix = self.wall.between(boot_clock());
         let made = if alone {
             self.ring.revoke_all(unix)
         } else {
@@ -63,7 +65,7 @@ impl Keeper {
 
     pub(super) fn grant(&mut self) -> Option<IndexRange> {
         let newest = self.ring.epochs().last().map(|(key_id, ..)| key_id);
-        match self.ring.grant(GRANT, self.wall.believed(boot_clock())) {
+        match self.ring.grant(GRANT, self.wall.between(boot_clock())) {
             Ok(range) => {
                 if Some(range.key_id) != newest {
                     self.publish_epochs();
@@ -80,7 +82,7 @@ impl Keeper {
     /// Tells of the live epochs. Indexes of the newest come first and wait with the engine until it
     /// knows the epoch: no login in between goes without a ticket.
     fn publish_epochs(&mut self) {
-        match self.ring.grant(GRANT, self.wall.believed(boot_clock())) {
+        match self.ring.grant(GRANT, self.wall.between(boot_clock())) {
             Ok(range) => self.tell(0, Answer::Indexes(Some(range))),
             Err(error) => self.complain(&error),
         }

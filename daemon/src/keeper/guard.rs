@@ -21,7 +21,6 @@ use super::{
     networks::Lists,
     options::KeeperError,
     protocol::{GateCommand, GateRefused, Networks},
-    wall::since_epoch,
 };
 use crate::{
     gate::{
@@ -29,6 +28,7 @@ use crate::{
         SAMPLE_EVERY, boot_clock, network_to_text,
     },
     tickets::{Node, Ring, UsedBits},
+    wall::since_epoch,
 };
 
 /// Addresses come and go; the gate may take so long to learn of it.

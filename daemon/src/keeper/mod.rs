@@ -19,7 +19,6 @@ mod pages;
 pub mod protocol;
 mod sandbox;
 mod sockets;
-mod wall;
 
 use std::{
     fs::File,
@@ -62,12 +61,12 @@ use self::{
     pages::{orphan_page, traffic_page},
     protocol::{Answer, Ended, FromKeeper, Hello, Inlet, Operation, Request, ToKeeper},
     sockets::Sockets,
-    wall::{WallClock, boot_clock, boot_id, since_epoch},
 };
 use crate::{
     kernel::{Dataplane, Happened, NoOp, ORPHAN_LIFE, Xfrm},
     tickets::{Node, Ring},
     udp::UdpSocket,
+    wall::{WallClock, boot_clock, boot_id, since_epoch},
 };
 
 /// How long an engine has to end after [`Answer::Stop`].

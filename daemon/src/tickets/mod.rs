@@ -25,7 +25,9 @@ pub use references::{
     References,
 };
 pub use revocations::{MAX_REVOCATIONS, Revocation, RevocationError, Revocations};
-pub use ring::{EpochTimes, IndexRange, MAX_EPOCHS, Notice, Ring, RingError, RingOptions};
+pub use ring::{
+    EpochTimes, IndexRange, MAX_EPOCHS, Notice, Ring, RingError, RingOptions, UnixTime,
+};
 pub use sessions::{SessionError, Sessions};
 pub use used::{INDEXES, UsedBits};
 

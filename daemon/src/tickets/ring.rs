@@ -97,6 +97,24 @@ pub struct IndexRange {
     pub end: u32,
 }
 
+/// Unix time in seconds, as far as it is known: while the wall clock is in doubt, not exactly.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct UnixTime {
+    /// It is no less. What is not over by then is kept.
+    pub earliest: u64,
+    /// It is no more. Tickets issued now may bear this time.
+    pub latest: u64,
+}
+
+impl From<u64> for UnixTime {
+    fn from(exactly: u64) -> Self {
+        Self {
+            earliest: exactly,
+            latest: exactly,
+        }
+    }
+}
+
 /// An epoch's times, in Unix seconds.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct EpochTimes {
@@ -118,8 +136,8 @@ pub struct Ring {
     files: Vec<UsedFile>,
     /// What the newest epoch has promised on disk and not yet given out.
     promised: Option<IndexRange>,
-    /// The next epoch's, unless one that is alive has it. Never that of the one made last, alive or not:
-    /// else a bitmap could take the place of one that the ring on disk still names.
+    /// The next epoch's, unless one that is alive has it. Never that of the one made last, alive or
+    /// not: else a bitmap could take the place of one that the ring on disk still names.
     next_id: u8,
     /// The set of epochs is another than the ring on disk has.
     unsettled: bool,
@@ -245,7 +263,7 @@ impl Ring {
             let accept_until = ring.options.accept_until(epoch.issue_until);
             epoch.accept_until = epoch.accept_until.max(accept_until);
         }
-        match ring.advance(now) {
+        match ring.advance(now.into()) {
             // There is no room for the next one. The first turn will say so.
             Err(RingError::Bitmap { .. }) if !ring.unsettled => {}
             done => done?,
@@ -255,11 +273,13 @@ impl Ring {
     }
 
     /// Starts a new epoch when the present one has issued for long enough or is full, and erases
-    /// those whose last ticket has expired. `true` if the set of epochs changed, now or in a turn that
-    /// failed: what could not be saved is saved by the next one. What has expired goes also when there
-    /// is no room for a new one; then this fails in the turns that have nothing else to tell of.
-    pub fn rotate(&mut self, now: u64) -> Result<bool, RingError> {
-        let advanced = self.advance(now);
+    /// those whose last ticket has expired. `true` if the set of epochs changed, now or in a turn
+    /// that failed: what could not be saved is saved by the next one.
+    ///
+    /// Without room for a new one what has expired goes all the same, and this fails in those turns
+    /// that have nothing to tell of.
+    pub fn rotate(&mut self, now: impl Into<UnixTime>) -> Result<bool, RingError> {
+        let advanced = self.advance(now.into());
         if self.unsettled || !self.untold {
             return advanced.map(|()| false);
         }
@@ -268,11 +288,12 @@ impl Ring {
     }
 
     /// Gives out up to `count` fresh indexes of the newest epoch, which never come again.
-    pub fn grant(&mut self, count: u32, now: u64) -> Result<IndexRange, RingError> {
+    pub fn grant(&mut self, count: u32, now: impl Into<UnixTime>) -> Result<IndexRange, RingError> {
+        let now = now.into();
         if self.promised.is_none_or(|range| range.first == range.end) {
             // Whoever rotates next tells of what changes here.
             self.advance(now)?;
-            let issuing = |epoch: &&mut Epoch| epoch.issues(now);
+            let issuing = |epoch: &&mut Epoch| epoch.issues(now.latest);
             let Some(epoch) = self.state.epochs.last_mut().filter(issuing) else {
                 return Err(RingError::TooManyEpochs);
             };
@@ -293,16 +314,17 @@ impl Ring {
     }
 
     /// Starts a new epoch now, whatever the present one could still issue.
-    pub fn force_epoch(&mut self, now: u64) -> Result<(), RingError> {
-        self.retire(now);
-        self.renew(now)?;
+    pub fn force_epoch(&mut self, now: impl Into<UnixTime>) -> Result<(), RingError> {
+        let now = now.into();
+        self.retire(now.earliest);
+        self.renew(now.latest)?;
         self.untold = false;
         Ok(())
     }
 
-    /// Retires every epoch and starts a new one: no ticket issued so far opens anything any more, also
-    /// when this fails.
-    pub fn revoke_all(&mut self, now: u64) -> Result<(), RingError> {
+    /// Retires every epoch and starts a new one: no ticket issued so far opens anything any more,
+    /// also when this fails.
+    pub fn revoke_all(&mut self, now: impl Into<UnixTime>) -> Result<(), RingError> {
         // While the old ones are still there, so that the new one gets none of their ids.
         self.next_id = self.free_id();
         self.state.epochs.clear();
@@ -310,7 +332,7 @@ impl Ring {
         self.promised = None;
         self.unsettled = true;
         self.untold = true;
-        self.renew(now)?;
+        self.renew(now.into().latest)?;
         self.untold = false;
         Ok(())
     }
@@ -340,17 +362,17 @@ impl Ring {
         self.save()
     }
 
-    fn advance(&mut self, now: u64) -> Result<(), RingError> {
-        self.retire(now);
+    fn advance(&mut self, now: UnixTime) -> Result<(), RingError> {
+        self.retire(now.earliest);
         let issuing = self
             .state
             .epochs
             .last()
-            .is_some_and(|epoch| epoch.issues(now));
+            .is_some_and(|epoch| epoch.issues(now.latest));
         if issuing {
             return self.settle();
         }
-        match self.renew(now) {
+        match self.renew(now.latest) {
             // The old ones still open tickets; only new tickets have to wait.
             Err(RingError::TooManyEpochs) => Ok(()),
             result => result,

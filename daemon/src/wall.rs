@@ -1,5 +1,6 @@
-//! The clocks, and whether the wall clock can be believed. The gate turns expired tickets away by it and the ring erases
-//! their keys: a clock that leaps would have all of them turned away, and be without their keys when it is set right.
+//! The clocks, and whether the wall clock can be believed. The gate turns expired tickets away by
+//! it, and ring and store erase what belongs to them: a clock that leaps would have all of them
+//! turned away, and nothing to open them with when it is set right.
 
 use std::{
     fs,
@@ -8,6 +9,8 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 
+use crate::tickets::UnixTime;
+
 /// A leap longer than this puts the clock in doubt.
 const LEAP: Duration = Duration::from_mins(5);
 /// After a leap the clock is believed again once it has gone evenly for so long.
@@ -15,7 +18,7 @@ const SOUND_AFTER: Duration = Duration::from_mins(10);
 
 /// The wall clock, as seen beside the boot clock.
 #[derive(Debug, Default)]
-pub(super) struct WallClock {
+pub(crate) struct WallClock {
     /// The last offset, in nanoseconds; wraps.
     last: Option<u64>,
     /// The last one that was not in doubt.
@@ -26,7 +29,7 @@ pub(super) struct WallClock {
 
 impl WallClock {
     /// Nanoseconds from the boot clock to the wall's, wrapped into a word; `None` while in doubt.
-    pub(super) fn offset(&mut self, boot: Duration, wall: Duration) -> Option<u64> {
+    pub(crate) fn offset(&mut self, boot: Duration, wall: Duration) -> Option<u64> {
         let offset = nanoseconds(wall).wrapping_sub(nanoseconds(boot));
         // The shorter way round: a clock may be set before the boot clock's own beginning.
         let leapt = self.last.is_some_and(|last| {
@@ -45,9 +48,23 @@ impl WallClock {
     }
 
     /// The wall's time in seconds; while in doubt, by how it went before.
-    pub(super) fn believed(&self, boot: Duration) -> u64 {
-        Duration::from_nanos(nanoseconds(boot).wrapping_add(self.believed)).as_secs()
+    pub(crate) fn believed(&self, boot: Duration) -> u64 {
+        unix(boot, self.believed)
     }
+
+    /// The same, and while in doubt also as the wall clock has it.
+    pub(crate) fn between(&self, boot: Duration) -> UnixTime {
+        let believed = self.believed(boot);
+        let shown = self.last.map_or(believed, |offset| unix(boot, offset));
+        UnixTime {
+            earliest: believed.min(shown),
+            latest: believed.max(shown),
+        }
+    }
+}
+
+fn unix(boot: Duration, offset: u64) -> u64 {
+    Duration::from_nanos(nanoseconds(boot).wrapping_add(offset)).as_secs()
 }
 
 /// Good for five hundred years.
@@ -56,20 +73,20 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 /// Time since boot, counting suspend: the clock of all deadlines.
-pub(super) fn boot_clock() -> Duration {
+pub(crate) fn boot_clock() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map(Duration::from)
         .unwrap_or_default()
 }
 
-pub(super) fn since_epoch() -> Duration {
+pub(crate) fn since_epoch() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
 }
 
 /// The kernel's name for this boot; all zero where /proc does not say, which counts as one boot.
-pub(super) fn boot_id() -> [u8; 16] {
+pub(crate) fn boot_id() -> [u8; 16] {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     u128::from_str_radix(&digits, 16)
@@ -80,6 +97,7 @@ pub(super) fn boot_id() -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tickets::{Ring, RingOptions};
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -119,6 +137,9 @@ mod tests {
             clock.offset(seconds(101), seconds(leap));
             clock.offset(seconds(102), seconds(leap + 1));
             assert_eq!(clock.believed(seconds(110)), 1_800_000_010);
+            let between = clock.between(seconds(110));
+            assert_eq!(between.earliest, (leap + 9).min(1_800_000_010));
+            assert_eq!(between.latest, (leap + 9).max(1_800_000_010));
             // Set right: what was to be doubted is over.
             clock.offset(seconds(500), seconds(1_800_000_400));
             assert_eq!(clock.believed(seconds(600)), 1_800_000_500);
@@ -126,6 +147,60 @@ mod tests {
             clock.offset(seconds(700), seconds(leap));
             clock.offset(seconds(1300), seconds(leap + 600));
             assert_eq!(clock.believed(seconds(1300)), leap + 600);
+            assert_eq!(clock.between(seconds(1300)), (leap + 600).into());
+        }
+    }
+
+    /// Which epochs issued under this clock, and are alive, after so many seconds.
+    fn epochs_after(boot: u64, wall: impl Fn(u64) -> u64) -> [Vec<u8>; 2] {
+        let folder = tempfile::tempdir().unwrap();
+        let options = RingOptions {
+            ticket_seconds: 3600,
+            strict_after_power_loss: false,
+        };
+        let mut clock = WallClock::default();
+        clock.offset(seconds(0), seconds(wall(0)));
+        let (mut ring, _) = Ring::open(folder.path(), options, [1; 16], wall(0)).unwrap();
+        let mut issued = Vec::new();
+        for boot in (0..boot).step_by(10).map(seconds) {
+            clock.offset(boot, seconds(wall(boot.as_secs())));
+            ring.rotate(clock.between(boot)).unwrap();
+            issued.push(ring.grant(1, clock.between(boot)).unwrap().key_id);
+        }
+        issued.dedup();
+        [issued, ring.epochs().map(|(key_id, ..)| key_id).collect()]
+    }
+
+    #[test]
+    fn what_is_issued_while_the_clock_is_set_right_stays_good() {
+        const RIGHT: u64 = 1_800_000_000;
+        let started_behind = |boot| boot + if boot < 60 { 0 } else { RIGHT };
+        let [issued, alive] = epochs_after(500, started_behind);
+        assert_eq!((issued.len(), &alive), (2, &issued));
+        // What was issued in doubt was issued under the second, which stays.
+        let [again, alive] = epochs_after(1800, started_behind);
+        assert_eq!((again.len(), alive.len()), (2, 1));
+        assert_eq!(alive[0], again[1]);
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_for_a_while_costs_no_epoch() {
+        const RIGHT: u64 = 1_800_000_000;
+        const DAY: u64 = 24 * 3600;
+        for away in [RIGHT + 30 * DAY, RIGHT - 30 * DAY] {
+            let leaps = |boot| {
+                boot + if (60..600).contains(&boot) {
+                    away
+                } else {
+                    RIGHT
+                }
+            };
+            let [issued, alive] = epochs_after(1800, leaps);
+            assert!(
+                issued.iter().all(|id| alive.contains(id)),
+                "{issued:?} {alive:?}"
+            );
+            assert!(alive.len() <= 3);
         }
     }
 
