@@ -21,6 +21,7 @@ use ike::{
 use tracing::{error, warn};
 
 use super::{Change, Reader, ReferenceError, References, Seals};
+use crate::wall::{WallClock, boot_clock, since_epoch};
 
 /// Changes that wait for their commit.
 const MAX_QUEUED: usize = 4096;
@@ -175,14 +176,18 @@ struct Committer<T> {
     tell: T,
     /// There are expired records left.
     purging: bool,
+    clock: WallClock,
 }
 
 impl<T: Fn(StoreId, bool)> Committer<T> {
-    const fn new(store: References, tell: T) -> Self {
+    fn new(store: References, tell: T) -> Self {
+        let mut clock = WallClock::default();
+        clock.offset(boot_clock(), since_epoch());
         Self {
             store,
             tell,
             purging: false,
+            clock,
         }
     }
 
@@ -223,7 +228,8 @@ impl<T: Fn(StoreId, bool)> Committer<T> {
         if changes.is_empty() {
             return;
         }
-        let done = self.store.commit(&changes, super::super::wall_clock());
+        let now = self.now();
+        let done = self.store.commit(&changes, now);
         let done = done.unwrap_or_else(|error| {
             error!(
                 "{error}; no ticket by reference is given out or used up by what was to be written"
@@ -250,13 +256,19 @@ impl<T: Fn(StoreId, bool)> Committer<T> {
     }
 
     fn purge(&mut self) {
-        self.purging = self
-            .store
-            .purge(super::super::wall_clock())
-            .unwrap_or_else(|error| {
-                error!("{error}");
-                false
-            });
+        let now = self.now();
+        self.purging = self.store.purge(now).unwrap_or_else(|error| {
+            error!("{error}");
+            false
+        });
+    }
+
+    /// Unix time, for what has expired. Of a leap of the clock the earlier side: what is cleared
+    /// away would be missing when the clock is set right.
+    fn now(&mut self) -> u64 {
+        let boot = boot_clock();
+        self.clock.offset(boot, since_epoch());
+        self.clock.between(boot).earliest
     }
 }
 

@@ -287,3 +287,23 @@ fn tickets_a_second() {
     );
     println!("the engine is busy for {:?} with each", busy / TOGETHER);
 }
+
+#[test]
+fn a_clock_that_has_leapt_clears_nothing_away_until_it_is_believed() {
+    const DAY: Duration = Duration::from_hours(24);
+    let mut committer = Committer::new(store_on(&Disk::default()), |_, _| ());
+    committer.store.set_epochs(&roots());
+    // A day ahead of what it showed just now.
+    let before = since_epoch().saturating_sub(DAY);
+    committer.clock = WallClock::default();
+    committer.clock.offset(boot_clock(), before);
+    for octet in 1..=2 {
+        let keep = Change::Keep([octet; 16], before.as_secs() + 3600, kept(octet));
+        committer.commit(std::iter::once(Order::Change(keep, Whom::Nobody)));
+    }
+    committer.purge();
+    assert_eq!(committer.store.len(), 2);
+    committer.clock = WallClock::default();
+    committer.purge();
+    assert!(committer.store.is_empty());
+}
