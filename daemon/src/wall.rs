@@ -205,6 +205,19 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_leaps_now_and_then_leaves_nothing_behind() {
+        const RIGHT: u64 = 1_800_000_000;
+        const DAY: u64 = 24 * 3600;
+        // Ten times for a minute into the next decade, every four days.
+        let leaps = |boot| {
+            let ahead = boot / (4 * DAY) < 10 && (60..120).contains(&(boot % (4 * DAY)));
+            boot + RIGHT + if ahead { 3650 * DAY } else { 0 }
+        };
+        let [_, alive] = epochs_after(44 * DAY, leaps);
+        assert!(alive.len() <= 3, "{alive:?}");
+    }
+
+    #[test]
     fn an_offset_below_zero_wraps() {
         let offset = WallClock::default()
             .offset(seconds(10), seconds(4))

@@ -139,6 +139,8 @@ pub struct Ring {
     /// The next epoch's, unless one that is alive has it. Never that of the one made last, alive or
     /// not: else a bitmap could take the place of one that the ring on disk still names.
     next_id: u8,
+    /// Made while the clock was in doubt, in this run.
+    doubtful: Vec<u8>,
     /// The set of epochs is another than the ring on disk has.
     unsettled: bool,
     /// It is another than [`Self::rotate`] has told of.
@@ -178,9 +180,12 @@ impl Epoch {
 
     // RFC 5723: N46, N51
     const fn issues(&self, now: u64) -> bool {
-        // One of a time to come would issue until then: the clock was wrong when it was made.
-        let made_by_now = self.issue_until <= now.saturating_add(ISSUE_SECONDS + SET_BACK_SECONDS);
-        now < self.issue_until && made_by_now && self.reserved < INDEXES
+        now < self.issue_until && self.is_made_by(now) && self.reserved < INDEXES
+    }
+
+    /// Whether it is of no time to come: it would issue until then. The clock was wrong when it was made.
+    const fn is_made_by(&self, now: u64) -> bool {
+        self.issue_until <= now.saturating_add(ISSUE_SECONDS + SET_BACK_SECONDS)
     }
 }
 
@@ -212,6 +217,7 @@ impl Ring {
             promised: None,
             next_id,
             // Also when nothing else changes: from now on the stop is not clean.
+            doubtful: Vec::new(),
             unsettled: true,
             untold: false,
             files: Vec::new(),
@@ -301,7 +307,13 @@ impl Ring {
             let end = first.saturating_add(RESERVE).min(INDEXES);
             epoch.reserved = end;
             let key_id = epoch.key_id;
-            self.save()?;
+            if let Err(error) = self.save() {
+                // Nobody has got any of these.
+                if let Some(epoch) = self.state.epochs.last_mut() {
+                    epoch.reserved = first;
+                }
+                return Err(error);
+            }
             self.promised = Some(IndexRange { key_id, first, end });
         }
         let Some(promised) = &mut self.promised else {
@@ -317,7 +329,7 @@ impl Ring {
     pub fn force_epoch(&mut self, now: impl Into<UnixTime>) -> Result<(), RingError> {
         let now = now.into();
         self.retire(now.earliest);
-        self.renew(now.latest)?;
+        self.renew(now)?;
         self.untold = false;
         Ok(())
     }
@@ -332,7 +344,7 @@ impl Ring {
         self.promised = None;
         self.unsettled = true;
         self.untold = true;
-        self.renew(now.into().latest)?;
+        self.renew(now.into())?;
         self.untold = false;
         Ok(())
     }
@@ -363,6 +375,7 @@ impl Ring {
     }
 
     fn advance(&mut self, now: UnixTime) -> Result<(), RingError> {
+        self.cut_short(now);
         self.retire(now.earliest);
         let issuing = self
             .state
@@ -372,7 +385,7 @@ impl Ring {
         if issuing {
             return self.settle();
         }
-        match self.renew(now.latest) {
+        match self.renew(now) {
             // The old ones still open tickets; only new tickets have to wait.
             Err(RingError::TooManyEpochs) => Ok(()),
             result => result,
@@ -380,10 +393,32 @@ impl Ring {
     }
 
     /// Adds an epoch, once what has gone is gone from the disk: the new bitmap may need that room.
-    fn renew(&mut self, now: u64) -> Result<(), RingError> {
+    fn renew(&mut self, now: UnixTime) -> Result<(), RingError> {
         self.settle()?;
-        self.add_epoch(now)?;
+        self.add_epoch(now.latest)?;
+        if now.earliest != now.latest {
+            self.doubtful
+                .extend(self.state.epochs.last().map(|epoch| epoch.key_id));
+        }
         self.settle()
+    }
+
+    /// Ends what was made while the clock was in doubt, and wrong: all that it has issued is of before
+    /// now, and it would stay until a time that does not come.
+    fn cut_short(&mut self, now: UnixTime) {
+        if now.earliest != now.latest {
+            return;
+        }
+        let now = now.latest;
+        let accept_until = self.options.accept_until(now);
+        let doubtful = std::mem::take(&mut self.doubtful);
+        for epoch in &mut self.state.epochs {
+            if doubtful.contains(&epoch.key_id) && !epoch.is_made_by(now) {
+                (epoch.issue_until, epoch.accept_until) = (now, accept_until);
+                self.unsettled = true;
+                self.untold = true;
+            }
+        }
     }
 
     fn retire(&mut self, now: u64) {
@@ -459,7 +494,12 @@ impl Ring {
     /// Makes the set of epochs durable if it is not, and removes what belongs to none.
     fn settle(&mut self) -> Result<(), RingError> {
         if self.unsettled {
-            self.save()?;
+            if self.save().is_err() {
+                // The room of what has gone may be all there is. An epoch that the ring on disk still
+                // names is retired without its bitmap.
+                self.sweep()?;
+                self.save()?;
+            }
             self.sweep()?;
             self.unsettled = false;
         }

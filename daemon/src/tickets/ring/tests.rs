@@ -380,3 +380,33 @@ fn a_damaged_ring_is_an_error_that_names_file_and_cure() {
     assert!(error.contains("move it away"), "{error}");
     assert_eq!(fs::read(&path).expect("read"), octets, "left as it was");
 }
+
+#[test]
+fn what_is_revoked_on_a_full_disk_stays_so_over_a_restart() {
+    let folder = tempfile::tempdir().expect("folder");
+    let in_the_way = folder.path().join("ring.new");
+    let (mut ring, _) = open(folder.path(), BOOT, 0);
+    ring.force_epoch(0).expect("force");
+    let revoked = ids(&ring);
+    fs::create_dir(&in_the_way).expect("obstacle");
+    assert!(ring.revoke_all(1).is_err());
+    drop(ring);
+    fs::remove_dir(&in_the_way).expect("obstacle");
+    let (ring, _) = open(folder.path(), BOOT, 2);
+    assert!(!ids(&ring).iter().any(|id| revoked.contains(id)));
+}
+
+#[test]
+fn indexes_that_could_not_be_promised_are_not_lost() {
+    let folder = tempfile::tempdir().expect("folder");
+    let in_the_way = folder.path().join("ring.new");
+    let (mut ring, _) = open(folder.path(), BOOT, 0);
+    let before = ids(&ring);
+    fs::create_dir(&in_the_way).expect("obstacle");
+    for _ in 0..300 {
+        assert!(ring.grant(1, 0).is_err());
+    }
+    fs::remove_dir(&in_the_way).expect("obstacle");
+    let range = ring.grant(1, 0).expect("grant");
+    assert_eq!((range.key_id, range.first), (before[0], 0));
+}
