@@ -21,6 +21,7 @@ mod sandbox;
 mod sockets;
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
@@ -103,7 +104,7 @@ struct Keeper {
     engines: u32,
     stopping: Option<Stopping>,
     /// Held for as long as the keeper lives.
-    _lock: File,
+    _locks: Vec<File>,
 }
 
 /// What has ended a sleep.
@@ -140,7 +141,10 @@ impl Keeper {
 
         folder::make(&options.state_dir, 0o700)?;
         folder::make(&options.run_dir, 0o755)?;
-        let lock = folder::lock(&options.state_dir)?;
+        let folders = BTreeSet::from([&options.state_dir, &options.run_dir]);
+        // The gate's maps are pinned in the one, the keys are in the other.
+        let locks = folders.into_iter().map(|one| folder::lock(one));
+        let locks = locks.collect::<Result<Vec<_>, _>>()?;
         let boot_id = boot_id();
         let (now, mut wall) = (boot_clock(), WallClock::default());
         let offset = wall.offset(now, since_epoch());
@@ -197,7 +201,7 @@ impl Keeper {
             next_complaint: now,
             engines: 0,
             stopping: None,
-            _lock: lock,
+            _locks: locks,
         })
     }
 

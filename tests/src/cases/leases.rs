@@ -105,13 +105,22 @@ fn second_daemon(lab: &Lab, namespace: &Namespace, first: &Path) -> Result<()> {
     fs::create_dir_all(&folder)?;
     let (first, second) = (first.display().to_string(), folder.display().to_string());
     let file = folder.join("rekindle.toml");
-    fs::write(&file, text.replace(&first, &second))?;
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
-    let mut command = namespace.command(lab.binary("rekindled")?);
-    let output = command.arg("--config").arg(&file).output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let refused = !output.status.success() && said.matches("in use").count() == 1;
-    ensure!(refused, "{}: {said}", output.status);
+    // With folders of its own, and with the first one's for what must not outlive it.
+    for (other, why) in [
+        (text.replace(&first, &second), "in use"),
+        (
+            text.replace(&format!("{first}/state"), &format!("{second}/state")),
+            "another rekindled is running",
+        ),
+    ] {
+        fs::write(&file, other)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+        let mut command = namespace.command(lab.binary("rekindled")?);
+        let output = command.arg("--config").arg(&file).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let refused = !output.status.success() && said.matches(why).count() == 1;
+        ensure!(refused, "{}: {said}", output.status);
+    }
     Ok(())
 }
 
