@@ -95,7 +95,8 @@ impl Maps {
             let dead = TicketKeySlot { live: 0, ..wanted };
             put(&mut self.keys, u32::from(id), dead.words(), wanted.words())?;
         }
-        self.set_flag(abi::TICKET_KEYS_SET, !keys.is_empty())
+        // Also of none: then no ticket is ours, and is turned away as such.
+        self.set_flag(abi::TICKET_KEYS_SET, true)
     }
 
     /// Makes exactly these the live cookie keys, by epoch.
