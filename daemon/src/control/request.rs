@@ -371,6 +371,10 @@ pub struct StatusReport {
     pub gate_mode: &'static str,
     /// What an operator should look at, a line each.
     pub attention: Vec<String>,
+    /// Connections with an SA, and those that wait for their next attempt at one.
+    pub up: Vec<Arc<str>>,
+    /// See above.
+    pub waiting: Vec<Arc<str>>,
 }
 
 /// A failure of a peer, and the same again.

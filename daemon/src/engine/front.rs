@@ -11,7 +11,7 @@ use super::{
     dispatch::home_of,
     merged::{
         both_downs, both_floods, both_revoked, both_statuses, both_tickets, both_told, in_order,
-        latest,
+        latest, with_the_waiting,
     },
     operator::Question,
     reload::{self, Desk},
@@ -56,7 +56,11 @@ impl Front {
             ControlRequest::Status { reply } => {
                 let parts = self.ask_all(|reply| ControlRequest::Status { reply });
                 deliver(reply, async {
-                    parts.await.into_iter().reduce(both_statuses)
+                    parts
+                        .await
+                        .into_iter()
+                        .reduce(both_statuses)
+                        .map(with_the_waiting)
                 })
                 .await;
             }

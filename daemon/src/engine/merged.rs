@@ -1,6 +1,9 @@
 //! What several workers say, as one answer.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ike::Told;
 
@@ -8,6 +11,8 @@ use crate::control::{
     CommandError, FailureReport, FloodReport, RevokeDone, SaReport, StatusReport, TicketReport,
 };
 
+/// Connections in one answer that do not come up.
+const WAITING_TOLD: usize = 8;
 /// Failures in one answer.
 const FAILURES_TOLD: usize = 64;
 
@@ -33,6 +38,18 @@ pub(super) fn both_statuses(mut all: StatusReport, part: StatusReport) -> Status
             all.attention.push(line);
         }
     }
+    all.up.extend(part.up);
+    all.waiting.extend(part.waiting);
+    all
+}
+
+/// Names what waits everywhere: one worker may try in vain what another one has up.
+pub(super) fn with_the_waiting(mut all: StatusReport) -> StatusReport {
+    let up: BTreeSet<&Arc<str>> = all.up.iter().collect();
+    let lost = all.waiting.iter().filter(|one| !up.contains(one));
+    let line = |one: &Arc<str>| format!("{one} is to be up and is not: ikectl why {one}");
+    let lines: Vec<_> = lost.take(WAITING_TOLD).map(line).collect();
+    all.attention.extend(lines);
     all
 }
 
@@ -132,6 +149,18 @@ mod tests {
         assert_eq!((all.connections, all.established), (2, 7));
         assert_eq!(all.counters, [("stray", 2), ("a", 5), ("b", 5)]);
         assert_eq!(all.attention, ["the same", "x", "y"]);
+    }
+
+    #[test]
+    fn what_one_worker_has_up_another_one_does_not_wait_for() {
+        let part = |up: &[&str], waiting: &[&str]| StatusReport {
+            up: up.iter().map(|name| Arc::from(*name)).collect(),
+            waiting: waiting.iter().map(|name| Arc::from(*name)).collect(),
+            ..StatusReport::default()
+        };
+        let all = both_statuses(part(&["a"], &["b", "c"]), part(&["b"], &[]));
+        let lines = with_the_waiting(all).attention;
+        assert_eq!(lines, ["c is to be up and is not: ikectl why c"]);
     }
 
     #[test]

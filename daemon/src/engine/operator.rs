@@ -11,7 +11,7 @@ use ike::{
     CommandRefused, Context, Reloaded, Told, Whose,
     counters::Counter,
     io::Command,
-    view::{Closed, SaState},
+    view::{Closed, SaState, connection::Attempt},
     watch::Watched,
     wire::redirect::GatewayId,
 };
@@ -28,18 +28,15 @@ use super::{
 };
 use crate::{
     control::{
-        ChildCommand, CommandError, ConnectionState, ControlRequest, EpochReport, FloodReport,
-        GateReport, GateVerdict, RevocationReport, RevokeDone, SaReport, StatusReport,
-        TicketReport, Traffic, UpDone,
+        ChildCommand, CommandError, ControlRequest, EpochReport, FloodReport, GateReport,
+        GateVerdict, RevocationReport, RevokeDone, SaReport, StatusReport, TicketReport, Traffic,
+        UpDone,
     },
     gate::network_of,
     keeper::{ClientError, GateRefused, GateStatus},
     kernel::Usage,
     tickets::{EpochTimes, Revocation, Revocations},
 };
-
-/// Connections of one worker that are named among what needs attention.
-const MAX_LOST: usize = 8;
 
 /// What a worker is asked.
 #[derive(Debug)]
@@ -291,10 +288,19 @@ impl Worker {
         let outdated =
             outdated.map(|issuer| format!("the revocation list of '{issuer}' is outdated"));
         report.attention.extend(outdated);
-        let lost = self.connections(now).into_iter();
-        let lost = lost.filter(|one| one.state == ConnectionState::Waiting);
-        let lost = lost.map(|one| format!("{0} is to be up and is not: ikectl why {0}", one.name));
-        report.attention.extend(lost.take(MAX_LOST));
+        let due: BTreeSet<&Arc<str>> = self.starts.waiting().collect();
+        for view in self.endpoint.connection_views(now) {
+            let waits = match view.attempt {
+                Attempt::In(_) => true,
+                Attempt::None => due.contains(&view.name),
+                Attempt::UnderWay => false,
+            };
+            if view.established > 0 {
+                report.up.push(view.name);
+            } else if waits {
+                report.waiting.push(view.name);
+            }
+        }
         let client = self.client.clone();
         tokio::spawn(async move {
             let status = client.gate_status().await.unwrap_or_default();

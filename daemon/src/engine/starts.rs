@@ -46,6 +46,11 @@ impl Starts {
         self.wanted.contains_key(connection)
     }
 
+    /// Those that are to be tried.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.due.iter().map(|(_, connection)| connection)
+    }
+
     /// When it is tried next.
     pub(super) fn due(&self, connection: &str) -> Option<Duration> {
         let mut due = self.due.iter();
