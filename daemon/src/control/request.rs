@@ -371,9 +371,9 @@ pub struct StatusReport {
     pub gate_mode: &'static str,
     /// What an operator should look at, a line each.
     pub attention: Vec<String>,
-    /// Connections with an SA, and those that wait for their next attempt at one.
+    /// Connections with an SA.
     pub up: Vec<Arc<str>>,
-    /// See above.
+    /// Connections that no worker has up and that wait for their next attempt.
     pub waiting: Vec<Arc<str>>,
 }
 

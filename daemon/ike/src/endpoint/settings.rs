@@ -15,7 +15,7 @@ pub struct Settings {
     pub natt_port: u16,
     /// IKE SAs in all.
     pub max_sas: usize,
-    /// SAs beside those that are over, and kept for a repetition of their last answer.
+    /// SAs that are over and kept for a repetition of their last answer; they take no place in `max_sas`.
     pub max_lingering: usize,
     /// Half-open SAs in all; each is a slot of about 1 KB.
     pub max_half_open: usize,
