@@ -142,6 +142,10 @@ impl Keeper {
         folder::make(&options.state_dir, 0o700)?;
         folder::make(&options.run_dir, 0o755)?;
         let folders = BTreeSet::from([&options.state_dir, &options.run_dir]);
+        for folder in folders.iter().filter(|one| folder::is_open_to_all(one)) {
+            let folder = folder.display();
+            warn!("{folder}: everybody may replace the files in it, keys too; chmod o-w {folder}");
+        }
         // The gate's maps are pinned in the one, the keys are in the other.
         let locks = folders.into_iter().map(|one| folder::lock(one));
         let locks = locks.collect::<Result<Vec<_>, _>>()?;
