@@ -100,7 +100,15 @@ const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Why there is no gate, or why it did not take what it was told.
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
-    /// The object is missing, or the kernel would not have its maps.
+    /// The object is missing, or cannot be read.
+    #[error("gate object {path}: {source}")]
+    Unread {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The kernel would not have its maps.
     #[error("gate object {path}: {source}")]
     Object {
         /// The file.

@@ -169,6 +169,11 @@ fn load_object(
         loader.map_pin_path(name, folder.join(name));
     }
     let mut object = loader.load_file(path).map_err(|source| match source {
+        // Its own words are the path alone.
+        EbpfError::FileError { error, .. } => GateError::Unread {
+            path: path.to_owned(),
+            source: error,
+        },
         source @ EbpfError::ParseError(_) => GateError::Abi {
             path: path.to_owned(),
             source: Box::new(source),
@@ -199,4 +204,18 @@ fn load_program(program: &mut aya::programs::Program) -> Result<Size, ProgramErr
         bpf: info.size_translated().unwrap_or(0),
         machine: info.size_jitted(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_object_is_said_to_be_missing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(PORTABLE_OBJECT);
+        let refused = load_object(&path, folder.path(), &[]).err();
+        let text = refused.expect("there is none").to_string();
+        assert!(text.contains("No such file"), "{text}");
+    }
 }
