@@ -6,11 +6,12 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
 use rekindled::{
-    config::{Config, DataplaneChoice, GateMode},
+    config::{Config, DataplaneChoice, GateMode, OwnCertificates},
     gate::{GateOptions, Mode},
     keeper::{self, DataplaneKind, EngineStart, KeeperOptions},
     log::Log,
@@ -84,6 +85,10 @@ fn told(error: &anyhow::Error) -> String {
 /// Reads the configuration with all that it names, and starts nothing.
 fn check(file: &Path) -> Result<()> {
     let config = Config::load(file)?;
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    for flaw in OwnCertificates::of(&config.connections).flaws(wall.as_secs()) {
+        eprintln!("rekindled: {flaw}");
+    }
     println!(
         "{}: good, {} connections",
         file.display(),

@@ -11,6 +11,7 @@ mod digest;
 mod document;
 mod fixed;
 mod interface;
+mod own;
 mod pool;
 mod proposal;
 mod redirect;
@@ -39,6 +40,7 @@ pub use self::{
     document::{ConfigErrors, MAX_FILE_OCTETS, MAX_PROBLEMS, Problem},
     fixed::Fixed,
     interface::MAX_INTERFACES,
+    own::OwnCertificates,
     pool::{MAX_POOLS, MAX_RANGES},
     redirect::RedirectConfig,
     revocation::{ListFiles, Reread},

@@ -36,6 +36,8 @@ pub struct ListFiles {
     base: PathBuf,
     takers: Vec<Taker>,
     seen: Mutex<Traces>,
+    /// Why what is in the files now does not count.
+    trouble: Mutex<Option<String>>,
 }
 
 /// What the file system says of files without their being read: length and time of the last change.
@@ -56,16 +58,29 @@ impl ListFiles {
             base: folders.base.clone(),
             takers: folders.takers.take(),
             seen: Mutex::default(),
+            trouble: Mutex::default(),
         };
-        *files.seen() = files.traces();
+        *held(&files.seen) = files.traces();
         files
     }
 
     /// Reads all files again, and lets their lists count in the place of those before. If one cannot be
     /// used, it says which and why, and nothing has changed.
     pub fn reread(&self) -> Result<Reread, String> {
+        let done = self.take_all();
+        *held(&self.trouble) = done.as_ref().err().cloned();
+        done
+    }
+
+    /// Why the lists before count still, if what was read last could not be used.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        held(&self.trouble).clone()
+    }
+
+    fn take_all(&self) -> Result<Reread, String> {
         // What changes while it is read will be read again.
-        *self.seen() = self.traces();
+        *held(&self.seen) = self.traces();
         let folders = CredentialFolders::new(self.base.clone());
         let mut read = Vec::with_capacity(self.takers.len());
         for taker in &self.takers {
@@ -98,8 +113,17 @@ impl ListFiles {
     /// Reads them again if they look as if they had changed since they were read last, or found damaged.
     pub fn follow(&self) -> Option<Result<Reread, String>> {
         let traces = self.traces();
-        let same = mem::replace(&mut *self.seen(), traces.clone()) == traces;
+        let same = mem::replace(&mut *held(&self.seen), traces.clone()) == traces;
         (!same).then(|| self.reread())
+    }
+
+    /// Such as have been read and could not be used.
+    #[cfg(test)]
+    pub(crate) fn in_trouble(what: &str) -> Self {
+        Self {
+            trouble: Mutex::new(Some(what.to_owned())),
+            ..Self::default()
+        }
     }
 
     /// Whether there can be anything to read.
@@ -123,10 +147,10 @@ impl ListFiles {
         };
         files.into_iter().filter_map(trace).collect()
     }
+}
 
-    fn seen(&self) -> MutexGuard<'_, Traces> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The files of a folder, which need not be there; no more than tell that there are too many.

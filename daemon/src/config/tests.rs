@@ -3,6 +3,7 @@
 mod carriage;
 mod fixed;
 mod mistakes;
+mod own;
 mod pools;
 mod redirect;
 mod revocation;

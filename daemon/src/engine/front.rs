@@ -18,7 +18,9 @@ use super::{
     watching::{self, Watching},
     worker::now,
 };
-use crate::control::{ChildCommand, CommandError, ControlRequest, LogCommand, LogReport, UpDone};
+use crate::control::{
+    ChildCommand, CommandError, ControlRequest, LogCommand, LogReport, StatusReport, UpDone,
+};
 
 /// The way to all workers.
 #[derive(Clone, Debug)]
@@ -61,6 +63,7 @@ impl Front {
                         .into_iter()
                         .reduce(both_statuses)
                         .map(with_the_waiting)
+                        .map(|all| self.with_the_credentials(all))
                 })
                 .await;
             }
@@ -219,6 +222,12 @@ impl Front {
         }
     }
 
+    /// Says also what no worker knows.
+    fn with_the_credentials(&self, mut all: StatusReport) -> StatusReport {
+        all.attention.extend(self.desk.attention());
+        all
+    }
+
     /// What the workers say that are there, the first one's words first.
     async fn ask_all<T>(&self, request: impl Fn(oneshot::Sender<T>) -> ControlRequest) -> Vec<T> {
         let mut answers = Vec::with_capacity(self.workers.len());
@@ -352,15 +361,19 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{Config, Fixed, LogConfig},
+        config::{Config, Fixed, ListFiles, LogConfig},
         control::RekeyDone,
     };
 
     /// A front, and what each of its workers is asked.
     fn front(workers: usize) -> (Front, Vec<mpsc::Receiver<Question>>) {
+        front_with(workers, ListFiles::default())
+    }
+
+    fn front_with(workers: usize, lists: ListFiles) -> (Front, Vec<mpsc::Receiver<Question>>) {
         let (ask, questions) = (0..workers).map(|_| mpsc::channel(8)).unzip();
         let fixed = Fixed::of(&Config::default());
-        let desk = Desk::new(Path::new(""), fixed, Vec::new(), Arc::default());
+        let desk = Desk::new(Path::new(""), fixed, Vec::new(), Arc::new(lists));
         let watching = Watching::new(crate::log::of_nobody(LogConfig::default()));
         (Front::new(ask, desk, watching), questions)
     }
@@ -400,6 +413,28 @@ mod tests {
             settle().await;
         }
         assert_eq!(done.try_recv(), Ok(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_list_that_cannot_be_used_needs_attention() {
+        let damaged = ListFiles::in_trouble("x509crl/one.pem: is damaged PEM");
+        for (lists, lines) in [(damaged, 1), (ListFiles::default(), 0)] {
+            let (front, mut workers) = front_with(2, lists);
+            let (reply, mut done) = oneshot::channel();
+            let request = ControlRequest::Status { reply };
+            tokio::spawn(async move { front.answer(request).await });
+            settle().await;
+            for questions in &mut workers {
+                let ControlRequest::Status { reply } = asked(questions) else {
+                    panic!("another request");
+                };
+                reply.send(StatusReport::default()).expect("waited for");
+                settle().await;
+            }
+            let attention = done.try_recv().expect("an answer").attention;
+            assert_eq!(attention.len(), lines, "{attention:?}");
+            assert!(attention.iter().all(|line| line.contains("one.pem")));
+        }
     }
 
     #[tokio::test]

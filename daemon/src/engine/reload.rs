@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex as Held, MutexGuard, PoisonError},
 };
 
 use ike::{Context, Reloaded, io::Command, peer::Connection};
@@ -16,22 +16,34 @@ use super::{
     ways::Ways,
     worker::{Worker, now},
 };
-use crate::config::{Config, Fixed, ListFiles, LogLevel, PrivateKey, Reread};
+use crate::config::{Config, Fixed, ListFiles, LogLevel, OwnCertificates, PrivateKey, Reread};
 
 /// Where the configuration is, and what of it stands.
 #[derive(Debug)]
 pub(super) struct Desk {
     file: PathBuf,
     fixed: Fixed,
-    /// Whose turn it is: one is read at a time.
-    running: Mutex<Running>,
+    /// What is configured. Whose turn it is: one is read at a time.
+    running: Mutex<Vec<Arc<Connection>>>,
+    credentials: Held<Credentials>,
 }
 
+/// What comes from files that change by themselves or whose time runs out.
 #[derive(Debug)]
-struct Running {
-    connections: Vec<Arc<Connection>>,
+struct Credentials {
     /// Whoever follows the files does so for as long as this is held.
-    _lists: Arc<ListFiles>,
+    lists: Arc<ListFiles>,
+    own: OwnCertificates,
+}
+
+impl Credentials {
+    fn new(lists: Arc<ListFiles>, connections: &[Arc<Connection>]) -> Self {
+        let own = OwnCertificates::of(connections.iter().map(AsRef::as_ref));
+        for flaw in own.flaws(now().wall) {
+            warn!("{flaw}");
+        }
+        Self { lists, own }
+    }
 }
 
 /// What has been read, for every worker.
@@ -65,11 +77,24 @@ impl Desk {
         Self {
             file: file.to_owned(),
             fixed,
-            running: Mutex::new(Running {
-                connections,
-                _lists: lists,
-            }),
+            credentials: Held::new(Credentials::new(lists, &connections)),
+            running: Mutex::new(connections),
         }
+    }
+
+    /// What of lists and certificates an operator should look at, a line each.
+    pub(super) fn attention(&self) -> Vec<String> {
+        let credentials = self.credentials();
+        let damaged = credentials.lists.trouble();
+        let damaged = damaged
+            .map(|what| format!("{what}; the lists of revoked certificates stay as they were"));
+        let own = credentials.own.dated_flaws(now().wall);
+        damaged.into_iter().chain(own).collect()
+    }
+
+    fn credentials(&self) -> MutexGuard<'_, Credentials> {
+        let held = self.credentials.lock();
+        held.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads everything and has `tell` say it to the workers; `is_elsewhere` knows of a connection whether its
@@ -117,7 +142,7 @@ impl Desk {
         lists::follow(&new).map_err(|error| error.to_string())?;
         let connections: Vec<_> = config.connections.into_iter().map(Arc::new).collect();
         let mut occupied = BTreeSet::new();
-        for name in changed(&running.connections, &connections) {
+        for name in changed(&running, &connections) {
             if is_elsewhere(Arc::clone(&name)).await {
                 occupied.insert(name);
             }
@@ -133,10 +158,8 @@ impl Desk {
         let done = tell(Arc::new(settings)).await;
         let done = done.ok_or("the engine is ending")?;
         let lists = new.count();
-        *running = Running {
-            connections,
-            _lists: new,
-        };
+        *self.credentials() = Credentials::new(new, &connections);
+        *running = connections;
         let said = [
             ("added", &done.added),
             ("changed", &done.changed),

@@ -4,6 +4,7 @@
 mod constraints;
 mod culprit;
 mod leaf;
+mod ours;
 mod path;
 mod pinned;
 mod proof;
@@ -15,6 +16,7 @@ use thiserror::Error;
 
 pub(crate) use self::constraints::Constraints;
 pub use self::culprit::Culprit;
+pub use self::ours::{Flaw, OwnChain};
 pub use self::pinned::{NotAKey, PinnedKey};
 pub(crate) use self::proof::{Hashes, sign};
 pub use self::revocation::{NotAList, RevocationList, RevocationPolicy, Revocations};

@@ -24,6 +24,7 @@ mod mobike;
 mod model;
 mod old_peers;
 mod operator;
+mod own_chain;
 mod pinned;
 mod pki;
 mod reauth;

@@ -95,17 +95,20 @@ fn files_that_change_are_read_again_and_damaged_ones_change_nothing() {
             },
         );
         assert_eq!((files.follow(), files.reread()), (None, Ok(one)));
+        assert_eq!(files.trouble(), None);
 
         // Cut short, as whoever copies a file leaves it for a moment.
         folder.put("x509crl/one.pem", &CRL[..CRL.len() / 2], 0o644);
         let what = files.follow().expect("a change").expect_err("damaged");
         assert!(what.contains("x509crl/one.pem: "), "{what}");
         assert_eq!(files.follow(), None, "said once");
+        assert_eq!(files.trouble().as_ref(), Some(&what), "and remembered");
         assert_eq!(files.reread(), Err(what), "and when the operator asks");
         assert_ne!(held, Revocations::default(), "the old ones stay");
 
         folder.put("x509crl/one.pem", CRL, 0o644);
         assert_eq!(files.follow(), Some(Ok(one)));
+        assert_eq!(files.trouble(), None);
         std::fs::remove_file(folder.0.path().join("x509crl/one.pem")).expect("there");
         let gone = files.follow().expect("a change");
         if extra.is_empty() {
