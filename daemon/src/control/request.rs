@@ -373,7 +373,7 @@ pub struct StatusReport {
     pub attention: Vec<String>,
     /// Connections with an SA.
     pub up: Vec<Arc<str>>,
-    /// Connections that no worker has up and that wait for their next attempt.
+    /// Connections that are not up with whoever reports, and that wait for their next attempt there.
     pub waiting: Vec<Arc<str>>,
 }
 

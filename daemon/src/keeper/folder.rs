@@ -1,4 +1,4 @@
-//! The keeper's folders: made on demand, each for one keeper at a time, and none that everybody may write.
+//! The keeper's folders: made on demand, each for one keeper at a time, and looked at for who may write them.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},

@@ -216,8 +216,8 @@ impl Ring {
             options,
             promised: None,
             next_id,
-            // Also when nothing else changes: from now on the stop is not clean.
             doubtful: Vec::new(),
+            // Also when nothing else changes: from now on the stop is not clean.
             unsettled: true,
             untold: false,
             files: Vec::new(),
