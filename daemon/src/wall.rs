@@ -2,14 +2,21 @@
 //! it, and ring and store erase what belongs to them: a clock that leaps would have all of them
 //! turned away, and nothing to open them with when it is set right.
 
+mod last_known;
+
 use std::{
-    fs,
+    fmt, fs,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::tickets::UnixTime;
+pub(crate) use self::last_known::{Floor, LastKnown};
+use crate::{control::rfc3339, tickets::UnixTime};
 
 /// A leap longer than this puts the clock in doubt.
 const LEAP: Duration = Duration::from_mins(5);
@@ -79,10 +86,61 @@ pub(crate) fn boot_clock() -> Duration {
         .unwrap_or_default()
 }
 
+/// Unix time: what the wall clock shows, but for a clock that is [`behind`].
 pub(crate) fn since_epoch() -> Duration {
+    let clock = shown();
+    floor(boot_clock(), clock).unwrap_or(clock)
+}
+
+/// Has [`since_epoch`] of this process go on from a floor until the clock is set, and then no more. There
+/// is one, as there is one clock.
+pub(crate) fn hold(floor: Floor) {
+    let _held_already = HELD.set((floor, AtomicBool::new(false)));
+}
+
+/// Whether the wall clock has still to be set after a reboot into the past.
+pub(crate) fn behind() -> Option<Behind> {
+    let clock = shown();
+    let counts = floor(boot_clock(), clock)?;
+    Some(Behind { clock, counts })
+}
+
+/// What time it is in place of what the clock shows.
+fn floor(boot: Duration, clock: Duration) -> Option<Duration> {
+    let (floor, set) = HELD.get()?;
+    if !floor.holds(boot, clock) {
+        set.store(true, Ordering::Relaxed);
+    }
+    (!set.load(Ordering::Relaxed)).then(|| floor.at(boot))
+}
+
+/// The floor, and whether the clock has been set since.
+static HELD: OnceLock<(Floor, AtomicBool)> = OnceLock::new();
+
+/// What the wall clock shows, as Unix time.
+pub(crate) fn shown() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
+}
+
+/// A clock that is behind.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    clock: Duration,
+    counts: Duration,
+}
+
+impl fmt::Display for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (clock, counts) = (self.clock.as_secs(), self.counts.as_secs());
+        write!(
+            f,
+            "the clock shows {}, but this machine ran later than that: until the clock is set, or for a day, it is taken to be {}",
+            rfc3339(clock),
+            rfc3339(counts)
+        )
+    }
 }
 
 /// The kernel's name for this boot; all zero where /proc does not say, which counts as one boot.

@@ -1,6 +1,7 @@
 //! The cases of each suite. A case's name is a sentence that is true when it passes.
 
 pub mod asleep;
+pub mod behind;
 pub mod carriage;
 pub mod challenge;
 pub mod connections;

@@ -2,6 +2,7 @@
 //! and its tool.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -26,8 +27,8 @@ pub struct Site<'a> {
     program: PathBuf,
     tool: PathBuf,
     log_level: Option<&'static str>,
-    /// Stands in for `/etc/hosts`.
-    hosts: Option<PathBuf>,
+    /// Files that stand in for others, by these.
+    stand_ins: BTreeMap<&'static str, PathBuf>,
     daemon: Option<Daemon>,
     log: PathBuf,
 }
@@ -81,7 +82,7 @@ impl<'a> Site<'a> {
             program,
             tool,
             log_level: None,
-            hosts: None,
+            stand_ins: BTreeMap::new(),
             daemon: None,
             log: lab.work().join(format!("{}.log", process_name(namespace))),
         })
@@ -113,9 +114,20 @@ impl<'a> Site<'a> {
 
     /// Gives it a file of hosts of its own, from the next start on; what is written later it sees at once.
     pub fn write_hosts(&mut self, text: &str) -> Result<()> {
-        let file = self.folder.join("hosts");
+        self.stand_in("hosts", "/etc/hosts", text)
+    }
+
+    /// Has the kernel's name of the boot be another one, from the next start on: to it, the machine was
+    /// started anew in between.
+    pub fn reboot(&mut self) -> Result<()> {
+        let name = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        self.stand_in("boot-id", "/proc/sys/kernel/random/boot_id", &name)
+    }
+
+    fn stand_in(&mut self, name: &str, place: &'static str, text: &str) -> Result<()> {
+        let file = self.folder.join(name);
         fs::write(&file, text)?;
-        self.hosts = Some(file);
+        self.stand_ins.insert(place, file);
         Ok(())
     }
 
@@ -151,18 +163,17 @@ impl<'a> Site<'a> {
     /// Starts keeper and engine, and waits until they answer.
     pub fn start(&mut self, lab: &Lab) -> Result<()> {
         let name = process_name(self.namespace);
-        let mut command = match &self.hosts {
-            None => self.namespace.command(&self.program),
+        let mut command = if self.stand_ins.is_empty() {
+            self.namespace.command(&self.program)
+        } else {
             // Each of these replaces itself by the next.
-            Some(hosts) => {
-                let mut command = self.namespace.command("unshare");
-                command
-                    .args(["--mount", "sh", "-c"])
-                    .arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"")
-                    .arg(hosts)
-                    .arg(&self.program);
-                command
+            let mut command = self.namespace.command("unshare");
+            command.args(["--mount", "sh", "-c", MOUNT, "sh"]);
+            for (place, file) in &self.stand_ins {
+                command.arg(file).arg(place);
             }
+            command.arg("--").arg(&self.program);
+            command
         };
         command
             .arg("--config")
@@ -333,6 +344,8 @@ fn wait_gone(process: Pid) -> Result<()> {
 }
 
 /// For running any suite with so many workers in every daemon whose case does not say itself.
+/// Mounts files over others, each before its place, and replaces itself by what follows.
+const MOUNT: &str = "while [ \"$1\" != -- ]; do mount --bind \"$1\" \"$2\" || exit; shift 2; done; shift; exec \"$@\"";
 const WORKERS: &str = "REKINDLE_WORKERS";
 /// An emulated machine takes its time, and a daemon that ends is noticed at once.
 const START: Duration = Duration::from_mins(1);

@@ -27,7 +27,7 @@ use super::request::{
 };
 
 /// A Unix time as RFC 3339 in UTC.
-pub(super) fn rfc3339(unix: u64) -> String {
+pub(crate) fn rfc3339(unix: u64) -> String {
     let (days, second) = (unix / 86_400, unix % 86_400);
     // Years are counted from March, so that the leap day is a year's last (Gregorian, proleptic);
     // 719,468 days lie between 0000-03-01 and the epoch, 146,097 days make 400 years.

@@ -8,6 +8,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::convert::rfc3339;
 pub use self::{
     request::{
         ChildCommand, CommandError, ConnectionReport, ConnectionStart, ConnectionState,

@@ -16,7 +16,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use ikectl_api::{ErrorCode, Failure, MAX_REQUEST, Outcome, Reply, SCHEMA, Stamp};
@@ -32,6 +32,7 @@ use tokio::{
 };
 
 use super::{convert, request::ControlRequest};
+use crate::wall::since_epoch;
 
 /// Clients served at a time; further ones are told so and closed.
 pub const MAX_CLIENTS: usize = 32;
@@ -252,8 +253,5 @@ fn span(seconds: u64, most: u64) -> Result<Duration, Failure> {
 }
 
 fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
+    since_epoch().as_secs()
 }

@@ -55,6 +55,7 @@ use crate::{
     leases::Leases,
     log::Log,
     tickets::ReferenceQueue,
+    wall,
 };
 
 /// Why an engine cannot run.
@@ -160,6 +161,9 @@ fn assemble(
         rules,
         sandbox,
     } = start;
+    if let Some(floor) = boot.floor {
+        wall::hold(floor);
+    }
     let workers = starts.len() as u8;
     let (tell, stored): (Vec<_>, Vec<_>) = starts.iter().map(|_| mpsc::unbounded_channel()).unzip();
     let everybody = tell.clone();

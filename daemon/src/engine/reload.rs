@@ -16,7 +16,10 @@ use super::{
     ways::Ways,
     worker::{Worker, now},
 };
-use crate::config::{Config, Fixed, ListFiles, LogLevel, OwnCertificates, PrivateKey, Reread};
+use crate::{
+    config::{Config, Fixed, ListFiles, LogLevel, OwnCertificates, PrivateKey, Reread},
+    wall,
+};
 
 /// Where the configuration is, and what of it stands.
 #[derive(Debug)]
@@ -82,14 +85,15 @@ impl Desk {
         }
     }
 
-    /// What of lists and certificates an operator should look at, a line each.
+    /// What of clock, lists and certificates an operator should look at, a line each.
     pub(super) fn attention(&self) -> Vec<String> {
         let credentials = self.credentials();
         let damaged = credentials.lists.trouble();
         let damaged = damaged
             .map(|what| format!("{what}; the lists of revoked certificates stay as they were"));
         let own = credentials.own.dated_flaws(now().wall);
-        damaged.into_iter().chain(own).collect()
+        let clock = wall::behind().map(|behind| behind.to_string());
+        clock.into_iter().chain(damaged).chain(own).collect()
     }
 
     fn credentials(&self) -> MutexGuard<'_, Credentials> {

@@ -2,7 +2,9 @@
 //! tells the engine and the gate of them.
 
 use std::{
+    io,
     os::fd::{AsFd, BorrowedFd},
+    path::Path,
     time::Duration,
 };
 
@@ -14,7 +16,7 @@ use super::{
 };
 use crate::{
     tickets::{IndexRange, Notice, RingError},
-    wall::boot_clock,
+    wall::{self, LastKnown, boot_clock},
 };
 
 /// Indexes given to an engine at a time.
@@ -22,7 +24,35 @@ const GRANT: u32 = 4096;
 /// Keys that could not be rotated for the disk's sake are tried again after so long.
 const ROTATE_AGAIN: Duration = Duration::from_secs(10);
 
+/// Opens what says when this machine last ran, and goes on from there if its clock does not.
+pub(super) fn last_known(folder: &Path, boot_id: [u8; 16], now: Duration) -> Option<LastKnown> {
+    let opened = LastKnown::open(folder, boot_id, now, wall::shown());
+    let last_known = opened.map_err(untold).ok()?;
+    if let Some(floor) = last_known.floor() {
+        wall::hold(floor);
+        if let Some(behind) = wall::behind() {
+            warn!("{behind}");
+        }
+    }
+    Some(last_known)
+}
+
+/// Without it a reboot into the past costs full handshakes; that is no reason to stop.
+fn untold(error: io::Error) {
+    warn!("the time cannot be noted for after a reboot: {error}");
+}
+
 impl Keeper {
+    pub(super) fn note_time(&mut self, now: Duration) {
+        let believed = Duration::from_secs(self.wall.believed(now));
+        let last_known = self.last_known.as_mut();
+        let noted = last_known.map(|one| one.tick(now, wall::shown(), believed));
+        if let Some(Err(error)) = noted {
+            untold(error);
+            self.last_known = None;
+        }
+    }
+
     pub(super) fn rotate(&mut self, now: Duration) {
         match self.ring.rotate(self.wall.between(now)) {
             Ok(true) => self.publish_epochs(),

@@ -67,7 +67,7 @@ use crate::{
     kernel::{Dataplane, Happened, NoOp, ORPHAN_LIFE, Xfrm},
     tickets::{Node, Ring},
     udp::UdpSocket,
-    wall::{WallClock, boot_clock, boot_id, since_epoch},
+    wall::{LastKnown, WallClock, boot_clock, boot_id, since_epoch},
 };
 
 /// How long an engine has to end after [`Answer::Stop`].
@@ -92,6 +92,8 @@ struct Keeper {
     node: Node,
     guard: Guard,
     wall: WallClock,
+    /// Unless it cannot be kept.
+    last_known: Option<LastKnown>,
     signals: SignalFd,
     boot_id: [u8; 16],
     engine: Option<Engine>,
@@ -149,8 +151,9 @@ impl Keeper {
         // The gate's maps are pinned in the one, the keys are in the other.
         let locks = folders.into_iter().map(|one| folder::lock(one));
         let locks = locks.collect::<Result<Vec<_>, _>>()?;
-        let boot_id = boot_id();
-        let (now, mut wall) = (boot_clock(), WallClock::default());
+        let (boot_id, now) = (boot_id(), boot_clock());
+        let last_known = epochs::last_known(&options.state_dir, boot_id, now);
+        let mut wall = WallClock::default();
         let offset = wall.offset(now, since_epoch());
         let unix = wall.believed(now);
         let (ring, notices) = Ring::open(&options.state_dir, options.ring.clone(), boot_id, unix)?;
@@ -195,6 +198,7 @@ impl Keeper {
             node,
             guard,
             wall,
+            last_known,
             signals,
             boot_id,
             engine: None,
@@ -291,6 +295,7 @@ impl Keeper {
     fn timers(&mut self, now: Duration) {
         let offset = self.wall.offset(now, since_epoch());
         self.guard.tick(now, offset);
+        self.note_time(now);
         self.publish_networks();
         self.dataplane.drain(now);
         self.dataplane.mend(now);
@@ -465,6 +470,7 @@ impl Keeper {
                 boot_id: self.boot_id,
                 engines_before: self.engines,
                 orphans,
+                floor: self.last_known.as_ref().and_then(LastKnown::floor),
             },
             board: self.guard.board().is_some(),
             networks: self.guard.networks(),

@@ -38,6 +38,7 @@ use crate::{
     kernel::Usage,
     tickets::{EpochTimes, IndexRange},
     udp::{Service, Share},
+    wall::Floor,
 };
 
 /// Longest message in either direction.
@@ -306,6 +307,8 @@ pub struct BootInfo {
     pub engines_before: u32,
     /// Owners of what is in the kernel without an answerable engine.
     pub orphans: u32,
+    /// What the time is at least, after a reboot into the past.
+    pub floor: Option<Floor>,
 }
 
 /// The two live keys behind the check of our SPIs.

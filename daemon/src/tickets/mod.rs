@@ -33,8 +33,5 @@ pub use used::{INDEXES, UsedBits};
 
 /// Unix time in seconds.
 fn wall_clock() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
+    crate::wall::since_epoch().as_secs()
 }

@@ -1,8 +1,8 @@
 //! Daemons talking in namespaces of a kernel that need not have ESP.
 
 use super::{
-    challenge, connections, dataplane, denied, flood, lanes, mangled, names, reload, soak, storm,
-    transit, why, workers,
+    behind, challenge, connections, dataplane, denied, flood, lanes, mangled, names, reload, soak,
+    storm, transit, why, workers,
 };
 use crate::suite::Case;
 
@@ -32,6 +32,7 @@ pub const CASES: &[Case] = &[
     why::CONSTRAINED,
     why::REVOKED,
     names::LOOKED_UP,
+    behind::REBOOTS,
     workers::AS_ONE,
     workers::ONE_QUEUE,
     workers::MOVES,
