@@ -1,8 +1,8 @@
 //! What time it was when this machine last ran. A router without a clock of its own starts in the past,
 //! until somebody on the network tells it the time: every ticket and record would be of the future, and
 //! every certificate not valid yet, just when all clients come back. So the keeper notes the time, in
-//! the modification time of a file that holds the kernel's name of the boot; and after a reboot into
-//! the past time goes on from there.
+//! the modification time of a file that names the boot; and after a reboot into the past time goes on
+//! from there.
 
 use std::{
     fs::{File, OpenOptions},
@@ -21,6 +21,8 @@ const NOTE_EVERY: Duration = Duration::from_mins(1);
 /// How long after the last note the machine may have gone on, since the kernel takes its time too: nothing
 /// that it has left behind is to be of the future.
 const UNNOTED: Duration = Duration::from_mins(2);
+/// Octets that fit into the file: a name, and two times with their seconds and nanoseconds.
+const MAX_WRITTEN: usize = 64;
 /// A clock that nobody has set for so long since the boot is taken as it is: who put it back may have meant it.
 const HOLD_FOR: Duration = Duration::from_hours(24);
 
@@ -49,12 +51,21 @@ impl Floor {
 #[derive(Debug)]
 pub(crate) struct LastKnown {
     file: File,
-    boot_id: [u8; 16],
-    /// Until the clock has been set: the file keeps the name of another boot, so that a keeper that
-    /// starts in the meantime holds on too.
-    floor: Option<Floor>,
+    written: Written,
+    /// The clock was behind and has been set: it is no leap to be in doubt of, and power that has failed
+    /// once may fail again.
+    set: bool,
     /// When it is noted next, on the boot clock.
     next: Duration,
+}
+
+/// What is in it.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+struct Written {
+    /// The kernel's name of the boot.
+    boot_id: [u8; 16],
+    /// Until the clock has been set, also for a keeper that starts in the meantime.
+    floor: Option<Floor>,
 }
 
 impl LastKnown {
@@ -73,30 +84,37 @@ impl LastKnown {
             .write(true)
             .mode(0o600)
             .open(folder.join("clock"))?;
-        let mut written = [0; 16];
-        // One that is new, or was cut short, is of no boot.
-        let of_this_boot = file.read_exact_at(&mut written, 0).is_ok() && written == boot_id;
-        let new = file.metadata()?.len() == 0;
-        let known = file.metadata()?.modified()?.duration_since(UNIX_EPOCH);
-        let floor = Floor {
-            found: known.unwrap_or_default().saturating_add(UNNOTED),
-            since: boot,
+        let metadata = file.metadata()?;
+        let mut octets = [0; MAX_WRITTEN];
+        let length = file.read_at(&mut octets, 0)?;
+        // What cannot be read is of another boot.
+        let written: Option<Written> = postcard::from_bytes(&octets[..length]).ok();
+        let floor = match written.filter(|written| written.boot_id == boot_id) {
+            Some(written) => written.floor,
+            None if metadata.len() == 0 => None,
+            None => {
+                let noted = metadata.modified()?.duration_since(UNIX_EPOCH);
+                Some(Floor {
+                    found: noted.unwrap_or_default().saturating_add(UNNOTED),
+                    since: boot,
+                })
+            }
         };
+        let floor = floor.filter(|floor| floor.holds(boot, clock));
         let this = Self {
             file,
-            boot_id,
-            floor: (!new && !of_this_boot && floor.holds(boot, clock)).then_some(floor),
+            written: Written { boot_id, floor },
+            set: false,
             next: boot,
         };
-        if this.floor.is_none() {
-            this.take_over()?;
-        }
+        this.write()?;
+        this.note(floor.map_or(clock, |floor| floor.at(boot)))?;
         Ok(this)
     }
 
     /// What the time is not to be before.
     pub(crate) fn floor(&self) -> Option<Floor> {
-        self.floor
+        self.written.floor
     }
 
     /// To be called now and then: notes the time that is believed. `clock` is what the wall clock shows.
@@ -110,14 +128,12 @@ impl LastKnown {
             return Ok(());
         }
         self.next = boot.saturating_add(NOTE_EVERY);
-        if self
-            .floor
-            .take_if(|floor| !floor.holds(boot, clock))
-            .is_some()
-        {
-            self.take_over()?;
+        let is_set = |floor: &mut Floor| !floor.holds(boot, clock);
+        if self.written.floor.take_if(is_set).is_some() {
+            self.set = true;
+            self.write()?;
         }
-        self.note(believed)
+        self.note(if self.set { clock } else { believed })
     }
 
     /// Notes the time. Nothing is synced: the kernel writes it within a minute.
@@ -126,8 +142,11 @@ impl LastKnown {
         time.map_or(Ok(()), |time| self.file.set_modified(time))
     }
 
-    fn take_over(&self) -> io::Result<()> {
-        self.file.write_all_at(&self.boot_id, 0)
+    /// In one write, which is of one sector. It makes the kernel note its own time.
+    fn write(&self) -> io::Result<()> {
+        let mut octets = [0; MAX_WRITTEN];
+        let written = postcard::to_slice(&self.written, &mut octets).map_err(io::Error::other)?;
+        self.file.write_all_at(written, 0)
     }
 }
 
@@ -200,11 +219,27 @@ mod tests {
     fn a_keeper_that_starts_again_before_the_clock_is_set_holds_on() {
         let folder = left_behind(1);
         let mut kept = open(&folder, 2, 1, 1);
-        let later = RIGHT + 2;
-        kept.tick(minutes(3), minutes(3), minutes(later))
+        let floor = kept.floor();
+        kept.tick(minutes(3), minutes(3), minutes(RIGHT + 4))
             .expect("noted");
-        let floor = open(&folder, 2, 4, 4).floor();
-        assert_eq!(floor.expect("behind").at(minutes(4)), minutes(later + 2));
+        for up in 4..10 {
+            // It goes on, and does not leap.
+            assert_eq!(open(&folder, 2, up, up).floor(), floor);
+        }
+    }
+
+    #[test]
+    fn what_the_clock_was_set_to_is_noted_at_once() {
+        let folder = left_behind(1);
+        let mut kept = open(&folder, 2, 1, 1);
+        // The machine was off for a day, which the keeper takes for a leap.
+        let [set, in_doubt] = [RIGHT + DAY, RIGHT + 3].map(minutes);
+        kept.tick(minutes(2), set, in_doubt).expect("noted");
+        let floor = open(&folder, 3, 1, 1).floor();
+        assert_eq!(
+            floor.expect("behind").at(minutes(1)),
+            minutes(RIGHT + DAY + 2)
+        );
     }
 
     #[test]
