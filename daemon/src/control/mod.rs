@@ -16,5 +16,5 @@ pub use self::{
         LogCommand, LogReport, RekeyDone, RevocationReport, RevokeDone, SaReport, StatusReport,
         TicketReport, Traffic, UpDone,
     },
-    server::{Bound, ControlError, MAX_CLIENTS, QUEUE, RESULT_SLACK, bind, serve},
+    server::{MAX_CLIENTS, QUEUE, RESULT_SLACK, listen},
 };

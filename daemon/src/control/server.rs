@@ -7,12 +7,9 @@ mod log;
 use std::{
     convert::Infallible,
     fs, io,
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::{
-            fs::{FileTypeExt as _, PermissionsExt as _},
-            net::{UnixListener as StdListener, UnixStream as StdStream},
-        },
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::{UnixListener as StdListener, UnixStream as StdStream},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -45,11 +42,13 @@ pub const RESULT_SLACK: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_mins(5);
 /// Pause after `accept` failed, which it does when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What is in the socket's way is looked at again after so long.
+const BIND_AGAIN: Duration = Duration::from_millis(500);
 const SOCKET_MODE: u32 = 0o660;
 
 /// The socket cannot be had.
 #[derive(Debug, Error)]
-pub enum ControlError {
+pub(super) enum ControlError {
     /// Another daemon answers on it.
     #[error("{0}: another daemon listens here; stop it or set another daemon.run_dir")]
     InUse(PathBuf),
@@ -66,17 +65,16 @@ pub enum ControlError {
     },
 }
 
-/// A listening control socket; its file goes with it. The keeper holds it, so that clients of a
-/// restarted engine wait in the backlog instead of being refused.
+/// A listening control socket; its file goes with it.
 #[derive(Debug)]
-pub struct Bound {
+pub(super) struct Bound {
     listener: StdListener,
     path: PathBuf,
 }
 
 /// Binds the socket, owner and group only. A file that a dead daemon left is replaced; a live one is
 /// left alone.
-pub fn bind(path: &Path) -> Result<Bound, ControlError> {
+pub(super) fn bind(path: &Path) -> Result<Bound, ControlError> {
     let failed = |source| ControlError::Io {
         path: path.to_path_buf(),
         source,
@@ -109,13 +107,6 @@ pub fn bind(path: &Path) -> Result<Bound, ControlError> {
     })
 }
 
-impl Bound {
-    /// A second descriptor of the listener, for [`serve`].
-    pub fn listener(&self) -> io::Result<StdListener> {
-        self.listener.try_clone()
-    }
-}
-
 impl Drop for Bound {
     fn drop(&mut self) {
         // Gone already if somebody cleaned the folder; nothing is lost then.
@@ -123,20 +114,33 @@ impl Drop for Bound {
     }
 }
 
-impl AsFd for Bound {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+/// Binds the socket and serves its clients until the task is dropped. Tunnels do without it: what is in
+/// its way is said, and it is tried again. `engine` has room for [`QUEUE`] requests.
+pub async fn listen(path: &Path, engine: mpsc::Sender<ControlRequest>) -> Infallible {
+    let mut said = String::new();
+    loop {
+        let failure = match bind(path) {
+            Ok(bound) => {
+                let Err(error) = serve(bound, engine.clone()).await;
+                error.to_string()
+            }
+            Err(error) => error.to_string(),
+        };
+        if failure != said {
+            tracing::error!("ikectl cannot ask this daemon: {failure}");
+            said = failure;
+        }
+        sleep(BIND_AGAIN).await;
     }
 }
 
-/// Serves clients of a bound socket until the task is dropped. `listener` is what [`bind`] made, by way
-/// of its descriptor, and does not block; `engine` has room for [`QUEUE`] requests. Fails only outside
-/// of a tokio runtime with I/O.
-pub async fn serve(
-    listener: StdListener,
+/// Serves clients of a bound socket until the task is dropped. Fails only if there is no descriptor left,
+/// or outside of a tokio runtime with I/O.
+pub(super) async fn serve(
+    bound: Bound,
     engine: mpsc::Sender<ControlRequest>,
 ) -> io::Result<Infallible> {
-    let listener = UnixListener::from_std(listener)?;
+    let listener = UnixListener::from_std(bound.listener.try_clone()?)?;
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
         let stream = match listener.accept().await {

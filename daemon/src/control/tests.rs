@@ -1,10 +1,6 @@
 //! Whole round trips over a real socket, with a double in the engine's place.
 
-use std::{
-    future::Future,
-    os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
-    time::Duration,
-};
+use std::{future::Future, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use ike::{
     lease::Leased,
@@ -24,7 +20,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::*;
+use super::{
+    server::{ControlError, bind, serve},
+    *,
+};
 
 mod gate;
 mod socket;
@@ -44,7 +43,6 @@ fn on_one_thread(story: impl Future<Output = ()>) {
 struct Fixture {
     folder: TempDir,
     engine: mpsc::Receiver<ControlRequest>,
-    _bound: Bound,
 }
 
 impl Fixture {
@@ -52,14 +50,8 @@ impl Fixture {
         let folder = TempDir::new().expect("temporary folder");
         let (sender, engine) = mpsc::channel(QUEUE);
         let bound = bind(&folder.path().join("control.sock")).expect("binds");
-        // As the keeper hands it over: a descriptor, and the file stays the keeper's.
-        let listener = bound.as_fd().try_clone_to_owned().expect("a descriptor");
-        tokio::spawn(serve(listener.into(), sender));
-        Self {
-            folder,
-            engine,
-            _bound: bound,
-        }
+        tokio::spawn(serve(bound, sender));
+        Self { folder, engine }
     }
 
     async fn client(&self) -> Client {

@@ -49,7 +49,7 @@ use self::{
 };
 use crate::{
     config::{Config, Fixed},
-    control::{self, ControlError, QUEUE},
+    control::{self, QUEUE},
     gate::FloodMode,
     keeper::{EngineStart, Files, Listener},
     leases::Leases,
@@ -61,9 +61,6 @@ use crate::{
 /// Why an engine cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The control socket could not be made.
-    #[error(transparent)]
-    Control(#[from] ControlError),
     /// The runtime or a socket failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -88,13 +85,8 @@ pub fn run(start: EngineStart, config: Config, file: &Path, log: Log) -> Result<
         return Err(EngineError::WorkerLost);
     };
     runtime.block_on(async {
-        let control = control::bind(&control)?;
         let (ask, requests) = mpsc::channel(QUEUE);
-        let accepted = control.listener()?;
-        tokio::spawn(async move {
-            let Err(error) = control::serve(accepted, ask).await;
-            warn!("control socket: {error}");
-        });
+        tokio::spawn(async move { control::listen(&control, ask).await });
         tokio::spawn(listener.run());
         tokio::spawn(front.serve(requests));
         // Bounded by the threads, each of which ends once.

@@ -103,3 +103,21 @@ fn a_live_socket_is_left_alone_and_a_dead_one_replaced() {
         assert!(matches!(bind(&path), Err(ControlError::NotASocket(_))));
     });
 }
+
+#[test]
+fn what_is_in_the_way_is_left_and_the_socket_comes_when_it_has_gone() {
+    on_one_thread(async {
+        let folder = TempDir::new().expect("temporary folder");
+        let path = folder.path().join("control.sock");
+        std::fs::write(&path, "precious").expect("writes");
+        let (sender, _engine) = mpsc::channel(QUEUE);
+        let listening = path.clone();
+        tokio::spawn(async move { listen(&listening, sender).await });
+        tokio::task::yield_now().await;
+        assert_eq!(std::fs::read(&path).expect("is left"), b"precious");
+        std::fs::remove_file(&path).expect("ours");
+        while UnixStream::connect(&path).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+}
