@@ -23,7 +23,7 @@ const NOTE_EVERY: Duration = Duration::from_mins(1);
 const UNNOTED: Duration = Duration::from_mins(2);
 /// Octets that fit into the file: a name, and two times with their seconds and nanoseconds.
 const MAX_WRITTEN: usize = 64;
-/// A clock that nobody has set for so long since the boot is taken as it is: who put it back may have meant it.
+/// A clock that nobody sets for so long is taken as it is: who put it back may have meant it.
 const HOLD_FOR: Duration = Duration::from_hours(24);
 
 // RFC 5723: A16
@@ -43,7 +43,8 @@ impl Floor {
 
     /// Whether the clock has still to be set.
     pub(crate) fn holds(self, boot: Duration, clock: Duration) -> bool {
-        boot < HOLD_FOR && clock.saturating_add(LEAP) < self.at(boot)
+        let gone = boot.saturating_sub(self.since);
+        gone < HOLD_FOR && clock.saturating_add(LEAP) < self.at(boot)
     }
 }
 
@@ -229,6 +230,12 @@ mod tests {
     }
 
     #[test]
+    fn how_long_the_machine_has_been_up_does_not_matter() {
+        let folder = left_behind(1);
+        assert!(open(&folder, 2, 9 * DAY, 9 * DAY).floor().is_some());
+    }
+
+    #[test]
     fn what_the_clock_was_set_to_is_noted_at_once() {
         let folder = left_behind(1);
         let mut kept = open(&folder, 2, 1, 1);
@@ -257,12 +264,12 @@ mod tests {
         let folder = left_behind(1);
         let mut kept = open(&folder, 2, 1, 1);
         let floor = kept.floor().expect("it is behind");
-        assert!(floor.holds(minutes(DAY - 1), minutes(DAY - 1)));
-        assert!(!floor.holds(minutes(DAY), minutes(DAY)));
-        kept.tick(minutes(DAY), minutes(DAY), minutes(DAY))
+        assert!(floor.holds(minutes(DAY), minutes(DAY)));
+        assert!(!floor.holds(minutes(DAY + 1), minutes(DAY + 1)));
+        kept.tick(minutes(DAY + 1), minutes(DAY + 1), minutes(DAY + 1))
             .expect("noted");
         assert_eq!(kept.floor(), None);
-        assert_eq!(open(&folder, 2, DAY, DAY).floor(), None);
+        assert_eq!(open(&folder, 2, DAY + 2, DAY + 2).floor(), None);
     }
 
     #[test]
